@@ -1,0 +1,92 @@
+"""Errors a person can act on.
+
+Each class carries the HTTP status the coordinator answers with and the exit code a process ends with.
+The message is one sentence that names the field and its value, and says what to do next.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+EXIT_DONE = 0
+EXIT_FAILURE = 1
+EXIT_USAGE = 2
+EXIT_PERMANENT = 64
+EXIT_TRY_AGAIN = 75
+
+
+class FoldwiseError(Exception):
+    """Something went wrong that is no one's input: status 500, exit code 1."""
+
+    status: ClassVar[int] = 500
+    exit_code: ClassVar[int] = EXIT_FAILURE
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        """`field` is the dotted name of the input at fault, such as `training.batch_size`."""
+        super().__init__(message)
+        self.message = message
+        self.field = field
+
+    @property
+    def code(self) -> str:
+        """The class name in kebab case: the stable name of this error in JSON and logs."""
+        name = type(self).__name__
+        return "".join(f"-{c.lower()}" if c.isupper() and i else c.lower() for i, c in enumerate(name))
+
+
+class InvalidInput(FoldwiseError):
+    """A value that was given cannot be used as it is."""
+
+    status = 422
+    exit_code = EXIT_USAGE
+
+
+class NotFound(FoldwiseError):
+    """A thing that was named does not exist."""
+
+    status = 404
+    exit_code = EXIT_USAGE
+
+
+class Conflict(FoldwiseError):
+    """What was asked is not possible in the present state."""
+
+    status = 409
+
+
+class LeaseSuperseded(Conflict):
+    """The lease's term is over: someone else was granted the fold, or the fold or trial has ended."""
+
+
+class StudyOver(FoldwiseError):
+    """The study has ended; a worker that asked for its folds is done."""
+
+    status = 410
+    exit_code = EXIT_DONE
+
+
+class ResultConflict(FoldwiseError):
+    """Two different results were sent for the same lease."""
+
+    status = 422
+
+
+class CacheMismatch(FoldwiseError):
+    """The clip cache is missing, broken, or another one than was asked for."""
+
+    status = 422
+    exit_code = EXIT_PERMANENT
+
+
+class TokenRefused(FoldwiseError):
+    """No token, an unknown token, or one without the scope that is needed."""
+
+    status = 401
+    exit_code = EXIT_PERMANENT
+
+
+class Unavailable(FoldwiseError):
+    """Something that is needed does not answer now; trying again later can help."""
+
+    status = 503
+    exit_code = EXIT_TRY_AGAIN
