@@ -1,0 +1,339 @@
+"""The clip cache: face clips on disk, written once, verified, read by many.
+
+`<root>/<dataset>/<fingerprint>/` holds
+
+- `clips.npy`        uint8, clips x frames x size x size (x 3 where the set is colour)
+- `clips_clahe.npy`  the same after CLAHE
+- `index.csv`        a row per clip, in array order
+- `manifest.json`    written last: a folder without it is no cache
+
+The fingerprint names the inputs and settings, never times or tools, so it is known before the work starts.
+A cache appears by one rename, complete or not at all.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from services.errors import CacheMismatch, FoldwiseError
+from services.folds import Clip
+
+FORMAT_VERSION = 1
+PLAIN, CLAHE, INDEX, MANIFEST = "clips.npy", "clips_clahe.npy", "index.csv", "manifest.json"
+
+Frames = NDArray[np.uint8]
+
+
+class CacheRecord(BaseModel):
+    """What is known of one clip; a row of `index.csv`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    clip_id: str
+    subject: str
+    label: str
+    source: str
+    """Folder of the frames, relative to the dataset's root."""
+    frames: tuple[str, ...]
+    """File name of each cached frame; a repeated frame stands again."""
+    detector: str
+    boxes: tuple[tuple[float, float, float, float] | None, ...]
+    """x, y, width, height in pixels of the source frame; None where no face was found."""
+    confidences: tuple[float | None, ...]
+    repeated: int
+    """How many frames at the end repeat the last one."""
+    flags: tuple[str, ...]
+
+
+class CacheManifest(BaseModel):
+    """`manifest.json`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format_version: int
+    dataset: str
+    fingerprint: str
+    classes: tuple[str, ...]
+    class_counts: dict[str, int]
+    clips: int
+    subjects: int
+    frames: int
+    frame_size: int
+    channels: int
+    settings: dict[str, Any]
+    tools: dict[str, str]
+    files: dict[str, str]
+    """SHA-256 of each other file."""
+    dropped: dict[str, str]
+    """Sequences that are not in the cache, each with its reason."""
+    warnings: tuple[str, ...]
+
+
+class ClipCache:
+    """A finished cache, memory-mapped and read-only."""
+
+    def __init__(self, folder: Path, manifest: CacheManifest, records: tuple[CacheRecord, ...]) -> None:
+        """Use `open_cache`."""
+        self.folder = folder
+        self.manifest = manifest
+        self.records = records
+
+    def clips(self) -> tuple[Clip, ...]:
+        """Clips in array order, labels as numbers in the order of `manifest.classes`."""
+        number = {name: i for i, name in enumerate(self.manifest.classes)}
+        return tuple(Clip(clip_id=r.clip_id, subject=r.subject, label=number[r.label]) for r in self.records)
+
+    def frames(self, *, clahe: bool) -> Frames:
+        """All clips, uint8, clips x frames x size x size (x 3), memory-mapped read-only."""
+        array: Frames = np.load(self.folder / (CLAHE if clahe else PLAIN), mmap_mode="r", allow_pickle=False)
+        return array
+
+
+def open_cache(folder: Path, *, verify: bool = True) -> ClipCache:
+    """Open a cache after checking that it is whole.
+
+    Args:
+        folder: `<root>/<dataset>/<fingerprint>`.
+        verify: also hash every file against the manifest.
+
+    Raises:
+        CacheMismatch: no manifest, another format or fingerprint, or a file that is not as it was written.
+    """
+    manifest = _read_manifest(folder)
+    for name, expected in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise CacheMismatch(f"the clip cache {folder} has lost {name}; run `foldwise preprocess` again")
+        if verify and sha256_of_file(path) != expected:
+            raise CacheMismatch(f"{path} is not as it was written; delete {folder} and preprocess again")
+    records = tuple(_read_index((folder / INDEX).read_text(encoding="utf-8")))
+    cache = ClipCache(folder, manifest, records)
+    _check_shape(cache, cache.frames(clahe=False))
+    _check_shape(cache, cache.frames(clahe=True))
+    return cache
+
+
+def list_caches(root: Path) -> tuple[CacheManifest, ...]:
+    """Manifests of the finished caches below `root`, by dataset and fingerprint; broken ones are left out."""
+    found = []
+    for path in sorted(root.glob(f"*/*/{MANIFEST}")):
+        if path.parent.name.startswith("."):
+            continue
+        try:
+            found.append(_read_manifest(path.parent))
+        except CacheMismatch:
+            continue
+    return tuple(found)
+
+
+def find_cache(root: Path, wanted: str) -> CacheManifest:
+    """The one cache that `wanted` names: a dataset, or `dataset/fingerprint` (a prefix is enough).
+
+    Raises:
+        CacheMismatch: none or several match; the message lists what there is.
+    """
+    dataset, _, prefix = wanted.partition("/")
+    known = list_caches(root)
+    matching = [m for m in known if m.dataset == dataset and m.fingerprint.startswith(prefix)]
+    if len(matching) == 1:
+        return matching[0]
+    names = ", ".join(f"{m.dataset}/{m.fingerprint[:12]}" for m in (matching or known)) or "none"
+    if matching:
+        raise CacheMismatch(f"{wanted!r} names {len(matching)} clip caches; say which: {names}", field="cache")
+    raise CacheMismatch(
+        f"no clip cache {wanted!r} (there are: {names}); make it with `foldwise preprocess`", field="cache"
+    )
+
+
+def cache_folder(root: Path, dataset: str, fingerprint: str) -> Path:
+    """Where a cache lies."""
+    return root / dataset / fingerprint
+
+
+class CacheWriter:
+    """Writes a cache clip by clip so that a killed run goes on where it stopped.
+
+    Each clip is a part of its own in a hidden sibling of the cache, written under a temporary name and
+    renamed; `finish` joins the parts and renames the result into place.
+    """
+
+    def __init__(self, root: Path, dataset: str, fingerprint: str) -> None:
+        """Make the hidden working folder if it is not there yet."""
+        self.target = cache_folder(root, dataset, fingerprint)
+        self.dataset = dataset
+        self.fingerprint = fingerprint
+        self.working = self.target.with_name(f".{fingerprint}.partial")
+        self._parts = self.working / "parts"
+        self._parts.mkdir(parents=True, exist_ok=True)
+
+    def has(self, clip_id: str) -> bool:
+        """Whether this clip's part was written, by this run or an earlier one."""
+        return self._part(clip_id).exists()
+
+    def add(self, record: CacheRecord, plain: Frames, clahe: Frames) -> None:
+        """Store a clip; both arrays uint8, frames x size x size (x 3)."""
+        self._write_part(record.clip_id, {"record": record.model_dump(mode="json")}, plain=plain, clahe=clahe)
+
+    def drop(self, clip_id: str, reason: str) -> None:
+        """Store that a sequence is not part of the cache, and why."""
+        self._write_part(clip_id, {"dropped": reason})
+
+    def finish(
+        self,
+        *,
+        clip_ids: Sequence[str],
+        classes: Sequence[str],
+        settings: dict[str, Any],
+        tools: dict[str, str],
+        warnings: Sequence[str],
+    ) -> CacheManifest:
+        """Join the parts of `clip_ids`, in that order, and put the cache into place.
+
+        Raises:
+            FoldwiseError: no clip is left.
+        """
+        heads = {clip_id: self._head(clip_id) for clip_id in clip_ids}
+        dropped = {clip_id: head["dropped"] for clip_id, head in heads.items() if "dropped" in head}
+        records = [CacheRecord.model_validate(h["record"]) for h in heads.values() if "record" in h]
+        if not records:
+            raise FoldwiseError(
+                "no clip is left: every sequence was dropped, the first because "
+                + next(iter(dropped.values()), "the dataset is empty")
+            )
+        final = self.working / "final"
+        shutil.rmtree(final, ignore_errors=True)
+        final.mkdir()
+        shape = self._join(final / PLAIN, "plain", records)
+        self._join(final / CLAHE, "clahe", records)
+        _write_synced(final / INDEX, _index_text(records).encode())
+        manifest = CacheManifest(
+            format_version=FORMAT_VERSION,
+            dataset=self.dataset,
+            fingerprint=self.fingerprint,
+            classes=tuple(classes),
+            class_counts={name: sum(r.label == name for r in records) for name in classes},
+            clips=len(records),
+            subjects=len({r.subject for r in records}),
+            frames=shape[1],
+            frame_size=shape[2],
+            channels=shape[4] if len(shape) == 5 else 1,
+            settings=settings,
+            tools=tools,
+            files={name: sha256_of_file(final / name) for name in (PLAIN, CLAHE, INDEX)},
+            dropped=dropped,
+            warnings=tuple(warnings),
+        )
+        _write_synced(final / MANIFEST, (manifest.model_dump_json(indent=2) + "\n").encode())
+        _sync_folder(final)
+        final.rename(self.target)
+        _sync_folder(self.target.parent)
+        shutil.rmtree(self.working)
+        return manifest
+
+    def _part(self, clip_id: str) -> Path:
+        # Ids come from folder names of a dataset; a hash keeps any of them a plain file name.
+        return self._parts / f"{hashlib.sha256(clip_id.encode()).hexdigest()[:32]}.npz"
+
+    def _write_part(self, clip_id: str, head: dict[str, Any], **arrays: Frames) -> None:
+        buffer = io.BytesIO()
+        text = np.frombuffer(json.dumps(head).encode(), dtype=np.uint8)
+        np.savez(buffer, allow_pickle=False, head=text, **arrays)
+        temporary = self._part(clip_id).with_suffix(f".{os.getpid()}.tmp")
+        _write_synced(temporary, buffer.getvalue())
+        temporary.rename(self._part(clip_id))
+
+    def _head(self, clip_id: str) -> dict[str, Any]:
+        with np.load(self._part(clip_id), allow_pickle=False) as part:
+            head: dict[str, Any] = json.loads(part["head"].tobytes())
+            return head
+
+    def _join(self, path: Path, variant: str, records: Sequence[CacheRecord]) -> tuple[int, ...]:
+        shape: tuple[int, ...] = ()
+        joined: Frames | None = None
+        for row, record in enumerate(records):
+            with np.load(self._part(record.clip_id), allow_pickle=False) as part:
+                frames = part[variant]
+            if joined is None:
+                shape = (len(records), *frames.shape)
+                joined = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+            joined[row] = frames
+        assert isinstance(joined, np.memmap)  # noqa: S101 - for the type checker; records are never empty
+        joined.flush()
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+        return shape
+
+
+def sha256_of_file(path: Path) -> str:
+    """SHA-256 of a file's content, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_manifest(folder: Path) -> CacheManifest:
+    try:
+        manifest = CacheManifest.model_validate_json((folder / MANIFEST).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CacheMismatch(f"{folder} is no finished clip cache: it has no {MANIFEST}") from error
+    except ValidationError as error:
+        raise CacheMismatch(f"{folder / MANIFEST} cannot be read as a manifest; preprocess again") from error
+    if manifest.format_version != FORMAT_VERSION:
+        raise CacheMismatch(
+            f"{folder} has cache format {manifest.format_version}, this foldwise reads {FORMAT_VERSION}; "
+            "preprocess again"
+        )
+    if (manifest.dataset, manifest.fingerprint) != (folder.parent.name, folder.name):
+        raise CacheMismatch(f"{folder} holds the cache {manifest.dataset}/{manifest.fingerprint}, not its own")
+    return manifest
+
+
+def _check_shape(cache: ClipCache, frames: Frames) -> None:
+    m = cache.manifest
+    expected = (m.clips, m.frames, m.frame_size, m.frame_size, *([3] if m.channels == 3 else []))
+    if frames.shape != expected or frames.dtype != np.uint8 or len(cache.records) != m.clips:
+        raise CacheMismatch(
+            f"{cache.folder} holds arrays of shape {frames.shape}, its manifest says {expected}"
+        )
+
+
+def _index_text(records: Iterable[CacheRecord]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(CacheRecord.model_fields)
+    for record in records:
+        row = record.model_dump(mode="json")
+        writer.writerow(json.dumps(v) if isinstance(v, list) else v for v in row.values())
+    return text.getvalue()
+
+
+def _read_index(text: str) -> Iterator[CacheRecord]:
+    listed = {name for name, f in CacheRecord.model_fields.items() if "tuple" in str(f.annotation)}
+    for row in csv.DictReader(io.StringIO(text)):
+        yield CacheRecord.model_validate({k: json.loads(v) if k in listed else v for k, v in row.items()})
+
+
+def _write_synced(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

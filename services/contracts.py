@@ -1,0 +1,421 @@
+"""Wire types: what processes say to each other and what people post and read.
+
+Every type refuses unknown fields, and every number is finite. A field's description is its documentation.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal, NewType
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator, model_validator
+
+from services.folds import LeaveOneSubjectOut, Protocol
+from services.search_space import Hyperparameters, SearchSpace, TunableSettings, paper_space, type_of_value
+
+StudyName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+LeaseId = NewType("LeaseId", str)
+
+ANY_CLASS = "*"
+"""In augmentation counts: every class that is not named."""
+
+
+class Contract(BaseModel):
+    """Base of all wire types: frozen, nothing unknown."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+# --- States -----------------------------------------------------------------------------------------------
+
+
+class StudyState(StrEnum):
+    """Life of a study: draft -> running <-> paused -> complete | stopped | failed."""
+
+    DRAFT = "draft"
+    RUNNING = "running"
+    PAUSED = "paused"
+    COMPLETE = "complete"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+    @property
+    def over(self) -> bool:
+        """No fold will ever be leased again."""
+        return self in {StudyState.COMPLETE, StudyState.STOPPED, StudyState.FAILED}
+
+
+class TrialState(StrEnum):
+    """Life of a trial: ready -> running -> complete | pruned | failed | cancelled (these absorb)."""
+
+    READY = "ready"
+    RUNNING = "running"
+    COMPLETE = "complete"
+    PRUNED = "pruned"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def over(self) -> bool:
+        """The trial has ended."""
+        return self not in {TrialState.READY, TrialState.RUNNING}
+
+
+class FoldState(StrEnum):
+    """Life of a fold: pending -> leased -> done | failed; a lapsed or released lease is pending again."""
+
+    PENDING = "pending"
+    LEASED = "leased"
+    DONE = "done"
+    FAILED = "failed"
+
+
+# --- A study as it is posted ------------------------------------------------------------------------------
+
+
+class AugmentationCounts(Contract):
+    """How many copies of each clip are added to the training set, by kind (paper sections 4.1, 4.2)."""
+
+    flip: int = Field(0, ge=0, le=1)
+    rotation: int = Field(0, ge=0, le=100)
+    contrast: int = Field(0, ge=0, le=100)
+
+
+class Augmentation(Contract):
+    """Which augmented copies are made (paper section 3.2); made once per study, the same for all its folds."""
+
+    counts: dict[str, AugmentationCounts] = Field(
+        default_factory=dict, description=f"per class name; {ANY_CLASS!r} stands for every class not named"
+    )
+    rotation_degrees: FiniteFloat = Field(30.0, ge=0, le=180, description="angles are drawn from +- this")
+    contrast_low: FiniteFloat = Field(0.22, ge=0)
+    contrast_high: FiniteFloat = Field(2.2, ge=0)
+    border: Literal["black", "replicate"] = Field("black", description="what a rotation pulls in from outside")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Augmentation:
+        if self.contrast_low > self.contrast_high:
+            raise ValueError(
+                f"contrast_low ({self.contrast_low}) is above contrast_high ({self.contrast_high})"
+            )
+        return self
+
+    def counts_for(self, class_name: str) -> AugmentationCounts:
+        """The copies made of a clip of this class."""
+        return self.counts.get(class_name) or self.counts.get(ANY_CLASS) or AugmentationCounts()
+
+
+class TrainingSettings(TunableSettings):
+    """What is the same for all trials of a study unless its space searches it; defaults are the paper's."""
+
+    frames: int = Field(10, ge=1, le=256, description="frames of a clip; must be the cache's")
+    frame_size: int = Field(112, ge=16, le=512, description="pixels on a side; must be the cache's")
+    augmentation: Augmentation = Augmentation()
+    stop_when_perfect: bool = Field(
+        True, description="end a fold at the first epoch with every test clip right: its best epoch is known"
+    )
+
+
+class ComputePlan(Contract):
+    """How the arithmetic is done, part of the study because it can change results."""
+
+    precision: Literal["fp32"] = "fp32"
+    compiled: Literal[False] = False
+
+
+class TpeSampler(Contract):
+    """Optuna's TPE with every argument that matters named (paper section 3.3)."""
+
+    kind: Literal["tpe"] = "tpe"
+    startup_trials: int = Field(10, ge=1, description="trials drawn at random before the model is used")
+    candidates: int = Field(24, ge=1, description="candidates scored for each suggestion")
+    multivariate: bool = True
+    constant_liar: bool = Field(True, description="keeps parallel suggestions apart")
+
+
+class BoundRule(Contract):
+    """Prune a trial that cannot reach `threshold` even if every clip to come is right. Exact, never wrong."""
+
+    rule: Literal["bound"] = "bound"
+    threshold: FiniteFloat = Field(ge=0, le=1, description="pooled accuracy; the paper prunes below 0.965")
+
+
+class MedianRule(Contract):
+    """Prune a trial whose best running accuracy so far is below the median of complete trials at this fold."""
+
+    rule: Literal["median"] = "median"
+    startup_trials: int = Field(5, ge=1, description="complete trials before anything is pruned")
+    warmup_folds: int | None = Field(
+        None, ge=0, description="folds of a trial that are always run; by default 10 for LOSO, 3 for k-fold"
+    )
+
+
+PruningRule = Annotated[BoundRule | MedianRule, Field(discriminator="rule")]
+
+
+class StudySpec(Contract):
+    """A study as a person posts it."""
+
+    name: StudyName
+    cache: str = Field(
+        min_length=1,
+        max_length=200,
+        description="a clip cache by dataset name, or by dataset/fingerprint (a prefix of it is enough)",
+    )
+    protocol: Protocol = LeaveOneSubjectOut()
+    space: SearchSpace = Field(default_factory=paper_space)
+    trials: int = Field(800, ge=1, le=100_000, description="trials to run, exactly")
+    seed: int = Field(0, ge=0, lt=2**31)
+    sampler: TpeSampler = TpeSampler()
+    pruning: tuple[PruningRule, ...] = (MedianRule(),)
+    training: TrainingSettings = TrainingSettings()
+    compute: ComputePlan = ComputePlan()
+    start: bool = True
+
+    @field_validator("pruning")
+    @classmethod
+    def _each_rule_once(cls, rules: tuple[PruningRule, ...]) -> tuple[PruningRule, ...]:
+        names = [rule.rule for rule in rules]
+        if len(set(names)) != len(names):
+            raise ValueError("a rule stands twice")
+        return rules
+
+    def warmup_folds(self, rule: MedianRule) -> int:
+        """Folds of a trial that `rule` always lets run."""
+        if rule.warmup_folds is not None:
+            return rule.warmup_folds
+        return 10 if isinstance(self.protocol, LeaveOneSubjectOut) else 3
+
+
+def configure(
+    parameters: dict[str, Any], training: TrainingSettings
+) -> tuple[Hyperparameters, TrainingSettings]:
+    """What a trial's parameters mean: its network and optimiser, and the settings it trains with.
+
+    Parameters of Table 1 that a space leaves out take the defaults of `Hyperparameters`.
+    """
+    ours = {k: v for k, v in parameters.items() if k in Hyperparameters.model_fields}
+    others = {k: v for k, v in parameters.items() if k not in Hyperparameters.model_fields}
+    return Hyperparameters(**ours), training.model_copy(update=others)
+
+
+# --- Worker and coordinator -------------------------------------------------------------------------------
+
+
+class WorkerInfo(Contract):
+    """Who asks for work. The id is new for every process: a restarted pod is another worker."""
+
+    id: str = Field(min_length=8, max_length=64, pattern=r"^[A-Za-z0-9-]+$")
+    name: str = Field(max_length=128)
+    device: str = Field(max_length=128, description="such as `cpu` or `NVIDIA H200`")
+
+
+class ClaimRequest(Contract):
+    """`POST /claims`: give me a fold."""
+
+    worker: WorkerInfo
+    study: StudyName | None = Field(None, description="only folds of this study; otherwise of any")
+    caches: tuple[str, ...] = Field(
+        max_length=1000, description="fingerprints of the caches this worker can read"
+    )
+    wait_seconds: FiniteFloat = Field(20.0, ge=0, le=20, description="how long to wait for a fold")
+
+
+class Lease(Contract):
+    """The right to run one fold, until it lapses. Every call on it carries its term and secret."""
+
+    id: LeaseId
+    term: int = Field(ge=1)
+    secret: str
+    seconds: FiniteFloat
+    heartbeat_seconds: FiniteFloat
+
+
+class FoldAssignment(Contract):
+    """Everything a worker needs to run one fold."""
+
+    lease: Lease
+    study: str
+    trial: int
+    fold: int
+    fold_name: str
+    folds: int = Field(description="folds of the trial")
+    hyperparameters: Hyperparameters
+    training: TrainingSettings
+    compute: ComputePlan
+    dataset: str
+    fingerprint: str
+    classes: tuple[str, ...]
+    test_clips: tuple[str, ...]
+    split_hash: str
+    seed: int
+    study_seed: int
+
+
+class EpochResult(Contract):
+    """What one training epoch gave on the fold's test clips, in the order of `test_clips`."""
+
+    loss: FiniteFloat | None = Field(description="mean training loss; null when it was not finite")
+    predicted: tuple[int, ...]
+    probabilities: tuple[tuple[FiniteFloat, ...], ...] = Field(description="clips x classes, 6 decimals")
+
+
+class Provenance(Contract):
+    """Where and with what a fold was run, for replay."""
+
+    device: str
+    torch: str
+    cuda: str | None
+    cudnn: str | None
+    threads: int
+    revision: str | None = Field(description="git revision or image digest of the worker")
+    seconds: FiniteFloat
+    clip_passes: int = Field(description="training clips passed forward and backward")
+
+
+class FoldResult(Contract):
+    """`PUT /leases/{id}/result`: the predictions of every test clip at every epoch that was run."""
+
+    epochs: tuple[EpochResult, ...] = Field(min_length=1, max_length=1000)
+    diverged: bool = Field(False, description="the loss was not finite; the epochs before count")
+    provenance: Provenance
+
+
+class PruneDecision(Contract):
+    """Why a trial was pruned: which rule, after which fold, on what numbers."""
+
+    rule: str
+    fold: int = Field(description="index of the last fold that counted")
+    numbers: dict[str, FiniteFloat]
+
+
+class Verdict(Contract):
+    """The reply to a result: what became of the trial, and the worker's next fold."""
+
+    decision: Literal["continue", "complete", "pruned", "failed", "cancelled"]
+    trial_accuracy: FiniteFloat
+    pruned: PruneDecision | None = None
+    next: FoldAssignment | None = None
+
+
+class Heartbeat(Contract):
+    """`POST /leases/{id}/heartbeat`: I am alive, and this is how far I am."""
+
+    epoch: int = Field(ge=0)
+    step: int = Field(ge=0, description="optimiser steps so far; a number that stands still is not renewed")
+    loss: FiniteFloat | None = None
+
+
+class HeartbeatReply(Contract):
+    """What the worker should do now."""
+
+    command: Literal["continue", "abandon", "drain"]
+    lease_seconds: FiniteFloat
+
+
+class Failure(Contract):
+    """`POST /leases/{id}/fail`: the fold could not be run; whose fault it is decides what follows."""
+
+    kind: Literal["environment", "trial"]
+    message: str = Field(max_length=2000)
+
+
+# --- What people read -------------------------------------------------------------------------------------
+
+
+class TrialView(Contract):
+    """A trial for reading."""
+
+    number: int
+    state: TrialState
+    parameters: dict[str, type_of_value]
+    value: FiniteFloat | None = Field(description="pooled accuracy; null until every fold is done")
+    folds_done: int
+    folds: int
+    correct: int
+    clips: int = Field(description="test clips of the folds done")
+    running_accuracy: FiniteFloat | None
+    pruned: PruneDecision | None
+    end_reason: str | None
+    worker: str | None = Field(description="name of the worker that holds a fold of it now")
+
+
+class StudyView(Contract):
+    """A study for reading."""
+
+    name: str
+    state: StudyState
+    reason: str | None = Field(description="why it failed or was stopped")
+    spec: StudySpec
+    dataset: str
+    fingerprint: str
+    classes: tuple[str, ...]
+    clips: int
+    folds: int
+    split_hash: str
+    trials: dict[TrialState, int]
+    folds_done: int
+    chance: FiniteFloat = Field(description="one over the number of classes")
+    best: TrialView | None = Field(
+        description="best complete trial; with none, the pruned one of highest bound"
+    )
+
+
+class FoldView(Contract):
+    """A fold of a trial for reading."""
+
+    index: int
+    name: str
+    state: FoldState
+    term: int
+    worker: str | None
+    correct: int | None
+    clips: int
+    best_epoch: int | None
+    epochs: int | None
+    seconds: FiniteFloat | None
+
+
+class ConfusionView(Contract):
+    """Confusion counts of a trial's finished folds; row = true class, column = predicted class."""
+
+    classes: tuple[str, ...]
+    counts: tuple[tuple[int, ...], ...]
+    accuracy: FiniteFloat
+    uar: FiniteFloat
+    uf1: FiniteFloat
+
+
+class DatasetView(Contract):
+    """A clip cache the coordinator knows."""
+
+    dataset: str
+    fingerprint: str
+    classes: tuple[str, ...]
+    clips: int
+    subjects: int
+    frames: int
+    frame_size: int
+    channels: int
+
+
+class WorkerView(Contract):
+    """A worker that has asked for folds."""
+
+    id: str
+    name: str
+    device: str
+    seconds_since_seen: FiniteFloat
+    study: str | None
+    trial: int | None
+    fold: int | None
+
+
+class Problem(Contract):
+    """An error as JSON (RFC 9457): what happened, which field, what to do next is in the detail."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    field: str | None = None

@@ -1,0 +1,114 @@
+"""How clips are split: Leave-One-Subject-Out and subject-independent k-fold.
+
+A fold tests some subjects and trains on all others. Subjects are ordered by id; k-fold puts the subject at
+place i into fold i modulo k, the rule of the ten CK+ subsets the paper compares on (section 4.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from services.errors import InvalidInput
+from services.seeds import sha256_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """One clip of a cache, as splits and scores see it."""
+
+    clip_id: str
+    subject: str
+    label: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fold:
+    """One fold: the clips it tests. It trains on all the others."""
+
+    index: int
+    name: str
+    """The subject left out, or `fold 3 of 10`."""
+
+    subjects: tuple[str, ...]
+    test_clips: tuple[str, ...]
+
+
+class LeaveOneSubjectOut(BaseModel):
+    """As many folds as subjects."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    kind: Literal["loso"] = "loso"
+
+
+class KFold(BaseModel):
+    """Subject-independent k-fold."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    kind: Literal["kfold"] = "kfold"
+    k: int = Field(10, ge=2, le=1000)
+
+
+Protocol = Annotated[LeaveOneSubjectOut | KFold, Field(discriminator="kind")]
+
+
+def make_folds(clips: Sequence[Clip], protocol: LeaveOneSubjectOut | KFold) -> tuple[Fold, ...]:
+    """Split clips into folds in which no subject is on both sides.
+
+    Raises:
+        InvalidInput: fewer subjects than the protocol needs.
+    """
+    subjects = sorted({clip.subject for clip in clips})
+    k = len(subjects) if isinstance(protocol, LeaveOneSubjectOut) else protocol.k
+    if len(subjects) < max(2, k):
+        raise InvalidInput(
+            f"{max(2, k)} folds need at least as many subjects, the cache has {len(subjects)}; "
+            "choose a smaller k or a larger dataset",
+            field="protocol",
+        )
+    fold_of = {subject: place % k for place, subject in enumerate(subjects)}
+    folds = []
+    for index in range(k):
+        members = tuple(subject for subject in subjects if fold_of[subject] == index)
+        name = members[0] if isinstance(protocol, LeaveOneSubjectOut) else f"fold {index + 1} of {k}"
+        tested = tuple(sorted(clip.clip_id for clip in clips if fold_of[clip.subject] == index))
+        folds.append(Fold(index=index, name=name, subjects=members, test_clips=tested))
+    check_folds(clips, folds)
+    return tuple(folds)
+
+
+def train_clips(clips: Iterable[Clip], fold: Fold) -> tuple[str, ...]:
+    """Ids of the clips a fold trains on: those of all subjects it does not test."""
+    tested = set(fold.subjects)
+    return tuple(sorted(clip.clip_id for clip in clips if clip.subject not in tested))
+
+
+def check_folds(clips: Sequence[Clip], folds: Sequence[Fold]) -> None:
+    """Check that every clip is tested exactly once and that no subject is split.
+
+    Raises:
+        InvalidInput: a clip id stands twice, a clip is tested never or twice, or a subject leaks.
+    """
+    subject_of = {clip.clip_id: clip.subject for clip in clips}
+    if len(subject_of) != len(clips):
+        raise InvalidInput("two clips of the cache have the same id", field="clips")
+    fold_of_subject: dict[str, int] = {}
+    seen: set[str] = set()
+    for fold in folds:
+        for clip_id in fold.test_clips:
+            if clip_id in seen or clip_id not in subject_of:
+                raise InvalidInput(f"clip {clip_id} is tested twice or is not in the cache", field="folds")
+            seen.add(clip_id)
+            subject = subject_of[clip_id]
+            if fold_of_subject.setdefault(subject, fold.index) != fold.index:
+                raise InvalidInput(f"subject {subject} leaks: its clips are tested in two folds", field="folds")
+    if missing := set(subject_of) - seen:
+        raise InvalidInput(f"clip {min(missing)} is tested in no fold", field="folds")
+
+
+def split_hash(folds: Sequence[Fold]) -> str:
+    """SHA-256 over which clips each fold tests: two results pair only where it is equal."""
+    return sha256_of([[fold.index, list(fold.test_clips)] for fold in folds])

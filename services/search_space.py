@@ -1,0 +1,239 @@
+"""What is searched: the ten hyper-parameters of the paper's Table 1, and spaces that users define.
+
+A space is a mapping from a parameter to its options (a list) or its range (`low`, `high`), in JSON or YAML:
+
+    activation: [ReLU, ELU]
+    dropout: {low: 0.0, high: 0.5}
+    learning_rate: {low: 0.00001, high: 0.001, log: true}
+
+A parameter that a space leaves out keeps its default: for the ten of Table 1 the paper's best configuration
+on CK+ (Table 2), for the others the study's `training` settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    RootModel,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from services.errors import InvalidInput, NotFound
+
+type_of_value = bool | int | float | str
+Value = StrictBool | StrictInt | StrictFloat | StrictStr
+
+DROPOUT_DIGITS = 4
+"""A suggested float is rounded to this many digits: equal folds can then be recognised (paper: 0.2511)."""
+
+
+class Hyperparameters(BaseModel):
+    """One configuration of Table 1; the defaults are the paper's best on CK+ (Table 2)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    optimization: Literal["Lookahead+Adam", "Adam"] = Field("Adam", title="Optimization")
+    clahe: bool = Field(True, title="CLAHE")
+    normalization: bool = Field(False, title="Normalization")
+    activation: Literal["ReLU", "ELU", "pReLU", "leaky ReLU", "Mish"] = Field("ReLU", title="Activation")
+    loss_weights: bool = Field(False, title="Loss weights")
+    temporal_size: Literal[1, 3, 5, 7, 9] = Field(3, title="Temporal size")
+    initializer: Literal["Xavier uniform", "Xavier normal"] = Field("Xavier uniform", title="Initializer")
+    pooling_layer: Literal["AvgPooling", "MaxPooling"] = Field("AvgPooling", title="Pooling layer")
+    second_conv_layer: bool = Field(False, title="Second ConvLayer")
+    dropout: float = Field(0.2511, ge=0.0, le=1.0, title="Dropout")
+
+
+class TunableSettings(BaseModel):
+    """The settings beyond Table 1 that a space may also search; elsewhere they are fixed for a study."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    width: int = Field(
+        64, ge=1, le=256, title="Width", description="filters of the first group; 64 is the paper"
+    )
+    batch_size: int = Field(30, ge=1, le=4096, title="Batch size")
+    learning_rate: float = Field(1e-4, gt=0.0, le=1.0, title="Learning rate")
+    epochs: int = Field(16, ge=1, le=1000, title="Epochs", description="training epochs at most, per fold")
+    bn_momentum: float = Field(0.1, gt=0.0, le=1.0, title="BN momentum")
+
+
+class Range(BaseModel):
+    """All values from `low` to `high`, both included; `log` searches the exponent."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    low: float
+    high: float
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Range:
+        if not self.low < self.high:
+            raise ValueError(f"low ({self.low}) must be below high ({self.high})")
+        if self.log and self.low <= 0:
+            raise ValueError(f"low ({self.low}) must be above 0 where log is true")
+        return self
+
+
+class SearchSpace(RootModel[dict[str, tuple[Value, ...] | Range]]):
+    """The parameters that a study searches, in the order given."""
+
+    model_config = ConfigDict(frozen=True)
+
+    @field_validator("root")
+    @classmethod
+    def _known(cls, root: dict[str, tuple[Value, ...] | Range]) -> dict[str, tuple[Value, ...] | Range]:
+        if not root:
+            raise ValueError("a space needs at least one parameter")
+        for name, domain in root.items():
+            if name not in PARAMETERS:
+                raise ValueError(f"unknown parameter {name!r}; known are {', '.join(PARAMETERS)}")
+            if isinstance(domain, Range):
+                if not _is_number(name):
+                    raise ValueError(f"{name} takes a list of options, not a range")
+                check_value(name, _as_kind(name, domain.low))
+                check_value(name, _as_kind(name, domain.high))
+            else:
+                if not domain:
+                    raise ValueError(f"{name} has no options")
+                if len(set(map(repr, domain))) != len(domain):
+                    raise ValueError(f"{name} names an option twice")
+                for option in domain:
+                    check_value(name, option)
+        return root
+
+    def items(self) -> Iterator[tuple[str, tuple[Value, ...] | Range]]:
+        """Parameters and their domains, in order."""
+        return iter(self.root.items())
+
+    def __len__(self) -> int:
+        return len(self.root)
+
+    def tidy(self, parameters: Mapping[str, Any]) -> dict[str, type_of_value]:
+        """The parameters as they are stored and trained: in order, floats rounded, whole numbers as int.
+
+        Raises:
+            InvalidInput: a parameter is missing, unknown or outside its domain.
+        """
+        unknown = set(parameters) - set(self.root)
+        if unknown:
+            raise InvalidInput(f"unknown parameter {sorted(unknown)[0]!r}", field="parameters")
+        tidied: dict[str, type_of_value] = {}
+        for name, domain in self.items():
+            if name not in parameters:
+                raise InvalidInput(f"parameter {name!r} is missing", field=f"parameters.{name}")
+            value = parameters[name]
+            if isinstance(domain, Range):
+                value = _as_kind(name, value)
+                value = _round(value, domain) if isinstance(value, float) else value
+                inside = domain.low <= value <= domain.high
+            else:
+                inside = any(value == o and isinstance(value, bool) == isinstance(o, bool) for o in domain)
+            if not inside:
+                raise InvalidInput(
+                    f"{name} = {value!r} is outside the study's space", field=f"parameters.{name}"
+                )
+            tidied[name] = value
+        return tidied
+
+
+def paper_space() -> SearchSpace:
+    """Table 1 of the paper: ten parameters with their options in the paper's order."""
+    return SearchSpace.model_validate(
+        {
+            "optimization": ["Lookahead+Adam", "Adam"],
+            "clahe": [True, False],
+            "normalization": [True, False],
+            "activation": ["ReLU", "ELU", "pReLU", "leaky ReLU", "Mish"],
+            "loss_weights": [True, False],
+            "temporal_size": [1, 3, 5, 7, 9],
+            "initializer": ["Xavier uniform", "Xavier normal"],
+            "pooling_layer": ["AvgPooling", "MaxPooling"],
+            "second_conv_layer": [True, False],
+            "dropout": {"low": 0.0, "high": 1.0},
+        }
+    )
+
+
+def load_space(path: Path) -> SearchSpace:
+    """Read a space from a YAML or JSON file.
+
+    Raises:
+        NotFound: no such file.
+        InvalidInput: not YAML or JSON, or not a space; the message names the parameter.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise NotFound(f"cannot read the space file {path}: {error.strerror}", field="space") from error
+    try:
+        return SearchSpace.model_validate(yaml.safe_load(text))
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" at line {where.line + 1}" if where else ""
+        raise InvalidInput(f"{path} is neither YAML nor JSON{line}", field="space") from error
+    except ValidationError as error:
+        raise InvalidInput(f"{path}: {first_problem(error)}", field="space") from error
+
+
+def check_value(name: str, value: Any) -> None:
+    """Raise ValueError, naming the parameter and what it takes, if `value` is not a value of it."""
+    field = PARAMETERS[name]
+    try:
+        _ADAPTERS[name].validate_python(value, strict=True)
+    except ValidationError as error:
+        options = getattr(field.annotation, "__args__", None)
+        takes = f"known are {', '.join(map(str, options))}" if options else first_problem(error)
+        raise ValueError(f"unknown option {value!r} of {name}; {takes}") from error
+
+
+def title_of(name: str) -> str:
+    """The name of a parameter as the paper prints it, such as `Second ConvLayer`."""
+    return PARAMETERS[name].title or name
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first problem of a pydantic error in one line: where, then what."""
+    problem = error.errors()[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    what = problem["msg"].removeprefix("Value error, ")
+    return f"{where}: {what}" if where else what
+
+
+def _is_number(name: str) -> bool:
+    return PARAMETERS[name].annotation in (int, float)
+
+
+def _as_kind(name: str, value: Any) -> Any:
+    if PARAMETERS[name].annotation is int:
+        return int(value) if float(value).is_integer() else value
+    return float(value)
+
+
+def _round(value: float, domain: Range) -> float:
+    # A logarithmic range keeps significant digits: 0.00012345 rounded to 4 places would be 0.0001.
+    rounded = float(f"{value:.{DROPOUT_DIGITS}g}") if domain.log else round(value, DROPOUT_DIGITS)
+    return min(max(rounded, domain.low), domain.high)
+
+
+PARAMETERS = {**Hyperparameters.model_fields, **TunableSettings.model_fields}
+_ADAPTERS: dict[str, TypeAdapter[Any]] = {
+    name: TypeAdapter(field.rebuild_annotation())
+    for model in (Hyperparameters, TunableSettings)
+    for name, field in model.model_fields.items()
+}

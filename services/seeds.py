@@ -1,0 +1,42 @@
+"""Seeds that follow from what they are for, so that nobody has to store or pass a random state."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces: equal values give equal text.
+
+    Raises:
+        ValueError: a float is not finite; JSON has no word for it.
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def sha256_of(value: Any) -> str:
+    """SHA-256 in hex of a value's canonical JSON."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def derive_seed(*parts: Any) -> int:
+    """A seed in [0, 2**63) that depends on every part and on their order."""
+    return int(sha256_of(list(parts))[:16], 16) >> 1
+
+
+def fold_seed(
+    *, study_seed: int, parameters: Mapping[str, Any], fold: int, fingerprint: str, repeat: int = 0
+) -> int:
+    """The seed of one fold's initial weights, batch order and dropout.
+
+    Equal parameters on equal clips get equal seeds, whatever the trial's number, so a fold can be replayed.
+    """
+    return derive_seed("fold", study_seed, dict(parameters), fold, fingerprint, repeat)
+
+
+def augmentation_seed(*, study_seed: int, clip_id: str) -> int:
+    """The seed of one clip's augmented copies: the same for every fold and trial of a study."""
+    return derive_seed("augmentation", study_seed, clip_id)
