@@ -1,0 +1,194 @@
+"""What one coordinator does for all: end lapsed leases, ask ahead, project to Optuna, finish what was stopped.
+
+The leader holds an advisory lock on a connection of its own and tests it every round. Leadership can be lost
+unseen, so every step is idempotent; none is on a request's path.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import structlog
+from sqlalchemy import Connection, Engine, delete, func, select, text
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session, sessionmaker
+
+from coordinator import scheduling
+from coordinator.optimizer import OptunaProjection, TrialRecord, suggest
+from coordinator.settings import CoordinatorSettings
+from coordinator.store.queries import fold_counts
+from coordinator.store.tables import OutboxRow, StudyRow, TrialRow
+from services.contracts import StudySpec, StudyState, TrialState
+
+log = structlog.get_logger()
+
+LEADER_LOCK = 0x666F6C64_00000002
+
+
+class Leader(threading.Thread):
+    """The background thread of a coordinator; it works only while it holds the lock."""
+
+    def __init__(self, engine: Engine, settings: CoordinatorSettings) -> None:
+        super().__init__(name="leader", daemon=True)
+        self._engine = engine
+        self._sessions = sessionmaker(engine, expire_on_commit=False)
+        self._settings = settings
+        self._wake = threading.Event()
+        self._stopping = False
+        self._projection: OptunaProjection | None = None
+        self.is_leader = False
+
+    def wake(self) -> None:
+        """Something changed: do the next round now."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """End after the round under way and give the lock back."""
+        self._stopping = True
+        self._wake.set()
+        self.join()
+
+    def run(self) -> None:
+        """Take the lock, work while it is held, and start over when the connection breaks."""
+        while not self._stopping:
+            try:
+                with self._engine.connect() as connection:
+                    self._lead(connection)
+            except SQLAlchemyError as error:
+                log.warning("leader_lost_database", error=str(error).splitlines()[0])
+                self.is_leader = False
+                self._pause()
+
+    def _lead(self, connection: Connection) -> None:
+        while not self._stopping:
+            self.is_leader = bool(_take_lock(connection))
+            if self.is_leader:
+                self.round()
+            self._pause()
+        if self.is_leader:
+            connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": LEADER_LOCK})
+            connection.commit()
+
+    def round(self) -> None:
+        """Everything once. Public for tests."""
+        self._expire_leases()
+        self._cancel_stopped()
+        self._ask_ahead()
+        self._complete_studies()
+        self._project_changes()
+
+    def _pause(self) -> None:
+        self._wake.wait(self._settings.leader_interval)
+        self._wake.clear()
+
+    def _expire_leases(self) -> None:
+        with self._sessions.begin() as session:
+            lapsed = scheduling.lapsed_leases(session)
+        for lease_id in lapsed:
+            with self._sessions.begin() as session:
+                scheduling.expire(session, lease_id)
+
+    def _cancel_stopped(self) -> None:
+        with self._sessions.begin() as session:
+            open_trials = select(TrialRow.study_id).where(
+                TrialRow.state.in_([TrialState.READY, TrialState.RUNNING])
+            )
+            for study in session.scalars(
+                select(StudyRow).where(StudyRow.state == StudyState.STOPPED, StudyRow.id.in_(open_trials))
+            ).all():
+                scheduling.cancel_trials(session, study, study.reason or "the study was stopped")
+
+    def _ask_ahead(self) -> None:
+        with self._sessions() as session:
+            running = session.scalars(select(StudyRow.id).where(StudyRow.state == StudyState.RUNNING)).all()
+        for study_id in running:
+            while self._ask_once(study_id):
+                pass
+
+    def _ask_once(self, study_id: int) -> bool:
+        # Long work holds no transaction: read, think, then add under the study's lock.
+        with self._sessions() as session:
+            study = session.get_one(StudyRow, study_id)
+            spec = StudySpec.model_validate(study.spec)
+            trials = session.scalars(
+                select(TrialRow).where(TrialRow.study_id == study_id).order_by(TrialRow.number)
+            ).all()
+            ready = sum(trial.state == TrialState.READY for trial in trials)
+            if ready >= self._settings.ask_ahead or len(trials) >= spec.trials:
+                return False
+            history = trial_records(session, trials)
+        parameters = suggest(spec, history, len(history))
+        with self._sessions.begin() as session:
+            study = session.get_one(StudyRow, study_id)
+            added = scheduling.add_trial(session, study, parameters, len(history))
+        if added is not None:
+            log.info("trial_ready", study=study.name, trial=len(history), **parameters)
+        return added is not None
+
+    def _complete_studies(self) -> None:
+        # Two trials that end at the same moment may each see the other as open; here both have ended.
+        with self._sessions() as session:
+            candidates = session.scalars(select(StudyRow.id).where(StudyRow.state == StudyState.RUNNING)).all()
+        for study_id in candidates:
+            with self._sessions.begin() as session:
+                scheduling.complete_if_done(session, study_id)
+
+    def _project_changes(self) -> None:
+        with self._sessions() as session:
+            changed = session.execute(
+                select(OutboxRow.trial_id, func.max(OutboxRow.seq))
+                .group_by(OutboxRow.trial_id)
+                .order_by(OutboxRow.trial_id)
+            ).all()
+        for trial_id, seq in changed:
+            with self._sessions() as session:
+                trial = session.get_one(TrialRow, trial_id)
+                study = session.get_one(StudyRow, trial.study_id)
+                record = trial_records(session, [trial])[0]
+                spec = StudySpec.model_validate(study.spec)
+            if self._projection is None:
+                self._projection = OptunaProjection(self._engine.url.render_as_string(hide_password=False))
+            self._projection.project(study.name, spec.space, record)
+            with self._sessions.begin() as session:
+                session.execute(delete(OutboxRow).where(OutboxRow.trial_id == trial_id, OutboxRow.seq <= seq))
+
+
+def trial_records(session: Session, trials: Sequence[TrialRow]) -> list[TrialRecord]:
+    """Trials as the sampler and the projection see them."""
+    counts = fold_counts(session, [trial.id for trial in trials])
+    records = []
+    for trial in trials:
+        curve = []
+        correct = clips = 0
+        for place, count in enumerate(counts.get(trial.id, [])):
+            if count.fold != place:
+                break
+            correct += count.correct
+            clips += count.clips
+            curve.append(correct / clips)
+        attributes = {"foldwise": trial.pruned or trial.end_reason} if trial.end_reason else {}
+        records.append(
+            TrialRecord(
+                number=trial.number,
+                state=TrialState(trial.state),
+                parameters=trial.parameters,
+                value=trial.value,
+                curve=curve,
+                attributes=attributes,
+            )
+        )
+    return records
+
+
+def _take_lock(connection: Connection) -> bool | None:
+    # Taking a session's lock again succeeds, so this also tests that the connection still holds it.
+    held = connection.execute(
+        text(
+            "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"
+            " AND objid = :low AND granted) OR pg_try_advisory_lock(:key)"
+        ),
+        {"low": LEADER_LOCK & 0xFFFFFFFF, "key": LEADER_LOCK},
+    ).scalar()
+    connection.commit()
+    return held

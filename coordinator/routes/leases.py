@@ -1,0 +1,96 @@
+"""What workers say: claim, result, heartbeat, release, fail."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Header, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from coordinator import scheduling
+from coordinator.auth import require
+from coordinator.routes.transactions import LeaderThread, Settings, Transaction
+from services.contracts import (
+    ClaimRequest,
+    Failure,
+    FoldAssignment,
+    FoldResult,
+    Heartbeat,
+    HeartbeatReply,
+    Verdict,
+)
+
+router = APIRouter(prefix="/api/v1", tags=["workers"], dependencies=[Depends(require("worker"))])
+
+LONG_POLL_STEP = 0.25
+"""Seconds between two looks for a fold while a claim waits."""
+
+
+def _lease_key(
+    lease_id: str,
+    lease_term: Annotated[int, Header(ge=1)],
+    lease_secret: Annotated[str, Header(max_length=100)],
+) -> scheduling.LeaseKey:
+    return scheduling.LeaseKey(id=lease_id, term=lease_term, secret=lease_secret)
+
+
+Key = Annotated[scheduling.LeaseKey, Depends(_lease_key)]
+
+
+@router.post("/claims", responses={204: {"description": "nothing to do now; ask again"}})
+async def claim(
+    request: Request,
+    wanted: ClaimRequest,
+    idempotency_key: Annotated[str, Header(min_length=16, max_length=100)],
+) -> FoldAssignment:
+    """Lease a fold, waiting up to `wait_seconds` for one."""
+    state = request.app.state
+
+    def attempt() -> FoldAssignment | None:
+        with state.sessions.begin() as session:
+            return scheduling.claim(session, wanted, idempotency_key, state.settings)
+
+    deadline = time.monotonic() + wanted.wait_seconds
+    while (assignment := await run_in_threadpool(attempt)) is None:
+        # A client that hung up must not be given a fold it will never hear of.
+        if time.monotonic() >= deadline or await request.is_disconnected():
+            return Response(status_code=204)  # type: ignore[return-value]
+        await asyncio.sleep(LONG_POLL_STEP)
+    state.leader.wake()
+    return assignment
+
+
+@router.put("/leases/{lease_id}/result")
+def report(
+    key: Key,
+    result: FoldResult,
+    session: Transaction,
+    settings: Settings,
+    leader: LeaderThread,
+    more: bool = True,
+) -> Verdict:
+    """Hand in a fold; the reply says what became of the trial and carries the next fold."""
+    verdict = scheduling.report(session, key, result, settings, more=more)
+    leader.wake()
+    return verdict
+
+
+@router.post("/leases/{lease_id}/heartbeat")
+def heartbeat(key: Key, beat: Heartbeat, session: Transaction, settings: Settings) -> HeartbeatReply:
+    """Renew a lease and hear what to do."""
+    return scheduling.heartbeat(session, key, beat, settings)
+
+
+@router.post("/leases/{lease_id}/release", status_code=204)
+def release(key: Key, session: Transaction) -> None:
+    """Give a fold back unharmed."""
+    scheduling.release(session, key)
+
+
+@router.post("/leases/{lease_id}/fail", status_code=204)
+def fail(key: Key, failure: Failure, session: Transaction, leader: LeaderThread) -> None:
+    """Say that a fold could not be run, and whose fault it is."""
+    scheduling.fail(session, key, failure)
+    leader.wake()

@@ -1,0 +1,107 @@
+"""What people and programs ask: studies, trials, folds, confusion."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Request
+
+from coordinator import scheduling, studies
+from coordinator.auth import require
+from coordinator.routes.transactions import LeaderThread, Settings, Transaction
+from coordinator.store import queries
+from services.contracts import ConfusionView, FoldView, StudySpec, StudyView, TrialState, TrialView
+
+router = APIRouter(prefix="/api/v1/studies", tags=["studies"], dependencies=[Depends(require("admin"))])
+
+
+@router.post("", status_code=201)
+def create(spec: StudySpec, session: Transaction, settings: Settings, leader: LeaderThread) -> StudyView:
+    """Create a study; it starts at once unless `start` is false."""
+    study = studies.create(session, spec, settings.cache_root)
+    leader.wake()
+    return queries.study_view(session, study)
+
+
+@router.get("")
+def list_all(session: Transaction) -> list[StudyView]:
+    """All studies, oldest first."""
+    return queries.list_studies(session)
+
+
+@router.get("/{name}")
+def show(name: str, session: Transaction) -> StudyView:
+    """One study with its counts and its best trial."""
+    return queries.study_view(session, queries.get_study(session, name))
+
+
+@router.post("/{name}/start")
+def start(name: str, session: Transaction, leader: LeaderThread) -> StudyView:
+    """Start a draft."""
+    study = studies.start(session, name)
+    leader.wake()
+    return queries.study_view(session, study)
+
+
+@router.post("/{name}/pause")
+def pause(name: str, request: Request, now: bool = False) -> StudyView:
+    """Pause: folds under way finish and count, or with `now` are abandoned."""
+    sessions = request.app.state.sessions
+    with sessions.begin() as session:
+        study = studies.pause(session, name)
+    if now:
+        # A transaction of its own: trials are never locked by someone who holds their study's lock.
+        with sessions.begin() as session:
+            scheduling.abandon_leases(session, study)
+    with sessions.begin() as session:
+        return queries.study_view(session, queries.get_study(session, name))
+
+
+@router.post("/{name}/resume")
+def resume(name: str, session: Transaction, leader: LeaderThread) -> StudyView:
+    """Go on with a paused study."""
+    study = studies.resume(session, name)
+    leader.wake()
+    return queries.study_view(session, study)
+
+
+@router.post("/{name}/stop")
+def stop(name: str, session: Transaction, leader: LeaderThread) -> StudyView:
+    """End a study for good; what is done stays."""
+    study = studies.stop(session, name, "stopped by a person")
+    leader.wake()
+    return queries.study_view(session, study)
+
+
+@router.get("/{name}/trials")
+def trials(
+    name: str,
+    session: Transaction,
+    state: TrialState | None = None,
+    after: Annotated[int, Query(ge=-1, description="only numbers above this")] = -1,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
+) -> list[TrialView]:
+    """Trials in order of their number."""
+    study = queries.get_study(session, name)
+    return queries.list_trials(session, study, state=state, after=after, limit=limit)
+
+
+@router.get("/{name}/trials/{number}")
+def trial(name: str, number: int, session: Transaction) -> TrialView:
+    """One trial."""
+    study = queries.get_study(session, name)
+    return queries.trial_views(session, study, [queries.get_trial(session, study, number)])[0]
+
+
+@router.get("/{name}/trials/{number}/folds")
+def folds(name: str, number: int, session: Transaction) -> list[FoldView]:
+    """The folds of a trial."""
+    study = queries.get_study(session, name)
+    return queries.fold_views(session, study, queries.get_trial(session, study, number))
+
+
+@router.get("/{name}/trials/{number}/confusion")
+def confusion(name: str, number: int, session: Transaction) -> ConfusionView:
+    """Confusion counts over the finished folds of a trial."""
+    study = queries.get_study(session, name)
+    return queries.confusion_view(session, study, queries.get_trial(session, study, number))

@@ -1,0 +1,53 @@
+"""What there is: datasets, workers, and whether this process is well."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Request
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+
+from coordinator.auth import require
+from coordinator.routes.transactions import Settings, Transaction
+from coordinator.store import queries
+from services.clip_cache import list_caches
+from services.contracts import DatasetView, WorkerView
+from services.errors import Unavailable
+
+router = APIRouter(tags=["system"])
+for_people = APIRouter(prefix="/api/v1", tags=["system"], dependencies=[Depends(require("admin"))])
+
+
+@router.get("/livez")
+def alive() -> dict[str, str]:
+    """The process answers. Never asks the database."""
+    return {"status": "alive"}
+
+
+@router.get("/readyz")
+def ready(request: Request) -> dict[str, str | bool]:
+    """The database answers too."""
+    try:
+        with request.app.state.sessions() as session:
+            session.execute(text("SELECT 1 FROM foldwise.schema_version"))
+    except SQLAlchemyError as error:
+        raise Unavailable("the database does not answer") from error
+    return {"status": "ready", "leader": request.app.state.leader.is_leader}
+
+
+@for_people.get("/datasets")
+def datasets(settings: Settings) -> list[DatasetView]:
+    """The clip caches a study can name."""
+    return [
+        DatasetView(**manifest.model_dump(include=set(DatasetView.model_fields)))
+        for manifest in list_caches(settings.cache_root)
+    ]
+
+
+@for_people.get("/workers")
+def workers(
+    session: Transaction, seen_within: Annotated[float, Query(gt=0, le=1e9)] = 300.0
+) -> list[WorkerView]:
+    """Workers heard of in the last `seen_within` seconds."""
+    return queries.list_workers(session, seen_within=seen_within)

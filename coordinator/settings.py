@@ -1,0 +1,38 @@
+"""What a coordinator process is started with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoordinatorSettings:
+    """Given once at the start; nothing is read from the environment later."""
+
+    database_url: str
+    """SQLAlchemy URL, such as `postgresql+psycopg2://user:password@host/name`."""
+
+    cache_root: Path
+    """Folder of the clip caches; the only folder the coordinator reads."""
+
+    admin_token: str
+    """May do everything."""
+
+    worker_token: str
+    """May claim folds and speak of its own leases, nothing else."""
+
+    lease_seconds: float = 90.0
+    """A lease that is not renewed for so long lapses."""
+
+    heartbeat_seconds: float = 30.0
+    """How often a worker should renew; a third of the lease survives two lost messages."""
+
+    stall_seconds: float = 600.0
+    """A worker whose step counter stands still for so long is not renewed: its training loop hangs."""
+
+    ask_ahead: int = 2
+    """Trials kept ready per running study, so that no worker waits for the sampler."""
+
+    leader_interval: float = 0.5
+    """Seconds between two rounds of the leader when nothing wakes it."""

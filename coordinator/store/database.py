@@ -1,0 +1,54 @@
+"""Connections, and the schema brought up to date."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.exc import OperationalError
+
+from coordinator.store.tables import SCHEMA
+from services.errors import Unavailable
+
+MIGRATION_LOCK = 0x666F6C64_00000001
+"""Advisory lock held while migrating, so that two starting replicas do it once."""
+
+
+def connect(url: str) -> Engine:
+    """An engine whose idle connections are tested before use: a restarted database is no error."""
+    return create_engine(url, pool_size=8, max_overflow=8, pool_pre_ping=True, pool_recycle=1800)
+
+
+def migrate(engine: Engine) -> None:
+    """Bring schema `foldwise` to the newest revision; safe to call from several processes at once.
+
+    Raises:
+        Unavailable: the database does not answer.
+    """
+    try:
+        with engine.connect() as connection:
+            connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": MIGRATION_LOCK})
+            try:
+                connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
+                connection.commit()
+                config = alembic_config()
+                config.attributes["connection"] = connection
+                command.upgrade(config, "head")
+                connection.commit()
+            finally:
+                connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": MIGRATION_LOCK})
+                connection.commit()
+    except OperationalError as error:
+        raise Unavailable(
+            f"the database does not answer: {str(error.orig).strip().splitlines()[0]}; "
+            "start PostgreSQL or correct --database-url"
+        ) from error
+
+
+def alembic_config() -> Config:
+    """Alembic's configuration, without a file."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    return config

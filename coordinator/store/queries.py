@@ -1,0 +1,264 @@
+"""Read-only questions to the tables, answered as contract types or plain records."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from sqlalchemy import extract, func, select
+from sqlalchemy.orm import Session
+
+from coordinator.store.tables import FoldRow, LeaseRow, ResultRow, StudyFoldRow, StudyRow, TrialRow, WorkerRow
+from services import scores
+from services.contracts import (
+    ConfusionView,
+    FoldState,
+    FoldView,
+    PruneDecision,
+    StudySpec,
+    StudyState,
+    StudyView,
+    TrialState,
+    TrialView,
+    WorkerView,
+)
+from services.errors import NotFound
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldCount:
+    """What counts of a finished fold."""
+
+    fold: int
+    correct: int
+    clips: int
+
+
+def get_study(session: Session, name: str, *, lock: bool = False) -> StudyRow:
+    """A study by name.
+
+    Raises:
+        NotFound: no study has this name; the message lists those there are.
+    """
+    wanted = select(StudyRow).where(StudyRow.name == name)
+    study = session.scalar(wanted.with_for_update() if lock else wanted)
+    if study is None:
+        names = session.scalars(select(StudyRow.name).order_by(StudyRow.id.desc()).limit(10)).all()
+        there = f"there are: {', '.join(names)}" if names else "there is none yet"
+        raise NotFound(f"there is no study {name!r} ({there})", field="name")
+    return study
+
+
+def list_studies(session: Session) -> list[StudyView]:
+    """All studies, oldest first."""
+    return [study_view(session, study) for study in session.scalars(select(StudyRow).order_by(StudyRow.id))]
+
+
+def study_view(session: Session, study: StudyRow) -> StudyView:
+    """A study with its counts and its best trial."""
+    states = session.execute(
+        select(TrialRow.state, func.count()).where(TrialRow.study_id == study.id).group_by(TrialRow.state)
+    ).all()
+    counts = dict.fromkeys(TrialState, 0) | {TrialState(state): count for state, count in states}
+    done = session.scalar(
+        select(func.count())
+        .select_from(ResultRow)
+        .join(TrialRow, TrialRow.id == ResultRow.trial_id)
+        .where(TrialRow.study_id == study.id)
+    )
+    return StudyView(
+        name=study.name,
+        state=StudyState(study.state),
+        reason=study.reason,
+        spec=StudySpec.model_validate(study.spec),
+        dataset=study.dataset,
+        fingerprint=study.fingerprint,
+        classes=tuple(study.classes),
+        clips=study.clips,
+        folds=study.fold_count,
+        split_hash=study.split_hash,
+        trials=counts,
+        folds_done=done or 0,
+        chance=1 / len(study.classes),
+        best=best_trial(session, study),
+    )
+
+
+def best_trial(session: Session, study: StudyRow) -> TrialView | None:
+    """The complete trial of highest value, earliest on ties; with none, the pruned one of highest bound."""
+    complete = session.scalar(
+        select(TrialRow)
+        .where(TrialRow.study_id == study.id, TrialRow.state == TrialState.COMPLETE)
+        .order_by(TrialRow.value.desc(), TrialRow.number)
+        .limit(1)
+    )
+    if complete is not None:
+        return _trial_view(session, study, complete)
+    errors = func.sum(ResultRow.clips - ResultRow.correct)
+    pruned = session.scalar(
+        select(TrialRow)
+        .join(ResultRow, ResultRow.trial_id == TrialRow.id)
+        .where(TrialRow.study_id == study.id, TrialRow.state == TrialState.PRUNED)
+        .group_by(TrialRow.id)
+        .order_by(errors, TrialRow.number)
+        .limit(1)
+    )
+    return _trial_view(session, study, pruned) if pruned is not None else None
+
+
+def list_trials(
+    session: Session, study: StudyRow, *, state: TrialState | None, after: int, limit: int
+) -> list[TrialView]:
+    """Trials with numbers above `after`, in order."""
+    wanted = select(TrialRow).where(TrialRow.study_id == study.id, TrialRow.number > after)
+    if state is not None:
+        wanted = wanted.where(TrialRow.state == state)
+    trials = session.scalars(wanted.order_by(TrialRow.number).limit(limit)).all()
+    return trial_views(session, study, trials)
+
+
+def get_trial(session: Session, study: StudyRow, number: int) -> TrialRow:
+    """A trial by number.
+
+    Raises:
+        NotFound: the study has no such trial.
+    """
+    trial = session.scalar(select(TrialRow).where(TrialRow.study_id == study.id, TrialRow.number == number))
+    if trial is None:
+        raise NotFound(f"study {study.name} has no trial {number}", field="number")
+    return trial
+
+
+def trial_views(session: Session, study: StudyRow, trials: Sequence[TrialRow]) -> list[TrialView]:
+    """Trials with what of them is done, in two queries however many they are."""
+    ids = [trial.id for trial in trials]
+    sums = {
+        trial_id: (int(folds), int(correct), int(clips))
+        for trial_id, folds, correct, clips in session.execute(
+            select(
+                ResultRow.trial_id,
+                func.count(),
+                func.sum(ResultRow.correct),
+                func.sum(ResultRow.clips),
+            )
+            .where(ResultRow.trial_id.in_(ids))
+            .group_by(ResultRow.trial_id)
+        )
+    }
+    held = session.execute(
+        select(LeaseRow.trial_id, WorkerRow.name)
+        .join(WorkerRow, WorkerRow.id == LeaseRow.worker_id)
+        .where(LeaseRow.trial_id.in_(ids), LeaseRow.outcome.is_(None))
+    ).all()
+    holders = {row.trial_id: row.name for row in held}
+    views = []
+    for trial in trials:
+        folds, correct, clips = sums.get(trial.id, (0, 0, 0))
+        views.append(
+            TrialView(
+                number=trial.number,
+                state=TrialState(trial.state),
+                parameters=trial.parameters,
+                value=trial.value,
+                folds_done=folds,
+                folds=study.fold_count,
+                correct=correct,
+                clips=clips,
+                running_accuracy=correct / clips if clips else None,
+                pruned=PruneDecision.model_validate(trial.pruned) if trial.pruned else None,
+                end_reason=trial.end_reason,
+                worker=holders.get(trial.id),
+            )
+        )
+    return views
+
+
+def fold_views(session: Session, study: StudyRow, trial: TrialRow) -> list[FoldView]:
+    """The folds of a trial in order."""
+    rows = session.execute(
+        select(FoldRow, StudyFoldRow, ResultRow, WorkerRow.name)
+        .join(StudyFoldRow, (StudyFoldRow.study_id == study.id) & (StudyFoldRow.fold == FoldRow.fold))
+        .outerjoin(ResultRow, (ResultRow.trial_id == FoldRow.trial_id) & (ResultRow.fold == FoldRow.fold))
+        .outerjoin(
+            LeaseRow,
+            (LeaseRow.trial_id == FoldRow.trial_id)
+            & (LeaseRow.fold == FoldRow.fold)
+            & (LeaseRow.term == FoldRow.term),
+        )
+        .outerjoin(WorkerRow, WorkerRow.id == LeaseRow.worker_id)
+        .where(FoldRow.trial_id == trial.id)
+        .order_by(FoldRow.fold)
+    ).all()
+    return [
+        FoldView(
+            index=fold.fold,
+            name=split.name,
+            state=FoldState(fold.state),
+            term=fold.term,
+            worker=worker,
+            correct=result.correct if result else None,
+            clips=len(split.labels),
+            best_epoch=result.best_epoch if result else None,
+            epochs=len(result.payload["epochs"]) if result else None,
+            seconds=result.payload["provenance"]["seconds"] if result else None,
+        )
+        for fold, split, result, worker in rows
+    ]
+
+
+def confusion_view(session: Session, study: StudyRow, trial: TrialRow) -> ConfusionView:
+    """Confusion counts over the finished folds of a trial."""
+    size = len(study.classes)
+    counts = np.zeros((size, size), dtype=np.int64)
+    for matrix in session.scalars(select(ResultRow.confusion).where(ResultRow.trial_id == trial.id)):
+        counts += np.asarray(matrix, dtype=np.int64)
+    return ConfusionView(
+        classes=tuple(study.classes),
+        counts=tuple(tuple(int(n) for n in row) for row in counts),
+        accuracy=scores.accuracy(counts),
+        uar=scores.unweighted_average_recall(counts),
+        uf1=scores.unweighted_f1(counts),
+    )
+
+
+def list_workers(session: Session, *, seen_within: float) -> list[WorkerView]:
+    """Workers heard of in the last `seen_within` seconds, with the fold each holds."""
+    silence = extract("epoch", func.clock_timestamp() - WorkerRow.last_seen)
+    rows = session.execute(
+        select(WorkerRow, silence, StudyRow.name, TrialRow.number, LeaseRow.fold)
+        .outerjoin(LeaseRow, (LeaseRow.worker_id == WorkerRow.id) & LeaseRow.outcome.is_(None))
+        .outerjoin(TrialRow, TrialRow.id == LeaseRow.trial_id)
+        .outerjoin(StudyRow, StudyRow.id == TrialRow.study_id)
+        .where(silence < seen_within)
+        .order_by(WorkerRow.first_seen)
+    ).all()
+    return [
+        WorkerView(
+            id=worker.id,
+            name=worker.name,
+            device=worker.device,
+            seconds_since_seen=float(seconds),
+            study=study,
+            trial=trial,
+            fold=fold,
+        )
+        for worker, seconds, study, trial, fold in rows
+    ]
+
+
+def fold_counts(session: Session, trial_ids: Sequence[int]) -> dict[int, list[FoldCount]]:
+    """Finished folds of each trial, in order of the fold."""
+    counts: dict[int, list[FoldCount]] = defaultdict(list)
+    for trial_id, fold, correct, clips in session.execute(
+        select(ResultRow.trial_id, ResultRow.fold, ResultRow.correct, ResultRow.clips)
+        .where(ResultRow.trial_id.in_(trial_ids))
+        .order_by(ResultRow.trial_id, ResultRow.fold)
+    ):
+        counts[trial_id].append(FoldCount(fold=fold, correct=correct, clips=clips))
+    return counts
+
+
+def _trial_view(session: Session, study: StudyRow, trial: TrialRow) -> TrialView:
+    return trial_views(session, study, [trial])[0]

@@ -1,0 +1,182 @@
+"""The tables, in a schema of their own: `foldwise`. Optuna's tables live in the default schema.
+
+A trial's folds are rows from its first moment. `results` has the fold as its primary key: a fold counts once
+because the database cannot hold it twice. `leases` allows one live lease per fold for the same reason.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    Float,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Identity,
+    Index,
+    Integer,
+    MetaData,
+    Text,
+    UniqueConstraint,
+    func,
+    text,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+SCHEMA = "foldwise"
+
+_NAMES = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+class Base(DeclarativeBase):
+    """Maps Python types to columns; JSON keeps the order of keys, which a search space needs."""
+
+    metadata = MetaData(schema=SCHEMA, naming_convention=_NAMES)
+    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy's own declaration
+        str: Text,
+        datetime: DateTime(timezone=True),
+        dict[str, Any]: JSON,
+        list[Any]: JSON,
+    }
+
+
+class StudyRow(Base):
+    """A study."""
+
+    __tablename__ = "studies"
+    id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    state: Mapped[str]
+    reason: Mapped[str | None]
+    spec: Mapped[dict[str, Any]]
+    dataset: Mapped[str]
+    fingerprint: Mapped[str]
+    classes: Mapped[list[Any]]
+    clips: Mapped[int]
+    fold_count: Mapped[int]
+    split_hash: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+
+class StudyFoldRow(Base):
+    """The split of a study: which clips each fold tests, and their true labels."""
+
+    __tablename__ = "study_folds"
+    study_id: Mapped[int] = mapped_column(ForeignKey(StudyRow.id), primary_key=True)
+    fold: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    name: Mapped[str]
+    clip_ids: Mapped[list[Any]]
+    labels: Mapped[list[Any]]
+
+
+class TrialRow(Base):
+    """A trial. `value` is set when it is complete; `pruned` when a rule ended it."""
+
+    __tablename__ = "trials"
+    __table_args__ = (UniqueConstraint("study_id", "number"),)
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey(StudyRow.id))
+    number: Mapped[int]
+    parameters: Mapped[dict[str, Any]]
+    state: Mapped[str]
+    value: Mapped[float | None] = mapped_column(Float(53))
+    pruned: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    end_reason: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    ended_at: Mapped[datetime | None]
+
+
+class FoldRow(Base):
+    """One fold of a trial; `term` rises with every lease."""
+
+    __tablename__ = "folds"
+    __table_args__ = (Index(None, "state", postgresql_where=text("state <> 'done'")),)
+    trial_id: Mapped[int] = mapped_column(ForeignKey(TrialRow.id), primary_key=True)
+    fold: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    state: Mapped[str]
+    term: Mapped[int]
+
+
+class WorkerRow(Base):
+    """A worker process that has asked for folds."""
+
+    __tablename__ = "workers"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    device: Mapped[str]
+    first_seen: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    last_seen: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+
+class LeaseRow(Base):
+    """A lease, kept after its end: `outcome` says how it ended, null means it lives."""
+
+    __tablename__ = "leases"
+    __table_args__ = (
+        ForeignKeyConstraint(["trial_id", "fold"], [FoldRow.trial_id, FoldRow.fold]),
+        UniqueConstraint("trial_id", "fold", "term"),
+        Index("uq_leases_live", "trial_id", "fold", unique=True, postgresql_where=text("outcome IS NULL")),
+        Index("ix_leases_live_worker", "worker_id", postgresql_where=text("outcome IS NULL")),
+    )
+    id: Mapped[str] = mapped_column(primary_key=True)
+    trial_id: Mapped[int] = mapped_column(BigInteger)
+    fold: Mapped[int]
+    term: Mapped[int]
+    secret: Mapped[str]
+    worker_id: Mapped[str] = mapped_column(ForeignKey(WorkerRow.id))
+    granted_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    expires_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
+    outcome: Mapped[str | None]
+    message: Mapped[str | None]
+    epoch: Mapped[int | None]
+    step: Mapped[int | None]
+    step_at: Mapped[datetime | None]
+
+
+class ClaimRow(Base):
+    """A claim by its idempotency key: asked again, the same lease is the answer."""
+
+    __tablename__ = "claims"
+    key: Mapped[str] = mapped_column(primary_key=True)
+    lease_id: Mapped[str] = mapped_column(ForeignKey(LeaseRow.id))
+
+
+class ResultRow(Base):
+    """An accepted result. One per fold, for ever."""
+
+    __tablename__ = "results"
+    __table_args__ = (
+        ForeignKeyConstraint(["trial_id", "fold"], [FoldRow.trial_id, FoldRow.fold]),
+        CheckConstraint("correct BETWEEN 0 AND clips", name="correct"),
+    )
+    trial_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    fold: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    lease_id: Mapped[str] = mapped_column(ForeignKey(LeaseRow.id), unique=True)
+    sha256: Mapped[str]
+    payload: Mapped[dict[str, Any]]
+    best_epoch: Mapped[int]
+    correct: Mapped[int]
+    clips: Mapped[int]
+    confusion: Mapped[list[Any]]
+    verdict: Mapped[dict[str, Any]]
+    received_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+
+class OutboxRow(Base):
+    """A trial that changed and whose Optuna twin must be made equal; deleted once it is."""
+
+    __tablename__ = "outbox"
+    seq: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    trial_id: Mapped[int] = mapped_column(ForeignKey(TrialRow.id))

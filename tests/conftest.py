@@ -1,0 +1,84 @@
+"""Fixtures that more than one kind of test needs: a real PostgreSQL, a small real clip cache."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sqlalchemy import Engine, create_engine, make_url, text
+
+from cli.embedded_postgres import embedded_postgres
+from coordinator.store.database import connect, migrate
+from services.clip_cache import CacheManifest, CacheRecord, CacheWriter
+
+CLASSES = ("anger", "happy")
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a server with a migrated database named `template`."""
+    with embedded_postgres(tmp_path_factory.mktemp("pg") / "data") as url:
+        _run(url, "CREATE DATABASE template")
+        engine = connect(str(make_url(url).set(database="template").render_as_string(hide_password=False)))
+        migrate(engine)
+        engine.dispose()
+        yield url
+
+
+@pytest.fixture
+def database_url(postgres: str) -> Iterator[str]:
+    """URL of a fresh, migrated database."""
+    name = f"test_{uuid.uuid4().hex}"
+    _run(postgres, f"CREATE DATABASE {name} TEMPLATE template")
+    yield make_url(postgres).set(database=name).render_as_string(hide_password=False)
+    _run(postgres, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Engine]:
+    engine = connect(database_url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def cache_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root with one cache `tiny`: 5 subjects x 2 classes, 2 frames of 16 x 16."""
+    root = tmp_path_factory.mktemp("caches")
+    write_tiny_cache(root)
+    return root
+
+
+def write_tiny_cache(root: Path, *, subjects: int = 5, fingerprint: str = "f" * 64) -> CacheManifest:
+    writer = CacheWriter(root, "tiny", fingerprint)
+    rng = np.random.default_rng(0)
+    clip_ids = []
+    for subject in range(subjects):
+        for label in CLASSES:
+            clip_id = f"S{subject:03d}_{label}"
+            frames = rng.integers(0, 256, size=(2, 16, 16), dtype=np.uint8)
+            record = CacheRecord(
+                clip_id=clip_id,
+                subject=f"S{subject:03d}",
+                label=label,
+                source=clip_id,
+                frames=("1.png", "2.png"),
+                detector="yunet",
+                boxes=((0.0, 0.0, 16.0, 16.0), None),
+                confidences=(0.9, None),
+                repeated=0,
+                flags=(),
+            )
+            writer.add(record, frames, frames)
+            clip_ids.append(clip_id)
+    return writer.finish(clip_ids=clip_ids, classes=CLASSES, settings={}, tools={}, warnings=())
+
+
+def _run(url: str, statement: str) -> None:
+    engine = create_engine(url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(statement))
+    engine.dispose()

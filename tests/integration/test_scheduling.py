@@ -1,0 +1,409 @@
+"""The rules about folds, leases and trials, on a real PostgreSQL."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from sqlalchemy import Engine, text
+from sqlalchemy.orm import Session, sessionmaker
+
+from coordinator import scheduling, studies
+from coordinator.leader import Leader
+from coordinator.scheduling import LeaseKey
+from coordinator.settings import CoordinatorSettings
+from coordinator.store import queries
+from coordinator.store.tables import StudyFoldRow
+from services.contracts import (
+    ClaimRequest,
+    Failure,
+    FoldAssignment,
+    FoldResult,
+    Heartbeat,
+    Lease,
+    StudySpec,
+    StudyState,
+    StudyView,
+    TrialState,
+    TrialView,
+    Verdict,
+    WorkerInfo,
+)
+from services.errors import (
+    CacheMismatch,
+    Conflict,
+    InvalidInput,
+    LeaseSuperseded,
+    NotFound,
+    ResultConflict,
+    StudyOver,
+    TokenRefused,
+)
+
+FINGERPRINT = "f" * 64
+
+
+class Desk:
+    """A coordinator without HTTP: each call is one transaction, as in a request."""
+
+    def __init__(self, engine: Engine, cache_root: Path) -> None:
+        self.settings = CoordinatorSettings(
+            database_url=engine.url.render_as_string(hide_password=False),
+            cache_root=cache_root,
+            admin_token="a" * 20,
+            worker_token="w" * 20,
+        )
+        self.engine = engine
+        self.sessions = sessionmaker(engine, expire_on_commit=False)
+        self.leader = Leader(engine, self.settings)
+
+    def create(self, **spec: Any) -> None:
+        with self.sessions.begin() as session:
+            given = {"training": {"frames": 2, "frame_size": 16}, "pruning": [], "trials": 2, **spec}
+            studies.create(session, StudySpec(name="s", cache="tiny", **given), self.settings.cache_root)
+        self.leader.round()
+
+    def claim(
+        self, worker: str = "w1", key: str | None = None, caches: Sequence[str] = (FINGERPRINT,), **given: Any
+    ) -> FoldAssignment | None:
+        request = ClaimRequest(
+            worker=WorkerInfo(id=f"worker-{worker}", name=worker, device="cpu"), caches=tuple(caches), **given
+        )
+        with self.sessions.begin() as session:
+            return scheduling.claim(session, request, key or str(uuid.uuid4()), self.settings)
+
+    def must_claim(self, worker: str = "w1", **given: Any) -> FoldAssignment:
+        assignment = self.claim(worker, **given)
+        assert assignment is not None
+        return assignment
+
+    def report(self, assignment: FoldAssignment, wrong: int = 0, **given: Any) -> Verdict:
+        with self.sessions.begin() as session:
+            result = self.result(session, assignment, wrong)
+            return scheduling.report(session, key_of(assignment.lease), result, self.settings, **given)
+
+    def result(self, session: Session, assignment: FoldAssignment, wrong: int) -> FoldResult:
+        study = queries.get_study(session, assignment.study)
+        labels = session.get_one(StudyFoldRow, (study.id, assignment.fold)).labels
+        predicted = tuple(1 - y if i < wrong else y for i, y in enumerate(labels))
+        return make_result(predicted)
+
+    def beat(self, assignment: FoldAssignment, step: int) -> str:
+        with self.sessions.begin() as session:
+            beat = Heartbeat(epoch=0, step=step)
+            return scheduling.heartbeat(session, key_of(assignment.lease), beat, self.settings).command
+
+    def lapse(self, assignment: FoldAssignment) -> None:
+        """Let the database's clock pass the end of a lease, and the leader see it."""
+        with self.engine.begin() as connection:
+            connection.execute(
+                text(
+                    "UPDATE foldwise.leases SET expires_at = clock_timestamp() - interval '1 s' WHERE id = :id"
+                ),
+                {"id": assignment.lease.id},
+            )
+        self.leader.round()
+
+    def study(self) -> StudyView:
+        with self.sessions.begin() as session:
+            return queries.study_view(session, queries.get_study(session, "s"))
+
+    def trial(self, number: int) -> TrialView:
+        with self.sessions.begin() as session:
+            study = queries.get_study(session, "s")
+            return queries.trial_views(session, study, [queries.get_trial(session, study, number)])[0]
+
+
+def key_of(lease: Lease) -> LeaseKey:
+    return LeaseKey(id=lease.id, term=lease.term, secret=lease.secret)
+
+
+def make_result(predicted: Sequence[int], **provenance: Any) -> FoldResult:
+    return FoldResult.model_validate(
+        {
+            "epochs": [{"loss": 1.0, "predicted": predicted, "probabilities": [[0.5, 0.5] for _ in predicted]}],
+            "provenance": {
+                "device": "cpu",
+                "torch": "2",
+                "cuda": None,
+                "cudnn": None,
+                "threads": 1,
+                "revision": None,
+                "seconds": 1.0,
+                "clip_passes": 1,
+                **provenance,
+            },
+        }
+    )
+
+
+@pytest.fixture
+def desk(engine: Engine, cache_root: Path) -> Desk:
+    return Desk(engine, cache_root)
+
+
+def test_one_worker_runs_all_folds_of_a_trial_in_order_and_the_study_completes(desk: Desk) -> None:
+    desk.create(trials=2)
+    assignment: FoldAssignment | None = desk.must_claim()
+    seen = []
+    while assignment is not None:
+        seen.append((assignment.trial, assignment.fold))
+        verdict = desk.report(assignment, wrong=assignment.trial)
+        assignment = verdict.next
+    assert seen == [(trial, fold) for trial in range(2) for fold in range(5)]
+    study = desk.study()
+    assert study.state == StudyState.COMPLETE
+    assert study.best is not None
+    assert (study.best.number, study.best.value) == (0, 1.0)
+    assert desk.trial(1).value == 0.5
+    with pytest.raises(StudyOver):
+        desk.claim(study="s")
+
+
+def test_the_budget_is_exact_and_trials_are_asked_ahead(desk: Desk) -> None:
+    desk.create(trials=3)
+    assert desk.study().trials[TrialState.READY] == desk.settings.ask_ahead
+    for _ in range(3):
+        desk.must_claim(worker=uuid.uuid4().hex)
+        desk.leader.round()
+    assert sum(desk.study().trials.values()) == 3
+    assert desk.claim("late") is None
+
+
+def test_the_same_key_gets_the_same_lease_and_a_new_key_gives_the_old_one_back(desk: Desk) -> None:
+    desk.create()
+    first = desk.must_claim(key="k" * 20)
+    assert desk.claim(key="k" * 20) == first
+    second = desk.must_claim()
+    assert (second.trial, second.fold, second.lease.term) == (first.trial, first.fold, 2)
+    with pytest.raises(LeaseSuperseded):
+        desk.claim(key="k" * 20)
+    with pytest.raises(LeaseSuperseded):
+        desk.report(first)
+    assert desk.beat(first, 1) == "abandon"
+
+
+def test_two_workers_never_hold_folds_of_one_trial(desk: Desk) -> None:
+    desk.create()
+    assert desk.must_claim("w1").trial != desk.must_claim("w2").trial
+
+
+def test_a_lapsed_fold_goes_to_another_worker_and_the_late_result_is_fenced(desk: Desk) -> None:
+    desk.create()
+    dead = desk.must_claim("w1")
+    desk.lapse(dead)
+    taken = desk.must_claim("w2")
+    assert (taken.trial, taken.fold, taken.lease.term) == (dead.trial, dead.fold, dead.lease.term + 1)
+    with pytest.raises(LeaseSuperseded, match="granted again"):
+        desk.report(dead)
+    assert desk.report(taken).decision == "continue"
+    with pytest.raises(LeaseSuperseded):
+        desk.report(dead)
+    assert desk.study().folds_done == 1
+
+
+def test_a_late_result_counts_while_nobody_else_was_granted_the_fold(desk: Desk) -> None:
+    desk.create()
+    slow = desk.must_claim()
+    desk.lapse(slow)
+    assert desk.report(slow).decision == "continue"
+    assert desk.study().folds_done == 1
+
+
+def test_a_heartbeat_takes_up_a_lapsed_lease_again(desk: Desk) -> None:
+    desk.create()
+    slow = desk.must_claim("w1")
+    desk.lapse(slow)
+    assert desk.beat(slow, 1) == "continue"
+    assert desk.must_claim("w2").trial != slow.trial
+
+
+def test_a_step_counter_that_stands_still_is_not_renewed(desk: Desk) -> None:
+    desk.create()
+    desk.settings = replace(desk.settings, stall_seconds=0.0)
+    hung = desk.must_claim("w1")
+    desk.beat(hung, 7)
+    with desk.engine.begin() as connection:
+        connection.execute(text("UPDATE foldwise.leases SET expires_at = clock_timestamp()"))
+    desk.beat(hung, 7)
+    desk.leader.round()
+    assert desk.must_claim("w2").lease.term == 2
+
+
+def test_the_same_result_again_gets_the_same_verdict_and_counts_once(desk: Desk) -> None:
+    desk.create()
+    assignment = desk.must_claim()
+    verdict = desk.report(assignment)
+    again = desk.report(assignment)
+    assert again == verdict.model_copy(update={"next": None})
+    assert desk.study().folds_done == 1
+    with pytest.raises(ResultConflict):
+        desk.report(assignment, wrong=1)
+
+
+def test_a_worker_whose_reply_was_lost_gets_its_next_fold_by_claiming(desk: Desk) -> None:
+    desk.create()
+    assignment = desk.must_claim()
+    lost = desk.report(assignment).next
+    assert lost is not None
+    assert desk.report(assignment).next is None
+    regained = desk.must_claim()
+    assert (regained.trial, regained.fold, regained.lease.term) == (lost.trial, lost.fold, 2)
+
+
+def test_a_released_fold_is_free_at_once(desk: Desk) -> None:
+    desk.create()
+    assignment = desk.must_claim("w1")
+    for _ in range(2):
+        with desk.sessions.begin() as session:
+            scheduling.release(session, key_of(assignment.lease))
+    assert desk.must_claim("w2").trial == assignment.trial
+
+
+def test_the_second_trial_failure_fails_the_trial_but_environment_failures_do_not(desk: Desk) -> None:
+    desk.create()
+    for kind, worker in (("environment", "w1"), ("environment", "w2"), ("trial", "w3"), ("trial", "w3")):
+        assignment = desk.must_claim(worker)
+        assert assignment.trial == 0
+        with desk.sessions.begin() as session:
+            failure = Failure.model_validate({"kind": kind, "message": "out of memory"})
+            scheduling.fail(session, key_of(assignment.lease), failure)
+    trial = desk.trial(0)
+    assert (trial.state, trial.end_reason) == (TrialState.FAILED, "out of memory")
+    assert desk.must_claim().trial == 1
+
+
+def test_three_lapses_of_one_fold_fail_the_trial(desk: Desk) -> None:
+    desk.create()
+    for worker in ("w1", "w2", "w3"):
+        desk.lapse(desk.must_claim(worker))
+    assert desk.trial(0).state == TrialState.FAILED
+
+
+def test_a_lease_answers_only_to_its_term_and_secret(desk: Desk) -> None:
+    desk.create()
+    lease = desk.must_claim().lease
+    for wrong in (
+        LeaseKey(id=lease.id, term=lease.term, secret="guess"),
+        LeaseKey(id=lease.id, term=9, secret=lease.secret),
+    ):
+        with pytest.raises(TokenRefused), desk.sessions.begin() as session:
+            scheduling.release(session, wrong)
+    with pytest.raises(NotFound), desk.sessions.begin() as session:
+        scheduling.release(session, LeaseKey(id="nope", term=1, secret="x"))
+
+
+@pytest.mark.parametrize(
+    "predicted", [(0,), (0, 1, 0), (0, 2), (0, -1)], ids=["few", "many", "no class", "negative"]
+)
+def test_a_result_that_does_not_fit_the_fold_is_refused_and_nothing_is_stored(
+    desk: Desk, predicted: tuple[int, ...]
+) -> None:
+    desk.create()
+    assignment = desk.must_claim()
+    with pytest.raises(InvalidInput, match=r"epochs\.0"), desk.sessions.begin() as session:
+        scheduling.report(session, key_of(assignment.lease), make_result(predicted), desk.settings)
+    assert desk.study().folds_done == 0
+    assert desk.report(assignment).decision == "continue"
+
+
+def test_bound_prunes_at_the_first_error_too_many(desk: Desk) -> None:
+    desk.create(pruning=[{"rule": "bound", "threshold": 0.8}])
+    verdict = desk.report(desk.must_claim(), wrong=2)
+    assert verdict.decision == "continue"
+    assert verdict.next is not None
+    verdict = desk.report(verdict.next, wrong=1)
+    assert verdict.decision == "pruned"
+    assert verdict.pruned is not None
+    assert verdict.pruned.model_dump() == {
+        "rule": "bound",
+        "fold": 1,
+        "numbers": {"threshold": 0.8, "errors": 3, "errors_allowed": 2, "best_reachable": 0.7},
+    }
+    assert verdict.next is not None
+    assert verdict.next.trial == 1
+    assert desk.trial(0).state == TrialState.PRUNED
+    assert desk.study().best is not None, "with none complete, the pruned trial of the highest bound"
+
+
+def test_optuna_holds_the_same_trials(desk: Desk) -> None:
+    desk.create(trials=3, pruning=[{"rule": "bound", "threshold": 0.6}])
+    assignment: FoldAssignment | None = desk.must_claim()
+    while assignment is not None:
+        wrong = 2 if assignment.trial == 1 else int(assignment.fold == 2)
+        assignment = desk.report(assignment, wrong=wrong).next
+        desk.leader.round()
+    twin = optuna.load_study(study_name="s", storage=desk.settings.database_url)
+    assert [t.state.name for t in twin.trials] == ["COMPLETE", "PRUNED", "COMPLETE"]
+    for trial in twin.trials:
+        ours = desk.trial(trial.number)
+        assert trial.params == ours.parameters
+        if trial.state.name == "COMPLETE":
+            assert trial.value == ours.value
+            assert list(trial.intermediate_values) == [1, 2, 3, 4, 5]
+    best = desk.study().best
+    assert best is not None
+    assert (twin.best_trial.number, twin.best_value) == (best.number, best.value)
+    assert twin.trials[1].intermediate_values == {1: 0.0, 2: 0.0, 3: 0.0}
+
+
+def test_projecting_again_after_a_crash_changes_nothing(desk: Desk) -> None:
+    desk.create(trials=1)
+    desk.report(desk.must_claim())
+    desk.leader.round()
+    with desk.engine.begin() as connection:
+        connection.execute(text("INSERT INTO foldwise.outbox (trial_id) SELECT id FROM foldwise.trials"))
+    desk.leader.round()
+    twin = optuna.load_study(study_name="s", storage=desk.settings.database_url)
+    assert len(twin.trials) == 1
+    assert twin.trials[0].intermediate_values == {1: 1.0}
+
+
+def test_pause_lets_the_fold_finish_and_gives_no_other(desk: Desk) -> None:
+    desk.create()
+    assignment = desk.must_claim()
+    with desk.sessions.begin() as session:
+        studies.pause(session, "s")
+    assert desk.report(assignment).next is None
+    assert desk.claim() is None
+    with desk.sessions.begin() as session:
+        studies.resume(session, "s")
+    assert desk.must_claim().fold == 1
+
+
+def test_stop_cancels_what_is_under_way_and_absorbs(desk: Desk) -> None:
+    desk.create()
+    assignment = desk.must_claim()
+    with desk.sessions.begin() as session:
+        studies.stop(session, "s", "enough")
+    desk.leader.round()
+    assert desk.beat(assignment, 1) == "abandon"
+    study = desk.study()
+    assert (study.state, study.reason) == (StudyState.STOPPED, "enough")
+    assert study.trials[TrialState.CANCELLED] == 2
+    with pytest.raises(Conflict, match="stopped"), desk.sessions.begin() as session:
+        studies.resume(session, "s")
+    twin = optuna.load_study(study_name="s", storage=desk.settings.database_url)
+    assert {t.state.name for t in twin.trials} == {"FAIL"}
+
+
+def test_what_does_not_fit_the_cache_is_refused(desk: Desk) -> None:
+    with pytest.raises(CacheMismatch, match=r"frame_size is 112, the cache tiny/f+ has 16"):
+        desk.create(training={"frames": 2})
+    with pytest.raises(InvalidInput, match="joy"):
+        desk.create(training={"frames": 2, "frame_size": 16, "augmentation": {"counts": {"joy": {"flip": 1}}}})
+    with pytest.raises(InvalidInput, match="10 folds need"):
+        desk.create(protocol={"kind": "kfold", "k": 10})
+    desk.create()
+    with pytest.raises(Conflict, match="exists already"):
+        desk.create()
+    with pytest.raises(CacheMismatch, match="cannot read"):
+        desk.claim(caches=(), study="s")
+    with pytest.raises(NotFound, match="no study"):
+        desk.claim(study="other")
+    assert desk.claim(caches=()) is None
