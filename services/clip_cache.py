@@ -77,7 +77,9 @@ class CacheManifest(BaseModel):
     files: dict[str, str]
     """SHA-256 of each other file."""
     dropped: dict[str, str]
-    """Sequences that are not in the cache, each with its reason."""
+    """Labelled sequences that no clip could be made of, each with its reason."""
+    skipped: dict[str, str]
+    """What the reader left out, relative to the dataset's root, each with its reason."""
     warnings: tuple[str, ...]
 
 
@@ -197,6 +199,7 @@ class CacheWriter:
         classes: Sequence[str],
         settings: dict[str, Any],
         tools: dict[str, str],
+        skipped: dict[str, str],
         warnings: Sequence[str],
     ) -> CacheManifest:
         """Join the parts of `clip_ids`, in that order, and put the cache into place.
@@ -233,6 +236,7 @@ class CacheWriter:
             tools=tools,
             files={name: sha256_of_file(final / name) for name in (PLAIN, CLAHE, INDEX)},
             dropped=dropped,
+            skipped=skipped,
             warnings=tuple(warnings),
         )
         _write_synced(final / MANIFEST, (manifest.model_dump_json(indent=2) + "\n").encode())

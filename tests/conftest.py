@@ -74,7 +74,7 @@ def write_tiny_cache(root: Path, *, subjects: int = 5, fingerprint: str = "f" * 
             )
             writer.add(record, frames, frames)
             clip_ids.append(clip_id)
-    return writer.finish(clip_ids=clip_ids, classes=CLASSES, settings={}, tools={}, warnings=())
+    return writer.finish(clip_ids=clip_ids, classes=CLASSES, settings={}, tools={}, skipped={}, warnings=())
 
 
 def _run(url: str, statement: str) -> None:

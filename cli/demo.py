@@ -1,0 +1,148 @@
+"""`foldwise demo`: the main job on one machine, with synthetic faces through every process there is."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from cli.local import LocalService, local_service
+from cli.presets import get_preset
+from cli.progress import preprocessing_progress, writing_progress
+from cli.show import confusion_table, percent, save_confusion, study_summary, trials_table
+from cli.state import StateFolder, default_state
+from cli.study_client import StudyClient
+from cli.watch import watch
+from preprocessing.clips import ClipSettings
+from preprocessing.datasets.synthetic import write_ckplus_tree
+from preprocessing.job import preprocess
+from services.contracts import StudySpec, StudyView, TrialState
+
+SUBJECTS = 10
+DIFFICULTY = 0.5
+SEED = 7
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoResult:
+    """What `foldwise demo --json` prints."""
+
+    study: str
+    trials: int
+    pruned: int
+    folds_run: int
+    best_accuracy: float | None
+    chance: float
+    seconds: float
+
+
+def run_demo(state: StateFolder, *, workers: int, new: bool, console: Console) -> DemoResult:
+    """Synthesise, preprocess, search, show. Finished work of an earlier run is not done again.
+
+    Args:
+        new: start another study instead of going on with the last one.
+    """
+    started = time.monotonic()
+    spec = get_preset("demo")
+    tree = state.folder / "faces"
+
+    console.print(f"[bold]1/4[/bold] synthetic faces: {SUBJECTS} subjects, 7 emotions, as a CK+ tree in {tree}")
+    with writing_progress(console) as progress:
+        write_ckplus_tree(tree, subjects=SUBJECTS, seed=SEED, difficulty=DIFFICULTY, progress=progress)
+
+    console.print("[bold]2/4[/bold] preprocessing: the CK+ reader, YuNet face detection, crops, CLAHE")
+    with preprocessing_progress(console) as report:
+        outcome = preprocess(
+            "ckplus",
+            tree,
+            state.caches,
+            settings=ClipSettings(frames=spec.training.frames, frame_size=spec.training.frame_size),
+            processes=os.cpu_count() or 1,
+            report=report,
+        )
+    console.print(
+        f"    {outcome.manifest.clips} clips of {outcome.manifest.subjects} subjects in {outcome.folder}"
+    )
+
+    spec = spec.model_copy(update={"cache": f"ckplus/{outcome.manifest.fingerprint}"})
+    console.print(f"[bold]3/4[/bold] search: PostgreSQL, a coordinator and {workers} workers over HTTP")
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    with local_service(state, workers=0, port=0, say=_teller(console), threads=threads) as service:
+        client = service.client()
+        study = _find_or_create(client, spec, new=new, console=console)
+        if not study.state.over:
+            service.study = study.name
+            for number in range(1, workers + 1):
+                service.start_worker(f"worker-{number}")
+            study = watch(client, study.name, console, tend=service.tend)
+        console.print("[bold]4/4[/bold] result")
+        _show_result(client, study, service, console)
+    seconds = time.monotonic() - started
+    _say_where_to_look(study, state, console)
+    return DemoResult(
+        study=study.name,
+        trials=sum(study.trials.values()),
+        pruned=study.trials[TrialState.PRUNED],
+        folds_run=study.folds_done,
+        best_accuracy=study.best.value if study.best else None,
+        chance=round(study.chance, 4),
+        seconds=round(seconds, 1),
+    )
+
+
+def _find_or_create(client: StudyClient, spec: StudySpec, *, new: bool, console: Console) -> StudyView:
+    earlier = [s for s in client.studies() if s.name == spec.name or s.name.startswith(f"{spec.name}-")]
+    if earlier and not new:
+        study = earlier[-1]
+        if study.state == "paused":
+            study = client.move(study.name, "resume")
+        what = "is finished; --new starts another" if study.state.over else "goes on where it stopped"
+        console.print(f"    study {study.name} {what}")
+        return study
+    name = spec.name if not earlier else f"{spec.name}-{len(earlier) + 1}"
+    study = client.create(spec.model_copy(update={"name": name, "seed": spec.seed + len(earlier)}))
+    console.print(
+        f"    study {study.name}: {spec.trials} trials of {study.folds} folds, {len(spec.space)} parameters"
+    )
+    return study
+
+
+def _show_result(client: StudyClient, study: StudyView, service: LocalService, console: Console) -> None:
+    console.print(trials_table(client.trials(study.name)))
+    console.print()
+    study_summary(console, study)
+    if study.best is None:
+        return
+    matrix = client.confusion(study.name, study.best.number)
+    console.print()
+    console.print(confusion_table(matrix))
+    picture = service.state.folder / f"{study.name}-confusion.png"
+    save_confusion(matrix, picture, f"{study.name}: trial {study.best.number}, {percent(matrix.accuracy)}")
+    console.print(f"confusion matrix as a picture: {picture}")
+
+
+def _say_where_to_look(study: StudyView, state: StateFolder, console: Console) -> None:
+    where = "" if state.folder == demo_state() else f" --state {state.folder}"
+    console.print(
+        f"""
+where to look next
+  foldwise dashboard{where or f" --state {state.folder}"}   Optuna's dashboard of this study
+  {state.logs}/worker-1.log   a full cross-validation, line by line
+  foldwise demo --new{where}   another study with another seed
+  foldwise up   the same for your own videos, see README.md""",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _teller(console: Console) -> Callable[[str], None]:
+    return lambda text: console.print(f"    {text}", highlight=False, soft_wrap=True)
+
+
+def demo_state() -> Path:
+    """Where the demo keeps its state."""
+    return default_state() / "demo"

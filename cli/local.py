@@ -1,0 +1,191 @@
+"""Everything on one machine: PostgreSQL, a coordinator and workers, each a process of its own."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cli.embedded_postgres import embedded_postgres
+from cli.serve import bind
+from cli.state import Service, StateFolder
+from cli.study_client import StudyClient
+from services.errors import EXIT_PERMANENT, EXIT_TRY_AGAIN, FoldwiseError
+from worker.coordinator_client import Connection
+
+RESTART_SECONDS = 2.0
+"""A worker that died is not started again sooner, so that a broken one does not spin."""
+
+LOCAL_LEASE_SECONDS = 15.0
+"""On one machine there is no network to wait for: a dead worker's fold is free again after so long."""
+
+START_SECONDS = 60.0
+
+
+@dataclass
+class LocalService:
+    """A running service; its processes are watched by whoever calls `tend`."""
+
+    state: StateFolder
+    service: Service
+    say: Callable[[str], None]
+    study: str | None
+    threads: int | None
+    workers: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    _started: dict[str, float] = field(default_factory=dict)
+
+    def client(self) -> StudyClient:
+        """A client with the admin token."""
+        return StudyClient(Connection(self.service.url, self.service.admin_token, give_up_after=30))
+
+    def start_worker(self, name: str) -> None:
+        """Start a worker process."""
+        command = ["worker", "--name", name, "--cache-root", str(self.state.caches)]
+        if self.study is not None:
+            command += ["--study", self.study]
+        if self.threads is not None:
+            command += ["--threads", str(self.threads)]
+        environment = {"FOLDWISE_URL": self.service.url, "FOLDWISE_TOKEN": self.service.worker_token}
+        self.workers[name] = _spawn(command, environment, self.state.logs / f"{name}.log")
+        self._started[name] = time.monotonic()
+
+    def tend(self) -> None:
+        """Start workers that died again; one that is done, or that can never work, is left alone.
+
+        Raises:
+            FoldwiseError: every worker ended because it can never work.
+        """
+        for name, process in self.workers.items():
+            code = process.poll()
+            if code is None or code in (0, EXIT_PERMANENT):
+                continue
+            if time.monotonic() - self._started[name] >= RESTART_SECONDS:
+                self.say(f"{name} ended ({_why(code)}); it is started again")
+                self.start_worker(name)
+        codes = {process.poll() for process in self.workers.values()}
+        if codes == {EXIT_PERMANENT}:
+            raise FoldwiseError(f"no worker can work; see {self.state.logs}/worker-*.log")
+
+
+@contextmanager
+def local_service(
+    state: StateFolder,
+    *,
+    workers: int,
+    port: int,
+    say: Callable[[str], None],
+    study: str | None = None,
+    threads: int | None = None,
+) -> Iterator[LocalService]:
+    """Run PostgreSQL, a coordinator and `workers` workers on a state folder while the context lasts.
+
+    At its end workers give their folds back, then the coordinator and PostgreSQL stop; all state stays.
+
+    Args:
+        port: of the coordinator on 127.0.0.1; 0 takes a free one.
+        say: told in a sentence what happens.
+        study: the only study that workers serve; None for any.
+        threads: CPU threads of each worker.
+
+    Raises:
+        Conflict: a service runs on this folder already.
+        InvalidInput: the port is occupied.
+        FoldwiseError: PostgreSQL or the coordinator does not start.
+    """
+    with state.hold():
+        listener = bind("127.0.0.1", port)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with listener, embedded_postgres(state.database) as database_url:
+            state.logs.mkdir(exist_ok=True)
+            admin, worker = state.tokens()
+            service = Service(
+                url=url, admin_token=admin, worker_token=worker, database_url=database_url, pid=os.getpid()
+            )
+            fd, lease = str(listener.fileno()), str(LOCAL_LEASE_SECONDS)
+            coordinator = _spawn(
+                ["coordinator", "--fd", fd, "--cache-root", str(state.caches), "--lease-seconds", lease],
+                {
+                    "FOLDWISE_DATABASE_URL": database_url,
+                    "FOLDWISE_ADMIN_TOKEN": admin,
+                    "FOLDWISE_WORKER_TOKEN": worker,
+                },
+                state.logs / "coordinator.log",
+                keep=(listener.fileno(),),
+            )
+            running = LocalService(state=state, service=service, say=say, study=study, threads=threads)
+            try:
+                _wait_ready(coordinator, service, state.logs / "coordinator.log")
+                state.announce(service)
+                say(f"coordinator ready at {url} (PostgreSQL in {state.database})")
+                for number in range(1, workers + 1):
+                    running.start_worker(f"worker-{number}")
+                yield running
+            finally:
+                _end([*running.workers.values()])
+                _end([coordinator])
+
+
+def _spawn(
+    command: list[str], environment: dict[str, str], log: Path, *, keep: tuple[int, ...] = ()
+) -> subprocess.Popen[bytes]:
+    # Secrets travel in the environment: arguments can be read by every user of the machine.
+    with log.open("ab") as output:
+        return subprocess.Popen(  # noqa: S603 - our own program
+            [sys.executable, "-m", "cli.main", *command],
+            env={**os.environ, **environment, "PYTHONUNBUFFERED": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            pass_fds=keep,
+            # A session of its own: Ctrl-C reaches us alone, and we end the others in order.
+            start_new_session=True,
+            preexec_fn=_end_with_parent,  # noqa: PLW1509 - no threads run at this point
+        )
+
+
+def _end_with_parent() -> None:
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+
+
+def _wait_ready(coordinator: subprocess.Popen[bytes], service: Service, log: Path) -> None:
+    with Connection(service.url, service.admin_token, give_up_after=1.0) as connection:
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            if coordinator.poll() is not None:
+                break
+            try:
+                connection.call("GET", "/workers")
+            except FoldwiseError:
+                continue
+            return
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    raise FoldwiseError(
+        f"the coordinator does not start: {lines[-1] if lines else 'it said nothing'}; see {log}"
+    )
+
+
+def _end(processes: list[subprocess.Popen[bytes]]) -> None:
+    for process in processes:
+        if process.poll() is None:
+            process.terminate()
+    for process in processes:
+        try:
+            process.wait(timeout=15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _why(code: int) -> str:
+    if code < 0:
+        return f"killed by {signal.Signals(-code).name}"
+    return "it gave up for now" if code == EXIT_TRY_AGAIN else f"exit code {code}"

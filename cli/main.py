@@ -1,0 +1,262 @@
+"""`foldwise`: the commands. A command imports what it needs when it runs: each image carries only its own."""
+
+from __future__ import annotations
+
+import json as json_library
+import os
+import signal
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from cli import study_commands
+from cli.state import StateFolder, default_state
+from services.errors import EXIT_TRY_AGAIN, FoldwiseError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Hyper-parameter search for 3D-CNN facial emotion recognition, fold by fold.",
+)
+app.add_typer(study_commands.app, name="study")
+
+Json = Annotated[bool, typer.Option("--json", help="End with one JSON line for programs.")]
+
+
+@app.command(epilog="Example: foldwise demo --workers 2")
+def demo(
+    state: Annotated[
+        Path | None, typer.Option(help="State folder; the default is the user's data folder.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, max=64)] = 2,
+    new: Annotated[
+        bool, typer.Option("--new", help="Start another study; do not go on with the last.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Run the main job on this machine with synthetic faces: about five minutes on two cores."""
+    from cli.demo import demo_state, run_demo
+
+    result = run_demo(StateFolder(state or demo_state()), workers=workers, new=new, console=_console(json))
+    if json:
+        print(json_library.dumps(asdict(result)))
+
+
+@app.command(epilog="Example: foldwise synth faces --subjects 12 --difficulty 0.5")
+def synth(
+    folder: Annotated[Path, typer.Argument(help="Folder to write the tree to.")],
+    subjects: Annotated[int, typer.Option(help="How many people.")] = 12,
+    clips_per_class: Annotated[int, typer.Option(help="Sequences of each emotion per person.")] = 1,
+    seed: Annotated[int, typer.Option(help="The same seed draws the same faces.")] = 0,
+    difficulty: Annotated[float, typer.Option(help="0 is easy, 1 is hard.")] = 0.5,
+) -> None:
+    """Write a CK+ tree of synthetic moving faces."""
+    from cli.progress import writing_progress
+    from preprocessing.datasets.synthetic import write_ckplus_tree
+
+    with writing_progress(_console(False)) as progress:
+        write_ckplus_tree(
+            folder,
+            subjects=subjects,
+            clips_per_class=clips_per_class,
+            seed=seed,
+            difficulty=difficulty,
+            progress=progress,
+        )
+    print(f"{folder} is a CK+ tree now; next: foldwise preprocess --dataset ckplus --root {folder}")
+
+
+@app.command(epilog="Example: foldwise preprocess --dataset ckplus --root /data/CK+")
+def preprocess(
+    dataset: Annotated[str, typer.Option(help="Layout of the dataset: ckplus.")],
+    root: Annotated[Path, typer.Option(help="Folder of the dataset.")],
+    cache_root: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="FOLDWISE_CACHE_ROOT", help="Folder of the clip caches; default: where `up` looks."
+        ),
+    ] = None,
+    frames: Annotated[int, typer.Option(min=1, help="Frames of a clip.")] = 10,
+    frame_size: Annotated[int, typer.Option(min=16, help="Pixels on a side of a face.")] = 112,
+    detector: Annotated[str, typer.Option(help="Face detector: yunet.")] = "yunet",
+    processes: Annotated[int, typer.Option(min=1, help="Clips made at once.")] = os.cpu_count() or 1,
+    json: Json = False,
+) -> None:
+    """Turn a dataset into a clip cache; a killed run goes on where it stopped."""
+    from cli.progress import preprocessing_progress
+    from preprocessing.clips import ClipSettings
+    from preprocessing.job import preprocess as run
+
+    console = _console(json)
+    with preprocessing_progress(console) as report:
+        outcome = run(
+            dataset,
+            root,
+            cache_root or StateFolder(default_state()).caches,
+            settings=ClipSettings(frames=frames, frame_size=frame_size, detector=detector),
+            processes=processes,
+            report=report,
+        )
+    manifest = outcome.manifest
+    for warning in manifest.warnings:
+        console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
+    for clip_id, flags in outcome.flagged.items():
+        console.print(f"flagged: {clip_id}: {'; '.join(flags)}", highlight=False, soft_wrap=True)
+    for clip_id, reason in manifest.dropped.items():
+        console.print(f"dropped: {clip_id}: {reason}", highlight=False, soft_wrap=True)
+    if manifest.skipped:
+        console.print(f"{len(manifest.skipped)} sequences without a usable label, listed in manifest.json")
+    counts = ", ".join(f"{name} {count}" for name, count in manifest.class_counts.items())
+    console.print(f"{manifest.clips} clips of {manifest.subjects} subjects ({counts})", highlight=False)
+    console.print(f"{outcome.folder}", highlight=False, soft_wrap=True)
+    if json:
+        print(manifest.model_dump_json())
+
+
+@app.command(
+    epilog="Example: FOLDWISE_ADMIN_TOKEN_FILE=admin FOLDWISE_WORKER_TOKEN_FILE=worker "
+    "foldwise coordinator --database-url postgresql+psycopg2://me@db/foldwise --cache-root /cache"
+)
+def coordinator(
+    database_url: Annotated[
+        str, typer.Option(envvar="FOLDWISE_DATABASE_URL", help="SQLAlchemy URL of PostgreSQL.")
+    ],
+    cache_root: Annotated[Path, typer.Option(envvar="FOLDWISE_CACHE_ROOT", help="Folder of the clip caches.")],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8080,
+    fd: Annotated[int | None, typer.Option(hidden=True)] = None,
+    lease_seconds: Annotated[
+        float, typer.Option(min=1.0, help="A silent worker keeps its fold so long.")
+    ] = 90.0,
+) -> None:
+    """Run the coordinator on a PostgreSQL."""
+    import socket
+
+    from cli.secret import read_secret
+    from cli.serve import bind, serve_coordinator
+    from coordinator.settings import CoordinatorSettings
+    from services.logs import configure_logs
+
+    configure_logs()
+    settings = CoordinatorSettings(
+        database_url=database_url,
+        cache_root=cache_root.absolute(),
+        admin_token=read_secret("FOLDWISE_ADMIN_TOKEN", what="the admin token"),
+        worker_token=read_secret("FOLDWISE_WORKER_TOKEN", what="the workers' token"),
+        lease_seconds=lease_seconds,
+        heartbeat_seconds=lease_seconds / 3,
+    )
+    listener = bind(host, port) if fd is None else socket.socket(fileno=fd)
+    serve_coordinator(settings, listener)
+
+
+@app.command(
+    epilog="Example: FOLDWISE_TOKEN_FILE=token foldwise worker --url http://host:8080 --cache-root /cache"
+)
+def worker(
+    url: Annotated[str, typer.Option(envvar="FOLDWISE_URL", help="Address of the coordinator.")],
+    cache_root: Annotated[Path, typer.Option(envvar="FOLDWISE_CACHE_ROOT", help="Folder of the clip caches.")],
+    study: Annotated[str | None, typer.Option(help="Serve this study alone and end with it.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name in logs and lists; default: host and process.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda:0, ...; default: a GPU if there is one.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+) -> None:
+    """Run a worker: it waits for its coordinator, trains folds and reports them."""
+    from cli.secret import read_secret
+    from services.logs import configure_logs
+    from worker.loop import Worker
+    from worker.settings import WorkerSettings
+
+    configure_logs()
+    settings = WorkerSettings(
+        url=url,
+        token=read_secret("FOLDWISE_TOKEN", what="the worker's token"),
+        cache_root=cache_root.absolute(),
+        study=study,
+        device=device,
+        threads=threads,
+    )
+    if name is not None:
+        settings = replace(settings, name=name)
+    raise typer.Exit(Worker(settings).run())
+
+
+@app.command(epilog="Example: foldwise dashboard --port 8081")
+def dashboard(
+    state: Annotated[Path | None, typer.Option(help="State folder of `up` or `demo`.")] = None,
+    database_url: Annotated[str | None, typer.Option(envvar="FOLDWISE_DATABASE_URL")] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8081,
+) -> None:
+    """Serve Optuna's dashboard on 127.0.0.1; it has no login, so it never listens elsewhere."""
+    from cli.dashboard import serve_dashboard
+
+    serve_dashboard(StateFolder(state or default_state()), database_url, port)
+
+
+@app.command(epilog="Example: foldwise up --workers 2, then: foldwise study create --preset ckplus-loso")
+def up(
+    state: Annotated[
+        Path | None, typer.Option(help="State folder; the default is the user's data folder.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=0, max=64)] = 1,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the coordinator on 127.0.0.1.")] = 8080,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of each worker.")] = None,
+) -> None:
+    """Run everything on this machine until Ctrl-C: PostgreSQL, a coordinator, workers."""
+    from cli.local import local_service
+
+    console = _console(False)
+    folder = StateFolder(state or default_state())
+    share = threads or max(1, (os.cpu_count() or 1) // max(1, workers))
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, soft_wrap=True)
+
+    with local_service(folder, workers=workers, port=port, say=say, threads=share) as service:
+        say(f"{workers} workers; logs in {folder.logs}; caches in {folder.caches}")
+        where = "" if state is None else f" --state {folder.folder}"
+        say(f"create a study with: foldwise study create --preset ckplus-loso{where}")
+        say("Ctrl-C ends everything; `foldwise up` again goes on")
+        while True:
+            service.tend()
+            time.sleep(1.0)
+
+
+class Interrupted(BaseException):
+    """Ctrl-C or SIGTERM. Not KeyboardInterrupt, which typer turns into an exit code of its own."""
+
+
+def main() -> None:
+    """Run a command; an error a person can act on is one line and the exit code of its class."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    try:
+        app()
+    except FoldwiseError as error:
+        print(f"foldwise: {error.message}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except Interrupted:
+        print("foldwise: stopped; run the same command again to go on", file=sys.stderr)
+        sys.exit(EXIT_TRY_AGAIN)
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    raise Interrupted
+
+
+def _console(json: bool) -> Console:
+    # With --json, standard output belongs to the program that reads it.
+    return Console(stderr=json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""Study specs by name: the paper's searches, and the demo."""
+
+from __future__ import annotations
+
+from services.contracts import (
+    ANY_CLASS,
+    Augmentation,
+    AugmentationCounts,
+    BoundRule,
+    MedianRule,
+    StudySpec,
+    TpeSampler,
+    TrainingSettings,
+)
+from services.errors import NotFound
+from services.folds import KFold, LeaveOneSubjectOut
+
+PAPER_TRIALS = 800
+PAPER_THRESHOLD = 0.965
+
+CKPLUS_AUGMENTATION = Augmentation(
+    counts={
+        "contempt": AugmentationCounts(flip=1, rotation=7, contrast=4),
+        "fear": AugmentationCounts(flip=1, rotation=4, contrast=4),
+        "sadness": AugmentationCounts(flip=1, rotation=4, contrast=3),
+        "anger": AugmentationCounts(flip=1, rotation=2, contrast=1),
+        "happy": AugmentationCounts(flip=1, rotation=1, contrast=1),
+        "disgust": AugmentationCounts(flip=1, rotation=1, contrast=1),
+        "surprise": AugmentationCounts(flip=1, rotation=1, contrast=0),
+    }
+)
+"""Section 4.1: a quasi-balanced set of 1,722 clips."""
+
+OULU_AUGMENTATION = Augmentation(counts={ANY_CLASS: AugmentationCounts(flip=1, rotation=5, contrast=2)})
+"""Section 4.2: 4,320 clips."""
+
+PRESETS: dict[str, StudySpec] = {
+    "ckplus-loso": StudySpec(
+        name="ckplus-loso",
+        cache="ckplus",
+        protocol=LeaveOneSubjectOut(),
+        trials=PAPER_TRIALS,
+        pruning=(BoundRule(threshold=PAPER_THRESHOLD),),
+        training=TrainingSettings(augmentation=CKPLUS_AUGMENTATION),
+    ),
+    "ckplus-10fold": StudySpec(
+        name="ckplus-10fold",
+        cache="ckplus",
+        protocol=KFold(k=10),
+        trials=PAPER_TRIALS,
+        pruning=(MedianRule(),),
+        training=TrainingSettings(augmentation=CKPLUS_AUGMENTATION),
+    ),
+    "oulu-10fold": StudySpec(
+        name="oulu-10fold",
+        cache="oulu-casia",
+        protocol=KFold(k=10),
+        trials=PAPER_TRIALS,
+        pruning=(MedianRule(),),
+        training=TrainingSettings(augmentation=OULU_AUGMENTATION),
+    ),
+    "demo": StudySpec(
+        name="demo",
+        cache="ckplus",
+        protocol=KFold(k=5),
+        trials=10,
+        seed=7,
+        sampler=TpeSampler(startup_trials=5),
+        pruning=(MedianRule(startup_trials=2, warmup_folds=2),),
+        training=TrainingSettings(
+            width=8,
+            frame_size=48,
+            batch_size=16,
+            learning_rate=0.001,
+            epochs=8,
+            augmentation=Augmentation(counts={ANY_CLASS: AugmentationCounts(flip=1, rotation=1, contrast=1)}),
+        ),
+    ),
+}
+
+
+def get_preset(name: str) -> StudySpec:
+    """The spec of that name.
+
+    Raises:
+        NotFound: there is none; the message lists those there are.
+    """
+    try:
+        return PRESETS[name]
+    except KeyError:
+        raise NotFound(
+            f"there is no preset {name!r}; there are: {', '.join(PRESETS)}", field="preset"
+        ) from None

@@ -1,0 +1,28 @@
+"""Secrets come from a file or the environment, never from arguments, which every user of a machine can read."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from services.errors import InvalidInput, NotFound
+
+
+def read_secret(variable: str, *, what: str) -> str:
+    """The content of the file that `<variable>_FILE` names, or the value of `<variable>`.
+
+    Raises:
+        InvalidInput: neither is set, or the value is empty.
+        NotFound: the file cannot be read.
+    """
+    path = os.environ.get(f"{variable}_FILE")
+    if path:
+        try:
+            value = Path(path).read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise NotFound(f"{variable}_FILE={path}: {error.strerror}", field=variable) from error
+    else:
+        value = os.environ.get(variable, "").strip()
+    if not value:
+        raise InvalidInput(f"{what} is missing; set {variable} or {variable}_FILE", field=variable)
+    return value

@@ -1,0 +1,37 @@
+"""Web servers on a port that is known to be free before anything else starts."""
+
+from __future__ import annotations
+
+import socket
+
+import uvicorn
+
+from coordinator.app import create_app
+from coordinator.settings import CoordinatorSettings
+from services.errors import InvalidInput
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 takes any that is free.
+
+    Raises:
+        InvalidInput: the port is occupied, or not ours to take.
+    """
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise InvalidInput(
+            f"--port {port} on {host}: {error.strerror}; choose another with --port", field="port"
+        ) from error
+    return listener
+
+
+def serve_coordinator(settings: CoordinatorSettings, listener: socket.socket) -> None:
+    """Run the coordinator until SIGTERM or Ctrl-C."""
+    config = uvicorn.Config(
+        create_app(settings), log_level="warning", access_log=False, timeout_graceful_shutdown=5
+    )
+    uvicorn.Server(config).run(sockets=[listener])

@@ -1,0 +1,179 @@
+"""How studies, trials and confusion matrices look in a terminal and as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console, Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from services.contracts import ConfusionView, FoldView, StudyView, TrialState, TrialView, WorkerView
+from services.search_space import title_of
+
+_STYLES = {
+    TrialState.COMPLETE: "green",
+    TrialState.PRUNED: "yellow",
+    TrialState.RUNNING: "cyan",
+    TrialState.FAILED: "red",
+    TrialState.CANCELLED: "red",
+    TrialState.READY: "dim",
+}
+
+
+def percent(value: float | None) -> str:
+    """`97.55 %`, or a dash for nothing."""
+    return "-" if value is None else f"{100 * value:.2f} %"
+
+
+def studies_table(studies: Sequence[StudyView]) -> Table:
+    """One row a study."""
+    table = Table("study", "state", "cache", "trials", "pruned", "folds done", "best", box=None, pad_edge=False)
+    for study in studies:
+        ended = sum(count for state, count in study.trials.items() if state.over)
+        table.add_row(
+            study.name,
+            study.state,
+            f"{study.dataset}/{study.fingerprint[:8]}",
+            f"{ended}/{study.spec.trials}",
+            str(study.trials[TrialState.PRUNED]),
+            str(study.folds_done),
+            percent(study.best.value if study.best else None),
+        )
+    return table
+
+
+def trials_table(trials: Sequence[TrialView]) -> Table:
+    """One row a trial: folds done, accuracy so far, and what ended it."""
+    table = Table("trial", "state", "folds", "accuracy", "what happened", box=None, pad_edge=False)
+    for trial in trials:
+        state = Text(trial.state, style=_STYLES[trial.state])
+        folds = f"{trial.folds_done}/{trial.folds}"
+        table.add_row(str(trial.number), state, folds, percent(trial.running_accuracy), what_happened(trial))
+    return table
+
+
+def what_happened(trial: TrialView) -> str:
+    """The last word on a trial, such as `pruned by median after fold 3/5`."""
+    if trial.pruned is not None:
+        numbers = ", ".join(f"{key} {value:.4g}" for key, value in trial.pruned.numbers.items())
+        return f"pruned by {trial.pruned.rule} after fold {trial.pruned.fold + 1}/{trial.folds} ({numbers})"
+    if trial.end_reason:
+        return trial.end_reason
+    return f"on {trial.worker}" if trial.worker else ""
+
+
+def parameters_table(parameters: dict[str, object]) -> Table:
+    """A configuration in the form of the paper's Table 2."""
+    table = Table("Hyper-parameter", "Value", box=None, pad_edge=False)
+    for name, value in parameters.items():
+        table.add_row(title_of(name), str(value).lower() if isinstance(value, bool) else str(value))
+    return table
+
+
+def folds_table(folds: Sequence[FoldView]) -> Table:
+    """One row a fold."""
+    table = Table("fold", "tests", "state", "correct", "best epoch", "epochs", "seconds", "worker", box=None)
+    for fold in folds:
+        table.add_row(
+            str(fold.index + 1),
+            fold.name,
+            fold.state,
+            "-" if fold.correct is None else f"{fold.correct}/{fold.clips}",
+            "-" if fold.best_epoch is None else str(fold.best_epoch + 1),
+            "-" if fold.epochs is None else str(fold.epochs),
+            "-" if fold.seconds is None else f"{fold.seconds:.1f}",
+            fold.worker or "-",
+        )
+    return table
+
+
+def confusion_table(view: ConfusionView) -> Table:
+    """Counts; rows are true classes, columns predicted ones."""
+    table = Table("true \\ predicted", *view.classes, "recall", box=None, pad_edge=False)
+    for index, (name, row) in enumerate(zip(view.classes, view.counts, strict=True)):
+        total = sum(row)
+        cells = [Text(str(n), style="bold green" if i == index else "") for i, n in enumerate(row)]
+        table.add_row(name, *cells, percent(row[index] / total if total else None))
+    return table
+
+
+def save_confusion(view: ConfusionView, path: Path, title: str) -> None:
+    """Draw a confusion matrix as PNG, each row divided by its true class (the paper's Fig. 5)."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+    import numpy as np
+
+    counts = np.asarray(view.counts, dtype=float)
+    totals = counts.sum(axis=1, keepdims=True)
+    share = np.divide(counts, totals, out=np.zeros_like(counts), where=totals > 0)
+    size = 1.5 + 0.85 * len(view.classes)
+    figure, axes = plt.subplots(figsize=(size + 1.2, size), layout="constrained")
+    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for row in range(len(share)):
+        for column in range(len(share)):
+            axes.text(
+                column,
+                row,
+                f"{share[row, column]:.2f}\n({int(counts[row, column])})",
+                ha="center",
+                va="center",
+                fontsize=8,
+                color="white" if share[row, column] > 0.5 else "black",
+            )
+    axes.set_xticks(range(len(share)), view.classes, rotation=40, ha="right")
+    axes.set_yticks(range(len(share)), view.classes)
+    axes.set(xlabel="predicted class", ylabel="true class", title=title)
+    figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true class")
+    figure.savefig(path, dpi=140)
+    plt.close(figure)
+
+
+def study_summary(console: Console, study: StudyView) -> None:
+    """A study, its counts, its best configuration."""
+    counts = ", ".join(f"{count} {state}" for state, count in study.trials.items() if count)
+    console.print(f"[bold]{study.name}[/bold]  {study.state}" + (f" ({study.reason})" if study.reason else ""))
+    console.print(
+        f"  {study.clips} clips of {study.dataset}/{study.fingerprint[:12]}, {study.folds} folds, "
+        f"split {study.split_hash[:12]}"
+    )
+    console.print(f"  {sum(study.trials.values())} of {study.spec.trials} trials: {counts or 'none yet'}")
+    console.print(f"  {study.folds_done} folds counted")
+    if study.best is None:
+        console.print("  no trial has ended yet")
+        return
+    best = study.best
+    if best.value is None:
+        console.print(
+            f"  no trial is complete; the pruned trial {best.number} got furthest: "
+            f"{percent(best.running_accuracy)} after {best.folds_done} of {best.folds} folds"
+        )
+    else:
+        console.print(
+            f"  best: trial {best.number}, accuracy {percent(best.value)} "
+            f"({best.correct}/{best.clips} clips; chance {percent(study.chance)})"
+        )
+    console.print(parameters_table(dict(best.parameters)))
+
+
+def live_view(study: StudyView, trials: Sequence[TrialView], workers: Sequence[WorkerView]) -> RenderableType:
+    """What `watch` shows: progress, the last trials, the workers."""
+    ended = sum(count for state, count in study.trials.items() if state.over)
+    best = percent(study.best.value) if study.best and study.best.value is not None else "-"
+    head = Text.assemble(
+        (study.name, "bold"),
+        f"  {study.state}  {ended}/{study.spec.trials} trials  {study.trials[TrialState.PRUNED]} pruned  "
+        f"{study.folds_done} folds  best {best}  chance {percent(study.chance)}",
+    )
+    busy = [w for w in workers if w.fold is not None]
+    foot = Text(
+        "  ".join(f"{w.name} ({w.device}): trial {w.trial} fold {(w.fold or 0) + 1}" for w in busy)
+        or "no worker holds a fold",
+        style="dim",
+    )
+    bar = ProgressBar(total=study.spec.trials, completed=ended, width=60)
+    return Group(head, bar, trials_table(trials[-15:]), foot)

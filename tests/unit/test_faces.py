@@ -1,0 +1,142 @@
+"""Face detection on a real photograph, and on what has no face."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+import skimage.data
+
+from preprocessing.faces import YUNET_SHA256, FaceBox, Image, YuNet, find_yunet_weights, make_detector
+from services.errors import InvalidInput
+
+# read off the picture: between the eyes and the mouth of the astronaut
+FACE_X, FACE_Y = 223, 118
+
+
+@pytest.fixture(scope="module")
+def photograph() -> Image:
+    rgb: Image = skimage.data.astronaut()  # type: ignore[no-untyped-call]
+    return np.ascontiguousarray(rgb[..., ::-1])
+
+
+@pytest.fixture(scope="module")
+def yunet() -> YuNet:
+    return YuNet()
+
+
+def assert_is_the_face(boxes: tuple[FaceBox, ...], scale: float = 1.0) -> None:
+    assert len(boxes) == 1
+    (box,) = boxes
+    x, y = FACE_X * scale, FACE_Y * scale
+    assert box.x < x < box.x + box.width
+    assert box.y < y < box.y + box.height
+    assert abs(box.x + box.width / 2 - x) < 15 * scale
+    assert abs(box.y + box.height / 2 - y) < 15 * scale
+    assert 60 * scale < box.width < 130 * scale
+    assert 70 * scale < box.height < 160 * scale
+    assert 0.6 <= box.confidence <= 1.0
+
+
+def test_finds_the_one_face_of_a_photograph(photograph: Image, yunet: YuNet) -> None:
+    assert_is_the_face(yunet.detect(photograph))
+
+
+def test_a_gray_photograph_does_as_well(photograph: Image, yunet: YuNet) -> None:
+    assert_is_the_face(yunet.detect(np.asarray(cv2.cvtColor(photograph, cv2.COLOR_BGR2GRAY), np.uint8)))
+
+
+@pytest.mark.parametrize("scale", [0.5, 3.0])
+def test_boxes_are_in_pixels_of_the_given_image(photograph: Image, yunet: YuNet, scale: float) -> None:
+    assert_is_the_face(
+        yunet.detect(np.asarray(cv2.resize(photograph, None, fx=scale, fy=scale), np.uint8)), scale
+    )
+
+
+def test_sides_may_differ_much(photograph: Image, yunet: YuNet) -> None:
+    wide = np.zeros((512, 1500, 3), np.uint8)
+    wide[:, 900 : 900 + 512] = photograph
+    (box,) = yunet.detect(wide)
+    assert abs(box.x + box.width / 2 - (900 + FACE_X)) < 15
+    assert abs(box.y + box.height / 2 - FACE_Y) < 15
+
+
+def test_two_faces_come_largest_first(photograph: Image, yunet: YuNet) -> None:
+    small = cv2.resize(photograph, (256, 256), interpolation=cv2.INTER_AREA)
+    both = np.zeros((512, 768, 3), np.uint8)
+    both[:256, :256] = small
+    both[:, 256:] = photograph
+    boxes = yunet.detect(both)
+    assert len(boxes) == 2
+    assert boxes[0].area > 2 * boxes[1].area
+    assert boxes[0].x > 256 > boxes[1].x
+
+
+@pytest.mark.parametrize(
+    "shape", [(480, 640), (490, 640, 3), (1, 1), (1000, 1), (1, 1000), (10, 320), (320, 32)]
+)
+def test_nothing_in_a_blank_image(yunet: YuNet, shape: tuple[int, ...]) -> None:
+    assert yunet.detect(np.full(shape, 128, np.uint8)) == ()
+
+
+def test_an_image_is_judged_alone(photograph: Image, yunet: YuNet) -> None:
+    before = yunet.detect(photograph)
+    yunet.detect(np.full((320, 10), 3, np.uint8))
+    assert yunet.detect(photograph) == before == YuNet().detect(photograph)
+
+
+def test_a_strict_threshold_leaves_nothing(photograph: Image) -> None:
+    assert YuNet(score_threshold=0.999).detect(photograph) == ()
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((10, 10), np.float32),
+        np.zeros((10, 10, 4), np.uint8),
+        np.zeros((2, 10, 10, 3), np.uint8),
+        np.zeros((0, 10), np.uint8),
+    ],
+    ids=["float", "four channels", "a clip", "no pixels"],
+)
+def test_refuses_what_is_no_image(yunet: YuNet, image: Image) -> None:
+    with pytest.raises(InvalidInput, match="image has"):
+        yunet.detect(image)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1.1, float("nan")])
+def test_refuses_an_impossible_threshold(threshold: float) -> None:
+    with pytest.raises(InvalidInput, match="score_threshold is"):
+        YuNet(score_threshold=threshold)
+
+
+def test_refuses_a_tiny_search_size() -> None:
+    with pytest.raises(InvalidInput, match="longest_side is 8"):
+        YuNet(longest_side=8)
+
+
+def test_detectors_go_by_name() -> None:
+    detector = make_detector("yunet")
+    assert detector.name == "yunet"
+    assert detector.weights_sha256 == YUNET_SHA256
+    assert find_yunet_weights().name == "face_detection_yunet_2023mar.onnx"
+
+
+def test_an_unknown_detector_is_told_the_known_ones() -> None:
+    with pytest.raises(InvalidInput, match=r"'haar'.*yunet") as refused:
+        make_detector("haar")
+    assert refused.value.field == "detector"
+
+
+def test_a_box_is_clipped_to_the_image() -> None:
+    box = FaceBox(x=-5.2, y=90.4, width=30.0, height=20.0, confidence=0.9)
+    image = np.zeros((100, 200), np.uint8)
+    rows, columns = box.clipped(image_width=200, image_height=100)
+    assert (rows, columns) == (slice(90, 100), slice(0, 25))
+    assert image[rows, columns].shape == (10, 25)
+
+
+def test_a_box_beside_the_image_gives_no_pixels() -> None:
+    box = FaceBox(x=300.0, y=-50.0, width=30.0, height=20.0, confidence=0.9)
+    rows, columns = box.clipped(image_width=200, image_height=100)
+    assert np.zeros((100, 200))[rows, columns].size == 0

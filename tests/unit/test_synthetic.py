@@ -1,0 +1,193 @@
+"""The synthetic set: what is written, that a real detector sees its faces, and what is never overwritten."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from preprocessing.datasets.ckplus import CLASSES, read_ckplus
+from preprocessing.datasets.reader import Dataset
+from preprocessing.datasets.synthetic import MARKER, write_ckplus_tree
+from preprocessing.faces import Image, make_detector
+from services.errors import InvalidInput
+
+SUBJECTS = 3
+
+
+def read_gray(path: Path) -> Image:
+    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    assert image is not None
+    return np.asarray(image, np.uint8)
+
+
+def digests(root: Path) -> dict[str, str]:
+    return {
+        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in root.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("synthetic") / "set"
+    write_ckplus_tree(path, subjects=SUBJECTS, seed=4)
+    return path
+
+
+@pytest.fixture(scope="module")
+def dataset(root: Path) -> Dataset:
+    return read_ckplus(root)
+
+
+def test_the_reader_finds_every_sequence(root: Path, dataset: Dataset) -> None:
+    assert Counter(sequence.label for sequence in dataset.sequences) == dict.fromkeys(CLASSES, SUBJECTS)
+    assert len({sequence.subject for sequence in dataset.sequences}) == SUBJECTS
+    assert [skip.reason for skip in dataset.skipped] == ["no label file: its label folder is empty"]
+    (warning,) = dataset.warnings
+    assert warning.startswith("This is not the complete CK+ set")
+
+
+def test_subject_ids_leave_gaps(dataset: Dataset) -> None:
+    numbers = sorted({int(sequence.subject[1:]) for sequence in dataset.sequences})
+    assert numbers[0] == 1
+    assert numbers[-1] > len(numbers)
+
+
+def test_the_number_of_a_sequence_does_not_tell_its_class(dataset: Dataset) -> None:
+    first = {s.subject: s.label for s in dataset.sequences if s.clip_id.endswith("_001")}
+    orders = [[s.label for s in dataset.sequences if s.subject == subject] for subject in first]
+    assert orders[0] != orders[1] != orders[2]
+
+
+def test_lengths_and_numbers_vary(dataset: Dataset) -> None:
+    lengths = [len(sequence.frames) for sequence in dataset.sequences]
+    assert min(lengths) in {8, 9}
+    assert max(lengths) <= 16
+    assert len(set(lengths)) > 3
+    starts = {int(sequence.frames[0].stem.rsplit("_", 1)[1]) for sequence in dataset.sequences}
+    assert 1 in starts
+    assert len(starts) > 1
+
+
+def test_label_files_look_like_the_genuine_ones(root: Path) -> None:
+    texts = {path.read_text() for path in (root / "Emotion").rglob("*.txt")}
+    assert texts == {f"   {code}.0000000e+00\n" for code in range(1, 8)}
+
+
+def test_frames_are_gray_and_of_the_genuine_size(dataset: Dataset) -> None:
+    image = read_gray(dataset.sequences[0].frames[0])
+    assert image.shape == (490, 640)
+
+
+def test_a_real_detector_finds_one_face_in_99_of_100_frames(dataset: Dataset) -> None:
+    detector = make_detector("yunet")
+    frames = [frame for sequence in dataset.sequences for frame in sequence.frames]
+    found = [detector.detect(read_gray(frame)) for frame in frames]
+    assert sum(len(boxes) == 1 for boxes in found) >= 0.99 * len(frames)
+    assert all(150 < boxes[0].height < 400 for boxes in found if boxes)
+
+
+def test_faces_move_from_the_first_frame_to_the_last(dataset: Dataset) -> None:
+    for sequence in dataset.sequences:
+        first, last = read_gray(sequence.frames[0]), read_gray(sequence.frames[-1])
+        assert np.abs(first.astype(int) - last).mean() > 1
+
+
+def test_the_same_settings_give_the_same_bytes(root: Path, tmp_path: Path) -> None:
+    write_ckplus_tree(tmp_path / "again", subjects=SUBJECTS, seed=4)
+    assert digests(tmp_path / "again") == digests(root)
+
+
+def test_another_seed_gives_other_faces(root: Path, tmp_path: Path) -> None:
+    write_ckplus_tree(tmp_path / "set", subjects=1, seed=5)
+    frames = [
+        {digest for name, digest in digests(tree).items() if name.endswith(".png")}
+        for tree in (root, tmp_path / "set")
+    ]
+    assert not frames[0] & frames[1]
+
+
+def test_a_complete_tree_is_left_as_it_is(root: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
+    calls: list[tuple[int, int]] = []
+    write_ckplus_tree(root, subjects=SUBJECTS, seed=4, progress=lambda done, total: calls.append((done, total)))
+    assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
+    assert calls == []
+
+
+def test_progress_counts_sequences(tmp_path: Path) -> None:
+    calls: list[tuple[int, int]] = []
+    write_ckplus_tree(tmp_path, subjects=1, progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(done, 8) for done in range(1, 9)]
+
+
+def test_other_settings_are_refused(root: Path) -> None:
+    before = digests(root)
+    with pytest.raises(InvalidInput, match="other settings") as refused:
+        write_ckplus_tree(root, subjects=SUBJECTS, seed=5)
+    assert str(root) in refused.value.message
+    assert digests(root) == before
+
+
+def test_a_folder_with_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(InvalidInput, match="not empty"):
+        write_ckplus_tree(tmp_path, subjects=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "set").write_text("mine")
+    with pytest.raises(InvalidInput, match="is a file"):
+        write_ckplus_tree(tmp_path / "set", subjects=1)
+
+
+def test_an_interrupted_tree_is_completed(tmp_path: Path) -> None:
+    def stop(done: int, total: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_ckplus_tree(tmp_path / "cut", subjects=1, progress=stop)
+    assert not (tmp_path / "cut" / MARKER).exists()
+    with pytest.raises(InvalidInput, match="other settings"):
+        write_ckplus_tree(tmp_path / "cut", subjects=2)
+    write_ckplus_tree(tmp_path / "cut", subjects=1)
+    write_ckplus_tree(tmp_path / "whole", subjects=1)
+    assert digests(tmp_path / "cut") == digests(tmp_path / "whole")
+    assert json.loads((tmp_path / "cut" / MARKER).read_text())["subjects"] == 1
+
+
+def test_a_lost_frame_is_written_again(tmp_path: Path) -> None:
+    write_ckplus_tree(tmp_path, subjects=1)
+    before = digests(tmp_path)
+    next((tmp_path / "cohn-kanade-images").rglob("*.png")).unlink()
+    write_ckplus_tree(tmp_path, subjects=1)
+    assert digests(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("subjects", 0),
+        ("subjects", 401),
+        ("clips_per_class", 0),
+        ("seed", -1),
+        ("difficulty", -0.1),
+        ("difficulty", 1.1),
+        ("difficulty", float("nan")),
+    ],
+)
+def test_values_out_of_range(tmp_path: Path, field: str, value: float) -> None:
+    settings: dict[str, float] = {field: value}
+    with pytest.raises(InvalidInput, match=f"{field} is") as refused:
+        write_ckplus_tree(tmp_path / "set", **settings)  # type: ignore[arg-type]
+    assert refused.value.field == field
+    assert not (tmp_path / "set").exists()

@@ -1,0 +1,213 @@
+"""The only importer of the HTTP library: calls to the coordinator, retried with jitter, as contract types."""
+
+from __future__ import annotations
+
+import random
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+import httpx
+import structlog
+from pydantic import BaseModel, ValidationError
+
+from services.contracts import (
+    ClaimRequest,
+    Failure,
+    FoldAssignment,
+    FoldResult,
+    Heartbeat,
+    HeartbeatReply,
+    Lease,
+    Problem,
+    Verdict,
+    WorkerInfo,
+)
+from services.errors import (
+    CacheMismatch,
+    Conflict,
+    FoldwiseError,
+    InvalidInput,
+    LeaseSuperseded,
+    NotFound,
+    ResultConflict,
+    StudyOver,
+    TokenRefused,
+    Unavailable,
+)
+
+log = structlog.get_logger()
+
+Answer = TypeVar("Answer", bound=BaseModel)
+
+LONG_POLL_SECONDS = 20.0
+_ERRORS: tuple[type[FoldwiseError], ...] = (
+    CacheMismatch,
+    Conflict,
+    InvalidInput,
+    LeaseSuperseded,
+    NotFound,
+    ResultConflict,
+    StudyOver,
+    TokenRefused,
+    Unavailable,
+)
+_TRY_AGAIN = {429, 502, 503, 504}
+
+
+class Connection:
+    """One coordinator and one token: JSON in, JSON out, errors as our classes. Safe to share by threads."""
+
+    def __init__(self, url: str, token: str, *, give_up_after: float) -> None:
+        """`give_up_after`: seconds to go on trying while the coordinator does not answer."""
+        self.url = url.rstrip("/")
+        self._give_up_after = give_up_after
+        self._http = httpx.Client(
+            base_url=f"{self.url}/api/v1",
+            headers={"Authorization": f"Bearer {token}"},
+            timeout=httpx.Timeout(LONG_POLL_SECONDS + 10, connect=5),
+            # A proxy of the environment has no business between a worker and its coordinator.
+            trust_env=False,
+        )
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: BaseModel | None = None,
+        params: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        give_up_after: float | None = None,
+    ) -> Any:
+        """The decoded JSON of the answer, or None where it has none.
+
+        A coordinator that does not answer is tried again with growing, jittered pauses. Every call made
+        here is safe to repeat.
+
+        Raises:
+            Unavailable: it did not answer for `give_up_after` seconds.
+            FoldwiseError: the class that the coordinator names in its problem.
+        """
+        limit = self._give_up_after if give_up_after is None else give_up_after
+        deadline = time.monotonic() + limit
+        content = None if body is None else body.model_dump_json()
+        sent = {"Content-Type": "application/json", **(headers or {})}
+        pause = 0.2
+        while True:
+            try:
+                response = self._http.request(method, path, content=content, params=params, headers=sent)
+                if response.status_code not in _TRY_AGAIN:
+                    return _decode(response)
+                trouble = f"status {response.status_code}"
+            except httpx.UnsupportedProtocol as error:
+                raise InvalidInput(
+                    f"{self.url!r} is no address of a coordinator; write http://HOST:PORT"
+                ) from error
+            except httpx.TransportError as error:
+                trouble = str(error) or type(error).__name__
+            if time.monotonic() + pause > deadline:
+                raise Unavailable(
+                    f"the coordinator at {self.url} does not answer ({trouble}); "
+                    "start it with `foldwise up` or `foldwise coordinator`, or correct --url"
+                )
+            if limit > 1:
+                log.warning("coordinator_unreachable", url=self.url, trouble=trouble, again_in=round(pause, 1))
+            time.sleep(pause * random.uniform(0.5, 1.0))
+            pause = min(pause * 2, 10.0)
+
+
+class CoordinatorClient:
+    """What a worker says."""
+
+    def __init__(self, connection: Connection, worker: WorkerInfo) -> None:
+        self._connection = connection
+        self._worker = worker
+
+    def claim(self, *, study: str | None, caches: Sequence[str]) -> FoldAssignment | None:
+        """Ask for a fold, waiting up to `LONG_POLL_SECONDS`; None when there is nothing to do now.
+
+        Raises:
+            StudyOver, NotFound, CacheMismatch, TokenRefused, Unavailable
+        """
+        request = ClaimRequest(
+            worker=self._worker, study=study, caches=tuple(caches), wait_seconds=LONG_POLL_SECONDS
+        )
+        answer = self._connection.call(
+            "POST", "/claims", body=request, headers={"Idempotency-Key": str(uuid.uuid4())}
+        )
+        return None if answer is None else _parse(FoldAssignment, answer)
+
+    def report(self, lease: Lease, result: FoldResult, *, more: bool) -> Verdict:
+        """Hand in a fold; repeated until it is answered.
+
+        Raises:
+            LeaseSuperseded, ResultConflict, InvalidInput, TokenRefused, Unavailable
+        """
+        answer = self._connection.call(
+            "PUT",
+            f"/leases/{lease.id}/result",
+            body=result,
+            params={"more": more},
+            headers=_lease_headers(lease),
+        )
+        return _parse(Verdict, answer)
+
+    def heartbeat(self, lease: Lease, beat: Heartbeat) -> HeartbeatReply:
+        """Renew a lease; not repeated, the next beat is.
+
+        Raises:
+            Unavailable, NotFound, TokenRefused
+        """
+        answer = self._connection.call(
+            "POST",
+            f"/leases/{lease.id}/heartbeat",
+            body=beat,
+            headers=_lease_headers(lease),
+            give_up_after=0,
+        )
+        return _parse(HeartbeatReply, answer)
+
+    def release(self, lease: Lease) -> None:
+        """Give a fold back; not repeated, the lease lapses by itself."""
+        self._connection.call(
+            "POST", f"/leases/{lease.id}/release", headers=_lease_headers(lease), give_up_after=0
+        )
+
+    def fail(self, lease: Lease, failure: Failure) -> None:
+        """Say that a fold could not be run."""
+        self._connection.call("POST", f"/leases/{lease.id}/fail", body=failure, headers=_lease_headers(lease))
+
+
+def _lease_headers(lease: Lease) -> dict[str, str]:
+    return {"Lease-Term": str(lease.term), "Lease-Secret": lease.secret}
+
+
+def _parse(contract: type[Answer], answer: Any) -> Answer:
+    try:
+        return contract.model_validate(answer)
+    except ValidationError as error:
+        raise FoldwiseError(
+            f"the coordinator's answer is no {contract.__name__}; is it of the same version?"
+        ) from error
+
+
+def _decode(response: httpx.Response) -> Any:
+    if response.is_success:
+        return response.json() if response.content else None
+    try:
+        problem = Problem.model_validate_json(response.content)
+    except ValidationError:
+        raise FoldwiseError(
+            f"{response.request.url} answered {response.status_code}; is this a foldwise coordinator?"
+        ) from None
+    code = problem.type.rpartition(":")[2]
+    known = {kind("").code: kind for kind in _ERRORS}
+    raise known.get(code, FoldwiseError)(problem.detail, field=problem.field)

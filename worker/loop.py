@@ -1,0 +1,225 @@
+"""A worker's life: claim a fold, train and evaluate it, report it, get the next one in the same reply."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+import structlog
+import torch
+
+from services.clip_cache import ClipCache, cache_folder, list_caches, open_cache
+from services.contracts import Failure, FoldAssignment, FoldResult, WorkerInfo
+from services.errors import (
+    EXIT_TRY_AGAIN,
+    CacheMismatch,
+    FoldwiseError,
+    InvalidInput,
+    LeaseSuperseded,
+    ResultConflict,
+    StudyOver,
+)
+from worker.coordinator_client import Connection, CoordinatorClient
+from worker.heartbeat import HeartbeatThread
+from worker.settings import WorkerSettings
+from worker.training.clips import ClipStore
+from worker.training.fit import Progress, make_deterministic, run_fold
+
+log = structlog.get_logger()
+
+PROGRESS_SECONDS = 10.0
+"""At most one progress line in so many seconds."""
+
+ENVIRONMENT_FAILURES_ALLOWED = 3
+"""So many folds in a row that failed through this worker's own fault end it."""
+
+
+class Terminated(BaseException):
+    """SIGTERM or Ctrl-C: give the fold back and end."""
+
+
+class FoldAbandoned(Exception):
+    """The coordinator wants no more of this fold."""
+
+
+class Worker:
+    """Runs folds one after another until its study is over or it is told to end."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        self._settings = settings
+        self._device = _choose_device(settings.device)
+        self._store = ClipStore()
+        self._caches: dict[str, ClipCache] = {}
+        self._stopping = False
+        self._interruptible = False
+        self._failures_in_a_row = 0
+
+    def run(self) -> int:
+        """Work until there is no more to do; the exit code of the process.
+
+        Raises:
+            FoldwiseError: the token is refused, the cache does not match, the coordinator is gone for good.
+        """
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        if self._settings.threads is not None:
+            torch.set_num_threads(self._settings.threads)
+        make_deterministic(self._device)
+        name = torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else "cpu"
+        if self._device.type == "cpu":
+            log.warning("no_gpu", note="training on the CPU", threads=torch.get_num_threads())
+        info = WorkerInfo(id=str(uuid.uuid4()), name=self._settings.name, device=name)
+        log.info("worker_started", worker=info.name, device=name, coordinator=self._settings.url)
+        connection = Connection(
+            self._settings.url, self._settings.token, give_up_after=self._settings.give_up_after
+        )
+        with connection:
+            try:
+                self._work(CoordinatorClient(connection, info))
+            except StudyOver as over:
+                log.info("worker_done", reason=over.message)
+                return over.exit_code
+            except Terminated:
+                log.info("worker_stopped")
+                return EXIT_TRY_AGAIN
+
+    def _work(self, client: CoordinatorClient) -> NoReturn:
+        assignment: FoldAssignment | None = None
+        while True:
+            if self._stopping:
+                raise Terminated
+            if assignment is None:
+                with self._interrupts():
+                    assignment = client.claim(study=self._settings.study, caches=self._fingerprints())
+                continue
+            assignment = self._run_one(client, assignment)
+
+    def _run_one(self, client: CoordinatorClient, assignment: FoldAssignment) -> FoldAssignment | None:
+        lease = assignment.lease
+        where = {
+            "study": assignment.study,
+            "trial": assignment.trial,
+            "fold": f"{assignment.fold + 1}/{assignment.folds}",
+        }
+        if assignment.fold == 0:
+            log.info("trial_started", **where, **assignment.hyperparameters.model_dump())
+        try:
+            with HeartbeatThread(client, lease) as heartbeat, self._interrupts():
+                result = self._train(assignment, heartbeat)
+        except Terminated:
+            client.release(lease)
+            log.info("fold_released", **where)
+            raise
+        except FoldAbandoned:
+            log.info("fold_abandoned", **where)
+            return None
+        except Exception as error:
+            self._report_failure(client, assignment, error)
+            return None
+        self._failures_in_a_row = 0
+        try:
+            verdict = client.report(lease, result, more=not self._stopping)
+        except (LeaseSuperseded, ResultConflict) as error:
+            log.warning("result_refused", **where, reason=error.message)
+            return None
+        log.info(
+            "fold_done",
+            **where,
+            name=assignment.fold_name,
+            epochs=len(result.epochs),
+            seconds=round(result.provenance.seconds, 1),
+            trial_accuracy=round(verdict.trial_accuracy, 4),
+            decision=verdict.decision if verdict.pruned is None else f"pruned by {verdict.pruned.rule}",
+        )
+        return verdict.next
+
+    def _train(self, assignment: FoldAssignment, heartbeat: HeartbeatThread) -> FoldResult:
+        cache = self._open(assignment)
+        last_line = time.monotonic()
+
+        def on_step(progress: Progress) -> None:
+            nonlocal last_line
+            heartbeat.progress(progress.epoch, progress.step, progress.loss)
+            if heartbeat.abandoned:
+                raise FoldAbandoned
+            if time.monotonic() - last_line >= PROGRESS_SECONDS:
+                last_line = time.monotonic()
+                log.info(
+                    "training",
+                    study=assignment.study,
+                    trial=assignment.trial,
+                    fold=f"{assignment.fold + 1}/{assignment.folds}",
+                    epoch=f"{progress.epoch + 1}/{assignment.training.epochs}",
+                    step=progress.step,
+                    loss=progress.loss,
+                )
+
+        return run_fold(
+            assignment,
+            cache,
+            self._store,
+            device=self._device,
+            revision=os.environ.get("FOLDWISE_REVISION"),
+            on_step=on_step,
+        )
+
+    def _report_failure(self, client: CoordinatorClient, assignment: FoldAssignment, error: Exception) -> None:
+        # The configuration is at fault where the network cannot be built or trained; files and devices
+        # that cannot be used are this worker's own trouble.
+        own = isinstance(error, OSError | MemoryError | CacheMismatch)
+        kind = "environment" if own else "trial"
+        message = error.message if isinstance(error, FoldwiseError) else f"{type(error).__name__}: {error}"
+        log.error("fold_failed", trial=assignment.trial, fold=assignment.fold, kind=kind, error=message)
+        try:
+            client.fail(assignment.lease, Failure.model_validate({"kind": kind, "message": message[:2000]}))
+        except LeaseSuperseded as late:
+            log.warning("failure_not_needed", reason=late.message)
+        self._failures_in_a_row = self._failures_in_a_row + 1 if own else 0
+        if self._failures_in_a_row >= ENVIRONMENT_FAILURES_ALLOWED:
+            raise FoldwiseError(f"{self._failures_in_a_row} folds in a row failed on this worker: {message}")
+
+    def _open(self, assignment: FoldAssignment) -> ClipCache:
+        cache = self._caches.get(assignment.fingerprint)
+        if cache is None:
+            folder = cache_folder(self._settings.cache_root, assignment.dataset, assignment.fingerprint)
+            cache = self._caches[assignment.fingerprint] = open_cache(folder)
+            log.info("cache_verified", cache=f"{assignment.dataset}/{assignment.fingerprint[:12]}")
+        return cache
+
+    def _fingerprints(self) -> list[str]:
+        return [manifest.fingerprint for manifest in list_caches(self._settings.cache_root)]
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self._stopping = True
+        if self._interruptible:
+            self._interruptible = False
+            raise Terminated
+
+    @contextmanager
+    def _interrupts(self) -> Iterator[None]:
+        # A signal ends waiting and training at once; a result on its way is finished first.
+        if self._stopping:
+            raise Terminated
+        self._interruptible = True
+        try:
+            yield
+        finally:
+            self._interruptible = False
+
+
+def _choose_device(wanted: str | None) -> torch.device:
+    if wanted is None:
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+    except RuntimeError as error:
+        raise InvalidInput(f"--device {wanted!r} is no torch device; write cpu or cuda:0") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InvalidInput(f"--device {wanted!r}: torch sees no GPU here; write cpu or check the driver")
+    return device

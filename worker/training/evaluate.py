@@ -1,0 +1,45 @@
+"""What a network says of a fold's test clips."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from worker.training.clips import ClipSet
+from worker.training.model import EmotionNet
+
+PROBABILITY_DIGITS = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """One row per test clip."""
+
+    predicted: tuple[int, ...]
+    probabilities: tuple[tuple[float, ...], ...]
+    """Per clip and class, rounded to 6 decimals."""
+
+
+@torch.no_grad()
+def evaluate(
+    model: EmotionNet, clip_set: ClipSet, rows: Tensor, *, normalization: bool, batch_size: int
+) -> Predictions:
+    """Predict the clips of `rows`, in their order, with running statistics and without dropout.
+
+    A clip whose logits are not finite gets equal probabilities, and the first class.
+    """
+    model.eval()
+    logits = torch.cat(
+        [model(clip_set.batch(part, normalization=normalization)) for part in torch.split(rows, batch_size)]
+    )
+    probabilities = torch.softmax(logits.double().cpu(), dim=1)
+    finite = probabilities.isfinite().all(dim=1, keepdim=True)
+    probabilities = torch.where(finite, probabilities, 1 / probabilities.shape[1])
+    return Predictions(
+        predicted=tuple(probabilities.argmax(dim=1).tolist()),
+        probabilities=tuple(
+            tuple(round(p, PROBABILITY_DIGITS) for p in clip) for clip in probabilities.tolist()
+        ),
+    )
