@@ -65,7 +65,9 @@ def run_demo(state: StateFolder, *, workers: int, new: bool, console: Console) -
             report=report,
         )
     console.print(
-        f"    {outcome.manifest.clips} clips of {outcome.manifest.subjects} subjects in {outcome.folder}"
+        f"    {outcome.manifest.clips} clips of {outcome.manifest.subjects} subjects in {outcome.folder}",
+        highlight=False,
+        soft_wrap=True,
     )
 
     spec = spec.model_copy(update={"cache": f"ckplus/{outcome.manifest.fingerprint}"})

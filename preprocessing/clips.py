@@ -114,7 +114,10 @@ def _read_gray(path: Path) -> Image | None:
     if content.size == 0:
         return None
     # Some sequences of CK+ are in colour: all are decoded to gray (paper, section 4.1).
-    image: Any = cv2.imdecode(content, cv2.IMREAD_GRAYSCALE)
+    try:
+        image: Any = cv2.imdecode(content, cv2.IMREAD_GRAYSCALE)
+    except cv2.error:  # a header that asks for more pixels than OpenCV allows
+        return None
     return None if image is None else image.astype(np.uint8, copy=False)
 
 

@@ -21,7 +21,7 @@ def configure_logs() -> None:
         structlog.processors.JSONRenderer()
         if as_json
         else structlog.dev.ConsoleRenderer(
-            colors=False, pad_event_to=20, exception_formatter=structlog.dev.plain_traceback
+            colors=False, pad_event_to=20, sort_keys=False, exception_formatter=structlog.dev.plain_traceback
         )
     )
     structlog.configure(

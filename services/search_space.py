@@ -66,7 +66,7 @@ class TunableSettings(BaseModel):
     width: int = Field(
         64, ge=1, le=256, title="Width", description="filters of the first group; 64 is the paper"
     )
-    batch_size: int = Field(30, ge=1, le=4096, title="Batch size")
+    batch_size: int = Field(30, ge=2, le=4096, title="Batch size", description="batch norm needs two clips")
     learning_rate: float = Field(1e-4, gt=0.0, le=1.0, title="Learning rate")
     epochs: int = Field(16, ge=1, le=1000, title="Epochs", description="training epochs at most, per fold")
     bn_momentum: float = Field(0.1, gt=0.0, le=1.0, title="BN momentum")

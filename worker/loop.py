@@ -29,7 +29,7 @@ from worker.coordinator_client import Connection, CoordinatorClient
 from worker.heartbeat import HeartbeatThread
 from worker.settings import WorkerSettings
 from worker.training.clips import ClipStore
-from worker.training.fit import Progress, make_deterministic, run_fold
+from worker.training.fit import Progress, device_name, make_deterministic, run_fold
 
 log = structlog.get_logger()
 
@@ -71,7 +71,7 @@ class Worker:
         if self._settings.threads is not None:
             torch.set_num_threads(self._settings.threads)
         make_deterministic(self._device)
-        name = torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else "cpu"
+        name = device_name(self._device)
         if self._device.type == "cpu":
             log.warning("no_gpu", note="training on the CPU", threads=torch.get_num_threads())
         info = WorkerInfo(id=str(uuid.uuid4()), name=self._settings.name, device=name)
@@ -142,10 +142,13 @@ class Worker:
     def _train(self, assignment: FoldAssignment, heartbeat: HeartbeatThread) -> FoldResult:
         cache = self._open(assignment)
         last_line = time.monotonic()
+        loss: float | None = None
 
         def on_step(progress: Progress) -> None:
-            nonlocal last_line
-            heartbeat.progress(progress.epoch, progress.step, progress.loss)
+            nonlocal last_line, loss
+            # Not every step reads the loss back from the device.
+            loss = progress.loss if progress.loss is not None else loss
+            heartbeat.progress(progress.epoch, progress.step, loss)
             if heartbeat.abandoned:
                 raise FoldAbandoned
             if time.monotonic() - last_line >= PROGRESS_SECONDS:
@@ -155,9 +158,9 @@ class Worker:
                     study=assignment.study,
                     trial=assignment.trial,
                     fold=f"{assignment.fold + 1}/{assignment.folds}",
-                    epoch=f"{progress.epoch + 1}/{assignment.training.epochs}",
+                    epoch=f"{progress.epoch}/{assignment.training.epochs}",
                     step=progress.step,
-                    loss=progress.loss,
+                    loss=None if loss is None else round(loss, 4),
                 )
 
         return run_fold(

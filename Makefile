@@ -1,0 +1,44 @@
+# make demo: the main job on this machine. make test: the default tests. Both make the environment first.
+PYTHON ?= $(or $(shell command -v python3.11),$(shell command -v python3))
+BIN := .venv/bin
+RUN_IN_PARALLEL ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test test-long check format bench clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+
+venv: .venv/installed  ## the environment in .venv
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || { echo "foldwise needs Python 3.11 or newer: make PYTHON=..."; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: venv  ## synthetic faces through every process, in about five minutes; ARGS="--new" for another study
+	$(BIN)/foldwise demo $(ARGS)
+
+test: venv  ## the default tests, under 8 minutes on 2 cores
+	$(BIN)/pytest -n $(RUN_IN_PARALLEL) -m "not long" tests
+
+test-long: venv  ## what takes long
+	$(BIN)/pytest -m long tests
+
+check: venv  ## formatting, lint, types, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: venv  ## format and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: venv  ## programs that measure; each ends with a JSON line
+	$(BIN)/python -m benchmarks.claims
+
+clean:  ## remove the environment and build leftovers; studies and caches stay
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

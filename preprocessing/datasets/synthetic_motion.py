@@ -1,0 +1,195 @@
+"""How the faces of the synthetic set move: who they are, and their pose, head and light in each frame.
+
+In all functions `length` counts frames, and `hard` is the difficulty in [0, 1].
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from preprocessing.datasets.ckplus import CLASSES
+from preprocessing.datasets.synthetic_expressions import (
+    EXPRESSIONS,
+    HIGHEST,
+    LOWEST,
+    PART_OF_FIELD,
+    SHUT,
+    Pose,
+    peak_of,
+)
+
+WIDTH, HEIGHT = 640, 490
+"""Of a written frame, in pixels."""
+
+SCALE = 2
+"""Faces are drawn this many times smaller than written: the detail of a camera, at a quarter of the cost."""
+
+_WINDOW = 10
+"""The expression builds up within this many last frames, which is what clips are cut from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Person:
+    """What stays the same over all sequences of a subject; lengths in half face widths, tones 0 to 255."""
+
+    half_width: float
+    """Of the face, in drawn pixels."""
+
+    centre: tuple[float, float]
+    """Of the face, from the left and the top, in drawn pixels."""
+
+    skin: float
+    hair_tone: float
+    brow: float
+    iris: float
+    lip: float
+    clothes: float
+    chin: float
+    jaw: float
+    eye_gap: float
+    eye_width: float
+    eye_height: float
+    brow_height: float
+    brow_thickness: float
+    brow_arch: float
+    nose_width: float
+    nose_tip: float
+    mouth: float
+    mouth_width: float
+    lip_height: float
+    hair: str
+    hairline: float
+    beard: float
+    moustache: float
+    rest: npt.NDArray[np.float32]
+    """The resting pose: one value for each field of `Pose`."""
+
+    gain: float
+    """How strongly this person shows what it feels."""
+
+    slant: float
+    """-1 or 1: the side of a one-sided smile."""
+
+
+class Light(NamedTuple):
+    """The light on one frame."""
+
+    towards: tuple[float, float, float]
+    """Where the light comes from: right, down, front; of length 1."""
+
+    directed: float
+    """The share of light that has a direction."""
+
+    gain: float
+    """What tones are multiplied by, after `gamma`."""
+
+    gamma: float
+    """The exponent of tones from 0 to 1."""
+
+
+def make_person(rng: np.random.Generator, hard: float) -> Person:
+    """A subject drawn at random."""
+
+    def between(low: float, high: float) -> float:
+        return float(rng.uniform(low, high))
+
+    skin = between(95, 205)
+    hair = between(20, 75) if rng.random() < 0.75 else between(120, 190)
+    if abs(hair - skin) < 35:
+        hair = skin - 45
+    leaning = np.array(EXPRESSIONS[str(rng.choice(CLASSES))].apex, np.float32)
+    rest = hard * (between(0.4, 1.0) * leaning + rng.normal(0, 0.35, leaning.size))
+    bearded = rng.random() < 0.2
+    return Person(
+        half_width=between(46, 58),
+        centre=(WIDTH / SCALE / 2 + between(-22, 22), HEIGHT / SCALE / 2 + between(-10, 10)),
+        skin=skin,
+        hair_tone=hair,
+        brow=min(hair, skin - 50) * between(0.8, 1.0),
+        iris=between(20, 95),
+        lip=skin * between(0.5, 0.74),
+        clothes=between(30, 220),
+        chin=between(1.2, 1.4),
+        jaw=between(0.85, 1.12),
+        eye_gap=between(0.39, 0.46),
+        eye_width=between(0.17, 0.215),
+        eye_height=between(0.065, 0.095),
+        brow_height=between(0.22, 0.29),
+        brow_thickness=between(0.035, 0.08),
+        brow_arch=between(0.0, 0.06),
+        nose_width=between(0.15, 0.22),
+        nose_tip=between(0.27, 0.36),
+        mouth=between(0.66, 0.74),
+        mouth_width=between(0.31, 0.40),
+        lip_height=between(0.055, 0.10),
+        hair=str(rng.choice(["cropped", "long", "parted", "full", "bald"], p=[0.25, 0.25, 0.25, 0.15, 0.1])),
+        hairline=between(-0.98, -0.8),
+        beard=between(0.2, 0.6) if bearded else 0.0,
+        moustache=between(0.4, 0.9) if bearded or rng.random() < 0.08 else 0.0,
+        rest=rest.astype(np.float32),
+        gain=between(0.85, 1.15),
+        slant=1.0 if rng.random() < 0.5 else -1.0,
+    )
+
+
+def act(
+    rng: np.random.Generator, person: Person, label: str | None, length: int, hard: float
+) -> npt.NDArray[np.float32]:
+    """The pose in each frame, float32, length x fields of `Pose`: at rest first, at its peak last.
+
+    Without a label the face hardly leaves its rest.
+    """
+    start = max(0, length - _WINDOW)
+    time = (np.arange(length) - start) / (length - 1 - start)
+    rest = person.rest + rng.normal(0, 0.06 * hard, person.rest.size)
+    moves = np.zeros((length, person.rest.size))
+    if label is not None:
+        expression = EXPRESSIONS[label]
+        onset = np.array(expression.onset) + rng.normal(0, 0.05 * hard, 3)
+        duration = np.array(expression.duration) * rng.uniform(1 - 0.2 * hard, 1 + 0.2 * hard, 3)
+        peak = peak_of(label, person.slant, hard)
+        share = np.clip((time[:, None] - onset) / duration, 0.0, 1.0)
+        strength = person.gain * rng.uniform(1 - 0.25 * hard, 1 + 0.1 * hard)
+        moves = (share * share * (3 - 2 * share))[:, PART_OF_FIELD] * peak * strength
+    idle = 0.05 * _drift(rng, length, person.rest.size)
+    poses: npt.NDArray[np.float32] = np.clip(rest + moves + idle, LOWEST, HIGHEST).astype(np.float32)
+    if rng.random() < 0.3 * hard:
+        poses[int(rng.integers(0, length - 2)), Pose._fields.index("eye_open")] = SHUT
+    return poses
+
+
+def sway(rng: np.random.Generator, length: int, hard: float) -> npt.NDArray[np.float64]:
+    """How the head is held in each frame, float64, length x 5.
+
+    About -1 to 1 each: right, down, tilted, near, and turned.
+    """
+    moves = _drift(rng, length, 5) * np.array([1.0, 1.0, 1.0, 1.0, 0.5])
+    held: npt.NDArray[np.float64] = moves * (0.4 + hard) + rng.normal(0, 0.5, 5)
+    return held
+
+
+def make_lights(rng: np.random.Generator, length: int, hard: float) -> list[Light]:
+    """The light on each frame: its direction and strength waver, the rest stays."""
+    angle = rng.uniform(-1.1, 1.1) * (0.4 + 0.6 * hard) + 0.25 * _drift(rng, length, 1)[:, 0]
+    height = rng.uniform(-0.8, 0.1)
+    directed = rng.uniform(0.25, 0.45 + 0.3 * hard)
+    gain = 1.0 + rng.uniform(-0.2, 0.2) * (0.4 + 0.8 * hard) + 0.05 * _drift(rng, length, 1)[:, 0]
+    gamma = float(np.exp(rng.uniform(-0.25, 0.25) * hard))
+    lights = []
+    for turn, bright in zip(angle, gain, strict=True):
+        towards = np.array([math.sin(turn), height, math.cos(turn)])
+        x, y, z = (towards / np.linalg.norm(towards)).tolist()
+        lights.append(Light((x, y, z), float(directed), float(bright), gamma))
+    return lights
+
+
+def _drift(rng: np.random.Generator, length: int, count: int) -> npt.NDArray[np.float64]:
+    """Slow wandering between about -1 and 1 that starts anywhere: length x count."""
+    time = np.arange(length)[:, None] / _WINDOW
+    pace, phase = rng.uniform(0.15, 0.6, count), rng.uniform(0, 1, count)
+    return np.sin(2 * math.pi * (time * pace + phase))

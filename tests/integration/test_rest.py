@@ -1,0 +1,201 @@
+"""The REST interface: tokens, problems, the long poll, and a study from post to end."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+
+from cli.serve import bind
+from coordinator.app import create_app
+from coordinator.settings import CoordinatorSettings
+
+ADMIN = {"Authorization": "Bearer admin-token-of-this-test"}
+WORKER = {"Authorization": "Bearer worker-token-of-this-test"}
+OPEN = {"/livez", "/readyz"}
+
+
+@pytest.fixture
+def app(database_url: str, cache_root: Path) -> FastAPI:
+    settings = CoordinatorSettings(
+        database_url=database_url,
+        cache_root=cache_root,
+        admin_token=ADMIN["Authorization"].split()[1],
+        worker_token=WORKER["Authorization"].split()[1],
+        leader_interval=0.05,
+    )
+    return create_app(settings)
+
+
+@pytest.fixture
+def client(app: FastAPI) -> Iterator[httpx.Client]:
+    """A client of the application on a real socket."""
+    listener = bind("127.0.0.1", 0)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    with httpx.Client(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=30) as client:
+        yield client
+    server.should_exit = True
+    thread.join()
+    listener.close()
+
+
+def spec(**given: Any) -> dict[str, Any]:
+    return {
+        "name": "s",
+        "cache": "tiny",
+        "trials": 2,
+        "pruning": [],
+        "training": {"frames": 2, "frame_size": 16},
+        **given,
+    }
+
+
+def claim(client: httpx.Client, *, wait: float = 0, headers: dict[str, str] = WORKER) -> Any:
+    return client.post(
+        "/api/v1/claims",
+        headers={**headers, "Idempotency-Key": str(uuid.uuid4())},
+        json={
+            "worker": {"id": "worker-one", "name": "one", "device": "cpu"},
+            "caches": ["f" * 64],
+            "wait_seconds": wait,
+        },
+    )
+
+
+def test_every_route_but_the_probes_refuses_a_request_without_a_token(client: httpx.Client) -> None:
+    paths = client.get("/openapi.json").json()["paths"]
+    assert len(paths) > 15
+    for path, methods in paths.items():
+        for method in methods:
+            answer = client.request(method, path.replace("{", "").replace("}", ""))
+            if path in OPEN:
+                assert answer.status_code == 200
+            else:
+                assert (answer.status_code, answer.json()["type"]) == (401, "urn:foldwise:token-refused"), path
+
+
+def test_no_route_hides_from_the_schema_that_is_walked(app: FastAPI) -> None:
+    walked = set(app.openapi()["paths"])
+    routes = {route.path for route in app.routes if isinstance(route, APIRoute)}
+    assert routes <= walked
+
+
+def test_a_worker_token_is_good_for_leases_alone(client: httpx.Client) -> None:
+    assert claim(client).status_code == 204
+    for method, path in (("GET", "/studies"), ("POST", "/studies"), ("GET", "/workers"), ("GET", "/datasets")):
+        answer = client.request(method, f"/api/v1{path}", headers=WORKER, json=spec())
+        assert answer.status_code == 401
+        assert "scope" in answer.json()["detail"]
+    wrong = {"Authorization": "Bearer admin-token-of-this-tesT"}
+    assert client.get("/api/v1/studies", headers=wrong).status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("changed", "status", "field", "words"),
+    [
+        ({"trials": 0}, 422, "trials", "greater than or equal to 1"),
+        ({"name": "My Study"}, 422, "name", "pattern"),
+        ({"cache": "other"}, 422, "cache", "there are: tiny/ffffffffffff"),
+        ({"space": {"activation": ["relu"]}}, 422, "space", "unknown option 'relu' of activation"),
+        ({"colour": 1}, 422, "colour", "Extra inputs"),
+        ({"training": {"frames": 2, "frame_size": 32}}, 422, "training.frame_size", "the cache tiny"),
+        ({"protocol": {"kind": "kfold", "k": 9}}, 422, "protocol", "9 folds need"),
+        ({"pruning": [{"rule": "bound", "threshold": 96.5}]}, 422, "pruning.0.bound.threshold", "less than"),
+    ],
+)
+def test_bad_input_is_a_problem_that_names_the_field(
+    client: httpx.Client, changed: dict[str, Any], status: int, field: str, words: str
+) -> None:
+    answer = client.post("/api/v1/studies", headers=ADMIN, json=spec(**changed))
+    problem = answer.json()
+    assert (answer.status_code, problem["field"]) == (status, field)
+    assert words in problem["detail"]
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert client.get("/api/v1/studies", headers=ADMIN).json() == []
+
+
+def test_what_is_not_there_is_a_404_that_lists_what_is(client: httpx.Client) -> None:
+    assert client.post("/api/v1/studies", headers=ADMIN, json=spec()).status_code == 201
+    answer = client.get("/api/v1/studies/other", headers=ADMIN)
+    assert answer.status_code == 404
+    assert "there are: s" in answer.json()["detail"]
+    assert client.get("/api/v1/studies/s/trials/99", headers=ADMIN).status_code == 404
+
+
+def test_a_claim_waits_for_a_fold_and_gets_the_first_there_is(client: httpx.Client) -> None:
+    started = time.monotonic()
+    assert claim(client, wait=0.6).status_code == 204
+    assert time.monotonic() - started >= 0.6
+    client.post("/api/v1/studies", headers=ADMIN, json=spec())
+    answer = claim(client, wait=20)
+    assert answer.status_code == 200
+    assert (answer.json()["trial"], answer.json()["fold"]) == (0, 0)
+
+
+def test_a_study_from_post_to_end(client: httpx.Client) -> None:
+    posted = client.post("/api/v1/studies", headers=ADMIN, json=spec(start=False))
+    assert (posted.status_code, posted.json()["state"]) == (201, "draft")
+    assert claim(client).status_code == 204
+    client.post("/api/v1/studies/s/start", headers=ADMIN)
+    assignment = claim(client, wait=20).json()
+    folds = 0
+    while assignment:
+        lease = assignment["lease"]
+        headers = {**WORKER, "Lease-Term": str(lease["term"]), "Lease-Secret": lease["secret"]}
+        predicted = [0] * len(assignment["test_clips"])
+        result = {
+            "epochs": [{"loss": 0.5, "predicted": predicted, "probabilities": [[1.0, 0.0] for _ in predicted]}],
+            "provenance": {
+                "device": "cpu",
+                "torch": "2",
+                "cuda": None,
+                "cudnn": None,
+                "threads": 1,
+                "revision": None,
+                "seconds": 0.1,
+                "clip_passes": 8,
+            },
+        }
+        beat = client.post(
+            f"/api/v1/leases/{lease['id']}/heartbeat", headers=headers, json={"epoch": 1, "step": 1}
+        )
+        assert beat.json()["command"] == "continue"
+        verdict = client.put(f"/api/v1/leases/{lease['id']}/result", headers=headers, json=result).json()
+        folds += 1
+        assignment = verdict["next"] or (claim(client, wait=5).json() if folds < 10 else None)
+    study = client.get("/api/v1/studies/s", headers=ADMIN).json()
+    assert (study["state"], study["folds_done"], study["trials"]["complete"]) == ("complete", 10, 2)
+    assert study["best"]["value"] == 0.5
+    confusion = client.get("/api/v1/studies/s/trials/0/confusion", headers=ADMIN).json()
+    assert confusion["counts"] == [[5, 0], [5, 0]]
+    assert (confusion["accuracy"], confusion["uar"]) == (0.5, 0.5)
+    shown = client.get("/api/v1/studies/s/trials/1/folds", headers=ADMIN).json()
+    assert [fold["name"] for fold in shown] == [f"S{i:03d}" for i in range(5)]
+    assert {fold["worker"] for fold in shown} == {"one"}
+    workers = client.get("/api/v1/workers", headers=ADMIN).json()
+    assert [(w["name"], w["fold"]) for w in workers] == [("one", None)]
+
+
+def test_a_body_that_is_not_finite_or_not_known_is_refused(client: httpx.Client) -> None:
+    client.post("/api/v1/studies", headers=ADMIN, json=spec())
+    lease = claim(client, wait=20).json()["lease"]
+    headers = {**WORKER, "Lease-Term": str(lease["term"]), "Lease-Secret": lease["secret"]}
+    path = f"/api/v1/leases/{lease['id']}/heartbeat"
+    refused = client.post(path, headers=headers, content=b'{"epoch": 1, "step": 1, "loss": NaN}')
+    assert refused.status_code == 422
+    assert (
+        client.post(path, headers={**headers, "Lease-Secret": "x"}, json={"epoch": 1, "step": 1}).status_code
+        == 401
+    )
+    assert client.post(path, headers=WORKER, json={"epoch": 1, "step": 1}).status_code == 422
