@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json as json_library
 import os
 import signal
@@ -26,6 +27,11 @@ app = typer.Typer(
     help="Hyper-parameter search for 3D-CNN facial emotion recognition, fold by fold.",
 )
 app.add_typer(study_commands.app, name="study")
+
+
+class Interrupted(BaseException):
+    """Ctrl-C or SIGTERM. Not KeyboardInterrupt, which typer turns into an exit code of its own."""
+
 
 Json = Annotated[bool, typer.Option("--json", help="End with one JSON line for programs.")]
 
@@ -154,7 +160,9 @@ def coordinator(
         heartbeat_seconds=lease_seconds / 3,
     )
     listener = bind(host, port) if fd is None else socket.socket(fileno=fd)
-    serve_coordinator(settings, listener)
+    # The server ends its requests on SIGTERM and then passes the signal on: that is a good end.
+    with contextlib.suppress(Interrupted):
+        serve_coordinator(settings, listener)
 
 
 @app.command(
@@ -229,10 +237,6 @@ def up(
         while True:
             service.tend()
             time.sleep(1.0)
-
-
-class Interrupted(BaseException):
-    """Ctrl-C or SIGTERM. Not KeyboardInterrupt, which typer turns into an exit code of its own."""
 
 
 def main() -> None:

@@ -32,8 +32,8 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def serve_coordinator(settings: CoordinatorSettings, listener: socket.socket) -> None:
-    """Run the coordinator until SIGTERM or Ctrl-C."""
-    config = uvicorn.Config(
-        create_app(settings), log_level="warning", access_log=False, timeout_graceful_shutdown=5
-    )
-    uvicorn.Server(config).run(sockets=[listener])
+    """Run the coordinator until SIGTERM or Ctrl-C; requests under way are answered first."""
+    app = create_app(settings, ending=lambda: server.should_exit)
+    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=5)
+    server = uvicorn.Server(config)
+    server.run(sockets=[listener])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
@@ -20,8 +20,11 @@ from services.contracts import Problem
 from services.errors import FoldwiseError, InvalidInput, Unavailable
 
 
-def create_app(settings: CoordinatorSettings) -> FastAPI:
+def create_app(settings: CoordinatorSettings, *, ending: Callable[[], bool] = lambda: False) -> FastAPI:
     """The application for one database; starting it brings the schema up to date and starts the leader.
+
+    Args:
+        ending: whether the server was told to end; a claim that waits is then answered at once.
 
     Raises:
         Unavailable: at start, the database does not answer.
@@ -40,6 +43,7 @@ def create_app(settings: CoordinatorSettings) -> FastAPI:
 
     app = FastAPI(title="foldwise", version=version("foldwise"), lifespan=lifespan)
     app.state.settings = settings
+    app.state.ending = ending
     app.include_router(leases.router)
     app.include_router(studies.router)
     app.include_router(system.router)

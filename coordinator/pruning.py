@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import median
+
+import numpy as np
 
 from services.contracts import BoundRule, MedianRule, PruneDecision, StudySpec
 from services.scores import needed_correct
@@ -87,7 +88,8 @@ def _median(
     others = complete_at_step(step)
     if len(others) < rule.startup_trials:
         return None
-    middle = median(others)
+    # By numpy, as Optuna does: statistics.median can differ in the last bit, which decides ties.
+    middle = float(np.percentile(others, 50))
     if max(curve) >= middle:
         return None
     return PruneDecision(

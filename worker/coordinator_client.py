@@ -53,7 +53,7 @@ _ERRORS: tuple[type[FoldwiseError], ...] = (
     TokenRefused,
     Unavailable,
 )
-_TRY_AGAIN = {429, 502, 503, 504}
+_TRY_AGAIN = {429, 500, 502, 503, 504}
 
 
 class Connection:

@@ -54,8 +54,10 @@ async def claim(
 
     deadline = time.monotonic() + wanted.wait_seconds
     while (assignment := await run_in_threadpool(attempt)) is None:
-        # A client that hung up must not be given a fold it will never hear of.
-        if time.monotonic() >= deadline or await request.is_disconnected():
+        # A client that hung up must not be given a fold it will never hear of, and a server that is to end
+        # does not wait for its callers' patience.
+        over = time.monotonic() >= deadline or state.ending() or await request.is_disconnected()
+        if over:
             return Response(status_code=204)  # type: ignore[return-value]
         await asyncio.sleep(LONG_POLL_STEP)
     state.leader.wake()

@@ -1,0 +1,382 @@
+"""Everything on one machine, as a person runs it: real processes and signals, the database read after."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import psutil
+import pytest
+from sqlalchemy import create_engine, text
+
+from cli.embedded_postgres import embedded_postgres
+from preprocessing.clips import ClipSettings
+from preprocessing.datasets.synthetic import write_ckplus_tree
+from preprocessing.job import preprocess
+from worker.coordinator_client import Connection
+
+PATIENCE = 120.0
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache root with one cache: 4 synthetic subjects, 10 frames of 32 x 32."""
+    root = tmp_path_factory.mktemp("faces")
+    write_ckplus_tree(root / "tree", subjects=4, seed=1)
+    preprocess("ckplus", root / "tree", root / "caches", settings=ClipSettings(frame_size=32), processes=1)
+    return root / "caches"
+
+
+@pytest.fixture
+def state(tmp_path: Path, faces: Path) -> Path:
+    """A state folder that `up` finds the cache in."""
+    folder = tmp_path / "state"
+    folder.mkdir()
+    (folder / "caches").symlink_to(faces)
+    return folder
+
+
+class Up:
+    """A running `foldwise up`."""
+
+    def __init__(self, state: Path, *, workers: int) -> None:
+        self.state = state
+        self.process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "cli.main", "up"),
+                *("--state", str(state), "--workers", str(workers), "--port", "0"),
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def __enter__(self) -> Up:
+        wait_for(lambda: (self.state / "service.json").exists() or self.process.poll() is not None)
+        assert self.process.poll() is None, self.process.communicate()[0]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+        self.output = self.process.communicate(timeout=60)[0]
+
+    def service(self) -> dict[str, Any]:
+        service: dict[str, Any] = json.loads((self.state / "service.json").read_text())
+        return service
+
+    def study(self, *arguments: str) -> str:
+        return foldwise("study", *arguments, "--state", str(self.state)).stdout
+
+    def create(self, name: str, *settings: str) -> None:
+        small = [
+            "trials=2",
+            "training.width=2",
+            "training.frame_size=32",
+            "training.epochs=2",
+            "training.augmentation={}",
+        ]
+        small += ["protocol={kind: kfold, k: 4}", "pruning=[]", *settings]
+        flags = [part for setting in small for part in ("--set", setting)]
+        self.study("create", "--preset", "ckplus-loso", "--name", name, *flags)
+
+    def show(self, name: str) -> dict[str, Any]:
+        service = self.service()
+        with Connection(service["url"], service["admin_token"], give_up_after=10) as connection:
+            study: dict[str, Any] = connection.call("GET", f"/studies/{name}")
+        return study
+
+    def wait_until_over(self, name: str) -> dict[str, Any]:
+        wait_for(lambda: self.show(name)["state"] != "running")
+        return self.show(name)
+
+    def query(self, statement: str) -> list[Any]:
+        engine = create_engine(self.service()["database_url"])
+        with engine.connect() as connection:
+            rows = [tuple(row) for row in connection.execute(text(statement))]
+        engine.dispose()
+        return rows
+
+    def worker(self, name: str) -> psutil.Process:
+        for child in psutil.Process(self.process.pid).children():
+            if "worker" in child.cmdline() and name in child.cmdline():
+                return child
+        raise AssertionError(f"{name} does not run")
+
+    def log(self, name: str) -> str:
+        path = self.state / "logs" / f"{name}.log"
+        return path.read_text() if path.exists() else ""
+
+
+def foldwise(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "cli.main", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+        env={**os.environ, **environment},
+    )
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.1)
+
+
+COUNTED_ONCE = """
+    SELECT t.number, count(r.fold), count(DISTINCT r.fold), sum(r.clips), min(s.fold_count), min(s.clips)
+    FROM foldwise.trials t JOIN foldwise.studies s ON s.id = t.study_id
+    JOIN foldwise.results r ON r.trial_id = t.id
+    WHERE t.state = 'complete' GROUP BY t.number ORDER BY t.number
+"""
+
+
+def test_one_worker_runs_whole_cross_validations_and_optuna_agrees(state: Path) -> None:
+    with Up(state, workers=1) as up:
+        up.create("first")
+        study = up.wait_until_over("first")
+        assert study["state"] == "complete"
+        assert up.query(COUNTED_ONCE) == [(0, 4, 4, 28, 4, 28), (1, 4, 4, 28, 4, 28)]
+
+        done = re.findall(r"fold_done .*trial=(\d+) fold=(\d+)/4", up.log("worker-1"))
+        assert done == [(str(trial), str(fold)) for trial in range(2) for fold in range(1, 5)]
+
+        wait_for(lambda: not up.query("SELECT 1 FROM foldwise.outbox"))
+        twin = optuna.load_study(study_name="first", storage=up.service()["database_url"])
+        best = study["best"]
+        assert (twin.best_trial.number, twin.best_value) == (best["number"], best["value"])
+        assert twin.best_params == best["parameters"]
+
+        assert json.loads(up.study("show", "first", "--json")) == study
+        picture = state / "confusion.png"
+        shown = up.study("show", "first", "--confusion", str(picture))
+        assert "complete" in shown
+        assert picture.read_bytes().startswith(b"\x89PNG")
+        assert "first" in up.study("list")
+    assert up.process.returncode == 75
+    assert "Traceback" not in up.output
+    assert not (state / "service.json").exists()
+
+    with Up(state, workers=0) as again:
+        assert again.show("first") == study, "the next `up` finds the study as it was"
+
+
+def test_a_killed_worker_costs_one_fold_and_nothing_is_counted_twice(state: Path) -> None:
+    with Up(state, workers=2) as up:
+        up.create("killed", "training.epochs=20", "trials=3")
+        wait_for(lambda: "fold_done" in up.log("worker-1"))
+        up.worker("worker-1").send_signal(signal.SIGKILL)
+        study = up.wait_until_over("killed")
+        assert (study["state"], study["trials"]["complete"]) == ("complete", 3)
+        assert up.query(COUNTED_ONCE) == [(number, 4, 4, 28, 4, 28) for number in range(3)]
+        outcomes = dict(up.query("SELECT outcome, count(*) FROM foldwise.leases GROUP BY outcome"))
+        assert outcomes["done"] == 12
+        assert outcomes.get("lapsed", 0) <= 1
+        assert up.log("worker-1").count("worker_started") == 2, "the supervisor started it again"
+    assert "worker-1 ended (killed by SIGKILL)" in up.output
+
+
+def test_sigterm_gives_the_fold_back_at_once(state: Path) -> None:
+    with Up(state, workers=1) as up:
+        up.create("released", "training.epochs=500", "training.stop_when_perfect=false")
+        wait_for(lambda: up.query("SELECT 1 FROM foldwise.leases WHERE step > 0"))
+        up.worker("worker-1").send_signal(signal.SIGTERM)
+        wait_for(lambda: up.query("SELECT 1 FROM foldwise.leases WHERE outcome = 'released'"))
+        assert up.query("SELECT count(*) FROM foldwise.leases WHERE outcome = 'lapsed'") == [(0,)]
+        assert "stopped" in up.study("stop", "released")
+
+
+def test_pause_resume_and_stop_do_what_they_say(state: Path) -> None:
+    with Up(state, workers=1) as up:
+        up.create("steered", "trials=50")
+        wait_for(lambda: up.show("steered")["folds_done"] >= 1)
+        assert "steered is paused" in up.study("pause", "steered")
+        wait_for(lambda: not up.query("SELECT 1 FROM foldwise.leases WHERE outcome IS NULL"))
+        paused = up.show("steered")["folds_done"]
+        assert "steered is running" in up.study("resume", "steered")
+        wait_for(lambda: up.show("steered")["folds_done"] > paused)
+        up.study("stop", "steered")
+        wait_for(lambda: up.show("steered")["trials"]["running"] == 0)
+        study = up.show("steered")
+        assert (study["state"], study["trials"]["ready"]) == ("stopped", 0)
+
+
+def test_a_worker_started_before_its_coordinator_waits_for_it(tmp_path: Path, state: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    log = tmp_path / "early.log"
+    with log.open("w") as output:
+        early = subprocess.Popen(
+            [sys.executable, "-m", "cli.main", "worker", "--url", url, "--cache-root", str(state / "caches")],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "FOLDWISE_TOKEN": "worker-token", "PYTHONUNBUFFERED": "1"},
+        )
+        try:
+            wait_for(lambda: "coordinator_unreachable" in log.read_text())
+            assert early.poll() is None
+            with embedded_postgres(tmp_path / "pg") as database_url, coordinator(database_url, state, port):
+                seen = {"FOLDWISE_TOKEN": "admin-token"}
+                arguments = ["--preset", "ckplus-loso", "--set", "trials=1", "--set", "training.frame_size=32"]
+                arguments += ["--set", "training.epochs=1", "--set", "training.width=2", "--url", url]
+                created = foldwise("study", "create", *arguments, **seen)
+                assert created.returncode == 0, created.stderr
+                wait_for(lambda: "fold_done" in log.read_text())
+            wait_for(lambda: log.read_text().count("coordinator_unreachable") > 4)
+            assert early.poll() is None, "a coordinator that ends does not end its workers"
+            early.terminate()
+            assert early.wait(timeout=30) == 75
+        finally:
+            early.kill()
+            early.wait()
+
+
+class coordinator:  # noqa: N801 - reads as the context it is
+    """A running `foldwise coordinator`."""
+
+    def __init__(self, database_url: str, state: Path, port: int) -> None:
+        self._arguments = ["--cache-root", str(state / "caches"), "--port", str(port)]
+        self._environment = {
+            **os.environ,
+            "FOLDWISE_DATABASE_URL": database_url,
+            "FOLDWISE_ADMIN_TOKEN": "admin-token",
+            "FOLDWISE_WORKER_TOKEN": "worker-token",
+        }
+
+    def __enter__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "cli.main", "coordinator", *self._arguments], env=self._environment
+        )
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        assert self._process.wait(timeout=30) == 0
+
+
+@pytest.fixture(scope="module")
+def quiet_up(tmp_path_factory: pytest.TempPathFactory, faces: Path) -> Iterator[Up]:
+    """One `up` without workers for the tests of bad input."""
+    folder = tmp_path_factory.mktemp("quiet") / "state"
+    folder.mkdir()
+    (folder / "caches").symlink_to(faces)
+    with Up(folder, workers=0) as up:
+        yield up
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["preprocess", "--dataset", "fer2013", "--root", "."], 2, "use one of: ckplus"),
+        (["preprocess", "--dataset", "ckplus", "--root", "/no/such/folder"], 2, "/no/such/folder"),
+        (["preprocess", "--dataset", "ckplus", "--root", "."], 2, "cohn-kanade-images"),
+        (["preprocess", "--dataset", "ckplus", "--root", ".", "--detector", "haar"], 2, ""),
+        (["study", "create", "--preset", "nope"], 2, "ckplus-loso"),
+        (["study", "create"], 2, "--preset"),
+        (["study", "create", "--preset", "demo", "--set", "trials=many"], 2, "trials"),
+        (["study", "create", "--preset", "demo", "--set", "training.widht=2"], 2, "training.widht"),
+        (["study", "create", "--preset", "demo", "--space", "SPACE"], 2, "unknown option 'relu' of activation"),
+        (["study", "create", "--preset", "demo", "--space", "/no/such/file"], 2, "/no/such/file"),
+        (["study", "create", "--preset", "ckplus-loso"], 64, "training.frame_size is 112, the cache"),
+        (["study", "create", "--preset", "oulu-10fold"], 64, "no clip cache 'oulu-casia'"),
+        (["study", "show", "nothing"], 2, "no study 'nothing'"),
+    ],
+)
+def test_bad_input_is_one_line_that_says_what_to_do(
+    quiet_up: Up, tmp_path: Path, arguments: list[str], code: int, words: str
+) -> None:
+    (tmp_path / "space.yaml").write_text("activation: [relu]\n")
+    arguments = [str(tmp_path / "space.yaml") if part == "SPACE" else part for part in arguments]
+    if arguments[0] == "study":
+        arguments += ["--state", str(quiet_up.state)]
+    run = foldwise(*arguments)
+    assert run.returncode == code, run.stderr
+    assert words in run.stderr
+    assert re.fullmatch(r"foldwise: .+\n", run.stderr), run.stderr
+
+
+def test_a_refused_token_ends_people_and_workers_for_good(quiet_up: Up) -> None:
+    url = quiet_up.service()["url"]
+    for arguments in (
+        ["study", "list", "--url", url],
+        ["worker", "--url", url, "--cache-root", str(quiet_up.state / "caches")],
+    ):
+        run = foldwise(*arguments, FOLDWISE_TOKEN="guess")
+        assert run.returncode == 64
+        assert "token was refused" in run.stderr
+        assert "Traceback" not in run.stderr + run.stdout
+
+
+def test_a_worker_whose_cache_does_not_match_ends_for_good(quiet_up: Up, tmp_path: Path) -> None:
+    quiet_up.create("elsewhere")
+    service = quiet_up.service()
+    run = foldwise(
+        *("worker", "--url", service["url"], "--cache-root", str(tmp_path), "--study", "elsewhere"),
+        FOLDWISE_TOKEN=service["worker_token"],
+    )
+    assert run.returncode == 64
+    assert "which this worker cannot read" in run.stderr
+
+
+def test_an_occupied_port_or_folder_is_said_in_a_line(quiet_up: Up, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        for arguments in (
+            ["up", "--state", str(tmp_path / "other"), "--port", port],
+            ["dashboard", "--state", str(quiet_up.state), "--port", port],
+        ):
+            run = foldwise(*arguments)
+            assert (run.returncode, "choose another with --port" in run.stderr) == (2, True), run.stderr
+    run = foldwise("up", "--state", str(quiet_up.state), "--port", "0")
+    assert (run.returncode, "runs already" in run.stderr) == (1, True), run.stderr
+
+
+def test_the_dashboard_shows_the_study_that_runs(quiet_up: Up) -> None:
+    quiet_up.create("shown")
+    wait_for(lambda: quiet_up.query("SELECT 1 FROM studies WHERE study_name = 'shown'"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    dashboard = subprocess.Popen(
+        [sys.executable, "-m", "cli.main", "dashboard", "--state", str(quiet_up.state), "--port", str(port)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert dashboard.stdout is not None
+        assert f"http://127.0.0.1:{port}/" in dashboard.stdout.readline()
+        shown: list[str] = []
+
+        def answers() -> bool:
+            run = subprocess.run(
+                ["curl", "-sf", f"http://127.0.0.1:{port}/api/studies"],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            shown[:] = [
+                study["study_name"] for study in json.loads(run.stdout or "{}").get("study_summaries", [])
+            ]
+            return run.returncode == 0
+
+        wait_for(answers)
+        assert "shown" in shown
+    finally:
+        dashboard.terminate()
+        dashboard.communicate(timeout=30)
