@@ -37,7 +37,7 @@ format: venv  ## format and mend what can be mended
 	$(BIN)/ruff check --fix .
 
 bench: venv  ## programs that measure; each ends with a JSON line
-	$(BIN)/python -m benchmarks.claims
+	$(BIN)/python -m benchmarks.coordinator
 
 clean:  ## remove the environment and build leftovers; studies and caches stay
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -20,7 +22,7 @@ from preprocessing.datasets.reader import Dataset, Sequence
 from preprocessing.datasets.registry import read_dataset
 from preprocessing.faces import FaceDetector, make_detector
 from services.clip_cache import FORMAT_VERSION, CacheManifest, CacheWriter, cache_folder, open_cache
-from services.errors import FoldwiseError, InvalidInput
+from services.errors import EXIT_FAILURE, FoldwiseError, InvalidInput
 from services.seeds import sha256_of
 
 log = structlog.get_logger()
@@ -79,6 +81,11 @@ def preprocess(
             raise FoldwiseError(
                 f"{error.filename or cache_root}: {error.strerror}; what is done is kept, run the same again"
             ) from error
+        except BrokenProcessPool as error:
+            raise FoldwiseError(
+                "a process that makes clips was killed, perhaps because memory ran out; what is done is kept, "
+                "run the same again, with fewer processes"
+            ) from error
     cache = open_cache(folder)
     flagged = {record.clip_id: record.flags for record in cache.records if record.flags}
     return Outcome(manifest=cache.manifest, folder=folder, made=made, flagged=flagged)
@@ -116,7 +123,7 @@ def _fill(
     total = len(found.sequences)
     # Spawned, not forked: OpenCV's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context, initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=_set_up_process) as pool:
         waiting = {pool.submit(_make_one, sequence, root, settings, writer) for sequence in missing}
         try:
             while waiting:
@@ -144,9 +151,17 @@ def _below(root: Path, path: Path) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
 
 
-def _one_thread() -> None:
+def _set_up_process() -> None:
     cv2.setNumThreads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    # A pool's process waits for work for ever when its parent was killed.
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(EXIT_FAILURE)
 
 
 def _make_one(sequence: Sequence, root: Path, settings: ClipSettings, writer: CacheWriter) -> None:

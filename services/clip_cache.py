@@ -120,7 +120,7 @@ def open_cache(folder: Path, *, verify: bool = True) -> ClipCache:
             raise CacheMismatch(f"the clip cache {folder} has lost {name}; run `foldwise preprocess` again")
         if verify and sha256_of_file(path) != expected:
             raise CacheMismatch(f"{path} is not as it was written; delete {folder} and preprocess again")
-    records = tuple(_read_index((folder / INDEX).read_text(encoding="utf-8")))
+    records = tuple(_read_index((folder / INDEX).read_bytes().decode("utf-8")))
     cache = ClipCache(folder, manifest, records)
     _check_shape(cache, cache.frames(clahe=False))
     _check_shape(cache, cache.frames(clahe=True))
@@ -288,7 +288,7 @@ def sha256_of_file(path: Path) -> str:
 
 def _read_manifest(folder: Path) -> CacheManifest:
     try:
-        manifest = CacheManifest.model_validate_json((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = CacheManifest.model_validate_json((folder / MANIFEST).read_bytes())
     except OSError as error:
         raise CacheMismatch(f"{folder} is no finished clip cache: it has no {MANIFEST}") from error
     except ValidationError as error:
@@ -314,7 +314,7 @@ def _check_shape(cache: ClipCache, frames: Frames) -> None:
 
 def _index_text(records: Iterable[CacheRecord]) -> str:
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     writer.writerow(CacheRecord.model_fields)
     for record in records:
         row = record.model_dump(mode="json")

@@ -105,6 +105,8 @@ def check_folds(clips: Sequence[Clip], folds: Sequence[Fold]) -> None:
             subject = subject_of[clip_id]
             if fold_of_subject.setdefault(subject, fold.index) != fold.index:
                 raise InvalidInput(f"subject {subject} leaks: its clips are tested in two folds", field="folds")
+        if set(fold.subjects) != {subject_of[clip_id] for clip_id in fold.test_clips}:
+            raise InvalidInput(f"fold {fold.name} names other subjects than it tests", field="folds")
     if missing := set(subject_of) - seen:
         raise InvalidInput(f"clip {min(missing)} is tested in no fold", field="folds")
 

@@ -95,6 +95,24 @@ class SearchSpace(RootModel[dict[str, tuple[Value, ...] | Range]]):
 
     model_config = ConfigDict(frozen=True)
 
+    @field_validator("root", mode="before")
+    @classmethod
+    def _well_formed(cls, root: Any) -> Any:
+        # Said here by name and value: a union's own errors speak of the branch that was not meant.
+        for name, domain in root.items() if isinstance(root, Mapping) else ():
+            if isinstance(domain, Mapping):
+                try:
+                    Range.model_validate(domain)
+                except ValidationError as error:
+                    raise ValueError(f"{name} = {domain!r}: {first_problem(error)}") from error
+            elif isinstance(domain, list | tuple):
+                for option in domain:
+                    if not isinstance(option, type_of_value):
+                        raise ValueError(f"unknown option {option!r} of {name}; give text, numbers or booleans")
+            elif not isinstance(domain, Range):
+                raise ValueError(f"{name} = {domain!r}: give a list of options, or a range with low and high")
+        return root
+
     @field_validator("root")
     @classmethod
     def _known(cls, root: dict[str, tuple[Value, ...] | Range]) -> dict[str, tuple[Value, ...] | Range]:
@@ -111,10 +129,10 @@ class SearchSpace(RootModel[dict[str, tuple[Value, ...] | Range]]):
             else:
                 if not domain:
                     raise ValueError(f"{name} has no options")
-                if len(set(map(repr, domain))) != len(domain):
-                    raise ValueError(f"{name} names an option twice")
-                for option in domain:
+                for place, option in enumerate(domain):
                     check_value(name, option)
+                    if option in domain[:place]:
+                        raise ValueError(f"{name} names the option {option!r} twice")
         return root
 
     def items(self) -> Iterator[tuple[str, tuple[Value, ...] | Range]]:
@@ -138,17 +156,12 @@ class SearchSpace(RootModel[dict[str, tuple[Value, ...] | Range]]):
             if name not in parameters:
                 raise InvalidInput(f"parameter {name!r} is missing", field=f"parameters.{name}")
             value = parameters[name]
-            if isinstance(domain, Range):
-                value = _as_kind(name, value)
-                value = _round(value, domain) if isinstance(value, float) else value
-                inside = domain.low <= value <= domain.high
-            else:
-                inside = any(value == o and isinstance(value, bool) == isinstance(o, bool) for o in domain)
-            if not inside:
+            kept = _in_range(name, value, domain) if isinstance(domain, Range) else _option(value, domain)
+            if kept is None:
                 raise InvalidInput(
                     f"{name} = {value!r} is outside the study's space", field=f"parameters.{name}"
                 )
-            tidied[name] = value
+            tidied[name] = kept
         return tidied
 
 
@@ -178,11 +191,13 @@ def load_space(path: Path) -> SearchSpace:
         InvalidInput: not YAML or JSON, or not a space; the message names the parameter.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        content = path.read_bytes()
     except OSError as error:
         raise NotFound(f"cannot read the space file {path}: {error.strerror}", field="space") from error
     try:
-        return SearchSpace.model_validate(yaml.safe_load(text))
+        return SearchSpace.model_validate(yaml.safe_load(content.decode("utf-8")))
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"{path} is not text in UTF-8", field="space") from error
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
         line = f" at line {where.line + 1}" if where else ""
@@ -193,13 +208,16 @@ def load_space(path: Path) -> SearchSpace:
 
 def check_value(name: str, value: Any) -> None:
     """Raise ValueError, naming the parameter and what it takes, if `value` is not a value of it."""
-    field = PARAMETERS[name]
+    options = getattr(PARAMETERS[name].annotation, "__args__", None)
+    if options:
+        # By type too: to Python, True and 1.0 equal 1.
+        if not any(value == option and type(value) is type(option) for option in options):
+            raise ValueError(f"unknown option {value!r} of {name}; known are {', '.join(map(str, options))}")
+        return
     try:
         _ADAPTERS[name].validate_python(value, strict=True)
     except ValidationError as error:
-        options = getattr(field.annotation, "__args__", None)
-        takes = f"known are {', '.join(map(str, options))}" if options else first_problem(error)
-        raise ValueError(f"unknown option {value!r} of {name}; {takes}") from error
+        raise ValueError(f"unknown option {value!r} of {name}; {first_problem(error)}") from error
 
 
 def title_of(name: str) -> str:
@@ -223,6 +241,20 @@ def _as_kind(name: str, value: Any) -> Any:
     if PARAMETERS[name].annotation is int:
         return int(value) if float(value).is_integer() else value
     return float(value)
+
+
+def _option(value: Any, options: tuple[Value, ...]) -> Value | None:
+    return next((o for o in options if o == value and isinstance(o, bool) == isinstance(value, bool)), None)
+
+
+def _in_range(name: str, value: Any, domain: Range) -> int | float | None:
+    """The value as it is kept; None if it is no number of this range."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not domain.low <= value <= domain.high:
+        return None
+    number = _as_kind(name, value)
+    if PARAMETERS[name].annotation is int:
+        return number if isinstance(number, int) else None
+    return _round(number, domain)
 
 
 def _round(value: float, domain: Range) -> float:

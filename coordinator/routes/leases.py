@@ -75,7 +75,9 @@ def report(
 ) -> Verdict:
     """Hand in a fold; the reply says what became of the trial and carries the next fold."""
     verdict = scheduling.report(session, key, result, settings, more=more)
-    leader.wake()
+    if verdict.decision != "continue":
+        # A trial has ended: another must be asked for. The projection of running trials has time.
+        leader.wake()
     return verdict
 
 

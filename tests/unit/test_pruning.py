@@ -1,0 +1,276 @@
+"""Pruning: `bound` is exact, `median` is Optuna's, rules apply in order and never in the warm-up."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any
+
+import optuna
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from coordinator.pruning import TrialProgress, decide
+from services.contracts import PruneDecision, StudySpec
+from services.scores import needed_correct
+
+Folds = list[tuple[int, int]]
+"""(correct, clips) of each fold."""
+
+CKPLUS_SEQUENCES = {1: 21, 2: 22, 3: 47, 4: 20, 5: 7, 6: 1}
+"""CK+: how many of its 118 subjects have so many labelled sequences."""
+
+
+def study(*rules: dict[str, Any], protocol: dict[str, Any] | None = None) -> StudySpec:
+    return StudySpec.model_validate(
+        {"name": "s", "cache": "c", "pruning": rules, "protocol": protocol or {"kind": "loso"}}
+    )
+
+
+def progress(done: Sequence[tuple[int, int]], clips_total: int) -> TrialProgress:
+    return TrialProgress(
+        prefix=done,
+        correct=sum(correct for correct, _ in done),
+        clips_done=sum(clips for _, clips in done),
+        clips_total=clips_total,
+    )
+
+
+def no_others(_step: int) -> list[float]:
+    return []
+
+
+def run(spec: StudySpec, folds: Folds) -> tuple[int, PruneDecision | None]:
+    """Reports fold by fold until pruned: how many folds were run, and the decision."""
+    total = sum(clips for _, clips in folds)
+    for done in range(1, len(folds)):
+        if decision := decide(spec, progress(folds[:done], total), no_others):
+            return done, decision
+    return len(folds), None
+
+
+def folds_strategy(max_folds: int = 15) -> st.SearchStrategy[Folds]:
+    one = st.integers(1, 6).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
+    return st.lists(one, min_size=2, max_size=max_folds)
+
+
+def curve_of(folds: Folds) -> list[float]:
+    return [
+        sum(c for c, _ in folds[:done]) / sum(n for _, n in folds[:done]) for done in range(1, len(folds) + 1)
+    ]
+
+
+# --- bound --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_paper_threshold_ends_a_ckplus_trial_exactly_at_its_twelfth_error(seed: int) -> None:
+    rng = random.Random(seed)
+    sizes = [size for size, subjects in CKPLUS_SEQUENCES.items() for _ in range(subjects)]
+    assert (len(sizes), sum(sizes)) == (118, 327)
+    rng.shuffle(sizes)
+    wrong = set(rng.sample(range(118), 12))
+    folds = [(size - (fold in wrong), size) for fold, size in enumerate(sizes)]
+    spec = study({"rule": "bound", "threshold": 0.965})
+    done, decision = run(spec, folds)
+    twelfth = sorted(wrong)[11]
+    if twelfth == 117:
+        assert decision is None
+        return
+    assert done == twelfth + 1
+    assert decision is not None
+    assert decision.rule == "bound"
+    assert decision.fold == twelfth
+    assert decision.numbers == {
+        "threshold": 0.965,
+        "errors": 12,
+        "errors_allowed": 11,
+        "best_reachable": 315 / 327,
+    }
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_eleven_errors_of_327_are_let_through_whatever_the_order(seed: int) -> None:
+    rng = random.Random(seed)
+    folds = [(0 if i < 11 else 1, 1) for i in range(327)]
+    rng.shuffle(folds)
+    assert run(study({"rule": "bound", "threshold": 0.965}), folds) == (327, None)
+
+
+@given(folds=folds_strategy(), threshold=st.integers(0, 1000).map(lambda n: n / 1000))
+@settings(max_examples=200, deadline=None)
+@example(folds=[(9, 10), (10, 10)], threshold=0.95)
+@example(folds=[(0, 1), (1, 1)], threshold=0.0)
+def test_bound_prunes_those_that_cannot_reach_the_threshold_at_once_and_nobody_else(
+    folds: Folds, threshold: float
+) -> None:
+    total = sum(clips for _, clips in folds)
+    spec = study({"rule": "bound", "threshold": threshold})
+    done, decision = run(spec, folds)
+    final = Fraction(sum(correct for correct, _ in folds), total)
+    if final >= Fraction(str(threshold)):
+        assert decision is None
+    if decision is not None:
+        best_case = Fraction(total - sum(n - c for c, n in folds[:done]), total)
+        assert best_case < Fraction(str(threshold))
+        before = Fraction(total - sum(n - c for c, n in folds[: done - 1]), total)
+        assert before >= Fraction(str(threshold))
+    elif final < Fraction(str(threshold)):
+        # Only the last fold put it out of reach: the trial is complete, there is nothing left to prune.
+        before = Fraction(total - sum(n - c for c, n in folds[:-1]), total)
+        assert before >= Fraction(str(threshold))
+
+
+def test_bound_counts_finished_folds_beyond_the_prefix() -> None:
+    spec = study({"rule": "bound", "threshold": 0.9})
+    helped = TrialProgress(prefix=[(2, 2)], correct=2, clips_done=5, clips_total=20)
+    decision = decide(spec, helped, no_others)
+    assert decision is not None
+    assert decision.numbers["errors"] == 3
+    assert decision.numbers["errors_allowed"] == 20 - needed_correct(0.9, 20)
+
+
+# --- median -------------------------------------------------------------------------------------------------
+
+
+def optuna_prunes(complete: list[list[float]], curve: list[float], *, startup: int, warmup: int) -> bool:
+    """What Optuna's pruner says of a running trial with this curve; step n is the value after n folds."""
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=startup, n_warmup_steps=warmup)
+    twin = optuna.create_study(direction="maximize", pruner=pruner)
+    for one in complete:
+        twin.add_trial(
+            optuna.trial.create_trial(value=one[-1], intermediate_values=dict(enumerate(one, start=1)))
+        )
+    running = twin.ask()
+    for step, value in enumerate(curve, start=1):
+        running.report(value, step)
+    return running.should_prune()
+
+
+def ours_prunes(complete: list[list[float]], folds: Folds, *, startup: int, warmup: int, of: int) -> bool:
+    spec = study({"rule": "median", "startup_trials": startup, "warmup_folds": warmup})
+    total = sum(clips for _, clips in folds) + of - len(folds)
+    return decide(spec, progress(folds, total), lambda step: [one[step - 1] for one in complete]) is not None
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> tuple[list[Folds], Folds, int, int]:
+    """Complete trials over the same folds, a running one's first folds, start-up, warm-up."""
+    sizes = draw(st.lists(st.integers(1, 4), min_size=2, max_size=8))
+
+    def trial(count: int) -> st.SearchStrategy[Folds]:
+        return st.tuples(*(st.tuples(st.integers(0, n), st.just(n)) for n in sizes[:count])).map(list)
+
+    complete = draw(st.lists(trial(len(sizes)), max_size=6))
+    running = draw(st.integers(1, len(sizes) - 1).flatmap(trial))
+    return complete, running, draw(st.integers(1, 4)), draw(st.integers(0, 5))
+
+
+@given(histories())
+@settings(max_examples=150, deadline=None)
+def test_median_decides_as_optunas_median_pruner(history: tuple[list[Folds], Folds, int, int]) -> None:
+    complete, running, startup, warmup = history
+    curves = [curve_of(folds) for folds in complete]
+    ours = ours_prunes(curves, running, startup=startup, warmup=warmup, of=len(running) + 1)
+    assert ours == optuna_prunes(curves, curve_of(running), startup=startup, warmup=warmup)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("1/24", "5/18"), ("1/24", "1/2"), ("1/23", "23/24"), ("1/22", "6/13"), ("1/2", "1/4")]
+)
+def test_a_tie_with_the_median_of_two_is_broken_as_optuna_breaks_it(one: str, other: str) -> None:
+    # Here a mean rounded in another way than Optuna's differs in the last bit, on one side of the curve.
+    middle = (Fraction(one) + Fraction(other)) / 2
+    curves = [[float(Fraction(one))], [float(Fraction(other))]]
+    running = [(middle.numerator, middle.denominator)]
+    ours = ours_prunes(curves, running, startup=2, warmup=0, of=2)
+    assert ours == optuna_prunes(curves, [float(middle)], startup=2, warmup=0)
+
+
+def test_median_says_what_it_compared() -> None:
+    spec = study({"rule": "median", "startup_trials": 3, "warmup_folds": 2})
+    asked: list[int] = []
+
+    def others(step: int) -> list[float]:
+        asked.append(step)
+        return [0.5, 0.9, 0.8]
+
+    decision = decide(spec, progress([(3, 5), (4, 5)], 20), others)
+    assert asked == [2]
+    assert decision == PruneDecision(
+        rule="median", fold=1, numbers={"best_running_accuracy": 0.7, "median": 0.8, "complete_trials": 3}
+    )
+
+
+def test_a_trial_at_the_median_goes_on() -> None:
+    spec = study({"rule": "median", "startup_trials": 1, "warmup_folds": 0})
+    assert decide(spec, progress([(4, 5)], 10), lambda _step: [0.8]) is None
+    assert decide(spec, progress([(4, 5)], 10), lambda _step: [0.81]) is not None
+
+
+def test_the_best_of_the_curve_so_far_counts_not_its_end() -> None:
+    spec = study({"rule": "median", "startup_trials": 1, "warmup_folds": 0})
+    assert decide(spec, progress([(5, 5), (0, 5)], 20), lambda _step: [0.9]) is None
+
+
+def test_too_few_complete_trials_prune_nothing() -> None:
+    spec = study({"rule": "median", "startup_trials": 5, "warmup_folds": 0})
+    assert decide(spec, progress([(0, 5)], 10), lambda _step: [1.0] * 4) is None
+    assert decide(spec, progress([(0, 5)], 10), lambda _step: [1.0] * 5) is not None
+
+
+@pytest.mark.parametrize(
+    ("protocol", "warmup"),
+    [({"kind": "loso"}, 10), ({"kind": "kfold", "k": 10}, 3), ({"kind": "kfold", "k": 5}, 3)],
+)
+def test_nothing_is_pruned_in_the_warm_up_and_its_default_hangs_on_the_protocol(
+    protocol: dict[str, Any], warmup: int
+) -> None:
+    spec = study({"rule": "median", "startup_trials": 1}, protocol=protocol)
+    worst = [(0, 2)] * 20
+    decisions = [decide(spec, progress(worst[:n], 40), lambda _step: [1.0]) for n in range(1, 20)]
+    assert [d is not None for d in decisions] == [n >= warmup for n in range(1, 20)]
+
+
+def test_a_warm_up_that_is_given_replaces_the_default() -> None:
+    spec = study({"rule": "median", "startup_trials": 1, "warmup_folds": 0})
+    assert decide(spec, progress([(0, 2)], 40), lambda _step: [1.0]) is not None
+
+
+def test_median_waits_for_the_prefix() -> None:
+    spec = study({"rule": "median", "startup_trials": 1, "warmup_folds": 0})
+    helped = TrialProgress(prefix=[], correct=0, clips_done=10, clips_total=20)
+    assert decide(spec, helped, lambda _step: [1.0]) is None
+
+
+# --- rules together -----------------------------------------------------------------------------------------
+
+BOUND = {"rule": "bound", "threshold": 0.9}
+MEDIAN = {"rule": "median", "startup_trials": 1, "warmup_folds": 1}
+
+
+@pytest.mark.parametrize(("rules", "first"), [((BOUND, MEDIAN), "bound"), ((MEDIAN, BOUND), "median")])
+def test_the_first_rule_that_fires_is_the_decision(rules: tuple[dict[str, Any], ...], first: str) -> None:
+    decision = decide(study(*rules), progress([(0, 10)], 20), lambda _step: [1.0])
+    assert decision is not None
+    assert decision.rule == first
+
+
+@pytest.mark.parametrize("rules", [(BOUND, MEDIAN), (MEDIAN, BOUND)])
+def test_a_rule_that_does_not_fire_leaves_it_to_the_next(rules: tuple[dict[str, Any], ...]) -> None:
+    below_median_within_reach = decide(study(*rules), progress([(9, 10)], 20), lambda _step: [1.0])
+    assert below_median_within_reach is not None
+    assert below_median_within_reach.rule == "median"
+    out_of_reach_at_the_median = decide(study(*rules), progress([(0, 10)], 20), lambda _step: [0.0])
+    assert out_of_reach_at_the_median is not None
+    assert out_of_reach_at_the_median.rule == "bound"
+
+
+def test_without_rules_nothing_is_pruned_and_nobody_is_asked() -> None:
+    def never(_step: int) -> list[float]:
+        raise AssertionError("asked for the other trials")
+
+    assert decide(study(), progress([(0, 10)], 20), never) is None
+    assert decide(study(BOUND), progress([(10, 10)], 20), never) is None
