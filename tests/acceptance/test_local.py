@@ -86,6 +86,7 @@ class Up:
             "training.epochs=2",
             "training.augmentation={}",
         ]
+        small += ["space={temporal_size: [1, 3], dropout: {low: 0.0, high: 1.0}}"]
         small += ["protocol={kind: kfold, k: 4}", "pruning=[]", *settings]
         flags = [part for setting in small for part in ("--set", setting)]
         self.study("create", "--preset", "ckplus-loso", "--name", name, *flags)

@@ -121,10 +121,11 @@ def test_the_ends_of_the_scale(threshold: float, clips: int, needed: int) -> Non
     assert needed_correct(threshold, clips) == needed
 
 
-@pytest.mark.parametrize("k", range(11))
-def test_tenths_are_never_off_by_one(k: int) -> None:
-    threshold = round(0.1 * k, 1)
-    assert [needed_correct(threshold, 10 * n) for n in range(1, 200)] == [k * n for n in range(1, 200)]
+@pytest.mark.parametrize("clips", [10, 50, 100, 1000])
+def test_hundredths_are_never_off_by_one(clips: int) -> None:
+    # In binary, 0.07 * 100 and 0.55 * 100 come out just above 7 and 55.
+    for hundredths in range(101):
+        assert needed_correct(hundredths / 100, clips) == -(-hundredths * clips // 100)
 
 
 @given(digits=st.integers(1, 6), numerator=st.integers(0, 10**6), clips=st.integers(1, 5000))
