@@ -50,7 +50,10 @@ def run_demo(state: StateFolder, *, workers: int, new: bool, console: Console) -
     spec = get_preset("demo")
     tree = state.folder / "faces"
 
-    console.print(f"[bold]1/4[/bold] synthetic faces: {SUBJECTS} subjects, 7 emotions, as a CK+ tree in {tree}")
+    console.print(
+        f"[bold]1/4[/bold] synthetic faces: {SUBJECTS} subjects, 7 emotions, as a CK+ tree in {tree}",
+        soft_wrap=True,
+    )
     with writing_progress(console) as progress:
         write_ckplus_tree(tree, subjects=SUBJECTS, seed=SEED, difficulty=DIFFICULTY, progress=progress)
 

@@ -92,7 +92,7 @@ def folds_table(folds: Sequence[FoldView]) -> Table:
 
 def confusion_table(view: ConfusionView) -> Table:
     """Counts; rows are true classes, columns predicted ones."""
-    table = Table("true \\ predicted", *view.classes, "recall", box=None, pad_edge=False)
+    table = Table("true class", *view.classes, "recall", box=None, pad_edge=False)
     for index, (name, row) in enumerate(zip(view.classes, view.counts, strict=True)):
         total = sum(row)
         cells = [Text(str(n), style="bold green" if i == index else "") for i, n in enumerate(row)]

@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, create_trial
 from optuna.trial import TrialState as OptunaState
 
 from services.contracts import StudySpec, TrialState
-from services.search_space import Range, SearchSpace, TunableSettings, type_of_value
+from services.search_space import ParameterValue, Range, SearchSpace, TunableSettings
 from services.seeds import derive_seed
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -42,7 +42,7 @@ class TrialRecord:
 
     number: int
     state: TrialState
-    parameters: Mapping[str, type_of_value]
+    parameters: Mapping[str, ParameterValue]
     value: float | None
     """Pooled accuracy of a complete trial."""
 
@@ -53,7 +53,7 @@ class TrialRecord:
     """Shown with the trial in Optuna's dashboard."""
 
 
-def suggest(spec: StudySpec, history: Sequence[TrialRecord], number: int) -> dict[str, type_of_value]:
+def suggest(spec: StudySpec, history: Sequence[TrialRecord], number: int) -> dict[str, ParameterValue]:
     """Parameters for trial `number`, by TPE over the history (paper section 3.3).
 
     The sampler is seeded by the study and the number: the same history gives the same suggestion. A pruned
@@ -115,7 +115,7 @@ def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
     return {name: _distribution(name, domain) for name, domain in space.items()}
 
 
-def _distribution(name: str, domain: tuple[type_of_value, ...] | Range) -> BaseDistribution:
+def _distribution(name: str, domain: tuple[ParameterValue, ...] | Range) -> BaseDistribution:
     if not isinstance(domain, Range):
         return CategoricalDistribution(domain)
     tunable = TunableSettings.model_fields.get(name)

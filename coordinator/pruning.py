@@ -19,6 +19,9 @@ from services.scores import needed_correct
 class TrialProgress:
     """What of a trial is done."""
 
+    fold: int
+    """Index of the fold that was just accepted."""
+
     prefix: Sequence[tuple[int, int]]
     """(correct, clips) of each fold of the finished prefix of the fold order."""
 
@@ -67,7 +70,7 @@ def _bound(rule: BoundRule, progress: TrialProgress) -> PruneDecision | None:
         return None
     return PruneDecision(
         rule=rule.rule,
-        fold=len(progress.prefix) - 1,
+        fold=progress.fold,
         numbers={
             "threshold": rule.threshold,
             "errors": progress.clips_done - progress.correct,

@@ -171,7 +171,7 @@ def report(
     session.flush()
 
     spec = StudySpec.model_validate(study.spec)
-    progress = _progress(session, trial, study)
+    progress = _progress(session, trial, study, lease.fold)
     decision = _judge(session, study, spec, trial, progress)
     verdict = Verdict(
         decision=decision,
@@ -538,14 +538,15 @@ def _judge(
     return "pruned"
 
 
-def _progress(session: Session, trial: TrialRow, study: StudyRow) -> pruning.TrialProgress:
+def _progress(session: Session, trial: TrialRow, study: StudyRow, fold: int) -> pruning.TrialProgress:
     done = session.execute(
         select(ResultRow.fold, ResultRow.correct, ResultRow.clips)
         .where(ResultRow.trial_id == trial.id)
         .order_by(ResultRow.fold)
     ).all()
-    prefix = [(correct, clips) for place, (fold, correct, clips) in enumerate(done) if fold == place]
+    prefix = [(correct, clips) for place, (index, correct, clips) in enumerate(done) if index == place]
     return pruning.TrialProgress(
+        fold=fold,
         prefix=prefix,
         correct=sum(correct for _, correct, _ in done),
         clips_done=sum(clips for _, _, clips in done),

@@ -21,7 +21,14 @@ from preprocessing.clips import ClipSettings, DroppedClip, make_clip
 from preprocessing.datasets.reader import Dataset, Sequence
 from preprocessing.datasets.registry import read_dataset
 from preprocessing.faces import FaceDetector, make_detector
-from services.clip_cache import FORMAT_VERSION, CacheManifest, CacheWriter, cache_folder, open_cache
+from services.clip_cache import (
+    FORMAT_VERSION,
+    CacheManifest,
+    CacheWriter,
+    cache_folder,
+    open_cache,
+    remove_leftovers,
+)
 from services.errors import EXIT_FAILURE, FoldwiseError, InvalidInput
 from services.seeds import sha256_of
 
@@ -74,7 +81,9 @@ def preprocess(
     fingerprint = _fingerprint(found, settings, detector, report)
     folder = cache_folder(cache_root, dataset, fingerprint)
     made = 0
-    if not folder.exists():
+    if folder.exists():
+        remove_leftovers(cache_root, dataset, fingerprint)
+    else:
         try:
             made = _fill(found, root, cache_root, fingerprint, settings, processes, report)
         except OSError as error:

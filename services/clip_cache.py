@@ -131,8 +131,6 @@ def list_caches(root: Path) -> tuple[CacheManifest, ...]:
     """Manifests of the finished caches below `root`, by dataset and fingerprint; broken ones are left out."""
     found = []
     for path in sorted(root.glob(f"*/*/{MANIFEST}")):
-        if path.parent.name.startswith("."):
-            continue
         try:
             found.append(_read_manifest(path.parent))
         except CacheMismatch:
@@ -159,6 +157,11 @@ def find_cache(root: Path, wanted: str) -> CacheManifest:
     )
 
 
+def remove_leftovers(root: Path, dataset: str, fingerprint: str) -> None:
+    """Remove the working folder of a finished cache, which a kill during the last clean-up leaves behind."""
+    shutil.rmtree(_working_folder(cache_folder(root, dataset, fingerprint)), ignore_errors=True)
+
+
 def cache_folder(root: Path, dataset: str, fingerprint: str) -> Path:
     """Where a cache lies."""
     return root / dataset / fingerprint
@@ -176,7 +179,7 @@ class CacheWriter:
         self.target = cache_folder(root, dataset, fingerprint)
         self.dataset = dataset
         self.fingerprint = fingerprint
-        self.working = self.target.with_name(f".{fingerprint}.partial")
+        self.working = _working_folder(self.target)
         self._parts = self.working / "parts"
         self._parts.mkdir(parents=True, exist_ok=True)
 
@@ -278,6 +281,10 @@ class CacheWriter:
         with path.open("rb") as file:
             os.fsync(file.fileno())
         return shape
+
+
+def _working_folder(target: Path) -> Path:
+    return target.with_name(f".{target.name}.partial")
 
 
 def sha256_of_file(path: Path) -> str:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, NewType
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator, model_validator
 
 from services.folds import LeaveOneSubjectOut, Protocol
-from services.search_space import Hyperparameters, SearchSpace, TunableSettings, paper_space, type_of_value
+from services.search_space import Hyperparameters, ParameterValue, SearchSpace, TunableSettings, paper_space
 
 StudyName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 LeaseId = NewType("LeaseId", str)
@@ -328,7 +328,7 @@ class TrialView(Contract):
 
     number: int
     state: TrialState
-    parameters: dict[str, type_of_value]
+    parameters: dict[str, ParameterValue]
     value: FiniteFloat | None = Field(description="pooled accuracy; null until every fold is done")
     folds_done: int
     folds: int

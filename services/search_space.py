@@ -34,7 +34,7 @@ from pydantic import (
 
 from services.errors import InvalidInput, NotFound
 
-type_of_value = bool | int | float | str
+ParameterValue = bool | int | float | str
 Value = StrictBool | StrictInt | StrictFloat | StrictStr
 
 DROPOUT_DIGITS = 4
@@ -107,7 +107,7 @@ class SearchSpace(RootModel[dict[str, tuple[Value, ...] | Range]]):
                     raise ValueError(f"{name} = {domain!r}: {first_problem(error)}") from error
             elif isinstance(domain, list | tuple):
                 for option in domain:
-                    if not isinstance(option, type_of_value):
+                    if not isinstance(option, ParameterValue):
                         raise ValueError(f"unknown option {option!r} of {name}; give text, numbers or booleans")
             elif not isinstance(domain, Range):
                 raise ValueError(f"{name} = {domain!r}: give a list of options, or a range with low and high")
@@ -142,7 +142,7 @@ class SearchSpace(RootModel[dict[str, tuple[Value, ...] | Range]]):
     def __len__(self) -> int:
         return len(self.root)
 
-    def tidy(self, parameters: Mapping[str, Any]) -> dict[str, type_of_value]:
+    def tidy(self, parameters: Mapping[str, Any]) -> dict[str, ParameterValue]:
         """The parameters as they are stored and trained: in order, floats rounded, whole numbers as int.
 
         Raises:
@@ -151,7 +151,7 @@ class SearchSpace(RootModel[dict[str, tuple[Value, ...] | Range]]):
         unknown = set(parameters) - set(self.root)
         if unknown:
             raise InvalidInput(f"unknown parameter {sorted(unknown)[0]!r}", field="parameters")
-        tidied: dict[str, type_of_value] = {}
+        tidied: dict[str, ParameterValue] = {}
         for name, domain in self.items():
             if name not in parameters:
                 raise InvalidInput(f"parameter {name!r} is missing", field=f"parameters.{name}")

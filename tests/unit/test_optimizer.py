@@ -10,9 +10,9 @@ import pytest
 
 from coordinator.optimizer import TrialRecord, suggest
 from services.contracts import StudySpec, TrialState
-from services.search_space import Range, SearchSpace, type_of_value
+from services.search_space import ParameterValue, Range, SearchSpace
 
-Parameters = dict[str, type_of_value]
+Parameters = dict[str, ParameterValue]
 
 SMALL = {"activation": ["ReLU", "ELU", "Mish"], "dropout": {"low": 0.0, "high": 1.0}}
 

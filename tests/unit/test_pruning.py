@@ -31,6 +31,7 @@ def study(*rules: dict[str, Any], protocol: dict[str, Any] | None = None) -> Stu
 
 def progress(done: Sequence[tuple[int, int]], clips_total: int) -> TrialProgress:
     return TrialProgress(
+        fold=len(done) - 1,
         prefix=done,
         correct=sum(correct for correct, _ in done),
         clips_done=sum(clips for _, clips in done),
@@ -125,7 +126,7 @@ def test_bound_prunes_those_that_cannot_reach_the_threshold_at_once_and_nobody_e
 
 def test_bound_counts_finished_folds_beyond_the_prefix() -> None:
     spec = study({"rule": "bound", "threshold": 0.9})
-    helped = TrialProgress(prefix=[(2, 2)], correct=2, clips_done=5, clips_total=20)
+    helped = TrialProgress(fold=4, prefix=[(2, 2)], correct=2, clips_done=5, clips_total=20)
     decision = decide(spec, helped, no_others)
     assert decision is not None
     assert decision.numbers["errors"] == 3
@@ -241,7 +242,7 @@ def test_a_warm_up_that_is_given_replaces_the_default() -> None:
 
 def test_median_waits_for_the_prefix() -> None:
     spec = study({"rule": "median", "startup_trials": 1, "warmup_folds": 0})
-    helped = TrialProgress(prefix=[], correct=0, clips_done=10, clips_total=20)
+    helped = TrialProgress(fold=4, prefix=[], correct=0, clips_done=10, clips_total=20)
     assert decide(spec, helped, lambda _step: [1.0]) is None
 
 
