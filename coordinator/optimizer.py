@@ -81,15 +81,14 @@ class OptunaProjection:
         self._storage = optuna.storages.RDBStorage(
             database_url, engine_kwargs={"pool_size": 1, "max_overflow": 2, "pool_pre_ping": True}
         )
+        self._studies: dict[str, optuna.Study] = {}
 
     def project(self, study_name: str, space: SearchSpace, record: TrialRecord) -> None:
         """Make Optuna's trial of this number equal to `record`. Repeating it changes nothing.
 
         Trials must be projected in the order of their numbers the first time.
         """
-        study = optuna.create_study(
-            storage=self._storage, study_name=study_name, direction="maximize", load_if_exists=True
-        )
+        study = self._study(study_name)
         if record.number >= len(study.get_trials(deepcopy=False)):
             study.add_trial(_frozen(space, record, running=True))
         twin = study.get_trials(deepcopy=False)[record.number]
@@ -104,10 +103,12 @@ class OptunaProjection:
         if record.state.over:
             study.tell(record.number, record.value, state=_STATES[record.state])
 
-    def delete(self, study_name: str) -> None:
-        """Forget a study, if it is there."""
-        if study_name in optuna.get_all_study_names(self._storage):
-            optuna.delete_study(study_name=study_name, storage=self._storage)
+    def _study(self, name: str) -> optuna.Study:
+        if name not in self._studies:
+            self._studies[name] = optuna.create_study(
+                storage=self._storage, study_name=name, direction="maximize", load_if_exists=True
+            )
+        return self._studies[name]
 
 
 def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:

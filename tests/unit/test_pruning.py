@@ -129,6 +129,7 @@ def test_bound_counts_finished_folds_beyond_the_prefix() -> None:
     helped = TrialProgress(fold=4, prefix=[(2, 2)], correct=2, clips_done=5, clips_total=20)
     decision = decide(spec, helped, no_others)
     assert decision is not None
+    assert decision.fold == 4
     assert decision.numbers["errors"] == 3
     assert decision.numbers["errors_allowed"] == 20 - needed_correct(0.9, 20)
 
