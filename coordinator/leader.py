@@ -7,7 +7,8 @@ unseen, so every step is idempotent; none is on a request's path.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import structlog
 from sqlalchemy import Connection, Engine, delete, func, select, text
@@ -59,6 +60,11 @@ class Leader(threading.Thread):
                 log.warning("leader_lost_database", error=str(error).splitlines()[0])
                 self.is_leader = False
                 self._pause()
+            except Exception:
+                # A leader that ended in silence would leave the service without trials.
+                log.exception("leader_failed")
+                self.is_leader = False
+                self._pause()
 
     def _lead(self, connection: Connection) -> None:
         while not self._stopping:
@@ -103,8 +109,9 @@ class Leader(threading.Thread):
         with self._sessions() as session:
             running = session.scalars(select(StudyRow.id).where(StudyRow.state == StudyState.RUNNING)).all()
         for study_id in running:
-            while self._ask_once(study_id):
-                pass
+            with _contained("ask", study_id=study_id):
+                while self._ask_once(study_id):
+                    pass
 
     def _ask_once(self, study_id: int) -> bool:
         # Long work holds no transaction: read, think, then add under the study's lock.
@@ -131,7 +138,7 @@ class Leader(threading.Thread):
         with self._sessions() as session:
             candidates = session.scalars(select(StudyRow.id).where(StudyRow.state == StudyState.RUNNING)).all()
         for study_id in candidates:
-            with self._sessions.begin() as session:
+            with _contained("complete", study_id=study_id), self._sessions.begin() as session:
                 scheduling.complete_if_done(session, study_id)
 
     def _project_changes(self) -> None:
@@ -142,16 +149,31 @@ class Leader(threading.Thread):
                 .order_by(OutboxRow.trial_id)
             ).all()
         for trial_id, seq in changed:
-            with self._sessions() as session:
-                trial = session.get_one(TrialRow, trial_id)
-                study = session.get_one(StudyRow, trial.study_id)
-                record = trial_records(session, [trial])[0]
-                spec = StudySpec.model_validate(study.spec)
-            if self._projection is None:
-                self._projection = OptunaProjection(self._engine.url.render_as_string(hide_password=False))
-            self._projection.project(study.name, spec.space, record)
-            with self._sessions.begin() as session:
-                session.execute(delete(OutboxRow).where(OutboxRow.trial_id == trial_id, OutboxRow.seq <= seq))
+            with _contained("project", trial_id=trial_id):
+                self._project(trial_id, seq)
+
+    def _project(self, trial_id: int, seq: int) -> None:
+        with self._sessions() as session:
+            trial = session.get_one(TrialRow, trial_id)
+            study = session.get_one(StudyRow, trial.study_id)
+            record = trial_records(session, [trial])[0]
+            spec = StudySpec.model_validate(study.spec)
+        if self._projection is None:
+            self._projection = OptunaProjection(self._engine.url.render_as_string(hide_password=False))
+        self._projection.project(study.name, spec.space, record)
+        with self._sessions.begin() as session:
+            session.execute(delete(OutboxRow).where(OutboxRow.trial_id == trial_id, OutboxRow.seq <= seq))
+
+
+@contextmanager
+def _contained(step: str, **what: int) -> Iterator[None]:
+    """One study or trial that cannot be served must not stop the others; it is tried again next round."""
+    try:
+        yield
+    except SQLAlchemyError:
+        raise
+    except Exception:
+        log.exception("leader_step_failed", step=step, **what)
 
 
 def trial_records(session: Session, trials: Sequence[TrialRow]) -> list[TrialRecord]:

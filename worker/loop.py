@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
@@ -95,7 +95,8 @@ class Worker:
             if self._stopping:
                 raise Terminated
             if assignment is None:
-                with self._interrupts():
+                # A claim whose reply came too late was answered with a lease that has lapsed: claim again.
+                with self._interrupts(), contextlib.suppress(LeaseSuperseded):
                     assignment = client.claim(study=self._settings.study, caches=self._fingerprints())
                 continue
             assignment = self._run_one(client, assignment)
@@ -127,6 +128,9 @@ class Worker:
             verdict = client.report(lease, result, more=not self._stopping)
         except (LeaseSuperseded, ResultConflict) as error:
             log.warning("result_refused", **where, reason=error.message)
+            return None
+        except InvalidInput as error:
+            self._report_failure(client, assignment, error)
             return None
         log.info(
             "fold_done",
@@ -204,7 +208,7 @@ class Worker:
             self._interruptible = False
             raise Terminated
 
-    @contextmanager
+    @contextlib.contextmanager
     def _interrupts(self) -> Iterator[None]:
         # A signal ends waiting and training at once; a result on its way is finished first.
         if self._stopping:

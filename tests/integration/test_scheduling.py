@@ -64,8 +64,14 @@ class Desk:
 
     def create(self, **spec: Any) -> None:
         with self.sessions.begin() as session:
-            given = {"training": {"frames": 2, "frame_size": 16}, "pruning": [], "trials": 2, **spec}
-            studies.create(session, StudySpec(name="s", cache="tiny", **given), self.settings.cache_root)
+            given = {
+                "name": "s",
+                "training": {"frames": 2, "frame_size": 16},
+                "pruning": [],
+                "trials": 2,
+                **spec,
+            }
+            studies.create(session, StudySpec(cache="tiny", **given), self.settings.cache_root)
         self.leader.round()
 
     def claim(
@@ -362,6 +368,18 @@ def test_projecting_again_after_a_crash_changes_nothing(desk: Desk) -> None:
     twin = optuna.load_study(study_name="s", storage=desk.settings.database_url)
     assert len(twin.trials) == 1
     assert twin.trials[0].intermediate_values == {1: 1.0}
+
+
+def test_one_broken_study_does_not_stop_the_others(desk: Desk) -> None:
+    desk.create(start=False)
+    with desk.engine.begin() as connection:
+        connection.execute(text("UPDATE foldwise.studies SET spec = '{}', state = 'running'"))
+    desk.create(name="other")
+    with desk.sessions.begin() as session:
+        other = queries.study_view(session, queries.get_study(session, "other"))
+    assert other.trials[TrialState.READY] == desk.settings.ask_ahead
+    twin = optuna.load_study(study_name="other", storage=desk.settings.database_url)
+    assert len(twin.trials) == desk.settings.ask_ahead
 
 
 def test_pause_lets_the_fold_finish_and_gives_no_other(desk: Desk) -> None:
