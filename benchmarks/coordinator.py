@@ -72,7 +72,7 @@ def _measure(service: LocalService, *, trials: int, folds: int) -> None:
             "training": {"frames": 1, "frame_size": 16},
         }
     )
-    service.client().create(spec)
+    service.client.create(spec)
     baseline = optuna.create_study(
         storage=optuna.storages.RDBStorage(service.service.database_url),
         study_name="baseline",
@@ -118,7 +118,7 @@ def _our_trials(service: LocalService, times: list[float]) -> Iterator[int]:
         assignment: FoldAssignment | None = None
         while True:
             if assignment is None:
-                if service.client().get("bench").state.over:
+                if service.client.get("bench").state.over:
                     return
                 assignment = client.claim(study=None, caches=[FINGERPRINT])
                 continue

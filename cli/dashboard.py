@@ -1,4 +1,4 @@
-"""Optuna's dashboard, on loopback only."""
+"""Optuna's dashboard, on loopback only and without the right to write: it has no login."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import optuna_dashboard
 from cli.embedded_postgres import embedded_postgres
 from cli.serve import bind
 from cli.state import StateFolder
+from coordinator.optimizer import OptunaProjection
+from coordinator.store.database import connect, migrate
 from services.errors import NotFound
 
 
@@ -17,7 +19,7 @@ def serve_dashboard(state: StateFolder, database_url: str | None, port: int) -> 
     """Serve the studies of a database, or of a state folder whether or not a service runs on it.
 
     Raises:
-        InvalidInput: the port is occupied.
+        InvalidInput, Unavailable: the port is occupied, or the database does not answer.
         NotFound: the state folder holds no database.
     """
     with contextlib.ExitStack() as stack:
@@ -35,6 +37,17 @@ def serve_dashboard(state: StateFolder, database_url: str | None, port: int) -> 
                 raise NotFound(
                     f"{state.folder} holds no database yet; run `foldwise demo` or `foldwise up` first"
                 )
-        storage = optuna.storages.RDBStorage(database_url, engine_kwargs={"pool_pre_ping": True})
+        engine = connect(database_url)
+        migrate(engine)
+        engine.dispose()
+        # Optuna's tables must be there before they are read; after this nothing is written.
+        OptunaProjection(database_url)
+        storage = optuna.storages.RDBStorage(
+            database_url,
+            engine_kwargs={
+                "pool_pre_ping": True,
+                "connect_args": {"options": "-c default_transaction_read_only=on"},
+            },
+        )
         print(f"Optuna's dashboard: http://127.0.0.1:{port}/ (Ctrl-C ends it)", flush=True)
         optuna_dashboard.run_server(storage, host="127.0.0.1", port=port)

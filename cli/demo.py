@@ -77,7 +77,7 @@ def run_demo(state: StateFolder, *, workers: int, new: bool, console: Console) -
     console.print(f"[bold]3/4[/bold] search: PostgreSQL, a coordinator and {workers} workers over HTTP")
     threads = max(1, (os.cpu_count() or 1) // workers)
     with local_service(state, workers=0, port=0, say=_teller(console), threads=threads) as service:
-        client = service.client()
+        client = service.client
         study = _find_or_create(client, spec, new=new, console=console)
         if not study.state.over:
             service.study = study.name

@@ -11,17 +11,22 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from cli.embedded_postgres import embedded_postgres
 from cli.serve import bind
 from cli.state import Service, StateFolder
 from cli.study_client import StudyClient
-from services.errors import EXIT_PERMANENT, EXIT_TRY_AGAIN, FoldwiseError
+from services.errors import EXIT_PERMANENT, EXIT_TRY_AGAIN, EXIT_USAGE, FoldwiseError
 from worker.coordinator_client import Connection
 
 RESTART_SECONDS = 2.0
 """A worker that died is not started again sooner, so that a broken one does not spin."""
+
+QUICK_SECONDS = 20.0
+QUICK_DEATHS_ALLOWED = 10
+"""So many workers in a row that lived less than `QUICK_SECONDS` end the service: restarting does not help."""
 
 LOCAL_LEASE_SECONDS = 15.0
 """On one machine there is no network to wait for: a dead worker's fold is free again after so long."""
@@ -40,7 +45,9 @@ class LocalService:
     threads: int | None
     workers: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     _started: dict[str, float] = field(default_factory=dict)
+    _quick_deaths: int = 0
 
+    @cached_property
     def client(self) -> StudyClient:
         """A client with the admin token."""
         return StudyClient(Connection(self.service.url, self.service.admin_token, give_up_after=30))
@@ -64,13 +71,17 @@ class LocalService:
         """
         for name, process in self.workers.items():
             code = process.poll()
-            if code is None or code in (0, EXIT_PERMANENT):
+            if code is None or code in (0, EXIT_USAGE, EXIT_PERMANENT):
                 continue
-            if time.monotonic() - self._started[name] >= RESTART_SECONDS:
+            lived = time.monotonic() - self._started[name]
+            if lived >= RESTART_SECONDS:
+                self._quick_deaths = self._quick_deaths + 1 if lived < QUICK_SECONDS else 0
+                if self._quick_deaths >= QUICK_DEATHS_ALLOWED:
+                    raise FoldwiseError(f"workers end as soon as they start; see {self.state.logs}/{name}.log")
                 self.say(f"{name} ended ({_why(code)}); it is started again")
                 self.start_worker(name)
         codes = {process.poll() for process in self.workers.values()}
-        if codes == {EXIT_PERMANENT}:
+        if codes and codes <= {EXIT_USAGE, EXIT_PERMANENT}:
             raise FoldwiseError(f"no worker can work; see {self.state.logs}/worker-*.log")
 
 
@@ -135,11 +146,17 @@ def local_service(
 def _spawn(
     command: list[str], environment: dict[str, str], log: Path, *, keep: tuple[int, ...] = ()
 ) -> subprocess.Popen[bytes]:
-    # Secrets travel in the environment: arguments can be read by every user of the machine.
+    # Secrets travel in the environment: arguments can be read by every user of the machine. What the user set
+    # there for another coordinator is not for this one.
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("FOLDWISE_") or name in {"FOLDWISE_LOG", "FOLDWISE_REVISION"}
+    }
     with log.open("ab") as output:
         return subprocess.Popen(  # noqa: S603 - our own program
             [sys.executable, "-m", "cli.main", *command],
-            env={**os.environ, **environment, "PYTHONUNBUFFERED": "1"},
+            env={**kept, **environment, "PYTHONUNBUFFERED": "1"},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

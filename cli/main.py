@@ -17,7 +17,7 @@ from rich.console import Console
 
 from cli import study_commands
 from cli.state import StateFolder, default_state
-from services.errors import EXIT_TRY_AGAIN, FoldwiseError
+from services.errors import EXIT_FAILURE, EXIT_TRY_AGAIN, FoldwiseError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -241,13 +241,16 @@ def up(
 
 def main() -> None:
     """Run a command; an error a person can act on is one line and the exit code of its class."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     try:
         app()
     except FoldwiseError as error:
         print(f"foldwise: {error.message}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:
+        print(f"foldwise: {error.filename or 'the system'}: {error.strerror or error}", file=sys.stderr)
+        sys.exit(EXIT_FAILURE)
     except Interrupted:
         print("foldwise: stopped; run the same command again to go on", file=sys.stderr)
         sys.exit(EXIT_TRY_AGAIN)

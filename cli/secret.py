@@ -19,8 +19,9 @@ def read_secret(variable: str, *, what: str) -> str:
     if path:
         try:
             value = Path(path).read_text(encoding="utf-8").strip()
-        except OSError as error:
-            raise NotFound(f"{variable}_FILE={path}: {error.strerror}", field=variable) from error
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it holds no text"
+            raise NotFound(f"{variable}_FILE={path}: {why}", field=variable) from error
     else:
         value = os.environ.get(variable, "").strip()
     if not value:

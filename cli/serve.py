@@ -8,6 +8,7 @@ import uvicorn
 
 from coordinator.app import create_app
 from coordinator.settings import CoordinatorSettings
+from coordinator.store.database import connect, migrate
 from services.errors import InvalidInput
 
 
@@ -32,7 +33,15 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def serve_coordinator(settings: CoordinatorSettings, listener: socket.socket) -> None:
-    """Run the coordinator until SIGTERM or Ctrl-C; requests under way are answered first."""
+    """Run the coordinator until SIGTERM or Ctrl-C; requests under way are answered first.
+
+    Raises:
+        InvalidInput, Unavailable: the database's URL is wrong, or it does not answer.
+    """
+    # Before the server starts: what is wrong with the database is then one line, not a server's traceback.
+    engine = connect(settings.database_url)
+    migrate(engine)
+    engine.dispose()
     app = create_app(settings, ending=lambda: server.should_exit)
     config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=5)
     server = uvicorn.Server(config)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -201,7 +200,7 @@ def reach(url: str | None, state: Path | None) -> Iterator[StudyClient]:
             raise InvalidInput(
                 f"no foldwise runs on {folder.folder}; start it with `foldwise up`, or give --state or --url"
             )
-        url, token = service.url, os.environ.get("FOLDWISE_TOKEN") or service.admin_token
+        url, token = service.url, service.admin_token
     with Connection(url, token, give_up_after=5.0) as connection:
         yield StudyClient(connection)
 
@@ -217,7 +216,7 @@ def _read_mapping(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise NotFound(f"cannot read {path}: {error.strerror}", field="spec") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise InvalidInput(f"{path} is neither YAML nor JSON", field="spec") from error
     if not isinstance(content, dict):
         raise InvalidInput(f"{path} holds no mapping of a study's fields", field="spec")
@@ -236,5 +235,5 @@ def _set(data: dict[str, Any], setting: str) -> None:
         data = inner
     try:
         data[last] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise InvalidInput(f"--set {setting!r}: {value!r} is no value") from error

@@ -22,35 +22,29 @@ def watch(
     console: Console,
     *,
     tend: Callable[[], None] = lambda: None,
-    until_paused: bool = False,
 ) -> StudyView:
     """Show a study until it is over; its last state.
 
     Args:
         tend: called about once a second.
-        until_paused: also end when the study is paused.
     """
     if console.is_terminal:
-        return _live(client, name, console, tend, until_paused)
-    return _lines(client, name, console, tend, until_paused)
+        return _live(client, name, console, tend)
+    return _lines(client, name, console, tend)
 
 
-def _live(
-    client: StudyClient, name: str, console: Console, tend: Callable[[], None], until_paused: bool
-) -> StudyView:
+def _live(client: StudyClient, name: str, console: Console, tend: Callable[[], None]) -> StudyView:
     with Live(console=console, auto_refresh=False) as live:
         while True:
             tend()
             study = client.get(name)
             live.update(live_view(study, client.trials(name), client.workers()), refresh=True)
-            if _ended(study, until_paused):
+            if study.state.over:
                 return study
             time.sleep(INTERVAL)
 
 
-def _lines(
-    client: StudyClient, name: str, console: Console, tend: Callable[[], None], until_paused: bool
-) -> StudyView:
+def _lines(client: StudyClient, name: str, console: Console, tend: Callable[[], None]) -> StudyView:
     told: dict[int, tuple[TrialState, int]] = {}
     started = time.monotonic()
     while True:
@@ -63,7 +57,7 @@ def _lines(
                 elapsed = timedelta(seconds=int(time.monotonic() - started))
                 console.print(f"{elapsed}  {_line(trial)}", highlight=False, soft_wrap=True)
             told[trial.number] = news
-        if _ended(study, until_paused):
+        if study.state.over:
             return study
         time.sleep(INTERVAL)
 
@@ -75,7 +69,3 @@ def _line(trial: TrialView) -> str:
     )
     happened = what_happened(trial)
     return f"{line}  {happened}" if happened else line
-
-
-def _ended(study: StudyView, until_paused: bool) -> bool:
-    return study.state.over or (until_paused and study.state == "paused")

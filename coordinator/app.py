@@ -1,4 +1,4 @@
-"""The FastAPI application: routes, errors as problem+json, the leader's life."""
+"""The FastAPI application: the gate, routes, and the leader's life."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from sqlalchemy.exc import OperationalError
+from fastapi import FastAPI
 from sqlalchemy.orm import sessionmaker
+from starlette.concurrency import run_in_threadpool
 
+from coordinator.auth import TokenGate
 from coordinator.leader import Leader
+from coordinator.problems import add_handlers
 from coordinator.routes import leases, studies, system
 from coordinator.settings import CoordinatorSettings
 from coordinator.store.database import connect, migrate
-from services.contracts import Problem
-from services.errors import FoldwiseError, InvalidInput, Unavailable
+
+MAX_BODY_BYTES = 16 * 2**20
+"""Far more than the predictions of a fold of a thousand clips."""
 
 
 def create_app(settings: CoordinatorSettings, *, ending: Callable[[], bool] = lambda: False) -> FastAPI:
@@ -38,46 +39,25 @@ def create_app(settings: CoordinatorSettings, *, ending: Callable[[], bool] = la
         app.state.leader = Leader(engine, settings)
         app.state.leader.start()
         yield
-        app.state.leader.stop()
+        # A round under way is finished first; requests go on being answered meanwhile.
+        await run_in_threadpool(app.state.leader.stop)
         engine.dispose()
 
-    app = FastAPI(title="foldwise", version=version("foldwise"), lifespan=lifespan)
+    app = FastAPI(
+        title="foldwise",
+        version=version("foldwise"),
+        lifespan=lifespan,
+        max_body_size=MAX_BODY_BYTES,
+        # Its pages load scripts from other hosts; the description itself is behind the token like all else.
+        docs_url=None,
+        redoc_url=None,
+    )
     app.state.settings = settings
     app.state.ending = ending
     app.include_router(leases.router)
     app.include_router(studies.router)
     app.include_router(system.router)
     app.include_router(system.for_people)
-    app.add_exception_handler(FoldwiseError, _our_error)
-    app.add_exception_handler(RequestValidationError, _bad_request)
-    app.add_exception_handler(OperationalError, _database_gone)
+    app.add_middleware(TokenGate, settings=settings)
+    add_handlers(app)
     return app
-
-
-def _our_error(_request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, FoldwiseError)  # noqa: S101 - registered for nothing else
-    return _problem(error)
-
-
-def _bad_request(_request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for nothing else
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"] if part != "body")
-    return _problem(InvalidInput(f"{where}: {first['msg'].removeprefix('Value error, ')}", field=where))
-
-
-def _database_gone(_request: Request, _error: Exception) -> JSONResponse:
-    return _problem(Unavailable("the database does not answer; try again"))
-
-
-def _problem(error: FoldwiseError) -> JSONResponse:
-    problem = Problem(
-        type=f"urn:foldwise:{error.code}",
-        title=error.code.replace("-", " "),
-        status=error.status,
-        detail=error.message,
-        field=error.field,
-    )
-    return JSONResponse(
-        problem.model_dump(mode="json"), status_code=error.status, media_type="application/problem+json"
-    )

@@ -1,7 +1,7 @@
 """What one coordinator does for all: end lapsed leases, ask ahead, project to Optuna, finish what was stopped.
 
-The leader holds an advisory lock on a connection of its own and tests it every round. Leadership can be lost
-unseen, so every step is idempotent; none is on a request's path.
+The leader holds an advisory lock on a connection of its own and tests it every round. None of its steps is on
+a request's path, and each can be repeated: a round that is cut off is done again.
 """
 
 from __future__ import annotations
@@ -55,6 +55,8 @@ class Leader(threading.Thread):
         while not self._stopping:
             try:
                 with self._engine.connect() as connection:
+                    # Out of the pool: closed it gives the lock back, whatever ended the term of office.
+                    connection.detach()
                     self._lead(connection)
             except SQLAlchemyError as error:
                 log.warning("leader_lost_database", error=str(error).splitlines()[0])
@@ -72,9 +74,6 @@ class Leader(threading.Thread):
             if self.is_leader:
                 self.round()
             self._pause()
-        if self.is_leader:
-            connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": LEADER_LOCK})
-            connection.commit()
 
     def round(self) -> None:
         """Everything once. Public for tests."""
@@ -96,21 +95,26 @@ class Leader(threading.Thread):
                 scheduling.expire(session, lease_id)
 
     def _cancel_stopped(self) -> None:
-        with self._sessions.begin() as session:
-            open_trials = select(TrialRow.study_id).where(
-                TrialRow.state.in_([TrialState.READY, TrialState.RUNNING])
-            )
-            for study in session.scalars(
-                select(StudyRow).where(StudyRow.state == StudyState.STOPPED, StudyRow.id.in_(open_trials))
-            ).all():
-                scheduling.cancel_trials(session, study, study.reason or "the study was stopped")
+        with self._sessions() as session:
+            left = session.execute(
+                select(TrialRow.id, StudyRow.reason)
+                .join(StudyRow, StudyRow.id == TrialRow.study_id)
+                .where(
+                    StudyRow.state == StudyState.STOPPED,
+                    TrialRow.state.in_([TrialState.READY, TrialState.RUNNING]),
+                )
+                .order_by(TrialRow.id)
+            ).all()
+        for trial_id, reason in left:
+            with self._sessions.begin() as session:
+                scheduling.cancel_trial(session, trial_id, reason or "the study was stopped")
 
     def _ask_ahead(self) -> None:
         with self._sessions() as session:
             running = session.scalars(select(StudyRow.id).where(StudyRow.state == StudyState.RUNNING)).all()
         for study_id in running:
             with _contained("ask", study_id=study_id):
-                while self._ask_once(study_id):
+                while not self._stopping and self._ask_once(study_id):
                     pass
 
     def _ask_once(self, study_id: int) -> bool:
@@ -144,25 +148,39 @@ class Leader(threading.Thread):
     def _project_changes(self) -> None:
         with self._sessions() as session:
             changed = session.execute(
-                select(OutboxRow.trial_id, func.max(OutboxRow.seq))
-                .group_by(OutboxRow.trial_id)
-                .order_by(OutboxRow.trial_id)
+                select(TrialRow.study_id, func.max(OutboxRow.seq))
+                .join(TrialRow, TrialRow.id == OutboxRow.trial_id)
+                .group_by(TrialRow.study_id)
             ).all()
-        for trial_id, seq in changed:
-            with _contained("project", trial_id=trial_id):
-                self._project(trial_id, seq)
+        for study_id, seq in changed:
+            with _contained("project", study_id=study_id):
+                self._project_study(study_id, seq)
 
-    def _project(self, trial_id: int, seq: int) -> None:
-        with self._sessions() as session:
-            trial = session.get_one(TrialRow, trial_id)
-            study = session.get_one(StudyRow, trial.study_id)
-            record = trial_records(session, [trial])[0]
-            spec = StudySpec.model_validate(study.spec)
+    def _project_study(self, study_id: int, seq: int) -> None:
+        """Project what changed up to outbox row `seq`, and every trial that Optuna does not have yet.
+
+        In the order of numbers, and no further than the first that fails: Optuna numbers by arrival.
+        """
         if self._projection is None:
             self._projection = OptunaProjection(self._engine.url.render_as_string(hide_password=False))
-        self._projection.project(study.name, spec.space, record)
-        with self._sessions.begin() as session:
-            session.execute(delete(OutboxRow).where(OutboxRow.trial_id == trial_id, OutboxRow.seq <= seq))
+        waiting = select(OutboxRow.trial_id).where(OutboxRow.seq <= seq)
+        with self._sessions() as session:
+            study = session.get_one(StudyRow, study_id)
+            spec = StudySpec.model_validate(study.spec)
+            known = self._projection.count(study.name)
+            trials = session.scalars(
+                select(TrialRow)
+                .where(TrialRow.study_id == study_id)
+                .where(TrialRow.id.in_(waiting) | (TrialRow.number >= known))
+                .order_by(TrialRow.number)
+            ).all()
+            records = trial_records(session, trials)
+        for trial, record in zip(trials, records, strict=True):
+            if self._stopping:
+                return
+            self._projection.project(study.name, spec.space, record)
+            with self._sessions.begin() as session:
+                session.execute(delete(OutboxRow).where(OutboxRow.trial_id == trial.id, OutboxRow.seq <= seq))
 
 
 @contextmanager

@@ -83,15 +83,30 @@ class OptunaProjection:
         )
         self._studies: dict[str, optuna.Study] = {}
 
+    def count(self, study_name: str) -> int:
+        """How many trials Optuna has of a study; the study is made if it is not there."""
+        try:
+            return len(self._study(study_name).get_trials(deepcopy=False))
+        except KeyError:
+            # Somebody deleted it in Optuna. It is made anew, from our tables.
+            del self._studies[study_name]
+            return len(self._study(study_name).get_trials(deepcopy=False))
+
     def project(self, study_name: str, space: SearchSpace, record: TrialRecord) -> None:
         """Make Optuna's trial of this number equal to `record`. Repeating it changes nothing.
 
-        Trials must be projected in the order of their numbers the first time.
+        Raises:
+            ValueError: an earlier number is missing, or Optuna's trial of this number is another one.
         """
         study = self._study(study_name)
-        if record.number >= len(study.get_trials(deepcopy=False)):
+        have = len(study.get_trials(deepcopy=False))
+        if record.number > have:
+            raise ValueError(f"trial {record.number} of {study_name} cannot follow {have} trials in Optuna")
+        if record.number == have:
             study.add_trial(_frozen(space, record, running=True))
         twin = study.get_trials(deepcopy=False)[record.number]
+        if twin.params != dict(record.parameters):
+            raise ValueError(f"trial {record.number} of {study_name} is another one in Optuna")
         if twin.state.is_finished():
             return
         live = optuna.trial.Trial(study, twin._trial_id)

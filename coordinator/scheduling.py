@@ -69,6 +69,9 @@ log = structlog.get_logger()
 LAPSES_ALLOWED = 3
 """So many leases of one fold that lapsed without a word fail the fold: it kills its workers."""
 
+SEEN_SECONDS = 10.0
+"""A worker's last word is noted no more often, so that waiting for a fold writes nothing."""
+
 TRIAL_FAILURES_ALLOWED = 2
 """So many reports that a trial itself is at fault fail it: one may be a broken worker."""
 
@@ -105,11 +108,7 @@ def claim(
         return _same_answer(session, answered, settings)
     if request.study is not None:
         _check_named_study(session, request.study, request.caches)
-    for held in session.scalars(
-        select(LeaseRow).where(LeaseRow.worker_id == request.worker.id, LeaseRow.outcome.is_(None))
-    ):
-        _lock_trial(session, held.trial_id)
-        _end_lease(session, held, "superseded")
+    _end_leases(session, LeaseRow.worker_id == request.worker.id, "superseded")
     assignment = _grant_any(session, request.worker, request.caches, request.study, settings)
     if assignment is not None:
         session.execute(insert(ClaimRow).values(key=key, lease_id=assignment.lease.id))
@@ -221,7 +220,7 @@ def heartbeat(
         fold = _current_fold(session, lease, trial)
     except LeaseSuperseded:
         return HeartbeatReply(command="abandon", lease_seconds=0)
-    if lease.outcome == "abandoned":
+    if lease.outcome not in {None, "lapsed"}:
         return HeartbeatReply(command="abandon", lease_seconds=0)
     moved = lease.step != beat.step
     renewed = session.execute(
@@ -332,31 +331,17 @@ def add_trial(session: Session, study: StudyRow, parameters: dict[str, Any], num
     return trial
 
 
-def cancel_trials(session: Session, study: StudyRow, reason: str) -> None:
-    """End every trial of a stopped study that has not ended, and its leases."""
-    for trial_id in session.scalars(
-        select(TrialRow.id)
-        .where(TrialRow.study_id == study.id, TrialRow.state.in_([TrialState.READY, TrialState.RUNNING]))
-        .order_by(TrialRow.id)
-    ).all():
-        trial = _lock_trial(session, trial_id)
-        if not TrialState(trial.state).over:
-            _end_trial(session, trial, TrialState.CANCELLED, reason)
+def cancel_trial(session: Session, trial_id: int, reason: str) -> None:
+    """End a trial of a stopped study, and its leases, if it has not ended. One trial per transaction."""
+    trial = _lock_trial(session, trial_id)
+    if not TrialState(trial.state).over:
+        _end_trial(session, trial, TrialState.CANCELLED, reason)
 
 
 def abandon_leases(session: Session, study: StudyRow) -> None:
     """End the live leases of a study; their workers learn it with their next word."""
-    leases = session.scalars(
-        select(LeaseRow)
-        .join(TrialRow, TrialRow.id == LeaseRow.trial_id)
-        .where(TrialRow.study_id == study.id, LeaseRow.outcome.is_(None))
-        .order_by(LeaseRow.trial_id)
-    ).all()
-    for lease in leases:
-        _lock_trial(session, lease.trial_id)
-        session.refresh(lease)
-        if lease.outcome is None:
-            _end_lease(session, lease, "abandoned")
+    of_study = select(TrialRow.id).where(TrialRow.study_id == study.id)
+    _end_leases(session, LeaseRow.trial_id.in_(of_study), "abandoned")
 
 
 def complete_if_done(session: Session, study_id: int) -> bool:
@@ -512,6 +497,9 @@ def _check_named_study(session: Session, name: str, caches: Sequence[str]) -> No
 
 
 def _see_worker(session: Session, worker: WorkerInfo) -> None:
+    fresh = WorkerRow.last_seen > func.clock_timestamp() - func.make_interval(0, 0, 0, 0, 0, 0, SEEN_SECONDS)
+    if session.scalar(select(WorkerRow.id).where(WorkerRow.id == worker.id, fresh)) is not None:
+        return
     known = insert(WorkerRow).values(id=worker.id, name=worker.name, device=worker.device)
     session.execute(
         known.on_conflict_do_update(
@@ -597,6 +585,16 @@ def _end_trial(session: Session, trial: TrialRow, state: TrialState, reason: str
     session.execute(update(TrialRow).where(TrialRow.id == trial.id).values(ended_at=func.clock_timestamp()))
     _changed(session, trial)
     complete_if_done(session, trial.study_id)
+
+
+def _end_leases(session: Session, which: ColumnElement[bool], outcome: Outcome) -> None:
+    live = select(LeaseRow).where(which, LeaseRow.outcome.is_(None)).order_by(LeaseRow.trial_id)
+    for lease in session.scalars(live).all():
+        _lock_trial(session, lease.trial_id)
+        # It may have ended, and its fold been granted again, before the lock was ours.
+        session.refresh(lease)
+        if lease.outcome is None:
+            _end_lease(session, lease, outcome)
 
 
 def _end_lease(session: Session, lease: LeaseRow, outcome: Outcome) -> None:

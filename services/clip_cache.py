@@ -120,10 +120,15 @@ def open_cache(folder: Path, *, verify: bool = True) -> ClipCache:
             raise CacheMismatch(f"the clip cache {folder} has lost {name}; run `foldwise preprocess` again")
         if verify and sha256_of_file(path) != expected:
             raise CacheMismatch(f"{path} is not as it was written; delete {folder} and preprocess again")
-    records = tuple(_read_index((folder / INDEX).read_bytes().decode("utf-8")))
-    cache = ClipCache(folder, manifest, records)
-    _check_shape(cache, cache.frames(clahe=False))
-    _check_shape(cache, cache.frames(clahe=True))
+    try:
+        records = tuple(_read_index((folder / INDEX).read_bytes().decode("utf-8")))
+        cache = ClipCache(folder, manifest, records)
+        _check_shape(cache, cache.frames(clahe=False))
+        _check_shape(cache, cache.frames(clahe=True))
+    except (ValueError, KeyError, csv.Error) as error:
+        raise CacheMismatch(
+            f"the clip cache {folder} cannot be read ({error}); delete it and preprocess again"
+        ) from error
     return cache
 
 

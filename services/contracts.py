@@ -16,6 +16,9 @@ from services.search_space import Hyperparameters, ParameterValue, SearchSpace, 
 StudyName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 LeaseId = NewType("LeaseId", str)
 
+PRINTABLE = r"^[^\x00]*$"
+"""PostgreSQL has no text with a NUL in it."""
+
 ANY_CLASS = "*"
 """In augmentation counts: every class that is not named."""
 
@@ -206,8 +209,8 @@ class WorkerInfo(Contract):
     """Who asks for work. The id is new for every process: a restarted pod is another worker."""
 
     id: str = Field(min_length=8, max_length=64, pattern=r"^[A-Za-z0-9-]+$")
-    name: str = Field(max_length=128)
-    device: str = Field(max_length=128, description="such as `cpu` or `NVIDIA H200`")
+    name: str = Field(max_length=128, pattern=PRINTABLE)
+    device: str = Field(max_length=128, pattern=PRINTABLE, description="such as `cpu` or `NVIDIA H200`")
 
 
 class ClaimRequest(Contract):
@@ -292,7 +295,7 @@ class PruneDecision(Contract):
 class Verdict(Contract):
     """The reply to a result: what became of the trial, and the worker's next fold."""
 
-    decision: Literal["continue", "complete", "pruned", "failed", "cancelled"]
+    decision: Literal["continue", "complete", "pruned"]
     trial_accuracy: FiniteFloat
     pruned: PruneDecision | None = None
     next: FoldAssignment | None = None
@@ -309,7 +312,7 @@ class Heartbeat(Contract):
 class HeartbeatReply(Contract):
     """What the worker should do now."""
 
-    command: Literal["continue", "abandon", "drain"]
+    command: Literal["continue", "abandon"]
     lease_seconds: FiniteFloat
 
 
@@ -317,7 +320,7 @@ class Failure(Contract):
     """`POST /leases/{id}/fail`: the fold could not be run; whose fault it is decides what follows."""
 
     kind: Literal["environment", "trial"]
-    message: str = Field(max_length=2000)
+    message: str = Field(max_length=2000, pattern=PRINTABLE)
 
 
 # --- What people read -------------------------------------------------------------------------------------

@@ -38,7 +38,8 @@ ParameterValue = bool | int | float | str
 Value = StrictBool | StrictInt | StrictFloat | StrictStr
 
 DROPOUT_DIGITS = 4
-"""A suggested float is rounded to this many digits: equal folds can then be recognised (paper: 0.2511)."""
+"""Dropout is rounded to so many decimals (paper: 0.2511), other floats to so many significant digits: equal
+folds can then be recognised."""
 
 
 class Hyperparameters(BaseModel):
@@ -254,12 +255,13 @@ def _in_range(name: str, value: Any, domain: Range) -> int | float | None:
     number = _as_kind(name, value)
     if PARAMETERS[name].annotation is int:
         return number if isinstance(number, int) else None
-    return _round(number, domain)
+    return _round(name, number, domain)
 
 
-def _round(value: float, domain: Range) -> float:
-    # A logarithmic range keeps significant digits: 0.00012345 rounded to 4 places would be 0.0001.
-    rounded = float(f"{value:.{DROPOUT_DIGITS}g}") if domain.log else round(value, DROPOUT_DIGITS)
+def _round(name: str, value: float, domain: Range) -> float:
+    # Four decimals are dropout's; 0.00012345 as a learning rate would become 0.0001.
+    by_place = name == "dropout"
+    rounded = round(value, DROPOUT_DIGITS) if by_place else float(f"{value:.{DROPOUT_DIGITS}g}")
     return min(max(rounded, domain.low), domain.high)
 
 

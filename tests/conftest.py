@@ -52,6 +52,15 @@ def cache_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture
+def broken_cache_root(tmp_path: Path) -> Path:
+    """A root with one cache `tiny` whose arrays are cut off."""
+    write_tiny_cache(tmp_path, fingerprint="e" * 64)
+    arrays = tmp_path / "tiny" / ("e" * 64) / "clips.npy"
+    arrays.write_bytes(arrays.read_bytes()[:100])
+    return tmp_path
+
+
 def write_tiny_cache(root: Path, *, subjects: int = 5, fingerprint: str = "f" * 64) -> CacheManifest:
     writer = CacheWriter(root, "tiny", fingerprint)
     rng = np.random.default_rng(0)

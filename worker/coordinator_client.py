@@ -6,6 +6,7 @@ import random
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from typing import Any, TypeVar
 
 import httpx
@@ -54,6 +55,7 @@ _ERRORS: tuple[type[FoldwiseError], ...] = (
     Unavailable,
 )
 _TRY_AGAIN = {429, 500, 502, 503, 504}
+_FAILURES_ALLOWED = 5
 
 
 class Connection:
@@ -63,13 +65,17 @@ class Connection:
         """`give_up_after`: seconds to go on trying while the coordinator does not answer."""
         self.url = url.rstrip("/")
         self._give_up_after = give_up_after
-        self._http = httpx.Client(
-            base_url=f"{self.url}/api/v1",
-            headers={"Authorization": f"Bearer {token}"},
-            timeout=httpx.Timeout(LONG_POLL_SECONDS + 10, connect=5),
-            # A proxy of the environment has no business between a worker and its coordinator.
-            trust_env=False,
-        )
+        if not token.isascii():
+            raise TokenRefused("the token has letters that no token of foldwise has; look at FOLDWISE_TOKEN")
+        try:
+            self._http = httpx.Client(
+                base_url=f"{self.url}/api/v1",
+                headers={"Authorization": f"Bearer {token}"},
+                # A proxy of the environment has no business between a worker and its coordinator.
+                trust_env=False,
+            )
+        except httpx.InvalidURL as error:
+            raise self._bad_address() from error
 
     def __enter__(self) -> Connection:
         return self
@@ -86,14 +92,19 @@ class Connection:
         params: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
         give_up_after: float | None = None,
+        timeout: float = LONG_POLL_SECONDS + 10,
     ) -> Any:
         """The decoded JSON of the answer, or None where it has none.
 
-        A coordinator that does not answer is tried again with growing, jittered pauses. Every call made
-        here is safe to repeat.
+        A coordinator that does not answer is tried again with growing, jittered pauses; one that fails with
+        a 500 a few times only. Every call is safe to repeat: a `POST /studies` that was done is a Conflict.
+
+        Args:
+            timeout: seconds to wait for one answer.
 
         Raises:
             Unavailable: it did not answer for `give_up_after` seconds.
+            InvalidInput: the URL is no address.
             FoldwiseError: the class that the coordinator names in its problem.
         """
         limit = self._give_up_after if give_up_after is None else give_up_after
@@ -101,16 +112,23 @@ class Connection:
         content = None if body is None else body.model_dump_json()
         sent = {"Content-Type": "application/json", **(headers or {})}
         pause = 0.2
+        failures = 0
         while True:
             try:
-                response = self._http.request(method, path, content=content, params=params, headers=sent)
-                if response.status_code not in _TRY_AGAIN:
+                response = self._http.request(
+                    method,
+                    path,
+                    content=content,
+                    params=params,
+                    headers=sent,
+                    timeout=httpx.Timeout(timeout, connect=5),
+                )
+                failures += response.status_code == HTTPStatus.INTERNAL_SERVER_ERROR
+                if response.status_code not in _TRY_AGAIN or failures >= _FAILURES_ALLOWED:
                     return _decode(response)
                 trouble = f"status {response.status_code}"
-            except httpx.UnsupportedProtocol as error:
-                raise InvalidInput(
-                    f"{self.url!r} is no address of a coordinator; write http://HOST:PORT"
-                ) from error
+            except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
+                raise self._bad_address() from error
             except httpx.TransportError as error:
                 trouble = str(error) or type(error).__name__
             if time.monotonic() + pause > deadline:
@@ -122,6 +140,9 @@ class Connection:
                 log.warning("coordinator_unreachable", url=self.url, trouble=trouble, again_in=round(pause, 1))
             time.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(pause * 2, 10.0)
+
+    def _bad_address(self) -> InvalidInput:
+        return InvalidInput(f"{self.url!r} is no address of a coordinator; write http://HOST:PORT", field="url")
 
 
 class CoordinatorClient:
@@ -136,6 +157,7 @@ class CoordinatorClient:
 
         Raises:
             StudyOver, NotFound, CacheMismatch, TokenRefused, Unavailable
+            LeaseSuperseded: the answer came so late that its lease has lapsed; claim again.
         """
         request = ClaimRequest(
             worker=self._worker, study=study, caches=tuple(caches), wait_seconds=LONG_POLL_SECONDS
@@ -143,7 +165,7 @@ class CoordinatorClient:
         answer = self._connection.call(
             "POST", "/claims", body=request, headers={"Idempotency-Key": str(uuid.uuid4())}
         )
-        return None if answer is None else _parse(FoldAssignment, answer)
+        return None if answer is None else parse(FoldAssignment, answer)
 
     def report(self, lease: Lease, result: FoldResult, *, more: bool) -> Verdict:
         """Hand in a fold; repeated until it is answered.
@@ -158,7 +180,7 @@ class CoordinatorClient:
             params={"more": more},
             headers=_lease_headers(lease),
         )
-        return _parse(Verdict, answer)
+        return parse(Verdict, answer)
 
     def heartbeat(self, lease: Lease, beat: Heartbeat) -> HeartbeatReply:
         """Renew a lease; not repeated, the next beat is.
@@ -172,17 +194,26 @@ class CoordinatorClient:
             body=beat,
             headers=_lease_headers(lease),
             give_up_after=0,
+            timeout=lease.heartbeat_seconds,
         )
-        return _parse(HeartbeatReply, answer)
+        return parse(HeartbeatReply, answer)
 
     def release(self, lease: Lease) -> None:
-        """Give a fold back; not repeated, the lease lapses by itself."""
+        """Give a fold back; not repeated, the lease lapses by itself.
+
+        Raises:
+            NotFound, TokenRefused, Unavailable
+        """
         self._connection.call(
             "POST", f"/leases/{lease.id}/release", headers=_lease_headers(lease), give_up_after=0
         )
 
     def fail(self, lease: Lease, failure: Failure) -> None:
-        """Say that a fold could not be run."""
+        """Say that a fold could not be run.
+
+        Raises:
+            LeaseSuperseded, NotFound, TokenRefused, Unavailable
+        """
         self._connection.call("POST", f"/leases/{lease.id}/fail", body=failure, headers=_lease_headers(lease))
 
 
@@ -190,7 +221,12 @@ def _lease_headers(lease: Lease) -> dict[str, str]:
     return {"Lease-Term": str(lease.term), "Lease-Secret": lease.secret}
 
 
-def _parse(contract: type[Answer], answer: Any) -> Answer:
+def parse(contract: type[Answer], answer: Any) -> Answer:
+    """An answer as the contract it should be.
+
+    Raises:
+        FoldwiseError: it is not.
+    """
     try:
         return contract.model_validate(answer)
     except ValidationError as error:
@@ -201,7 +237,12 @@ def _parse(contract: type[Answer], answer: Any) -> Answer:
 
 def _decode(response: httpx.Response) -> Any:
     if response.is_success:
-        return response.json() if response.content else None
+        try:
+            return response.json() if response.content else None
+        except ValueError:
+            raise FoldwiseError(
+                f"{response.request.url} answered no JSON; is this a foldwise coordinator?"
+            ) from None
     try:
         problem = Problem.model_validate_json(response.content)
     except ValidationError:

@@ -179,7 +179,7 @@ class Worker:
     def _report_failure(self, client: CoordinatorClient, assignment: FoldAssignment, error: Exception) -> None:
         # The configuration is at fault where the network cannot be built or trained; files and devices
         # that cannot be used are this worker's own trouble.
-        own = isinstance(error, OSError | MemoryError | CacheMismatch)
+        own = _is_own_trouble(error)
         kind = "environment" if own else "trial"
         message = error.message if isinstance(error, FoldwiseError) else f"{type(error).__name__}: {error}"
         log.error("fold_failed", trial=assignment.trial, fold=assignment.fold, kind=kind, error=message)
@@ -189,7 +189,10 @@ class Worker:
             log.warning("failure_not_needed", reason=late.message)
         self._failures_in_a_row = self._failures_in_a_row + 1 if own else 0
         if self._failures_in_a_row >= ENVIRONMENT_FAILURES_ALLOWED:
-            raise FoldwiseError(f"{self._failures_in_a_row} folds in a row failed on this worker: {message}")
+            log.error("worker_broken", failures=self._failures_in_a_row)
+            # A cache that does not match stays an error of its own: no restart of the worker mends it.
+            kind_of_error = CacheMismatch if isinstance(error, CacheMismatch) else FoldwiseError
+            raise kind_of_error(f"{self._failures_in_a_row} folds in a row failed on this worker: {message}")
 
     def _open(self, assignment: FoldAssignment) -> ClipCache:
         cache = self._caches.get(assignment.fingerprint)
@@ -220,6 +223,15 @@ class Worker:
             self._interruptible = False
 
 
+def _is_own_trouble(error: Exception) -> bool:
+    if isinstance(error, OSError | MemoryError | CacheMismatch | torch.AcceleratorError):
+        return True
+    # Older libraries report a sick GPU as a plain RuntimeError; it says who speaks.
+    return isinstance(error, RuntimeError) and any(
+        word in str(error) for word in ("CUDA error", "cuDNN error", "CUBLAS_STATUS")
+    )
+
+
 def _choose_device(wanted: str | None) -> torch.device:
     if wanted is None:
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
@@ -227,6 +239,8 @@ def _choose_device(wanted: str | None) -> torch.device:
         device = torch.device(wanted)
     except RuntimeError as error:
         raise InvalidInput(f"--device {wanted!r} is no torch device; write cpu or cuda:0") from error
+    if device.type not in {"cpu", "cuda"}:
+        raise InvalidInput(f"--device {wanted!r}: foldwise trains on cpu or cuda:N")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InvalidInput(f"--device {wanted!r}: torch sees no GPU here; write cpu or check the driver")
     return device

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Path, Query, Request
 
 from coordinator import scheduling, studies
 from coordinator.auth import require
 from coordinator.routes.transactions import LeaderThread, Settings, Transaction
 from coordinator.store import queries
-from services.contracts import ConfusionView, FoldView, StudySpec, StudyView, TrialState, TrialView
+from services.contracts import ConfusionView, FoldView, StudyName, StudySpec, StudyView, TrialState, TrialView
 
 router = APIRouter(prefix="/api/v1/studies", tags=["studies"], dependencies=[Depends(require("admin"))])
+
+Name = Annotated[StudyName, Path()]
+Number = Annotated[int, Path(ge=0, lt=2**31)]
 
 
 @router.post("", status_code=201)
@@ -30,13 +33,13 @@ def list_all(session: Transaction) -> list[StudyView]:
 
 
 @router.get("/{name}")
-def show(name: str, session: Transaction) -> StudyView:
+def show(name: Name, session: Transaction) -> StudyView:
     """One study with its counts and its best trial."""
     return queries.study_view(session, queries.get_study(session, name))
 
 
 @router.post("/{name}/start")
-def start(name: str, session: Transaction, leader: LeaderThread) -> StudyView:
+def start(name: Name, session: Transaction, leader: LeaderThread) -> StudyView:
     """Start a draft."""
     study = studies.start(session, name)
     leader.wake()
@@ -44,7 +47,7 @@ def start(name: str, session: Transaction, leader: LeaderThread) -> StudyView:
 
 
 @router.post("/{name}/pause")
-def pause(name: str, request: Request, now: bool = False) -> StudyView:
+def pause(name: Name, request: Request, now: bool = False) -> StudyView:
     """Pause: folds under way finish and count, or with `now` are abandoned."""
     sessions = request.app.state.sessions
     with sessions.begin() as session:
@@ -58,7 +61,7 @@ def pause(name: str, request: Request, now: bool = False) -> StudyView:
 
 
 @router.post("/{name}/resume")
-def resume(name: str, session: Transaction, leader: LeaderThread) -> StudyView:
+def resume(name: Name, session: Transaction, leader: LeaderThread) -> StudyView:
     """Go on with a paused study."""
     study = studies.resume(session, name)
     leader.wake()
@@ -66,7 +69,7 @@ def resume(name: str, session: Transaction, leader: LeaderThread) -> StudyView:
 
 
 @router.post("/{name}/stop")
-def stop(name: str, session: Transaction, leader: LeaderThread) -> StudyView:
+def stop(name: Name, session: Transaction, leader: LeaderThread) -> StudyView:
     """End a study for good; what is done stays."""
     study = studies.stop(session, name, "stopped by a person")
     leader.wake()
@@ -75,7 +78,7 @@ def stop(name: str, session: Transaction, leader: LeaderThread) -> StudyView:
 
 @router.get("/{name}/trials")
 def trials(
-    name: str,
+    name: Name,
     session: Transaction,
     state: TrialState | None = None,
     after: Annotated[int, Query(ge=-1, description="only numbers above this")] = -1,
@@ -87,21 +90,21 @@ def trials(
 
 
 @router.get("/{name}/trials/{number}")
-def trial(name: str, number: int, session: Transaction) -> TrialView:
+def trial(name: Name, number: Number, session: Transaction) -> TrialView:
     """One trial."""
     study = queries.get_study(session, name)
     return queries.trial_views(session, study, [queries.get_trial(session, study, number)])[0]
 
 
 @router.get("/{name}/trials/{number}/folds")
-def folds(name: str, number: int, session: Transaction) -> list[FoldView]:
+def folds(name: Name, number: Number, session: Transaction) -> list[FoldView]:
     """The folds of a trial."""
     study = queries.get_study(session, name)
     return queries.fold_views(session, study, queries.get_trial(session, study, number))
 
 
 @router.get("/{name}/trials/{number}/confusion")
-def confusion(name: str, number: int, session: Transaction) -> ConfusionView:
+def confusion(name: Name, number: Number, session: Transaction) -> ConfusionView:
     """Confusion counts over the finished folds of a trial."""
     study = queries.get_study(session, name)
     return queries.confusion_view(session, study, queries.get_trial(session, study, number))

@@ -7,18 +7,31 @@ from pathlib import Path
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Engine, create_engine, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import ArgumentError, OperationalError
 
 from coordinator.store.tables import SCHEMA
-from services.errors import Unavailable
+from services.errors import InvalidInput, Unavailable
 
 MIGRATION_LOCK = 0x666F6C64_00000001
 """Advisory lock held while migrating, so that two starting replicas do it once."""
 
 
 def connect(url: str) -> Engine:
-    """An engine whose idle connections are tested before use: a restarted database is no error."""
-    return create_engine(url, pool_size=8, max_overflow=8, pool_pre_ping=True, pool_recycle=1800)
+    """An engine whose idle connections are tested before use: a restarted database is no error.
+
+    Raises:
+        InvalidInput: `url` is no URL of a PostgreSQL.
+    """
+    try:
+        engine = create_engine(url, pool_size=8, max_overflow=8, pool_pre_ping=True, pool_recycle=1800)
+    except (ArgumentError, ImportError) as error:
+        raise InvalidInput(
+            "--database-url is no URL of a PostgreSQL; write postgresql+psycopg2://USER:PASSWORD@HOST/NAME",
+            field="database_url",
+        ) from error
+    if engine.dialect.name != "postgresql":
+        raise InvalidInput(f"--database-url is of {engine.dialect.name}; foldwise needs PostgreSQL")
+    return engine
 
 
 def migrate(engine: Engine) -> None:

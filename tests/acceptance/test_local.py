@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import optuna
 import psutil
 import pytest
@@ -333,6 +334,23 @@ def test_a_worker_whose_cache_does_not_match_ends_for_good(quiet_up: Up, tmp_pat
     assert "which this worker cannot read" in run.stderr
 
 
+@pytest.mark.parametrize(
+    ("url", "code", "words"),
+    [
+        ("postgresql+psycopg2://127.0.0.1:9/x", 75, "database does not answer"),
+        ("nonsense", 2, "no URL of a PostgreSQL"),
+        ("sqlite://", 2, "foldwise needs PostgreSQL"),
+    ],
+)
+@pytest.mark.parametrize("command", ["coordinator", "dashboard"])
+def test_a_database_that_is_not_there_is_said_in_a_line(command: str, url: str, code: int, words: str) -> None:
+    caches = ["--cache-root", "/tmp"] if command == "coordinator" else []  # noqa: S108 - nothing is read there
+    tokens = {"FOLDWISE_ADMIN_TOKEN": "a", "FOLDWISE_WORKER_TOKEN": "w"}
+    run = foldwise(command, "--database-url", url, "--port", "0", *caches, **tokens)
+    assert (run.returncode, words in run.stderr) == (code, True), run.stderr
+    assert re.fullmatch(r"foldwise: .+\n", run.stderr), run.stderr
+
+
 def test_an_occupied_port_or_folder_is_said_in_a_line(quiet_up: Up, tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -362,22 +380,21 @@ def test_the_dashboard_shows_the_study_that_runs(quiet_up: Up) -> None:
     try:
         assert dashboard.stdout is not None
         assert f"http://127.0.0.1:{port}/" in dashboard.stdout.readline()
-        shown: list[str] = []
+        address = f"http://127.0.0.1:{port}"
+        shown: dict[str, int] = {}
 
         def answers() -> bool:
-            run = subprocess.run(
-                ["curl", "-sf", f"http://127.0.0.1:{port}/api/studies"],
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            shown[:] = [
-                study["study_name"] for study in json.loads(run.stdout or "{}").get("study_summaries", [])
-            ]
-            return run.returncode == 0
+            try:
+                summaries = httpx.get(f"{address}/api/studies", trust_env=False).json()["study_summaries"]
+            except httpx.TransportError:
+                return False
+            shown.update({study["study_name"]: study["study_id"] for study in summaries})
+            return True
 
         wait_for(answers)
         assert "shown" in shown
+        httpx.delete(f"{address}/api/studies/{shown['shown']}", trust_env=False)
+        assert quiet_up.query("SELECT 1 FROM studies WHERE study_name = 'shown'"), "it may only read"
     finally:
         dashboard.terminate()
         dashboard.communicate(timeout=30)

@@ -6,6 +6,8 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,11 +76,12 @@ def claim(client: httpx.Client, *, wait: float = 0, headers: dict[str, str] = WO
 
 
 def test_every_route_but_the_probes_refuses_a_request_without_a_token(client: httpx.Client) -> None:
-    paths = client.get("/openapi.json").json()["paths"]
+    paths = client.get("/openapi.json", headers=ADMIN).json()["paths"]
     assert len(paths) > 15
-    for path, methods in paths.items():
+    unlisted: dict[str, list[str]] = {"/openapi.json": ["get"], "/docs": ["get"], "/no/such/route": ["post"]}
+    for path, methods in {**paths, **unlisted}.items():
         for method in methods:
-            answer = client.request(method, path.replace("{", "").replace("}", ""))
+            answer = client.request(method, path.replace("{", "").replace("}", ""), content=b"not json")
             if path in OPEN:
                 assert answer.status_code == 200
             else:
@@ -131,6 +134,27 @@ def test_what_is_not_there_is_a_404_that_lists_what_is(client: httpx.Client) -> 
     assert answer.status_code == 404
     assert "there are: s" in answer.json()["detail"]
     assert client.get("/api/v1/studies/s/trials/99", headers=ADMIN).status_code == 404
+
+
+def test_a_name_that_no_study_can_have_is_bad_input_and_not_our_failure(client: httpx.Client) -> None:
+    for name in ("%00", "A%20b", "x" * 100):
+        assert client.get(f"/api/v1/studies/{name}", headers=ADMIN).status_code == 422
+
+
+def test_a_cache_whose_arrays_are_cut_off_is_told(
+    client: httpx.Client, app: FastAPI, broken_cache_root: Path
+) -> None:
+    app.state.settings = replace(app.state.settings, cache_root=broken_cache_root)
+    answer = client.post("/api/v1/studies", headers=ADMIN, json=spec())
+    assert (answer.status_code, answer.json()["type"]) == (422, "urn:foldwise:cache-mismatch")
+
+
+def test_two_studies_of_one_name_at_the_same_moment_are_one(client: httpx.Client) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        posts = [
+            pool.submit(client.post, "/api/v1/studies", headers=ADMIN, json=spec(start=False)) for _ in range(4)
+        ]
+        assert sorted(post.result().status_code for post in posts) == [201, 409, 409, 409]
 
 
 def test_a_claim_waits_for_a_fold_and_gets_the_first_there_is(client: httpx.Client) -> None:

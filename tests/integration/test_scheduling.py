@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from coordinator import scheduling, studies
 from coordinator.leader import Leader
+from coordinator.optimizer import OptunaProjection
 from coordinator.scheduling import LeaseKey
 from coordinator.settings import CoordinatorSettings
 from coordinator.store import queries
@@ -129,6 +133,13 @@ def key_of(lease: Lease) -> LeaseKey:
     return LeaseKey(id=lease.id, term=lease.term, secret=lease.secret)
 
 
+def wait_until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
 def make_result(predicted: Sequence[int], **provenance: Any) -> FoldResult:
     return FoldResult.model_validate(
         {
@@ -227,6 +238,15 @@ def test_a_heartbeat_takes_up_a_lapsed_lease_again(desk: Desk) -> None:
     desk.lapse(slow)
     assert desk.beat(slow, 1) == "continue"
     assert desk.must_claim("w2").trial != slow.trial
+
+
+def test_a_late_heartbeat_does_not_take_a_released_fold_back(desk: Desk) -> None:
+    desk.create()
+    given_back = desk.must_claim("w1")
+    with desk.sessions.begin() as session:
+        scheduling.release(session, key_of(given_back.lease))
+    assert desk.beat(given_back, 9) == "abandon"
+    assert desk.must_claim("w2").trial == given_back.trial
 
 
 def test_a_step_counter_that_stands_still_is_not_renewed(desk: Desk) -> None:
@@ -380,6 +400,85 @@ def test_one_broken_study_does_not_stop_the_others(desk: Desk) -> None:
     assert other.trials[TrialState.READY] == desk.settings.ask_ahead
     twin = optuna.load_study(study_name="other", storage=desk.settings.database_url)
     assert len(twin.trials) == desk.settings.ask_ahead
+
+
+def test_a_trial_that_could_not_be_projected_keeps_its_number(desk: Desk) -> None:
+    OptunaProjection(desk.settings.database_url)
+    with desk.engine.begin() as connection:
+        connection.execute(text("ALTER TABLE trial_params ADD CONSTRAINT closed CHECK (false) NOT VALID"))
+    with pytest.raises(SQLAlchemyError):
+        desk.create(trials=3)
+    with desk.engine.begin() as connection:
+        connection.execute(text("ALTER TABLE trial_params DROP CONSTRAINT closed"))
+    desk.report(desk.must_claim())
+    desk.leader.round()
+    twin = optuna.load_study(study_name="s", storage=desk.settings.database_url)
+    assert [trial.params for trial in twin.trials] == [desk.trial(n).parameters for n in range(3)]
+    assert twin.trials[0].intermediate_values == {1: 1.0}
+
+
+def test_a_study_deleted_in_optuna_is_projected_anew(desk: Desk) -> None:
+    desk.create(trials=2)
+    assignment: FoldAssignment | None = desk.must_claim()
+    while assignment is not None and assignment.trial == 0:
+        assignment = desk.report(assignment).next
+    desk.leader.round()
+    optuna.delete_study(study_name="s", storage=desk.settings.database_url)
+    assert assignment is not None
+    desk.report(assignment)
+    desk.leader.round()
+    twin = optuna.load_study(study_name="s", storage=desk.settings.database_url)
+    assert [trial.state.name for trial in twin.trials] == ["COMPLETE", "RUNNING"]
+    assert twin.best_value == desk.trial(0).value
+
+
+def test_a_leader_that_lost_its_footing_leads_again(desk: Desk) -> None:
+    desk.settings = replace(desk.settings, leader_interval=0.02)
+    leader = Leader(desk.engine, desk.settings)
+    leader.start()
+    try:
+        wait_until(lambda: leader.is_leader)
+        with desk.engine.begin() as connection:
+            connection.execute(text("ALTER TABLE foldwise.leases RENAME TO lost"))
+        wait_until(lambda: not leader.is_leader)
+        with desk.engine.begin() as connection:
+            connection.execute(text("ALTER TABLE foldwise.lost RENAME TO leases"))
+        wait_until(lambda: leader.is_leader)
+        desk.leader = leader
+        with desk.sessions.begin() as session:
+            spec = StudySpec.model_validate(
+                {"name": "s", "cache": "tiny", "training": {"frames": 2, "frame_size": 16}}
+            )
+            studies.create(session, spec, desk.settings.cache_root)
+        wait_until(lambda: desk.study().trials[TrialState.READY] == desk.settings.ask_ahead)
+    finally:
+        leader.stop()
+
+
+def test_stopping_a_study_does_not_deadlock_with_a_result_that_ends_a_trial(desk: Desk) -> None:
+    desk.create(trials=4, pruning=[{"rule": "bound", "threshold": 1.0}])
+    held = [desk.must_claim(f"w{i}") for i in range(2)]
+    ready = threading.Event()
+
+    def end_the_second() -> None:
+        key = key_of(held[1].lease)
+        with desk.sessions.begin() as session:
+            result = desk.result(session, held[1], 1)
+            # Takes the trial's lock; the study's is wanted when the result ends the trial.
+            scheduling.heartbeat(session, key, Heartbeat(epoch=1, step=1), desk.settings)
+            ready.set()
+            wait_until(lambda: desk.trial(0).state == TrialState.CANCELLED)
+            scheduling.report(session, key, result, desk.settings, more=False)
+
+    with desk.sessions.begin() as session:
+        studies.stop(session, "s", "enough")
+    with ThreadPoolExecutor(1) as pool:
+        reporting = pool.submit(end_the_second)
+        assert ready.wait(30)
+        desk.leader.round()
+        reporting.result(30)
+    desk.leader.round()
+    assert desk.study().trials[TrialState.RUNNING] == 0
 
 
 def test_pause_lets_the_fold_finish_and_gives_no_other(desk: Desk) -> None:
