@@ -6,7 +6,7 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Engine, create_engine, make_url, text
 from sqlalchemy.exc import ArgumentError, OperationalError
 
 from coordinator.store.tables import SCHEMA
@@ -23,15 +23,14 @@ def connect(url: str) -> Engine:
         InvalidInput: `url` is no URL of a PostgreSQL.
     """
     try:
-        engine = create_engine(url, pool_size=8, max_overflow=8, pool_pre_ping=True, pool_recycle=1800)
+        if make_url(url).get_backend_name() != "postgresql":
+            raise ArgumentError("another database")
+        return create_engine(url, pool_size=8, max_overflow=8, pool_pre_ping=True, pool_recycle=1800)
     except (ArgumentError, ImportError) as error:
         raise InvalidInput(
             "--database-url is no URL of a PostgreSQL; write postgresql+psycopg2://USER:PASSWORD@HOST/NAME",
             field="database_url",
         ) from error
-    if engine.dialect.name != "postgresql":
-        raise InvalidInput(f"--database-url is of {engine.dialect.name}; foldwise needs PostgreSQL")
-    return engine
 
 
 def migrate(engine: Engine) -> None:

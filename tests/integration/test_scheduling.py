@@ -14,6 +14,7 @@ from typing import Any
 import optuna
 import pytest
 from sqlalchemy import Engine, text
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
 from coordinator import scheduling, studies
