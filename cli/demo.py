@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -87,7 +88,7 @@ def run_demo(state: StateFolder, *, workers: int, new: bool, console: Console) -
         console.print("[bold]4/4[/bold] result")
         _show_result(client, study, service, console)
     seconds = time.monotonic() - started
-    _say_where_to_look(study, state, console)
+    _say_where_to_look(state, console)
     return DemoResult(
         study=study.name,
         trials=sum(study.trials.values()),
@@ -130,15 +131,21 @@ def _show_result(client: StudyClient, study: StudyView, service: LocalService, c
     console.print(f"confusion matrix as a picture: {picture}")
 
 
-def _say_where_to_look(study: StudyView, state: StateFolder, console: Console) -> None:
-    where = "" if state.folder == demo_state() else f" --state {state.folder}"
+def _say_where_to_look(state: StateFolder, console: Console) -> None:
+    # As it was called: `make demo` has it in .venv/bin, which need not be on the path.
+    program = sys.argv[0] if Path(sys.argv[0]).name == "foldwise" else "foldwise"
+    new = "" if state.folder == demo_state() else f" --state {state.folder}"
     console.print(
         f"""
 where to look next
-  foldwise dashboard{where or f" --state {state.folder}"}   Optuna's dashboard of this study
-  {state.logs}/worker-1.log   a full cross-validation, line by line
-  foldwise demo --new{where}   another study with another seed
-  foldwise up   the same for your own videos, see README.md""",
+  {program} dashboard --state {state.folder}
+      Optuna's dashboard of this study
+  {state.logs}/worker-1.log
+      full cross-validations, line by line
+  {program} demo --new{new}
+      another study with another seed
+  {program} up
+      the same for your own videos, see README.md""",
         highlight=False,
         soft_wrap=True,
     )
