@@ -33,14 +33,13 @@ class Interrupted(BaseException):
     """Ctrl-C or SIGTERM. Not KeyboardInterrupt, which typer turns into an exit code of its own."""
 
 
+State = Annotated[Path | None, typer.Option(help="State folder; the default is in the user's data folder.")]
 Json = Annotated[bool, typer.Option("--json", help="End with one JSON line for programs.")]
 
 
 @app.command(epilog="Example: foldwise demo --workers 2")
 def demo(
-    state: Annotated[
-        Path | None, typer.Option(help="State folder; the default is the user's data folder.")
-    ] = None,
+    state: State = None,
     workers: Annotated[int, typer.Option(min=1, max=64)] = 2,
     new: Annotated[
         bool, typer.Option("--new", help="Start another study; do not go on with the last.")
@@ -200,7 +199,7 @@ def worker(
 
 @app.command(epilog="Example: foldwise dashboard --port 8081")
 def dashboard(
-    state: Annotated[Path | None, typer.Option(help="State folder of `up` or `demo`.")] = None,
+    state: State = None,
     database_url: Annotated[str | None, typer.Option(envvar="FOLDWISE_DATABASE_URL")] = None,
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8081,
 ) -> None:
@@ -212,9 +211,7 @@ def dashboard(
 
 @app.command(epilog="Example: foldwise up --workers 2, then: foldwise study create --preset ckplus-loso")
 def up(
-    state: Annotated[
-        Path | None, typer.Option(help="State folder; the default is the user's data folder.")
-    ] = None,
+    state: State = None,
     workers: Annotated[int, typer.Option(min=0, max=64)] = 1,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of the coordinator on 127.0.0.1.")] = 8080,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of each worker.")] = None,

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from preprocessing.job import Report
+
 LINE_SECONDS = 10.0
 _STAGES = {"hash": "reading", "clips": "clips", "frames": "frames"}
-
-Report = Callable[[str, int, int], None]
 
 
 @contextmanager

@@ -38,7 +38,7 @@ def serve_coordinator(settings: CoordinatorSettings, listener: socket.socket) ->
     Raises:
         InvalidInput, Unavailable: the database's URL is wrong, or it does not answer.
     """
-    # Before the server starts: what is wrong with the database is then one line, not a server's traceback.
+    # Here and not in the application: what is wrong with the database is one line, not a server's traceback.
     engine = connect(settings.database_url)
     migrate(engine)
     engine.dispose()

@@ -15,26 +15,25 @@ from coordinator.leader import Leader
 from coordinator.problems import add_handlers
 from coordinator.routes import leases, studies, system
 from coordinator.settings import CoordinatorSettings
-from coordinator.store.database import connect, migrate
+from coordinator.store.database import connect
 
 MAX_BODY_BYTES = 16 * 2**20
 """Far more than the predictions of a fold of a thousand clips."""
 
 
 def create_app(settings: CoordinatorSettings, *, ending: Callable[[], bool] = lambda: False) -> FastAPI:
-    """The application for one database; starting it brings the schema up to date and starts the leader.
+    """The application for one database, whose schema is up to date; starting it starts the leader.
 
     Args:
         ending: whether the server was told to end; a claim that waits is then answered at once.
 
     Raises:
-        Unavailable: at start, the database does not answer.
+        InvalidInput: at start, the database's URL is wrong.
     """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         engine = connect(settings.database_url)
-        migrate(engine)
         app.state.sessions = sessionmaker(engine, expire_on_commit=False)
         app.state.leader = Leader(engine, settings)
         app.state.leader.start()

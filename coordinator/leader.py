@@ -17,8 +17,9 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from coordinator import scheduling
 from coordinator.optimizer import OptunaProjection, TrialRecord, suggest
+from coordinator.pruning import running_accuracy
 from coordinator.settings import CoordinatorSettings
-from coordinator.store.queries import fold_counts
+from coordinator.store.queries import finished_prefix, fold_counts
 from coordinator.store.tables import OutboxRow, StudyRow, TrialRow
 from services.contracts import StudySpec, StudyState, TrialState
 
@@ -199,14 +200,6 @@ def trial_records(session: Session, trials: Sequence[TrialRow]) -> list[TrialRec
     counts = fold_counts(session, [trial.id for trial in trials])
     records = []
     for trial in trials:
-        curve = []
-        correct = clips = 0
-        for place, count in enumerate(counts.get(trial.id, [])):
-            if count.fold != place:
-                break
-            correct += count.correct
-            clips += count.clips
-            curve.append(correct / clips)
         attributes = {"foldwise": trial.pruned or trial.end_reason} if trial.end_reason else {}
         records.append(
             TrialRecord(
@@ -214,7 +207,7 @@ def trial_records(session: Session, trials: Sequence[TrialRow]) -> list[TrialRec
                 state=TrialState(trial.state),
                 parameters=trial.parameters,
                 value=trial.value,
-                curve=curve,
+                curve=running_accuracy(finished_prefix(counts[trial.id])),
                 attributes=attributes,
             )
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 
@@ -32,16 +33,6 @@ class TrialProgress:
     clips_total: int
     """Test clips of all folds of the trial."""
 
-    def curve(self) -> list[float]:
-        """Running pooled accuracy after each fold of the prefix."""
-        correct = clips = 0
-        curve = []
-        for fold_correct, fold_clips in self.prefix:
-            correct += fold_correct
-            clips += fold_clips
-            curve.append(correct / clips)
-        return curve
-
 
 def decide(
     spec: StudySpec, progress: TrialProgress, complete_at_step: Callable[[int], Sequence[float]]
@@ -61,6 +52,13 @@ def decide(
         if decision is not None:
             return decision
     return None
+
+
+def running_accuracy(prefix: Sequence[tuple[int, int]]) -> list[float]:
+    """The curve of a trial: pooled accuracy after each fold of its prefix of (correct, clips)."""
+    correct = accumulate(correct for correct, _ in prefix)
+    clips = accumulate(clips for _, clips in prefix)
+    return [right / seen for right, seen in zip(correct, clips, strict=True)]
 
 
 def _bound(rule: BoundRule, progress: TrialProgress) -> PruneDecision | None:
@@ -84,7 +82,7 @@ def _median(
     rule: MedianRule, warmup: int, progress: TrialProgress, complete_at_step: Callable[[int], Sequence[float]]
 ) -> PruneDecision | None:
     # The semantics of optuna.pruners.MedianPruner(n_startup_trials, n_warmup_steps) with step = folds done.
-    curve = progress.curve()
+    curve = running_accuracy(progress.prefix)
     step = len(curve)
     if step == 0 or step < warmup:
         return None

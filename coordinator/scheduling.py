@@ -23,6 +23,7 @@ from sqlalchemy.orm import Session
 
 from coordinator import pruning
 from coordinator.settings import CoordinatorSettings
+from coordinator.store.queries import finished_prefix, fold_counts
 from coordinator.store.tables import (
     ClaimRow,
     FoldRow,
@@ -137,7 +138,8 @@ def report(
         NotFound, TokenRefused: no such lease, or not its secret.
     """
     lease, trial = _authorise(session, key)
-    sha256 = sha256_of(result.model_dump(mode="json"))
+    payload = result.model_dump(mode="json")
+    sha256 = sha256_of(payload)
     stored = session.get(ResultRow, (lease.trial_id, lease.fold))
     if stored is not None and stored.lease_id == lease.id:
         if stored.sha256 != sha256:
@@ -157,7 +159,7 @@ def report(
         fold=lease.fold,
         lease_id=lease.id,
         sha256=sha256,
-        payload=result.model_dump(mode="json"),
+        payload=payload,
         best_epoch=best,
         correct=correct,
         clips=len(split.labels),
@@ -286,8 +288,8 @@ def lapsed_leases(session: Session) -> Sequence[str]:
     ).all()
 
 
-def expire(session: Session, lease_id: str) -> bool:
-    """End a lease if its time is still over; whether it was.
+def expire(session: Session, lease_id: str) -> None:
+    """End a lease if its time is still over.
 
     The fold is pending again, unless too many of its leases lapsed: then it and its trial have failed.
     One lease per transaction, so that no two trials are locked together.
@@ -298,14 +300,13 @@ def expire(session: Session, lease_id: str) -> bool:
         LeaseRow.id == lease_id, LeaseRow.outcome.is_(None), LeaseRow.expires_at < func.clock_timestamp()
     )
     if session.scalar(over) is None:
-        return False
+        return
     session.refresh(lease)
     _end_lease(session, lease, "lapsed")
     log.warning("lease_lapsed", trial=trial.number, fold=lease.fold, term=lease.term, worker=lease.worker_id)
     if _count_outcomes(session, trial.id, lease.fold, "lapsed") >= LAPSES_ALLOWED:
         reason = f"{LAPSES_ALLOWED} leases of fold {lease.fold} lapsed without a word"
         _fail_trial(session, trial, lease.fold, reason)
-    return True
 
 
 def add_trial(session: Session, study: StudyRow, parameters: dict[str, Any], number: int) -> TrialRow | None:
@@ -344,20 +345,19 @@ def abandon_leases(session: Session, study: StudyRow) -> None:
     _end_leases(session, LeaseRow.trial_id.in_(of_study), "abandoned")
 
 
-def complete_if_done(session: Session, study_id: int) -> bool:
+def complete_if_done(session: Session, study_id: int) -> None:
     """Complete a running study whose whole budget of trials has ended."""
     study = session.get_one(StudyRow, study_id, with_for_update=True, populate_existing=True)
     if study.state not in {StudyState.RUNNING, StudyState.PAUSED}:
-        return False
+        return
     unfinished = case((TrialRow.state.in_([TrialState.READY, TrialState.RUNNING]), 1))
     total, open_trials = session.execute(
         select(func.count(), func.count(unfinished)).where(TrialRow.study_id == study_id)
     ).one()
     if open_trials or total < StudySpec.model_validate(study.spec).trials:
-        return False
+        return
     study.state = StudyState.COMPLETE
     log.info("study_complete", study=study.name, trials=total)
-    return True
 
 
 # --- Granting ---------------------------------------------------------------------------------------------
@@ -426,7 +426,6 @@ def _grant(
         step_at=func.clock_timestamp(),
     )
     session.add(lease)
-    _changed(session, trial)
     session.flush()
     log.info(
         "fold_leased",
@@ -527,17 +526,12 @@ def _judge(
 
 
 def _progress(session: Session, trial: TrialRow, study: StudyRow, fold: int) -> pruning.TrialProgress:
-    done = session.execute(
-        select(ResultRow.fold, ResultRow.correct, ResultRow.clips)
-        .where(ResultRow.trial_id == trial.id)
-        .order_by(ResultRow.fold)
-    ).all()
-    prefix = [(correct, clips) for place, (index, correct, clips) in enumerate(done) if index == place]
+    done = fold_counts(session, [trial.id])[trial.id]
     return pruning.TrialProgress(
         fold=fold,
-        prefix=prefix,
-        correct=sum(correct for _, correct, _ in done),
-        clips_done=sum(clips for _, _, clips in done),
+        prefix=finished_prefix(done),
+        correct=sum(count.correct for count in done),
+        clips_done=sum(count.clips for count in done),
         clips_total=study.clips,
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -249,8 +248,8 @@ def list_workers(session: Session, *, seen_within: float) -> list[WorkerView]:
 
 
 def fold_counts(session: Session, trial_ids: Sequence[int]) -> dict[int, list[FoldCount]]:
-    """Finished folds of each trial, in order of the fold."""
-    counts: dict[int, list[FoldCount]] = defaultdict(list)
+    """Finished folds of each trial, in order of the fold; an empty list for a trial without one."""
+    counts: dict[int, list[FoldCount]] = {trial_id: [] for trial_id in trial_ids}
     for trial_id, fold, correct, clips in session.execute(
         select(ResultRow.trial_id, ResultRow.fold, ResultRow.correct, ResultRow.clips)
         .where(ResultRow.trial_id.in_(trial_ids))
@@ -258,6 +257,11 @@ def fold_counts(session: Session, trial_ids: Sequence[int]) -> dict[int, list[Fo
     ):
         counts[trial_id].append(FoldCount(fold=fold, correct=correct, clips=clips))
     return counts
+
+
+def finished_prefix(counts: Sequence[FoldCount]) -> list[tuple[int, int]]:
+    """(correct, clips) of the folds that are finished without a gap from the first; `counts` in order."""
+    return [(count.correct, count.clips) for place, count in enumerate(counts) if count.fold == place]
 
 
 def _trial_view(session: Session, study: StudyRow, trial: TrialRow) -> TrialView:
