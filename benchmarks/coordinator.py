@@ -32,6 +32,7 @@ from cli.state import StateFolder
 from coordinator.optimizer import distributions
 from services.clip_cache import CacheRecord, CacheWriter
 from services.contracts import (
+    ComputePlan,
     EpochResult,
     FoldAssignment,
     FoldResult,
@@ -120,7 +121,7 @@ def _our_trials(service: LocalService, times: list[float]) -> Iterator[int]:
             if assignment is None:
                 if service.client.get("bench").state.over:
                     return
-                assignment = client.claim(study=None, caches=[FINGERPRINT])
+                assignment = client.claim(study=None, caches=[FINGERPRINT], plans=[ComputePlan()])
                 continue
             result = _made_up(assignment, rng)
             started = time.perf_counter()
@@ -168,7 +169,12 @@ def _made_up(assignment: FoldAssignment, rng: random.Random) -> FoldResult:
         cuda=None,
         cudnn=None,
         threads=1,
+        compute=assignment.compute,
+        memory_format="contiguous",
         revision=None,
+        fingerprint=assignment.fingerprint,
+        split_hash=assignment.split_hash,
+        seed=assignment.seed,
         seconds=0.0,
         clip_passes=0,
     )

@@ -7,6 +7,7 @@ from urllib.parse import quote
 from services.contracts import (
     ConfusionView,
     DatasetView,
+    FoldRecord,
     FoldView,
     StudySpec,
     StudyView,
@@ -61,6 +62,11 @@ class StudyClient:
         """The folds of a trial."""
         folds = self._connection.call("GET", f"/studies/{quote(name, safe='')}/trials/{number}/folds")
         return [parse(FoldView, item) for item in folds]
+
+    def fold(self, name: str, number: int, index: int) -> FoldRecord:
+        """A finished fold of a trial; `Conflict` while it has no result."""
+        path = f"/studies/{quote(name, safe='')}/trials/{number}/folds/{index}"
+        return parse(FoldRecord, self._connection.call("GET", path))
 
     def confusion(self, name: str, number: int) -> ConfusionView:
         """Confusion counts of a trial."""

@@ -54,11 +54,13 @@ class TrialRecord:
 
 
 def suggest(spec: StudySpec, history: Sequence[TrialRecord], number: int) -> dict[str, ParameterValue]:
-    """Parameters for trial `number`, by TPE over the history (paper section 3.3).
+    """Parameters for trial `number`: what the study enqueued, then by TPE over the history (paper section 3.3).
 
     The sampler is seeded by the study and the number: the same history gives the same suggestion. A pruned
     trial counts with its last running accuracy, a trial under way keeps others away (constant liar).
     """
+    if number < len(spec.enqueue):
+        return spec.space.tidy(spec.enqueue[number])
     sampler = optuna.samplers.TPESampler(
         n_startup_trials=spec.sampler.startup_trials,
         n_ei_candidates=spec.sampler.candidates,

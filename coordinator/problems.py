@@ -45,7 +45,7 @@ def _bad_request(_request: Request, error: Exception) -> JSONResponse:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"] if part != "body")
     what = first["msg"].removeprefix("Value error, ")
-    return problem_response(InvalidInput(f"{where}: {what}", field=where))
+    return problem_response(InvalidInput(f"{where}: {what}" if where else what, field=where or None))
 
 
 def _database_gone(_request: Request, _error: Exception) -> JSONResponse:

@@ -1,10 +1,13 @@
-"""Every rule about folds, leases and trials: claim, report, heartbeat, release, fail, expire.
+"""Every rule about folds, leases and trials: claim, report, reuse, heartbeat, release, fail, expire.
 
 Each function runs inside its caller's transaction and commits nothing. A trial's row is locked before its
 folds and leases are read or changed, and a study's row only after that; whoever holds the trial's lock sees
 its folds as they are. All times are the database's.
 
 A lease is fenced by its term: it counts until the same fold is granted to someone else, even if it lapsed.
+
+A fold that a trial with equal parameters has run is counted from there and not leased. Another trial's results
+are read without its lock: they never change.
 """
 
 from __future__ import annotations
@@ -17,13 +20,26 @@ from hmac import compare_digest
 from typing import Any, Literal
 
 import structlog
-from sqlalchemy import ColumnElement, and_, case, exists, func, select, true, update
+from sqlalchemy import (
+    JSON,
+    ColumnElement,
+    and_,
+    case,
+    exists,
+    false,
+    func,
+    or_,
+    select,
+    true,
+    type_coerce,
+    update,
+)
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from coordinator import pruning
 from coordinator.settings import CoordinatorSettings
-from coordinator.store.queries import finished_prefix, fold_counts
+from coordinator.store.queries import finished_prefix, fold_counts, fold_task, lock_study
 from coordinator.store.tables import (
     ClaimRow,
     FoldRow,
@@ -38,10 +54,12 @@ from coordinator.store.tables import (
 from services import scores
 from services.contracts import (
     ClaimRequest,
+    ComputePlan,
     Failure,
     FoldAssignment,
     FoldResult,
     FoldState,
+    FoldTask,
     Heartbeat,
     HeartbeatReply,
     Lease,
@@ -52,18 +70,18 @@ from services.contracts import (
     TrialState,
     Verdict,
     WorkerInfo,
-    configure,
 )
 from services.errors import (
     CacheMismatch,
     InvalidInput,
     LeaseSuperseded,
     NotFound,
+    PlanNotSound,
     ResultConflict,
     StudyOver,
     TokenRefused,
 )
-from services.seeds import fold_seed, sha256_of
+from services.seeds import sha256_of
 
 log = structlog.get_logger()
 
@@ -102,15 +120,16 @@ def claim(
         StudyOver: the study that was named has ended.
         NotFound: it does not exist.
         CacheMismatch: the worker cannot read the cache of the study it named.
+        PlanNotSound: its device does not run the compute plan of the study it named.
     """
     _see_worker(session, request.worker)
     answered = session.get(ClaimRow, key)
     if answered is not None:
         return _same_answer(session, answered, settings)
     if request.study is not None:
-        _check_named_study(session, request.study, request.caches)
+        _check_named_study(session, request.study, request)
     _end_leases(session, LeaseRow.worker_id == request.worker.id, "superseded")
-    assignment = _grant_any(session, request.worker, request.caches, request.study, settings)
+    assignment = _grant_any(session, request, settings)
     if assignment is not None:
         session.execute(insert(ClaimRow).values(key=key, lease_id=assignment.lease.id))
     return assignment
@@ -126,7 +145,8 @@ def report(
 ) -> Verdict:
     """Count a fold: store its result, decide on its trial and grant the worker's next fold.
 
-    The same result again gets the stored verdict, without a next fold.
+    The trial's next folds are counted too as far as an equal trial has run them; the verdict is that on the
+    last. The same result again gets the stored verdict, without a next fold.
 
     Args:
         more: False when the worker is leaving and wants no next fold.
@@ -134,7 +154,7 @@ def report(
     Raises:
         LeaseSuperseded: the fold was granted to someone else, or its trial has ended.
         ResultConflict: another result was already stored for this lease.
-        InvalidInput: the result does not fit the fold's clips and classes.
+        InvalidInput: the result does not fit the fold's clips and classes, or is that of another task.
         NotFound, TokenRefused: no such lease, or not its secret.
     """
     lease, trial = _authorise(session, key)
@@ -149,57 +169,27 @@ def report(
     fold = _current_fold(session, lease, trial)
     study = session.get_one(StudyRow, trial.study_id)
     split = session.get_one(StudyFoldRow, (study.id, lease.fold))
-    _check_result(result, split, len(study.classes))
+    spec = StudySpec.model_validate(study.spec)
+    _check_result(result, split, fold_task(study, spec, trial, split))
 
-    epochs = [epoch.predicted for epoch in result.epochs]
-    best, correct = scores.best_epoch(split.labels, epochs)
-    counts = scores.confusion(split.labels, epochs[best], len(study.classes))
-    row = ResultRow(
-        trial_id=trial.id,
-        fold=lease.fold,
-        lease_id=lease.id,
-        sha256=sha256,
-        payload=payload,
-        best_epoch=best,
-        correct=correct,
-        clips=len(split.labels),
-        confusion=counts.tolist(),
-        verdict={},
-    )
-    session.add(row)
+    row = _scored(lease, split, result, len(study.classes))
+    row.payload, row.sha256 = payload, sha256
     fold.state = FoldState.DONE
     _end_lease(session, lease, "done")
-    session.flush()
-
-    spec = StudySpec.model_validate(study.spec)
-    progress = _progress(session, trial, study, lease.fold)
-    decision = _judge(session, study, spec, trial, progress)
-    verdict = Verdict(
-        decision=decision,
-        trial_accuracy=progress.correct / progress.clips_done,
-        pruned=PruneDecision.model_validate(trial.pruned) if trial.pruned else None,
-    )
-    row.verdict = verdict.model_dump(mode="json")
-    _changed(session, trial)
-    session.flush()
-    log.info(
-        "fold_accepted",
-        study=study.name,
-        trial=trial.number,
-        fold=f"{lease.fold + 1}/{study.fold_count}",
-        correct=f"{correct}/{len(split.labels)}",
-        trial_accuracy=round(verdict.trial_accuracy, 4),
-        decision=decision,
-    )
-    if not more:
+    verdict = _count(session, study, spec, trial, row)
+    if not more or (verdict.decision == "continue" and study.state != StudyState.RUNNING):
         return verdict
-    worker = session.get_one(WorkerRow, lease.worker_id)
-    info = WorkerInfo(id=worker.id, name=worker.name, device=worker.device)
-    following = None
-    if decision == "continue" and study.state == StudyState.RUNNING:
-        following = _grant(session, study, trial, info, settings)
-    elif decision != "continue":
-        following = _grant_any(session, info, [study.fingerprint], study.name, settings)
+    next_fold = None
+    if verdict.decision == "continue":
+        next_fold, reused = _next_to_run(session, study, spec, trial)
+        verdict = reused or verdict
+        row.verdict = verdict.model_dump(mode="json")
+    request = _same_work(session.get_one(WorkerRow, lease.worker_id), study, spec)
+    following = (
+        _lease(session, study, spec, trial, next_fold, request.worker, settings)
+        if next_fold is not None
+        else _grant_any(session, request, settings)
+    )
     return verdict.model_copy(update={"next": following})
 
 
@@ -315,13 +305,19 @@ def add_trial(session: Session, study: StudyRow, parameters: dict[str, Any], num
     Locks the study's row, so two callers cannot overrun the budget together, and none adds to a study that
     has ended.
     """
-    study = session.get_one(StudyRow, study.id, with_for_update=True, populate_existing=True)
+    study = lock_study(session, study.id)
     if study.state != StudyState.RUNNING:
         return None
     count = session.scalar(select(func.count()).select_from(TrialRow).where(TrialRow.study_id == study.id))
     if count != number or number >= StudySpec.model_validate(study.spec).trials:
         return None
-    trial = TrialRow(study_id=study.id, number=number, parameters=parameters, state=TrialState.READY)
+    trial = TrialRow(
+        study_id=study.id,
+        number=number,
+        parameters=parameters,
+        parameters_hash=sha256_of(parameters),
+        state=TrialState.READY,
+    )
     session.add(trial)
     session.flush()
     session.add_all(
@@ -347,7 +343,7 @@ def abandon_leases(session: Session, study: StudyRow) -> None:
 
 def complete_if_done(session: Session, study_id: int) -> None:
     """Complete a running study whose whole budget of trials has ended."""
-    study = session.get_one(StudyRow, study_id, with_for_update=True, populate_existing=True)
+    study = lock_study(session, study_id)
     if study.state not in {StudyState.RUNNING, StudyState.PAUSED}:
         return
     unfinished = case((TrialRow.state.in_([TrialState.READY, TrialState.RUNNING]), 1))
@@ -363,20 +359,15 @@ def complete_if_done(session: Session, study_id: int) -> None:
 # --- Granting ---------------------------------------------------------------------------------------------
 
 
-def _grant_any(
-    session: Session,
-    worker: WorkerInfo,
-    caches: Sequence[str],
-    study_name: str | None,
-    settings: CoordinatorSettings,
-) -> FoldAssignment | None:
+def _grant_any(session: Session, request: ClaimRequest, settings: CoordinatorSettings) -> FoldAssignment | None:
     free = ~exists().where(LeaseRow.trial_id == TrialRow.id, LeaseRow.outcome.is_(None))
     wanted = (
         select(TrialRow)
         .join(StudyRow, StudyRow.id == TrialRow.study_id)
         .where(
             StudyRow.state == StudyState.RUNNING,
-            StudyRow.fingerprint.in_(caches),
+            StudyRow.fingerprint.in_(request.caches),
+            _planned(request.plans),
             TrialRow.state.in_([TrialState.READY, TrialState.RUNNING]),
             free,
         )
@@ -385,14 +376,36 @@ def _grant_any(
         .with_for_update(of=TrialRow, skip_locked=True)
         .execution_options(populate_existing=True)
     )
-    if study_name is not None:
-        wanted = wanted.where(StudyRow.name == study_name)
+    if request.study is not None:
+        wanted = wanted.where(StudyRow.name == request.study)
     while (trial := session.scalar(wanted)) is not None:
         study = session.get_one(StudyRow, trial.study_id)
         # The query's snapshot may be older than the lock it took: look again at what others committed.
-        if _is_free(session, trial) and (granted := _grant(session, study, trial, worker, settings)):
-            return granted
+        if not _is_free(session, trial):
+            continue
+        spec = StudySpec.model_validate(study.spec)
+        fold, _ = _next_to_run(session, study, spec, trial)
+        if fold is not None:
+            return _lease(session, study, spec, trial, fold, request.worker, settings)
+        # Its end locked its study; another study's is not to be wanted in the same transaction.
+        wanted = wanted.where(StudyRow.id == study.id)
     return None
+
+
+def _planned(plans: Sequence[ComputePlan]) -> ColumnElement[bool]:
+    precision = type_coerce(StudyRow.spec, JSON)["compute", "precision"].as_string()
+    compiled = type_coerce(StudyRow.spec, JSON)["compute", "compiled"].as_boolean()
+    return or_(false(), *(and_(precision == plan.precision, compiled.is_(plan.compiled)) for plan in plans))
+
+
+def _same_work(worker: WorkerRow, study: StudyRow, spec: StudySpec) -> ClaimRequest:
+    """What a worker would claim that has just run a fold of this study."""
+    return ClaimRequest(
+        worker=WorkerInfo(id=worker.id, name=worker.name, device=worker.device),
+        study=study.name,
+        caches=(study.fingerprint,),
+        plans=(spec.compute,),
+    )
 
 
 def _is_free(session: Session, trial: TrialRow) -> bool:
@@ -400,18 +413,15 @@ def _is_free(session: Session, trial: TrialRow) -> bool:
     return not TrialState(trial.state).over and not session.scalar(select(live))
 
 
-def _grant(
-    session: Session, study: StudyRow, trial: TrialRow, worker: WorkerInfo, settings: CoordinatorSettings
-) -> FoldAssignment | None:
-    fold = session.scalar(
-        select(FoldRow)
-        .where(FoldRow.trial_id == trial.id, FoldRow.state == FoldState.PENDING)
-        .order_by(FoldRow.fold)
-        .limit(1)
-        .execution_options(populate_existing=True)
-    )
-    if fold is None:
-        return None
+def _lease(
+    session: Session,
+    study: StudyRow,
+    spec: StudySpec,
+    trial: TrialRow,
+    fold: FoldRow,
+    worker: WorkerInfo,
+    settings: CoordinatorSettings,
+) -> FoldAssignment:
     fold.term += 1
     fold.state = FoldState.LEASED
     trial.state = TrialState.RUNNING
@@ -435,15 +445,18 @@ def _grant(
         term=fold.term,
         worker=worker.name,
     )
-    return _assignment(session, study, trial, lease, settings)
+    return _assignment(session, study, spec, trial, lease, settings)
 
 
 def _assignment(
-    session: Session, study: StudyRow, trial: TrialRow, lease: LeaseRow, settings: CoordinatorSettings
+    session: Session,
+    study: StudyRow,
+    spec: StudySpec,
+    trial: TrialRow,
+    lease: LeaseRow,
+    settings: CoordinatorSettings,
 ) -> FoldAssignment:
-    spec = StudySpec.model_validate(study.spec)
     split = session.get_one(StudyFoldRow, (study.id, lease.fold))
-    hyperparameters, training = configure(trial.parameters, spec.training)
     return FoldAssignment(
         lease=Lease(
             id=LeaseId(lease.id),
@@ -452,23 +465,7 @@ def _assignment(
             seconds=settings.lease_seconds,
             heartbeat_seconds=settings.heartbeat_seconds,
         ),
-        study=study.name,
-        trial=trial.number,
-        fold=lease.fold,
-        fold_name=split.name,
-        folds=study.fold_count,
-        hyperparameters=hyperparameters,
-        training=training,
-        compute=spec.compute,
-        dataset=study.dataset,
-        fingerprint=study.fingerprint,
-        classes=tuple(study.classes),
-        test_clips=tuple(split.clip_ids),
-        split_hash=study.split_hash,
-        seed=fold_seed(
-            study_seed=spec.seed, parameters=trial.parameters, fold=lease.fold, fingerprint=study.fingerprint
-        ),
-        study_seed=spec.seed,
+        **dict(fold_task(study, spec, trial, split)),
     )
 
 
@@ -478,20 +475,29 @@ def _same_answer(session: Session, answered: ClaimRow, settings: CoordinatorSett
     session.refresh(lease)
     if lease.outcome is not None:
         raise LeaseSuperseded("this claim was answered with a lease that has ended; claim again with a new key")
-    return _assignment(session, session.get_one(StudyRow, trial.study_id), trial, lease, settings)
+    study = session.get_one(StudyRow, trial.study_id)
+    return _assignment(session, study, StudySpec.model_validate(study.spec), trial, lease, settings)
 
 
-def _check_named_study(session: Session, name: str, caches: Sequence[str]) -> None:
+def _check_named_study(session: Session, name: str, request: ClaimRequest) -> None:
     study = session.scalar(select(StudyRow).where(StudyRow.name == name))
     if study is None:
         raise NotFound(f"there is no study {name!r}", field="study")
     if StudyState(study.state).over:
         raise StudyOver(f"study {name} is {study.state}")
-    if study.fingerprint not in caches:
+    if study.fingerprint not in request.caches:
         raise CacheMismatch(
             f"study {name} trains on the clip cache {study.dataset}/{study.fingerprint[:12]}, "
             "which this worker cannot read; give it the right --cache-root",
             field="caches",
+        )
+    plan = StudySpec.model_validate(study.spec).compute
+    if plan not in request.plans:
+        raise PlanNotSound(
+            f"study {name} computes in {plan.precision}{' compiled' if plan.compiled else ''}, which this "
+            "worker's device does not run soundly; use another device, or a study with "
+            "compute.precision=fp32 and compute.compiled=false",
+            field="plans",
         )
 
 
@@ -507,7 +513,100 @@ def _see_worker(session: Session, worker: WorkerInfo) -> None:
     )
 
 
-# --- Judging ----------------------------------------------------------------------------------------------
+# --- Counting ---------------------------------------------------------------------------------------------
+
+
+def _next_to_run(
+    session: Session, study: StudyRow, spec: StudySpec, trial: TrialRow
+) -> tuple[FoldRow | None, Verdict | None]:
+    """Count the trial's next folds as long as a trial with equal parameters has run them.
+
+    Equal parameters mean equal seeds on equal clips, so running them again would give the same results. They
+    are judged one by one, as if they were.
+
+    Returns:
+        The fold to run next, None when the trial has ended; and the verdict on the last one counted, if any.
+    """
+    verdict = None
+    while True:
+        fold, equal = _next_fold(session, trial)
+        if equal is None or not spec.economies.reuse_folds:
+            return fold, verdict
+        row = ResultRow(
+            trial_id=trial.id,
+            fold=fold.fold,
+            reused_from=equal.trial_id,
+            sha256=equal.sha256,
+            payload=equal.payload,
+            best_epoch=equal.best_epoch,
+            correct=equal.correct,
+            clips=equal.clips,
+            confusion=equal.confusion,
+        )
+        fold.state = FoldState.DONE
+        verdict = _count(session, study, spec, trial, row)
+        if verdict.decision != "continue":
+            return None, verdict
+
+
+def _next_fold(session: Session, trial: TrialRow) -> tuple[FoldRow, ResultRow | None]:
+    """The first pending fold of a trial under way, and what an equal trial got when it ran that fold."""
+    twin = select(TrialRow.id).where(
+        TrialRow.study_id == trial.study_id, TrialRow.parameters_hash == trial.parameters_hash
+    )
+    same_fold = and_(
+        ResultRow.fold == FoldRow.fold, ResultRow.reused_from.is_(None), ResultRow.trial_id.in_(twin)
+    )
+    found = session.execute(
+        select(FoldRow, ResultRow)
+        .outerjoin(ResultRow, same_fold)
+        .where(FoldRow.trial_id == trial.id, FoldRow.state == FoldState.PENDING)
+        .order_by(FoldRow.fold, ResultRow.trial_id)
+        .limit(1)
+        .execution_options(populate_existing=True)
+    ).one()
+    return found[0], found[1]
+
+
+def _scored(lease: LeaseRow, split: StudyFoldRow, result: FoldResult, classes: int) -> ResultRow:
+    epochs = [epoch.predicted for epoch in result.epochs]
+    best, correct = scores.best_epoch(split.labels, epochs)
+    return ResultRow(
+        trial_id=lease.trial_id,
+        fold=lease.fold,
+        lease_id=lease.id,
+        best_epoch=best,
+        correct=correct,
+        clips=len(split.labels),
+        confusion=scores.confusion(split.labels, epochs[best], classes).tolist(),
+    )
+
+
+def _count(session: Session, study: StudyRow, spec: StudySpec, trial: TrialRow, row: ResultRow) -> Verdict:
+    """Store the result of a fold that is done, and decide on its trial."""
+    row.verdict = {}
+    session.add(row)
+    session.flush()
+    progress = _progress(session, trial, study, row.fold)
+    decision = _judge(session, study, spec, trial, progress)
+    verdict = Verdict(
+        decision=decision,
+        trial_accuracy=progress.correct / progress.clips_done,
+        pruned=PruneDecision.model_validate(trial.pruned) if trial.pruned else None,
+    )
+    row.verdict = verdict.model_dump(mode="json")
+    _changed(session, trial)
+    session.flush()
+    log.info(
+        "fold_accepted" if row.reused_from is None else "fold_reused",
+        study=study.name,
+        trial=trial.number,
+        fold=f"{row.fold + 1}/{study.fold_count}",
+        correct=f"{row.correct}/{row.clips}",
+        trial_accuracy=round(verdict.trial_accuracy, 4),
+        decision=decision,
+    )
+    return verdict
 
 
 def _judge(
@@ -546,8 +645,13 @@ def _complete_at_step(session: Session, study: StudyRow, step: int) -> list[floa
     return [int(correct) / int(clips) for correct, clips in accuracies]
 
 
-def _check_result(result: FoldResult, split: StudyFoldRow, classes: int) -> None:
-    clips = len(split.labels)
+def _check_result(result: FoldResult, split: StudyFoldRow, task: FoldTask) -> None:
+    for field in ("fingerprint", "split_hash", "seed", "compute"):
+        said, asked = getattr(result.provenance, field), getattr(task, field)
+        if said != asked:
+            where = f"provenance.{field}"
+            raise InvalidInput(f"{where} is {said!r}, the fold was leased with {asked!r}", field=where)
+    clips, classes = len(split.labels), len(task.classes)
     for number, epoch in enumerate(result.epochs):
         where = f"epochs.{number}"
         if len(epoch.predicted) != clips or len(epoch.probabilities) != clips:
@@ -625,7 +729,9 @@ def _current_fold(session: Session, lease: LeaseRow, trial: TrialRow) -> FoldRow
     fold = session.get_one(FoldRow, (lease.trial_id, lease.fold), populate_existing=True)
     if TrialState(trial.state).over:
         raise LeaseSuperseded(f"trial {trial.number} is already {trial.state}")
-    if fold.term != lease.term or fold.state == FoldState.DONE or lease.outcome == "superseded":
+    if fold.state == FoldState.DONE:
+        raise LeaseSuperseded(f"fold {lease.fold} of trial {trial.number} is already counted")
+    if fold.term != lease.term or lease.outcome == "superseded":
         raise LeaseSuperseded(
             f"fold {lease.fold} of trial {trial.number} was granted again in term {fold.term}"
         )

@@ -14,13 +14,16 @@ class CoordinatorSettings:
     """SQLAlchemy URL, such as `postgresql+psycopg2://user:password@host/name`."""
 
     cache_root: Path
-    """Folder of the clip caches; the only folder the coordinator reads."""
+    """Folder of the clip caches."""
 
     admin_token: str
     """May do everything."""
 
     worker_token: str
     """May claim folds and speak of its own leases, nothing else."""
+
+    models_root: Path | None = None
+    """Folder of the model catalogue, for studies that start from one of its models."""
 
     lease_seconds: float = 90.0
     """A lease that is not renewed for so long lapses."""

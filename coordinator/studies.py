@@ -15,24 +15,28 @@ from coordinator.store.queries import get_study
 from coordinator.store.tables import StudyFoldRow, StudyRow
 from services.clip_cache import CacheManifest, cache_folder, find_cache, open_cache
 from services.contracts import ANY_CLASS, StudySpec, StudyState
-from services.errors import CacheMismatch, Conflict, InvalidInput
+from services.errors import CacheMismatch, Conflict, InvalidInput, NotFound
 from services.folds import make_folds, split_hash
+from services.model_catalogue import find_model
 
 log = structlog.get_logger()
 
 
-def create(session: Session, spec: StudySpec, cache_root: Path) -> StudyRow:
+def create(session: Session, spec: StudySpec, cache_root: Path, models_root: Path | None = None) -> StudyRow:
     """Create a study: find its cache, split the clips, and start it unless the spec says not to.
 
     Raises:
         Conflict: the name is taken.
         CacheMismatch: no such cache, or its clips are not of the size the training settings say.
-        InvalidInput: the spec does not fit the cache: too few subjects, unknown classes.
+        InvalidInput: the spec does not fit the cache: too few subjects, unknown classes, a model to start from
+            that was trained on it.
+        NotFound: no such model.
     """
     if session.scalar(select(StudyRow.id).where(StudyRow.name == spec.name)) is not None:
         raise Conflict(f"a study {spec.name!r} exists already; choose another name", field="name")
     manifest = find_cache(cache_root, spec.cache)
     _check_cache(spec, manifest)
+    _check_model(spec.training.pretrained, manifest, models_root)
     # The worker hashes the arrays it trains on; here only the index is read.
     cache = open_cache(cache_folder(cache_root, manifest.dataset, manifest.fingerprint), verify=False)
     clips = cache.clips()
@@ -114,4 +118,19 @@ def _check_cache(spec: StudySpec, manifest: CacheManifest) -> None:
             f"training.augmentation.counts names the class {min(unknown)!r}; "
             f"the cache has {', '.join(manifest.classes)}",
             field="training.augmentation.counts",
+        )
+
+
+def _check_model(model_id: str | None, manifest: CacheManifest, models_root: Path | None) -> None:
+    if model_id is None:
+        return
+    if models_root is None:
+        raise NotFound(
+            "this coordinator has no model catalogue; start it with --models", field="training.pretrained"
+        )
+    if find_model(models_root, model_id).fingerprint == manifest.fingerprint:
+        raise InvalidInput(
+            f"model {model_id} was trained on {manifest.dataset}, the clips this study tests on; pretrain on "
+            "another dataset",
+            field="training.pretrained",
         )

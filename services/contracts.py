@@ -10,11 +10,14 @@ from typing import Annotated, Any, Literal, NewType
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator, model_validator
 
+from services.errors import InvalidInput
 from services.folds import LeaveOneSubjectOut, Protocol
 from services.search_space import Hyperparameters, ParameterValue, SearchSpace, TunableSettings, paper_space
 
 StudyName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 LeaseId = NewType("LeaseId", str)
+ModelId = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?-[0-9a-f]{12}$")]
+"""A name and the first 12 digits of the weights' SHA-256."""
 
 PRINTABLE = r"^[^\x00]*$"
 """PostgreSQL has no text with a NUL in it."""
@@ -114,16 +117,40 @@ class TrainingSettings(TunableSettings):
     frames: int = Field(10, ge=1, le=256, description="frames of a clip; must be the cache's")
     frame_size: int = Field(112, ge=16, le=512, description="pixels on a side; must be the cache's")
     augmentation: Augmentation = Augmentation()
+    batch_norm: Literal["before activation", "after activation"] = Field(
+        "before activation", description="where batch normalisation stands after a convolution"
+    )
+    pool_counts_padding: bool = Field(
+        True, description="the last average pool takes the padding around it as zeros"
+    )
+    pretrained: ModelId | None = Field(
+        None, description="model of the catalogue that networks start from, with a new last layer"
+    )
+
+
+class Economies(Contract):
+    """Ways to the same reported result with less work. Each is proven by a test, and can be switched off."""
+
     stop_when_perfect: bool = Field(
         True, description="end a fold at the first epoch with every test clip right: its best epoch is known"
     )
+    skip_dead_taps: bool = Field(True, description="do not compute kernel taps that only ever meet padding")
+    gray_as_one_channel: bool = Field(
+        True, description="take a gray clip's three equal channels through the first convolution as one"
+    )
+    reuse_folds: bool = Field(True, description="count a fold already done with equal parameters again")
 
 
 class ComputePlan(Contract):
     """How the arithmetic is done, part of the study because it can change results."""
 
-    precision: Literal["fp32"] = "fp32"
-    compiled: Literal[False] = False
+    precision: Literal["fp32", "tf32", "bf16"] = Field(
+        "fp32", description="below fp32 only on devices where a check against fp32 passes"
+    )
+    compiled: bool = Field(False, description="by torch.compile; needs a C++ compiler (CPU) or Triton (GPU)")
+
+
+MemoryFormat = Literal["contiguous", "channels_last"]
 
 
 class TpeSampler(Contract):
@@ -172,8 +199,23 @@ class StudySpec(Contract):
     sampler: TpeSampler = TpeSampler()
     pruning: tuple[PruningRule, ...] = (MedianRule(),)
     training: TrainingSettings = TrainingSettings()
+    economies: Economies = Economies()
     compute: ComputePlan = ComputePlan()
+    enqueue: tuple[dict[str, ParameterValue], ...] = Field(
+        (), description="configurations to run first, in this order, before the sampler is asked"
+    )
     start: bool = True
+
+    @model_validator(mode="after")
+    def _enqueued_fit(self) -> StudySpec:
+        if len(self.enqueue) > self.trials:
+            raise ValueError(f"enqueue has {len(self.enqueue)} configurations, the study {self.trials} trials")
+        for place, parameters in enumerate(self.enqueue):
+            try:
+                self.space.tidy(parameters)
+            except InvalidInput as error:
+                raise ValueError(f"enqueue.{place}: {error.message}") from error
+        return self
 
     @field_validator("pruning")
     @classmethod
@@ -221,6 +263,9 @@ class ClaimRequest(Contract):
     caches: tuple[str, ...] = Field(
         max_length=1000, description="fingerprints of the caches this worker can read"
     )
+    plans: tuple[ComputePlan, ...] = Field(
+        (ComputePlan(),), max_length=20, description="compute plans that this worker's device runs soundly"
+    )
     wait_seconds: FiniteFloat = Field(20.0, ge=0, le=20, description="how long to wait for a fold")
 
 
@@ -234,10 +279,9 @@ class Lease(Contract):
     heartbeat_seconds: FiniteFloat
 
 
-class FoldAssignment(Contract):
-    """Everything a worker needs to run one fold."""
+class FoldTask(Contract):
+    """Everything that a fold's result follows from, and its place in a study."""
 
-    lease: Lease
     study: str
     trial: int
     fold: int
@@ -245,6 +289,7 @@ class FoldAssignment(Contract):
     folds: int = Field(description="folds of the trial")
     hyperparameters: Hyperparameters
     training: TrainingSettings
+    economies: Economies
     compute: ComputePlan
     dataset: str
     fingerprint: str
@@ -253,6 +298,12 @@ class FoldAssignment(Contract):
     split_hash: str
     seed: int
     study_seed: int
+
+
+class FoldAssignment(FoldTask):
+    """A fold to run, and the right to do so."""
+
+    lease: Lease
 
 
 class EpochResult(Contract):
@@ -271,9 +322,17 @@ class Provenance(Contract):
     cuda: str | None
     cudnn: str | None
     threads: int
+    compute: ComputePlan
+    memory_format: MemoryFormat = Field(description="of the convolutions, chosen by measurement")
     revision: str | None = Field(description="git revision or image digest of the worker")
+    fingerprint: str = Field(description="of the clip cache")
+    split_hash: str
+    seed: int
     seconds: FiniteFloat
     clip_passes: int = Field(description="training clips passed forward and backward")
+    redone_steps: int = Field(0, description="steps done again in fp32, their gradient was not finite")
+    device_memory: int | None = Field(None, description="most bytes held on the GPU; null on a CPU")
+    host_memory: int | None = Field(None, description="most bytes the worker process has held")
 
 
 class FoldResult(Contract):
@@ -377,6 +436,17 @@ class FoldView(Contract):
     best_epoch: int | None
     epochs: int | None
     seconds: FiniteFloat | None
+    reused_from: int | None = Field(description="number of the trial with equal parameters that ran it")
+
+
+class FoldRecord(Contract):
+    """A finished fold: what was asked, what came of it. Enough to run it again."""
+
+    task: FoldTask
+    result: FoldResult
+    best_epoch: int = Field(description="from 0")
+    correct: int
+    reused_from: int | None = Field(description="number of the trial with equal parameters that ran it")
 
 
 class ConfusionView(Contract):

@@ -78,6 +78,13 @@ class CacheMismatch(FoldwiseError):
     exit_code = EXIT_PERMANENT
 
 
+class PlanNotSound(FoldwiseError):
+    """The worker's device does not compute soundly in the way that the study asks for."""
+
+    status = 422
+    exit_code = EXIT_PERMANENT
+
+
 class TokenRefused(FoldwiseError):
     """No token, an unknown token, or one without the scope that is needed."""
 

@@ -10,7 +10,16 @@ from coordinator import scheduling, studies
 from coordinator.auth import require
 from coordinator.routes.transactions import LeaderThread, Settings, Transaction
 from coordinator.store import queries
-from services.contracts import ConfusionView, FoldView, StudyName, StudySpec, StudyView, TrialState, TrialView
+from services.contracts import (
+    ConfusionView,
+    FoldRecord,
+    FoldView,
+    StudyName,
+    StudySpec,
+    StudyView,
+    TrialState,
+    TrialView,
+)
 
 router = APIRouter(prefix="/api/v1/studies", tags=["studies"], dependencies=[Depends(require("admin"))])
 
@@ -21,7 +30,7 @@ Number = Annotated[int, Path(ge=0, lt=2**31)]
 @router.post("", status_code=201)
 def create(spec: StudySpec, session: Transaction, settings: Settings, leader: LeaderThread) -> StudyView:
     """Create a study; it starts at once unless `start` is false."""
-    study = studies.create(session, spec, settings.cache_root)
+    study = studies.create(session, spec, settings.cache_root, settings.models_root)
     leader.wake()
     return queries.study_view(session, study)
 
@@ -101,6 +110,13 @@ def folds(name: Name, number: Number, session: Transaction) -> list[FoldView]:
     """The folds of a trial."""
     study = queries.get_study(session, name)
     return queries.fold_views(session, study, queries.get_trial(session, study, number))
+
+
+@router.get("/{name}/trials/{number}/folds/{index}")
+def fold(name: Name, number: Number, index: Number, session: Transaction) -> FoldRecord:
+    """A finished fold with everything that its result followed from; 409 while it has none."""
+    study = queries.get_study(session, name)
+    return queries.fold_record(session, study, queries.get_trial(session, study, number), index)
 
 
 @router.get("/{name}/trials/{number}/confusion")

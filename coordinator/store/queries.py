@@ -7,13 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 from sqlalchemy import extract, func, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from coordinator.store.tables import FoldRow, LeaseRow, ResultRow, StudyFoldRow, StudyRow, TrialRow, WorkerRow
 from services import scores
 from services.contracts import (
     ConfusionView,
+    FoldRecord,
+    FoldResult,
     FoldState,
+    FoldTask,
     FoldView,
     PruneDecision,
     StudySpec,
@@ -22,8 +25,10 @@ from services.contracts import (
     TrialState,
     TrialView,
     WorkerView,
+    configure,
 )
-from services.errors import NotFound
+from services.errors import Conflict, NotFound
+from services.seeds import fold_seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,12 +47,19 @@ def get_study(session: Session, name: str, *, lock: bool = False) -> StudyRow:
         NotFound: no study has this name; the message lists those there are.
     """
     wanted = select(StudyRow).where(StudyRow.name == name)
-    study = session.scalar(wanted.with_for_update() if lock else wanted)
+    study = session.scalar(wanted)
     if study is None:
         names = session.scalars(select(StudyRow.name).order_by(StudyRow.id.desc()).limit(10)).all()
         there = f"there are: {', '.join(names)}" if names else "there is none yet"
         raise NotFound(f"there is no study {name!r} ({there})", field="name")
-    return study
+    return lock_study(session, study.id) if lock else study
+
+
+def lock_study(session: Session, study_id: int) -> StudyRow:
+    """A study as it is now, locked against all that lock it too."""
+    # Not against those who only refer to it: PostgreSQL takes a shared lock on the study for a trial that is
+    # changed twice in a transaction, and two trials that end together would wait for each other's.
+    return session.get_one(StudyRow, study_id, with_for_update={"key_share": True}, populate_existing=True)
 
 
 def list_studies(session: Session) -> list[StudyView]:
@@ -176,10 +188,12 @@ def trial_views(session: Session, study: StudyRow, trials: Sequence[TrialRow]) -
 
 def fold_views(session: Session, study: StudyRow, trial: TrialRow) -> list[FoldView]:
     """The folds of a trial in order."""
+    origin = aliased(TrialRow)
     rows = session.execute(
-        select(FoldRow, StudyFoldRow, ResultRow, WorkerRow.name)
+        select(FoldRow, StudyFoldRow, ResultRow, WorkerRow.name, origin.number)
         .join(StudyFoldRow, (StudyFoldRow.study_id == study.id) & (StudyFoldRow.fold == FoldRow.fold))
         .outerjoin(ResultRow, (ResultRow.trial_id == FoldRow.trial_id) & (ResultRow.fold == FoldRow.fold))
+        .outerjoin(origin, origin.id == ResultRow.reused_from)
         .outerjoin(
             LeaseRow,
             (LeaseRow.trial_id == FoldRow.trial_id)
@@ -196,15 +210,72 @@ def fold_views(session: Session, study: StudyRow, trial: TrialRow) -> list[FoldV
             name=split.name,
             state=FoldState(fold.state),
             term=fold.term,
-            worker=worker,
+            # Who held it last did not run it, if it was reused.
+            worker=worker if reused_from is None else None,
             correct=result.correct if result else None,
             clips=len(split.labels),
             best_epoch=result.best_epoch if result else None,
             epochs=len(result.payload["epochs"]) if result else None,
             seconds=result.payload["provenance"]["seconds"] if result else None,
+            reused_from=reused_from,
         )
-        for fold, split, result, worker in rows
+        for fold, split, result, worker, reused_from in rows
     ]
+
+
+def fold_record(session: Session, study: StudyRow, trial: TrialRow, index: int) -> FoldRecord:
+    """A finished fold: what was asked and what came of it.
+
+    Raises:
+        NotFound: the study has no such fold.
+        Conflict: the fold has no result.
+    """
+    fold = session.get(FoldRow, (trial.id, index))
+    if fold is None:
+        raise NotFound(
+            f"study {study.name} has no fold {index}; its folds are 0 to {study.fold_count - 1}", field="index"
+        )
+    result = session.get(ResultRow, (trial.id, index))
+    if result is None:
+        raise Conflict(
+            f"fold {index} of trial {trial.number} is {fold.state} and has no result (the trial is "
+            f"{trial.state})",
+            field="index",
+        )
+    origin = session.get_one(TrialRow, result.reused_from) if result.reused_from is not None else None
+    split = session.get_one(StudyFoldRow, (study.id, index))
+    return FoldRecord(
+        task=fold_task(study, StudySpec.model_validate(study.spec), trial, split),
+        result=FoldResult.model_validate(result.payload),
+        best_epoch=result.best_epoch,
+        correct=result.correct,
+        reused_from=origin.number if origin else None,
+    )
+
+
+def fold_task(study: StudyRow, spec: StudySpec, trial: TrialRow, split: StudyFoldRow) -> FoldTask:
+    """What is asked of whoever runs a fold; it follows from these rows alone. `spec` is the study's."""
+    hyperparameters, training = configure(trial.parameters, spec.training)
+    return FoldTask(
+        study=study.name,
+        trial=trial.number,
+        fold=split.fold,
+        fold_name=split.name,
+        folds=study.fold_count,
+        hyperparameters=hyperparameters,
+        training=training,
+        economies=spec.economies,
+        compute=spec.compute,
+        dataset=study.dataset,
+        fingerprint=study.fingerprint,
+        classes=tuple(study.classes),
+        test_clips=tuple(split.clip_ids),
+        split_hash=study.split_hash,
+        seed=fold_seed(
+            study_seed=spec.seed, parameters=trial.parameters, fold=split.fold, fingerprint=study.fingerprint
+        ),
+        study_seed=spec.seed,
+    )
 
 
 def confusion_view(session: Session, study: StudyRow, trial: TrialRow) -> ConfusionView:

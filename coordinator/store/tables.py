@@ -1,7 +1,8 @@
 """The tables, in a schema of their own: `foldwise`. Optuna's tables live in the default schema.
 
 A trial's folds are rows from its first moment. `results` has the fold as its primary key: a fold counts once
-because the database cannot hold it twice. `leases` allows one live lease per fold for the same reason.
+because the database cannot hold it twice. `leases` allows one live lease per fold for the same reason. A result
+comes from a lease, or from the result of the same fold of a trial with equal parameters; never from nothing.
 """
 
 from __future__ import annotations
@@ -84,11 +85,12 @@ class TrialRow(Base):
     """A trial. `value` is set when it is complete; `pruned` when a rule ended it."""
 
     __tablename__ = "trials"
-    __table_args__ = (UniqueConstraint("study_id", "number"),)
+    __table_args__ = (UniqueConstraint("study_id", "number"), Index(None, "study_id", "parameters_hash"))
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
     study_id: Mapped[int] = mapped_column(ForeignKey(StudyRow.id))
     number: Mapped[int]
     parameters: Mapped[dict[str, Any]]
+    parameters_hash: Mapped[str]
     state: Mapped[str]
     value: Mapped[float | None] = mapped_column(Float(53))
     pruned: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
@@ -154,16 +156,24 @@ class ClaimRow(Base):
 
 
 class ResultRow(Base):
-    """An accepted result. One per fold, for ever."""
+    """An accepted result. One per fold, for ever.
+
+    `reused_from` is the trial that ran the fold, where it was not run for this trial.
+    """
 
     __tablename__ = "results"
     __table_args__ = (
         ForeignKeyConstraint(["trial_id", "fold"], [FoldRow.trial_id, FoldRow.fold]),
+        # To results, not to trials: only a fold that was run can be reused, and the check of the key then
+        # waits for no other trial's lock.
+        ForeignKeyConstraint(["reused_from", "fold"], ["results.trial_id", "results.fold"]),
         CheckConstraint("correct BETWEEN 0 AND clips", name="correct"),
+        CheckConstraint("(lease_id IS NULL) <> (reused_from IS NULL)", name="origin"),
     )
     trial_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     fold: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
-    lease_id: Mapped[str] = mapped_column(ForeignKey(LeaseRow.id), unique=True)
+    lease_id: Mapped[str | None] = mapped_column(ForeignKey(LeaseRow.id), unique=True)
+    reused_from: Mapped[int | None] = mapped_column(BigInteger)
     sha256: Mapped[str]
     payload: Mapped[dict[str, Any]]
     best_epoch: Mapped[int]

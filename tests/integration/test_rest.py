@@ -18,12 +18,15 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
 from cli.serve import bind
+from cli.study_client import StudyClient
 from coordinator.app import create_app
 from coordinator.settings import CoordinatorSettings
+from worker.coordinator_client import Connection
 
 ADMIN = {"Authorization": "Bearer admin-token-of-this-test"}
 WORKER = {"Authorization": "Bearer worker-token-of-this-test"}
 OPEN = {"/livez", "/readyz"}
+SMALL = {"clahe": [True, False]}
 
 
 @pytest.fixture
@@ -107,6 +110,8 @@ def test_a_worker_token_is_good_for_leases_alone(client: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("changed", "status", "field", "words"),
     [
+        ({"space": SMALL, "enqueue": [{"clahe": True}, {"clahe": 1}]}, 422, None, "enqueue.1: clahe = 1"),
+        ({"space": SMALL, "enqueue": [{"clahe": True}] * 3}, 422, None, "3 configurations, the study 2"),
         ({"trials": 0}, 422, "trials", "greater than or equal to 1"),
         ({"name": "My Study"}, 422, "name", "pattern"),
         ({"cache": "other"}, 422, "cache", "there are: tiny/ffffffffffff"),
@@ -118,7 +123,7 @@ def test_a_worker_token_is_good_for_leases_alone(client: httpx.Client) -> None:
     ],
 )
 def test_bad_input_is_a_problem_that_names_the_field(
-    client: httpx.Client, changed: dict[str, Any], status: int, field: str, words: str
+    client: httpx.Client, changed: dict[str, Any], status: int, field: str | None, words: str
 ) -> None:
     answer = client.post("/api/v1/studies", headers=ADMIN, json=spec(**changed))
     problem = answer.json()
@@ -173,12 +178,16 @@ def test_a_study_from_post_to_end(client: httpx.Client) -> None:
     assert claim(client).status_code == 204
     client.post("/api/v1/studies/s/start", headers=ADMIN)
     assignment = claim(client, wait=20).json()
+    fold_0 = "/api/v1/studies/s/trials/0/folds/0"
+    unfinished = client.get(fold_0, headers=ADMIN)
+    assert unfinished.status_code == 409
+    assert "is leased and has no result" in unfinished.json()["detail"]
     folds = 0
     while assignment:
         lease = assignment["lease"]
         headers = {**WORKER, "Lease-Term": str(lease["term"]), "Lease-Secret": lease["secret"]}
         predicted = [0] * len(assignment["test_clips"])
-        result = {
+        result: dict[str, Any] = {
             "epochs": [{"loss": 0.5, "predicted": predicted, "probabilities": [[1.0, 0.0] for _ in predicted]}],
             "provenance": {
                 "device": "cpu",
@@ -186,7 +195,12 @@ def test_a_study_from_post_to_end(client: httpx.Client) -> None:
                 "cuda": None,
                 "cudnn": None,
                 "threads": 1,
+                "compute": assignment["compute"],
+                "memory_format": "contiguous",
                 "revision": None,
+                "fingerprint": assignment["fingerprint"],
+                "split_hash": assignment["split_hash"],
+                "seed": assignment["seed"],
                 "seconds": 0.1,
                 "clip_passes": 8,
             },
@@ -197,6 +211,14 @@ def test_a_study_from_post_to_end(client: httpx.Client) -> None:
         assert beat.json()["command"] == "continue"
         verdict = client.put(f"/api/v1/leases/{lease['id']}/result", headers=headers, json=result).json()
         folds += 1
+        record = client.get(
+            f"/api/v1/studies/s/trials/{assignment['trial']}/folds/{assignment['fold']}", headers=ADMIN
+        ).json()
+        del assignment["lease"]
+        assert record["task"] == assignment
+        assert record["result"]["epochs"] == result["epochs"]
+        assert record["result"]["provenance"].items() >= result["provenance"].items()
+        assert (record["best_epoch"], record["correct"], record["reused_from"]) == (0, 1, None)
         assignment = verdict["next"] or (claim(client, wait=5).json() if folds < 10 else None)
     study = client.get("/api/v1/studies/s", headers=ADMIN).json()
     assert (study["state"], study["folds_done"], study["trials"]["complete"]) == ("complete", 10, 2)
@@ -207,6 +229,11 @@ def test_a_study_from_post_to_end(client: httpx.Client) -> None:
     shown = client.get("/api/v1/studies/s/trials/1/folds", headers=ADMIN).json()
     assert [fold["name"] for fold in shown] == [f"S{i:03d}" for i in range(5)]
     assert {fold["worker"] for fold in shown} == {"one"}
+    missing = client.get(fold_0.replace("folds/0", "folds/5"), headers=ADMIN)
+    assert missing.status_code == 404
+    assert "its folds are 0 to 4" in missing.json()["detail"]
+    with Connection(str(client.base_url), ADMIN["Authorization"].split()[1], give_up_after=5) as connection:
+        assert StudyClient(connection).fold("s", 0, 0).task.fold_name == "S000"
     workers = client.get("/api/v1/workers", headers=ADMIN).json()
     assert [(w["name"], w["fold"]) for w in workers] == [("one", None)]
 

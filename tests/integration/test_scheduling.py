@@ -3,41 +3,28 @@
 from __future__ import annotations
 
 import threading
-import time
 import uuid
-from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import Session, sessionmaker
 
 from coordinator import scheduling, studies
 from coordinator.leader import Leader
 from coordinator.optimizer import OptunaProjection
 from coordinator.scheduling import LeaseKey
-from coordinator.settings import CoordinatorSettings
-from coordinator.store import queries
-from coordinator.store.tables import StudyFoldRow
 from services.contracts import (
-    ClaimRequest,
+    ComputePlan,
     Failure,
     FoldAssignment,
-    FoldResult,
     Heartbeat,
-    Lease,
     StudySpec,
     StudyState,
-    StudyView,
     TrialState,
-    TrialView,
-    Verdict,
-    WorkerInfo,
 )
 from services.errors import (
     CacheMismatch,
@@ -45,124 +32,12 @@ from services.errors import (
     InvalidInput,
     LeaseSuperseded,
     NotFound,
+    PlanNotSound,
     ResultConflict,
     StudyOver,
     TokenRefused,
 )
-
-FINGERPRINT = "f" * 64
-
-
-class Desk:
-    """A coordinator without HTTP: each call is one transaction, as in a request."""
-
-    def __init__(self, engine: Engine, cache_root: Path) -> None:
-        self.settings = CoordinatorSettings(
-            database_url=engine.url.render_as_string(hide_password=False),
-            cache_root=cache_root,
-            admin_token="a" * 20,
-            worker_token="w" * 20,
-        )
-        self.engine = engine
-        self.sessions = sessionmaker(engine, expire_on_commit=False)
-        self.leader = Leader(engine, self.settings)
-
-    def create(self, **spec: Any) -> None:
-        with self.sessions.begin() as session:
-            given = {
-                "name": "s",
-                "training": {"frames": 2, "frame_size": 16},
-                "pruning": [],
-                "trials": 2,
-                **spec,
-            }
-            studies.create(session, StudySpec(cache="tiny", **given), self.settings.cache_root)
-        self.leader.round()
-
-    def claim(
-        self, worker: str = "w1", key: str | None = None, caches: Sequence[str] = (FINGERPRINT,), **given: Any
-    ) -> FoldAssignment | None:
-        request = ClaimRequest(
-            worker=WorkerInfo(id=f"worker-{worker}", name=worker, device="cpu"), caches=tuple(caches), **given
-        )
-        with self.sessions.begin() as session:
-            return scheduling.claim(session, request, key or str(uuid.uuid4()), self.settings)
-
-    def must_claim(self, worker: str = "w1", **given: Any) -> FoldAssignment:
-        assignment = self.claim(worker, **given)
-        assert assignment is not None
-        return assignment
-
-    def report(self, assignment: FoldAssignment, wrong: int = 0, **given: Any) -> Verdict:
-        with self.sessions.begin() as session:
-            result = self.result(session, assignment, wrong)
-            return scheduling.report(session, key_of(assignment.lease), result, self.settings, **given)
-
-    def result(self, session: Session, assignment: FoldAssignment, wrong: int) -> FoldResult:
-        study = queries.get_study(session, assignment.study)
-        labels = session.get_one(StudyFoldRow, (study.id, assignment.fold)).labels
-        predicted = tuple(1 - y if i < wrong else y for i, y in enumerate(labels))
-        return make_result(predicted)
-
-    def beat(self, assignment: FoldAssignment, step: int) -> str:
-        with self.sessions.begin() as session:
-            beat = Heartbeat(epoch=0, step=step)
-            return scheduling.heartbeat(session, key_of(assignment.lease), beat, self.settings).command
-
-    def lapse(self, assignment: FoldAssignment) -> None:
-        """Let the database's clock pass the end of a lease, and the leader see it."""
-        with self.engine.begin() as connection:
-            connection.execute(
-                text(
-                    "UPDATE foldwise.leases SET expires_at = clock_timestamp() - interval '1 s' WHERE id = :id"
-                ),
-                {"id": assignment.lease.id},
-            )
-        self.leader.round()
-
-    def study(self) -> StudyView:
-        with self.sessions.begin() as session:
-            return queries.study_view(session, queries.get_study(session, "s"))
-
-    def trial(self, number: int) -> TrialView:
-        with self.sessions.begin() as session:
-            study = queries.get_study(session, "s")
-            return queries.trial_views(session, study, [queries.get_trial(session, study, number)])[0]
-
-
-def key_of(lease: Lease) -> LeaseKey:
-    return LeaseKey(id=lease.id, term=lease.term, secret=lease.secret)
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
-
-
-def make_result(predicted: Sequence[int], **provenance: Any) -> FoldResult:
-    return FoldResult.model_validate(
-        {
-            "epochs": [{"loss": 1.0, "predicted": predicted, "probabilities": [[0.5, 0.5] for _ in predicted]}],
-            "provenance": {
-                "device": "cpu",
-                "torch": "2",
-                "cuda": None,
-                "cudnn": None,
-                "threads": 1,
-                "revision": None,
-                "seconds": 1.0,
-                "clip_passes": 1,
-                **provenance,
-            },
-        }
-    )
-
-
-@pytest.fixture
-def desk(engine: Engine, cache_root: Path) -> Desk:
-    return Desk(engine, cache_root)
+from tests.integration.desk import Desk, key_of, make_result, wait_until
 
 
 def test_one_worker_runs_all_folds_of_a_trial_in_order_and_the_study_completes(desk: Desk) -> None:
@@ -334,7 +209,29 @@ def test_a_result_that_does_not_fit_the_fold_is_refused_and_nothing_is_stored(
     desk.create()
     assignment = desk.must_claim()
     with pytest.raises(InvalidInput, match=r"epochs\.0"), desk.sessions.begin() as session:
-        scheduling.report(session, key_of(assignment.lease), make_result(predicted), desk.settings)
+        scheduling.report(session, key_of(assignment.lease), make_result(assignment, predicted), desk.settings)
+    assert desk.study().folds_done == 0
+    assert desk.report(assignment).decision == "continue"
+
+
+@pytest.mark.parametrize(
+    ("field", "other"),
+    [
+        ("seed", 1),
+        ("fingerprint", "0" * 64),
+        ("split_hash", "0" * 64),
+        ("compute", {"precision": "bf16", "compiled": False}),
+    ],
+)
+def test_a_result_of_another_task_is_refused_and_nothing_is_stored(
+    desk: Desk, field: str, other: object
+) -> None:
+    desk.create()
+    assignment = desk.must_claim()
+    result = make_result(assignment, (0, 1), **{field: other})
+    with pytest.raises(InvalidInput) as refused, desk.sessions.begin() as session:
+        scheduling.report(session, key_of(assignment.lease), result, desk.settings)
+    assert refused.value.field == f"provenance.{field}"
     assert desk.study().folds_done == 0
     assert desk.report(assignment).decision == "continue"
 
@@ -379,6 +276,20 @@ def test_optuna_holds_the_same_trials(desk: Desk) -> None:
     assert twin.trials[1].intermediate_values == {1: 0.0, 2: 0.0, 3: 0.0}
 
 
+def test_enqueued_configurations_run_first_and_in_order(desk: Desk) -> None:
+    wanted: list[dict[str, Any]] = [{"dropout": 0.7, "clahe": False}, {"clahe": True, "dropout": 0.123456}]
+    space = {"clahe": [True, False], "dropout": {"low": 0.1, "high": 0.9}}
+    desk.create(trials=3, space=space, enqueue=wanted)
+    desk.must_claim()
+    desk.leader.round()
+    assert [desk.trial(n).parameters for n in range(2)] == [
+        {"clahe": False, "dropout": 0.7},
+        {"clahe": True, "dropout": 0.1235},
+    ]
+    twin = optuna.load_study(study_name="s", storage=desk.settings.database_url)
+    assert [trial.params for trial in twin.trials] == [desk.trial(n).parameters for n in range(3)]
+
+
 def test_projecting_again_after_a_crash_changes_nothing(desk: Desk) -> None:
     desk.create(trials=1)
     desk.report(desk.must_claim())
@@ -396,9 +307,7 @@ def test_one_broken_study_does_not_stop_the_others(desk: Desk) -> None:
     with desk.engine.begin() as connection:
         connection.execute(text("UPDATE foldwise.studies SET spec = '{}', state = 'running'"))
     desk.create(name="other")
-    with desk.sessions.begin() as session:
-        other = queries.study_view(session, queries.get_study(session, "other"))
-    assert other.trials[TrialState.READY] == desk.settings.ask_ahead
+    assert desk.study("other").trials[TrialState.READY] == desk.settings.ask_ahead
     twin = optuna.load_study(study_name="other", storage=desk.settings.database_url)
     assert len(twin.trials) == desk.settings.ask_ahead
 
@@ -482,6 +391,23 @@ def test_stopping_a_study_does_not_deadlock_with_a_result_that_ends_a_trial(desk
     assert desk.study().trials[TrialState.RUNNING] == 0
 
 
+def test_trials_of_a_study_that_end_at_the_same_moment_do_not_deadlock(desk: Desk) -> None:
+    workers = 6
+    desk.leader = Leader(desk.engine, replace(desk.settings, ask_ahead=workers))
+    desk.create(trials=workers, pruning=[{"rule": "bound", "threshold": 1.0}])
+    held = [desk.must_claim(f"w{i}") for i in range(workers)]
+    together = threading.Barrier(workers)
+
+    def end(assignment: FoldAssignment) -> str:
+        together.wait(30)
+        return desk.report(assignment, wrong=1).decision
+
+    with ThreadPoolExecutor(workers) as pool:
+        assert list(pool.map(end, held)) == ["pruned"] * workers
+    desk.leader.round()
+    assert desk.study().state == StudyState.COMPLETE
+
+
 def test_pause_lets_the_fold_finish_and_gives_no_other(desk: Desk) -> None:
     desk.create()
     assignment = desk.must_claim()
@@ -508,6 +434,24 @@ def test_stop_cancels_what_is_under_way_and_absorbs(desk: Desk) -> None:
         studies.resume(session, "s")
     twin = optuna.load_study(study_name="s", storage=desk.settings.database_url)
     assert {t.state.name for t in twin.trials} == {"FAIL"}
+
+
+@pytest.mark.parametrize(
+    "plan", [ComputePlan(precision="bf16"), ComputePlan(compiled=True), ComputePlan(precision="tf32")]
+)
+def test_a_study_is_run_only_by_workers_that_can_run_its_plan(desk: Desk, plan: ComputePlan) -> None:
+    desk.create(compute=plan, trials=2, pruning=[{"rule": "bound", "threshold": 1.0}])
+    assert desk.claim("plain") is None
+    assert desk.claim("none", plans=()) is None
+    with pytest.raises(PlanNotSound, match=rf"computes in {plan.precision}.*compute\.precision=fp32"):
+        desk.claim("plain", study="s")
+    desk.create(name="plain")
+    assert desk.must_claim("plain").study == "plain"
+    able = desk.must_claim("able", study="s", plans=(ComputePlan(), plan))
+    assert able.compute == plan
+    ended = desk.report(able, wrong=1)
+    assert ended.next is not None
+    assert (ended.next.study, ended.next.trial) == ("s", 1)
 
 
 def test_what_does_not_fit_the_cache_is_refused(desk: Desk) -> None:

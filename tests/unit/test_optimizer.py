@@ -64,6 +64,15 @@ def test_first_suggestions_need_no_history_and_differ() -> None:
     assert all(inside(study().space, parameters) for parameters in drawn)
 
 
+def test_what_is_enqueued_comes_first_whatever_the_history() -> None:
+    wanted = [{"activation": "Mish", "dropout": 0.123456}, {"dropout": 1, "activation": "ReLU"}]
+    spec = study(SMALL, enqueue=wanted)
+    past = preferring("ELU", best_dropout=0.5)
+    assert suggest(spec, past, 0) == {"activation": "Mish", "dropout": 0.1235}
+    assert list(suggest(spec, [], 1).items()) == [("activation", "ReLU"), ("dropout", 1.0)]
+    assert suggest(spec, past, 2) == suggest(study(SMALL), past, 2)
+
+
 def test_numbers_seeds_and_histories_make_a_difference(history: list[TrialRecord]) -> None:
     base = suggest(study(), history, 12)
     assert base != suggest(study(), history, 13)

@@ -1,0 +1,164 @@
+"""A coordinator without HTTP, and workers that make up their results."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine, text
+from sqlalchemy.orm import Session, sessionmaker
+
+from coordinator import scheduling, studies
+from coordinator.leader import Leader
+from coordinator.scheduling import LeaseKey
+from coordinator.settings import CoordinatorSettings
+from coordinator.store import queries
+from coordinator.store.tables import StudyFoldRow
+from services.contracts import (
+    ClaimRequest,
+    ConfusionView,
+    FoldAssignment,
+    FoldResult,
+    FoldTask,
+    FoldView,
+    Heartbeat,
+    Lease,
+    StudySpec,
+    StudyView,
+    TrialView,
+    Verdict,
+    WorkerInfo,
+)
+
+FINGERPRINT = "f" * 64
+
+
+class Desk:
+    """Each call is one transaction, as in a request."""
+
+    def __init__(self, engine: Engine, cache_root: Path) -> None:
+        self.settings = CoordinatorSettings(
+            database_url=engine.url.render_as_string(hide_password=False),
+            cache_root=cache_root,
+            admin_token="a" * 20,
+            worker_token="w" * 20,
+        )
+        self.engine = engine
+        self.sessions = sessionmaker(engine, expire_on_commit=False)
+        self.leader = Leader(engine, self.settings)
+
+    def create(self, **spec: Any) -> None:
+        with self.sessions.begin() as session:
+            given = {
+                "name": "s",
+                "training": {"frames": 2, "frame_size": 16},
+                "pruning": [],
+                "trials": 2,
+                **spec,
+            }
+            studies.create(session, StudySpec(cache="tiny", **given), self.settings.cache_root)
+        self.leader.round()
+
+    def claim(
+        self, worker: str = "w1", key: str | None = None, caches: Sequence[str] = (FINGERPRINT,), **given: Any
+    ) -> FoldAssignment | None:
+        request = ClaimRequest(
+            worker=WorkerInfo(id=f"worker-{worker}", name=worker, device="cpu"), caches=tuple(caches), **given
+        )
+        with self.sessions.begin() as session:
+            return scheduling.claim(session, request, key or str(uuid.uuid4()), self.settings)
+
+    def must_claim(self, worker: str = "w1", **given: Any) -> FoldAssignment:
+        assignment = self.claim(worker, **given)
+        assert assignment is not None
+        return assignment
+
+    def report(self, assignment: FoldAssignment, wrong: int = 0, **given: Any) -> Verdict:
+        with self.sessions.begin() as session:
+            result = self.result(session, assignment, wrong)
+            return scheduling.report(session, key_of(assignment.lease), result, self.settings, **given)
+
+    def result(self, session: Session, assignment: FoldAssignment, wrong: int) -> FoldResult:
+        study = queries.get_study(session, assignment.study)
+        labels = session.get_one(StudyFoldRow, (study.id, assignment.fold)).labels
+        predicted = tuple(1 - y if i < wrong else y for i, y in enumerate(labels))
+        return make_result(assignment, predicted)
+
+    def beat(self, assignment: FoldAssignment, step: int) -> str:
+        with self.sessions.begin() as session:
+            beat = Heartbeat(epoch=0, step=step)
+            return scheduling.heartbeat(session, key_of(assignment.lease), beat, self.settings).command
+
+    def lapse(self, assignment: FoldAssignment) -> None:
+        """Let the database's clock pass the end of a lease, and the leader see it."""
+        with self.engine.begin() as connection:
+            connection.execute(
+                text(
+                    "UPDATE foldwise.leases SET expires_at = clock_timestamp() - interval '1 s' WHERE id = :id"
+                ),
+                {"id": assignment.lease.id},
+            )
+        self.leader.round()
+
+    def study(self, name: str = "s") -> StudyView:
+        with self.sessions.begin() as session:
+            return queries.study_view(session, queries.get_study(session, name))
+
+    def trial(self, number: int, name: str = "s") -> TrialView:
+        with self.sessions.begin() as session:
+            study = queries.get_study(session, name)
+            return queries.trial_views(session, study, [queries.get_trial(session, study, number)])[0]
+
+    def folds(self, number: int, name: str = "s") -> list[FoldView]:
+        with self.sessions.begin() as session:
+            study = queries.get_study(session, name)
+            return queries.fold_views(session, study, queries.get_trial(session, study, number))
+
+    def confusion(self, number: int, name: str = "s") -> ConfusionView:
+        with self.sessions.begin() as session:
+            study = queries.get_study(session, name)
+            return queries.confusion_view(session, study, queries.get_trial(session, study, number))
+
+    def leases(self) -> int:
+        """How many leases were ever granted."""
+        with self.engine.connect() as connection:
+            return connection.scalar(text("SELECT count(*) FROM foldwise.leases")) or 0
+
+
+def key_of(lease: Lease) -> LeaseKey:
+    return LeaseKey(id=lease.id, term=lease.term, secret=lease.secret)
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def make_result(task: FoldTask, predicted: Sequence[int], **provenance: Any) -> FoldResult:
+    """One epoch of these predictions, as a worker that ran `task` would send it."""
+    return FoldResult.model_validate(
+        {
+            "epochs": [{"loss": 1.0, "predicted": predicted, "probabilities": [[0.5, 0.5] for _ in predicted]}],
+            "provenance": {
+                "device": "cpu",
+                "torch": "2",
+                "cuda": None,
+                "cudnn": None,
+                "threads": 1,
+                "compute": task.compute,
+                "memory_format": "contiguous",
+                "revision": None,
+                "fingerprint": task.fingerprint,
+                "split_hash": task.split_hash,
+                "seed": task.seed,
+                "seconds": 1.0,
+                "clip_passes": 1,
+                **provenance,
+            },
+        }
+    )
