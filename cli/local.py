@@ -54,7 +54,7 @@ class LocalService:
 
     def start_worker(self, name: str) -> None:
         """Start a worker process."""
-        command = ["worker", "--name", name, "--cache-root", str(self.state.caches)]
+        command = ["worker", "--name", name, *_folders(self.state)]
         if self.study is not None:
             command += ["--study", self.study]
         if self.threads is not None:
@@ -121,7 +121,7 @@ def local_service(
             )
             fd, lease = str(listener.fileno()), str(LOCAL_LEASE_SECONDS)
             coordinator = _spawn(
-                ["coordinator", "--fd", fd, "--cache-root", str(state.caches), "--lease-seconds", lease],
+                ["coordinator", "--fd", fd, *_folders(state), "--lease-seconds", lease],
                 {
                     "FOLDWISE_DATABASE_URL": database_url,
                     "FOLDWISE_ADMIN_TOKEN": admin,
@@ -141,6 +141,10 @@ def local_service(
             finally:
                 _end([*running.workers.values()])
                 _end([coordinator])
+
+
+def _folders(state: StateFolder) -> list[str]:
+    return ["--cache-root", str(state.caches), "--models", str(state.models)]
 
 
 def _spawn(

@@ -35,6 +35,8 @@ class Interrupted(BaseException):
 
 State = Annotated[Path | None, typer.Option(help="State folder; the default is in the user's data folder.")]
 Json = Annotated[bool, typer.Option("--json", help="End with one JSON line for programs.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda:0, ...; default: a GPU if there is one.")]
+Models = Annotated[Path | None, typer.Option(envvar="FOLDWISE_MODELS", help="Folder of the model catalogue.")]
 
 
 @app.command(epilog="Example: foldwise demo --workers 2")
@@ -134,6 +136,7 @@ def coordinator(
         str, typer.Option(envvar="FOLDWISE_DATABASE_URL", help="SQLAlchemy URL of PostgreSQL.")
     ],
     cache_root: Annotated[Path, typer.Option(envvar="FOLDWISE_CACHE_ROOT", help="Folder of the clip caches.")],
+    models: Models = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8080,
     fd: Annotated[int | None, typer.Option(hidden=True)] = None,
@@ -153,6 +156,7 @@ def coordinator(
     settings = CoordinatorSettings(
         database_url=database_url,
         cache_root=cache_root.absolute(),
+        models_root=models.absolute() if models else None,
         admin_token=read_secret("FOLDWISE_ADMIN_TOKEN", what="the admin token"),
         worker_token=read_secret("FOLDWISE_WORKER_TOKEN", what="the workers' token"),
         lease_seconds=lease_seconds,
@@ -170,15 +174,15 @@ def coordinator(
 def worker(
     url: Annotated[str, typer.Option(envvar="FOLDWISE_URL", help="Address of the coordinator.")],
     cache_root: Annotated[Path, typer.Option(envvar="FOLDWISE_CACHE_ROOT", help="Folder of the clip caches.")],
+    models: Models = None,
     study: Annotated[str | None, typer.Option(help="Serve this study alone and end with it.")] = None,
     name: Annotated[str | None, typer.Option(help="Name in logs and lists; default: host and process.")] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda:0, ...; default: a GPU if there is one.")
-    ] = None,
+    device: Device = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
 ) -> None:
     """Run a worker: it waits for its coordinator, trains folds and reports them."""
     from cli.secret import read_secret
+    from cli.state import measurements_file
     from services.logs import configure_logs
     from worker.loop import Worker
     from worker.settings import WorkerSettings
@@ -188,6 +192,8 @@ def worker(
         url=url,
         token=read_secret("FOLDWISE_TOKEN", what="the worker's token"),
         cache_root=cache_root.absolute(),
+        models_root=models.absolute() if models else None,
+        measurements=measurements_file(),
         study=study,
         device=device,
         threads=threads,
@@ -195,6 +201,92 @@ def worker(
     if name is not None:
         settings = replace(settings, name=name)
     raise typer.Exit(Worker(settings).run())
+
+
+@app.command(epilog="Example: foldwise pretrain --name oulu --preset oulu-10fold --parameter temporal_size=3")
+def pretrain(
+    name: Annotated[str, typer.Option(help="What the model's id starts with.")],
+    preset: Annotated[str | None, typer.Option(help="Preset that gives the training settings.")] = None,
+    spec: Annotated[Path | None, typer.Option(help="Or a study in YAML or JSON.")] = None,
+    cache: Annotated[str | None, typer.Option(help="Dataset, or dataset/fingerprint.")] = None,
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=VALUE of Table 1; left out is the paper's best on CK+."),
+    ] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, as in `study create`.")] = None,
+    cache_root: Annotated[Path | None, typer.Option(envvar="FOLDWISE_CACHE_ROOT")] = None,
+    models: Models = None,
+    device: Device = None,
+    state: State = None,
+    json: Json = False,
+) -> None:
+    """Train one configuration on all clips of a dataset, for studies to start from with training.pretrained."""
+    from cli.pretrain import pretrain as run
+    from cli.pretrain import read_parameters
+    from cli.progress import training_progress
+    from cli.study_commands import build_spec
+
+    folder = StateFolder(state or default_state())
+    wanted = build_spec(preset=preset, spec=spec, space=None, name=name, cache=cache, settings=set_ or [])
+    console = _console(json)
+    with training_progress(console, wanted.training.epochs) as on_step:
+        card = run(
+            wanted,
+            read_parameters(parameter or []),
+            name,
+            cache_root=cache_root or folder.caches,
+            models_root=models or folder.models,
+            device=device,
+            on_step=on_step,
+        )
+    console.print(f"model {card.id}, trained on {card.clips} clips of {card.dataset}", highlight=False)
+    console.print(f"start a study from it with: --set training.pretrained={card.id}", highlight=False)
+    if json:
+        print(card.model_dump_json())
+
+
+@app.command(epilog="Example: foldwise replay demo 7 0")
+def replay(
+    study: Annotated[str, typer.Argument(help="Name of the study.")],
+    trial: Annotated[int, typer.Argument(min=0, help="Number of the trial.")],
+    fold: Annotated[int, typer.Argument(min=0, help="Index of the fold; the first is 0.")],
+    url: Annotated[
+        str | None, typer.Option(envvar="FOLDWISE_URL", help="Coordinator; the token is FOLDWISE_TOKEN.")
+    ] = None,
+    state: State = None,
+    cache_root: Annotated[Path | None, typer.Option(envvar="FOLDWISE_CACHE_ROOT")] = None,
+    models: Models = None,
+    device: Device = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads; default: as it was run then.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Run a finished fold again and compare it with what is stored. Exit code 1 if they differ."""
+    from cli.progress import training_progress
+    from cli.replay import replay as run
+    from cli.show import comparison_lines
+    from cli.study_commands import reach
+
+    folder = StateFolder(state or default_state())
+    console = _console(json)
+    with reach(url, state) as client, training_progress(console, None) as on_step:
+        record, found = run(
+            client,
+            study,
+            trial,
+            fold,
+            cache_root=cache_root or folder.caches,
+            models_root=models or folder.models,
+            device=device,
+            threads=threads,
+            on_step=on_step,
+        )
+    for line in comparison_lines(record, found):
+        console.print(line, highlight=False, soft_wrap=True)
+    if json:
+        print(json_library.dumps(asdict(found)))
+    raise typer.Exit(0 if found.equal else EXIT_FAILURE)
 
 
 @app.command(epilog="Example: foldwise dashboard --port 8081")

@@ -5,11 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from preprocessing.job import Report
+
+if TYPE_CHECKING:
+    # torch takes seconds to load, and not every image has it.
+    from worker.training.fit import Progress as Training
 
 LINE_SECONDS = 10.0
 _STAGES = {"hash": "reading", "clips": "clips", "frames": "frames"}
@@ -51,3 +56,18 @@ def writing_progress(console: Console) -> Iterator[Callable[[int, int], None]]:
     """A reporter of (done, total)."""
     with preprocessing_progress(console) as report:
         yield lambda done, total: report("frames", done, total)
+
+
+@contextmanager
+def training_progress(console: Console, epochs: int | None) -> Iterator[Callable[[Training], None]]:
+    """A reporter of training steps: a line every ten seconds."""
+    last = time.monotonic()
+
+    def line(progress: Training) -> None:
+        nonlocal last
+        if time.monotonic() - last >= LINE_SECONDS:
+            last = time.monotonic()
+            of = "" if epochs is None else f"/{epochs}"
+            console.print(f"    epoch {progress.epoch}{of}, step {progress.step}", highlight=False)
+
+    yield line

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from services.contracts import ConfusionView, FoldView, StudyView, TrialState, TrialView, WorkerView
+from services.contracts import (
+    ConfusionView,
+    FoldRecord,
+    FoldView,
+    StudyView,
+    TrialState,
+    TrialView,
+    WorkerView,
+)
 from services.search_space import title_of
+
+if TYPE_CHECKING:
+    # torch takes seconds to load, and not every image has it.
+    from cli.replay import Comparison
 
 _STYLES = {
     TrialState.COMPLETE: "green",
@@ -74,9 +87,13 @@ def parameters_table(parameters: dict[str, object]) -> Table:
 
 
 def folds_table(folds: Sequence[FoldView]) -> Table:
-    """One row a fold."""
+    """One row a fold; a column for the trial it was reused from only where there is such a fold."""
     table = Table("fold", "tests", "state", "correct", "best epoch", "epochs", "seconds", "worker", box=None)
+    reused = any(fold.reused_from is not None for fold in folds)
+    if reused:
+        table.add_column("reused from")
     for fold in folds:
+        origin = "-" if fold.reused_from is None else f"trial {fold.reused_from}"
         table.add_row(
             str(fold.index + 1),
             fold.name,
@@ -86,6 +103,7 @@ def folds_table(folds: Sequence[FoldView]) -> Table:
             "-" if fold.epochs is None else str(fold.epochs),
             "-" if fold.seconds is None else f"{fold.seconds:.1f}",
             fold.worker or "-",
+            *([origin] if reused else []),
         )
     return table
 
@@ -177,3 +195,24 @@ def live_view(study: StudyView, trials: Sequence[TrialView], workers: Sequence[W
     )
     bar = ProgressBar(total=study.spec.trials, completed=ended, width=60)
     return Group(head, bar, trials_table(trials[-15:]), foot)
+
+
+def comparison_lines(record: FoldRecord, found: Comparison) -> Iterator[str]:
+    """What a replay found, for people."""
+    task, result = record.task, record.result
+    yield (
+        f"{task.study} trial {task.trial} fold {task.fold} ({task.fold_name}): {found.epochs} epochs, "
+        f"best epoch {record.best_epoch + 1}, {record.correct} of {len(task.test_clips)} clips right"
+    )
+    for name, (stored, here) in found.environment.items():
+        yield f"{name} was {stored}, here it is {here}"
+    if found.equal:
+        then = result.provenance.seconds
+        yield f"the replay is equal, bit for bit ({found.seconds:.1f} s, then {then:.1f} s)"
+        return
+    yield (
+        f"the replay differs from epoch {found.first_difference} on: {found.labels_changed} predicted labels, "
+        f"probabilities by up to {found.largest_difference:.2g}"
+    )
+    if found.environment:
+        yield "equal bits are promised only where device, torch, CUDA, cuDNN and threads are the same"

@@ -44,6 +44,11 @@ class StateFolder:
         return self.folder / "caches"
 
     @property
+    def models(self) -> Path:
+        """The model catalogue."""
+        return self.folder / "models"
+
+    @property
     def logs(self) -> Path:
         """One file per process."""
         return self.folder / "logs"
@@ -99,6 +104,11 @@ class StateFolder:
     @property
     def _service_file(self) -> Path:
         return self.folder / "service.json"
+
+
+def measurements_file() -> Path:
+    """What workers of this machine have measured of its devices."""
+    return Path(platformdirs.user_cache_dir("foldwise")) / "measurements.json"
 
 
 def default_state() -> Path:

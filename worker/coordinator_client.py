@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from services.contracts import (
     ClaimRequest,
+    ComputePlan,
     Failure,
     FoldAssignment,
     FoldResult,
@@ -32,6 +33,7 @@ from services.errors import (
     InvalidInput,
     LeaseSuperseded,
     NotFound,
+    PlanNotSound,
     ResultConflict,
     StudyOver,
     TokenRefused,
@@ -49,6 +51,7 @@ _ERRORS: tuple[type[FoldwiseError], ...] = (
     InvalidInput,
     LeaseSuperseded,
     NotFound,
+    PlanNotSound,
     ResultConflict,
     StudyOver,
     TokenRefused,
@@ -152,15 +155,21 @@ class CoordinatorClient:
         self._connection = connection
         self._worker = worker
 
-    def claim(self, *, study: str | None, caches: Sequence[str]) -> FoldAssignment | None:
+    def claim(
+        self, *, study: str | None, caches: Sequence[str], plans: Sequence[ComputePlan]
+    ) -> FoldAssignment | None:
         """Ask for a fold, waiting up to `LONG_POLL_SECONDS`; None when there is nothing to do now.
 
         Raises:
-            StudyOver, NotFound, CacheMismatch, TokenRefused, Unavailable
+            StudyOver, NotFound, CacheMismatch, PlanNotSound, TokenRefused, Unavailable
             LeaseSuperseded: the answer came so late that its lease has lapsed; claim again.
         """
         request = ClaimRequest(
-            worker=self._worker, study=study, caches=tuple(caches), wait_seconds=LONG_POLL_SECONDS
+            worker=self._worker,
+            study=study,
+            caches=tuple(caches),
+            plans=tuple(plans),
+            wait_seconds=LONG_POLL_SECONDS,
         )
         answer = self._connection.call(
             "POST", "/claims", body=request, headers={"Idempotency-Key": str(uuid.uuid4())}

@@ -15,21 +15,25 @@ import structlog
 import torch
 
 from services.clip_cache import ClipCache, cache_folder, list_caches, open_cache
-from services.contracts import Failure, FoldAssignment, FoldResult, WorkerInfo
+from services.contracts import Failure, FoldAssignment, FoldResult, Provenance, WorkerInfo
 from services.errors import (
     EXIT_TRY_AGAIN,
     CacheMismatch,
     FoldwiseError,
     InvalidInput,
     LeaseSuperseded,
+    NotFound,
+    PlanNotSound,
     ResultConflict,
     StudyOver,
 )
 from worker.coordinator_client import Connection, CoordinatorClient
 from worker.heartbeat import HeartbeatThread
 from worker.settings import WorkerSettings
-from worker.training.clips import ClipStore
-from worker.training.fit import Progress, device_name, make_deterministic, run_fold
+from worker.training.device import choose_device, device_name, keep_freed_memory, make_deterministic
+from worker.training.engine import Engine
+from worker.training.fit import Progress, run_fold
+from worker.training.pretrained import PretrainedModel, open_pretrained
 
 log = structlog.get_logger()
 
@@ -53,9 +57,9 @@ class Worker:
 
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
-        self._device = _choose_device(settings.device)
-        self._store = ClipStore()
+        self._engine = Engine(choose_device(settings.device), measurements=settings.measurements)
         self._caches: dict[str, ClipCache] = {}
+        self._model: PretrainedModel | None = None
         self._stopping = False
         self._interruptible = False
         self._failures_in_a_row = 0
@@ -70,9 +74,11 @@ class Worker:
             signal.signal(number, self._on_signal)
         if self._settings.threads is not None:
             torch.set_num_threads(self._settings.threads)
-        make_deterministic(self._device)
-        name = device_name(self._device)
-        if self._device.type == "cpu":
+        device = self._engine.device
+        make_deterministic(device)
+        name = device_name(device)
+        if device.type == "cpu":
+            keep_freed_memory()
             log.warning("no_gpu", note="training on the CPU", threads=torch.get_num_threads())
         info = WorkerInfo(id=str(uuid.uuid4()), name=self._settings.name, device=name)
         log.info("worker_started", worker=info.name, device=name, coordinator=self._settings.url)
@@ -97,7 +103,9 @@ class Worker:
             if assignment is None:
                 # A claim whose reply came too late was answered with a lease that has lapsed: claim again.
                 with self._interrupts(), contextlib.suppress(LeaseSuperseded):
-                    assignment = client.claim(study=self._settings.study, caches=self._fingerprints())
+                    assignment = client.claim(
+                        study=self._settings.study, caches=self._fingerprints(), plans=self._engine.plans
+                    )
                 continue
             assignment = self._run_one(client, assignment)
 
@@ -138,6 +146,7 @@ class Worker:
             name=assignment.fold_name,
             epochs=len(result.epochs),
             seconds=round(result.provenance.seconds, 1),
+            **_memory(result.provenance),
             trial_accuracy=round(verdict.trial_accuracy, 4),
             decision=verdict.decision if verdict.pruned is None else f"pruned by {verdict.pruned.rule}",
         )
@@ -170,11 +179,22 @@ class Worker:
         return run_fold(
             assignment,
             cache,
-            self._store,
-            device=self._device,
+            self._engine,
             revision=os.environ.get("FOLDWISE_REVISION"),
             on_step=on_step,
+            pretrained=self._pretrained(assignment.training.pretrained),
         )
+
+    def _pretrained(self, model_id: str | None) -> PretrainedModel | None:
+        if model_id is None:
+            return None
+        if self._settings.models_root is None:
+            raise NotFound(
+                "this worker has no model catalogue; start it with --models", field="training.pretrained"
+            )
+        if self._model is None or self._model.card.id != model_id:
+            self._model = open_pretrained(self._settings.models_root, model_id)
+        return self._model
 
     def _report_failure(self, client: CoordinatorClient, assignment: FoldAssignment, error: Exception) -> None:
         # The configuration is at fault where the network cannot be built or trained; files and devices
@@ -224,7 +244,8 @@ class Worker:
 
 
 def _is_own_trouble(error: Exception) -> bool:
-    if isinstance(error, OSError | MemoryError | CacheMismatch | torch.AcceleratorError):
+    own = OSError | MemoryError | CacheMismatch | PlanNotSound | NotFound | torch.AcceleratorError
+    if isinstance(error, own):
         return True
     # Older libraries report a sick GPU as a plain RuntimeError; it says who speaks.
     return isinstance(error, RuntimeError) and any(
@@ -232,15 +253,7 @@ def _is_own_trouble(error: Exception) -> bool:
     )
 
 
-def _choose_device(wanted: str | None) -> torch.device:
-    if wanted is None:
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(wanted)
-    except RuntimeError as error:
-        raise InvalidInput(f"--device {wanted!r} is no torch device; write cpu or cuda:0") from error
-    if device.type not in {"cpu", "cuda"}:
-        raise InvalidInput(f"--device {wanted!r}: foldwise trains on cpu or cuda:N")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise InvalidInput(f"--device {wanted!r}: torch sees no GPU here; write cpu or check the driver")
-    return device
+def _memory(provenance: Provenance) -> dict[str, str]:
+    """The most memory held so far, for the log."""
+    held = {"device_memory": provenance.device_memory, "host_memory": provenance.host_memory}
+    return {name: f"{size >> 20} MiB" for name, size in held.items() if size is not None}

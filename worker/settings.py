@@ -19,6 +19,12 @@ class WorkerSettings:
     cache_root: Path
     """Folder of the clip caches, read-only is enough."""
 
+    models_root: Path | None = None
+    """Folder of the model catalogue, for studies that start from one of its models."""
+
+    measurements: Path | None = None
+    """File that keeps what was measured of this device; None measures anew in every process."""
+
     study: str | None = None
     """Only folds of this study, and end when it is over; None: folds of any study, for ever."""
 

@@ -9,24 +9,18 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import optuna
-import psutil
 import pytest
-from sqlalchemy import create_engine, text
 
 from cli.embedded_postgres import embedded_postgres
 from preprocessing.clips import ClipSettings
 from preprocessing.datasets.synthetic import write_ckplus_tree
 from preprocessing.job import preprocess
-from worker.coordinator_client import Connection
-
-PATIENCE = 120.0
+from tests.acceptance.up import Up, foldwise, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -45,97 +39,6 @@ def state(tmp_path: Path, faces: Path) -> Path:
     folder.mkdir()
     (folder / "caches").symlink_to(faces)
     return folder
-
-
-class Up:
-    """A running `foldwise up`."""
-
-    def __init__(self, state: Path, *, workers: int) -> None:
-        self.state = state
-        self.process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "cli.main", "up"),
-                *("--state", str(state), "--workers", str(workers), "--port", "0"),
-            ],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-    def __enter__(self) -> Up:
-        wait_for(lambda: (self.state / "service.json").exists() or self.process.poll() is not None)
-        assert self.process.poll() is None, self.process.communicate()[0]
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT)
-        self.output = self.process.communicate(timeout=60)[0]
-
-    def service(self) -> dict[str, Any]:
-        service: dict[str, Any] = json.loads((self.state / "service.json").read_text())
-        return service
-
-    def study(self, *arguments: str) -> str:
-        return foldwise("study", *arguments, "--state", str(self.state)).stdout
-
-    def create(self, name: str, *settings: str) -> None:
-        small = [
-            "trials=2",
-            "training.width=2",
-            "training.frame_size=32",
-            "training.epochs=2",
-            "training.augmentation={}",
-        ]
-        small += ["space={temporal_size: [1, 3], dropout: {low: 0.0, high: 1.0}}"]
-        small += ["protocol={kind: kfold, k: 4}", "pruning=[]", *settings]
-        flags = [part for setting in small for part in ("--set", setting)]
-        self.study("create", "--preset", "ckplus-loso", "--name", name, *flags)
-
-    def show(self, name: str) -> dict[str, Any]:
-        service = self.service()
-        with Connection(service["url"], service["admin_token"], give_up_after=10) as connection:
-            study: dict[str, Any] = connection.call("GET", f"/studies/{name}")
-        return study
-
-    def wait_until_over(self, name: str) -> dict[str, Any]:
-        wait_for(lambda: self.show(name)["state"] != "running")
-        return self.show(name)
-
-    def query(self, statement: str) -> list[Any]:
-        engine = create_engine(self.service()["database_url"])
-        with engine.connect() as connection:
-            rows = [tuple(row) for row in connection.execute(text(statement))]
-        engine.dispose()
-        return rows
-
-    def worker(self, name: str) -> psutil.Process:
-        for child in psutil.Process(self.process.pid).children():
-            if "worker" in child.cmdline() and name in child.cmdline():
-                return child
-        raise AssertionError(f"{name} does not run")
-
-    def log(self, name: str) -> str:
-        path = self.state / "logs" / f"{name}.log"
-        return path.read_text() if path.exists() else ""
-
-
-def foldwise(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "cli.main", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-        env={**os.environ, **environment},
-    )
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.1)
 
 
 COUNTED_ONCE = """
@@ -193,7 +96,7 @@ def test_a_killed_worker_costs_one_fold_and_nothing_is_counted_twice(state: Path
 
 def test_sigterm_gives_the_fold_back_at_once(state: Path) -> None:
     with Up(state, workers=1) as up:
-        up.create("released", "training.epochs=500", "training.stop_when_perfect=false")
+        up.create("released", "training.epochs=500", "economies.stop_when_perfect=false")
         wait_for(lambda: up.query("SELECT 1 FROM foldwise.leases WHERE step > 0"))
         up.worker("worker-1").send_signal(signal.SIGTERM)
         wait_for(lambda: up.query("SELECT 1 FROM foldwise.leases WHERE outcome = 'released'"))

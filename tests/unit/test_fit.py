@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,40 +11,23 @@ import pytest
 import torch
 from torch import nn
 
-from services.clip_cache import CacheRecord, CacheWriter, ClipCache, cache_folder, open_cache
+from services.clip_cache import ClipCache
 from services.contracts import (
-    ANY_CLASS,
     Augmentation,
     AugmentationCounts,
-    ComputePlan,
-    FoldAssignment,
     FoldResult,
-    Lease,
-    LeaseId,
+    FoldTask,
     TrainingSettings,
 )
 from services.errors import CacheMismatch, InvalidInput
-from services.folds import LeaveOneSubjectOut, make_folds, split_hash
+from services.folds import LeaveOneSubjectOut, make_folds
 from services.search_space import Hyperparameters
+from tests.unit.fold_tasks import CPU, TINY, assign, run, write_cache
 from worker.training.clips import ClipStore
+from worker.training.engine import Engine
 from worker.training.evaluate import evaluate
-from worker.training.fit import OutOfMemory, Progress, run_fold, shuffled_batches
-from worker.training.model import build_model
+from worker.training.fit import OutOfMemory, Progress, shuffled_batches
 from worker.training.optim import build_optimizer, class_weights
-
-CPU = torch.device("cpu")
-FINGERPRINT = "f" * 64
-CLASSES = ("right", "down", "brighter")
-TINY = TrainingSettings(
-    frames=10,
-    frame_size=16,
-    width=4,
-    batch_size=8,
-    epochs=8,
-    learning_rate=3e-3,
-    augmentation=Augmentation(counts={ANY_CLASS: AugmentationCounts(contrast=1)}),
-    stop_when_perfect=False,
-)
 
 
 @pytest.fixture(scope="module")
@@ -53,92 +36,14 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> ClipCache:
     return write_cache(tmp_path_factory.mktemp("caches"), subjects=4, clips_of_class=4, size=16)
 
 
-def write_cache(
-    root: Path, *, subjects: int, clips_of_class: int, size: int, colour: bool = False
-) -> ClipCache:
-    random = np.random.default_rng(0)
-    writer = CacheWriter(root, "blobs", FINGERPRINT)
-    clip_ids = []
-    for subject in range(subjects):
-        for label in CLASSES:
-            for number in range(clips_of_class):
-                clip = random.integers(0, 40, (10, size, size))
-                for frame in range(10):
-                    place = (frame * size // 10 + subject) % size
-                    if label == "right":
-                        clip[frame, :, place : place + 3] += 180
-                    elif label == "down":
-                        clip[frame, place : place + 3, :] += 180
-                    else:
-                        clip[frame, size // 4 : size // 2, size // 4 : size // 2] += 20 * frame
-                frames = clip.astype(np.uint8)
-                if colour:
-                    frames = np.stack([frames, frames // 2, 255 - frames], axis=-1)
-                clip_ids.append(f"s{subject}/{label}/{number}")
-                record = CacheRecord(
-                    clip_id=clip_ids[-1],
-                    subject=f"s{subject}",
-                    label=label,
-                    source=clip_ids[-1],
-                    frames=tuple(f"{f}.png" for f in range(10)),
-                    detector="none",
-                    boxes=(None,) * 10,
-                    confidences=(None,) * 10,
-                    repeated=0,
-                    flags=(),
-                )
-                writer.add(record, frames, 255 - frames)
-    writer.finish(clip_ids=clip_ids, classes=CLASSES, skipped={}, settings={}, tools={}, warnings=())
-    return open_cache(cache_folder(root, "blobs", FINGERPRINT))
-
-
-def assign(
-    cache: ClipCache,
-    training: TrainingSettings = TINY,
-    *,
-    fold: int = 0,
-    seed: int = 1,
-    **hyperparameters: Any,
-) -> FoldAssignment:
-    folds = make_folds(cache.clips(), LeaveOneSubjectOut())
-    return FoldAssignment(
-        lease=Lease(id=LeaseId("lease"), term=1, secret="secret", seconds=90, heartbeat_seconds=30),
-        study="study",
-        trial=0,
-        fold=fold,
-        fold_name=folds[fold].name,
-        folds=len(folds),
-        hyperparameters=Hyperparameters.model_validate({"clahe": False, **hyperparameters}),
-        training=training,
-        compute=ComputePlan(),
-        dataset="blobs",
-        fingerprint=FINGERPRINT,
-        classes=CLASSES,
-        test_clips=folds[fold].test_clips,
-        split_hash=split_hash(folds),
-        seed=seed,
-        study_seed=0,
-    )
-
-
-def run(
-    assignment: FoldAssignment,
-    cache: ClipCache,
-    *,
-    store: ClipStore | None = None,
-    on_step: Callable[[Progress], None] = lambda progress: None,
-) -> FoldResult:
-    return run_fold(assignment, cache, store or ClipStore(), device=CPU, revision="abc", on_step=on_step)
-
-
-def accuracies(result: FoldResult, assignment: FoldAssignment, cache: ClipCache) -> list[float]:
+def accuracies(result: FoldResult, assignment: FoldTask, cache: ClipCache) -> list[float]:
     label = {clip.clip_id: clip.label for clip in cache.clips()}
     truth = [label[clip_id] for clip_id in assignment.test_clips]
     return [float(np.mean(np.array(epoch.predicted) == truth)) for epoch in result.epochs]
 
 
 def without_times(result: FoldResult) -> dict[str, Any]:
-    return result.model_dump(exclude={"provenance": {"seconds"}})
+    return result.model_dump(exclude={"provenance": {"seconds", "host_memory"}})
 
 
 # --- A fold -----------------------------------------------------------------------------------------------
@@ -186,18 +91,17 @@ def test_the_same_assignment_gives_the_same_bits(cache: ClipCache, hyperparamete
 
 
 def test_a_fold_is_the_same_after_another_one(cache: ClipCache) -> None:
-    store, short = ClipStore(), TINY.model_copy(update={"epochs": 1})
+    engine, short = Engine(CPU), TINY.model_copy(update={"epochs": 1})
     alone = run(assign(cache, short, fold=1), cache)
-    run(assign(cache, short, fold=0), cache, store=store)
-    after = run(assign(cache, short, fold=1), cache, store=store)
+    run(assign(cache, short, fold=0), cache, engine=engine)
+    after = run(assign(cache, short, fold=1), cache, engine=engine)
     assert without_times(alone) == without_times(after)
 
 
 def test_stop_when_perfect_cuts_the_same_run_short(cache: ClipCache) -> None:
     assignment = assign(cache)
     all_epochs = run(assignment, cache)
-    stopping = assign(cache, TINY.model_copy(update={"stop_when_perfect": True}))
-    stopped = run(stopping, cache)
+    stopped = run(assign(cache, stop_when_perfect=True), cache)
     perfect = accuracies(all_epochs, assignment, cache).index(1.0)
     assert perfect < 7
     assert stopped.epochs == all_epochs.epochs[: perfect + 1]
@@ -321,10 +225,11 @@ def test_a_batch_is_scaled(cache: ClipCache, tmp_path: Path) -> None:
     gray = _clip_set(cache, ClipStore())
     values = torch.from_numpy(cache.frames(clahe=False)[[5, 0]]).float()
     unit = gray.batch(rows, normalization=False)
-    assert unit.shape == (2, 3, 10, 16, 16)
+    assert unit.shape == (2, 1, 10, 16, 16)
     assert (unit.min() >= 0, unit.max() <= 1) == (True, True)
-    for channel in range(3):
-        torch.testing.assert_close(unit[:, channel], values / 255)
+    torch.testing.assert_close(unit[:, 0], values / 255)
+    as_colour = gray.batch(rows, normalization=False, gray_as_one_channel=False)
+    torch.testing.assert_close(as_colour, unit.expand(-1, 3, -1, -1, -1))
     torch.testing.assert_close(gray.batch(rows, normalization=True)[:, 0], values / 127.5 - 1)
 
     coloured = write_cache(tmp_path, subjects=2, clips_of_class=1, size=16, colour=True)
@@ -356,12 +261,12 @@ def test_no_batch_has_a_single_clip(rows: int, batch_size: int, sizes: list[int]
 
 
 def test_test_clips_are_predicted_one_by_one(cache: ClipCache) -> None:
-    torch.manual_seed(0)
-    clip_set = _clip_set(cache, ClipStore())
-    model = build_model(Hyperparameters(), width=4, classes=3, frames=10, frame_size=16, bn_momentum=0.1)
-    together, alone = (
-        evaluate(model, clip_set, torch.arange(6), normalization=False, batch_size=size) for size in (6, 1)
-    )
+    engine = Engine(CPU)
+    clip_set = _clip_set(cache, engine.clips)
+    network = engine.network(assign(cache), clip_set, steps=1)
+
+    batch = partial(clip_set.batch, normalization=False)
+    together, alone = (evaluate(network, batch, torch.arange(6), size) for size in (6, 1))
     np.testing.assert_allclose(together.probabilities, alone.probabilities, atol=3e-6)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import structlog
 import torch
 from torch import Tensor
 
@@ -15,6 +16,12 @@ from services.errors import InvalidInput
 from services.folds import Clip
 from services.seeds import augmentation_seed, sha256_of
 from worker.training.augmentation import augment, copies_of
+from worker.training.device import free_memory
+
+log = structlog.get_logger()
+
+CLIPS_SHARE = 0.5
+"""Of a GPU's free memory, what clips may take; the rest is the network's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +30,7 @@ class ClipSet:
 
     clips: tuple[Clip, ...]
     frames: Tensor
-    """uint8, rows x frames x size x size (x 3), on the device."""
+    """uint8, rows x frames x size x size (x 3), on the device, or on the host where that is too small."""
 
     clip_of_row: Tensor
     """int64, rows, on the CPU: index into `clips`."""
@@ -56,19 +63,30 @@ class ClipSet:
             )
         if not tested or not trained:
             raise InvalidInput("a fold needs clips to train on and clips to test", field="test_clips")
-        return train.to(self.frames.device), test.to(self.frames.device)
+        return train.to(self.device), test.to(self.device)
 
-    def batch(self, rows: Tensor, *, normalization: bool) -> Tensor:
-        """The clips of these rows as the network takes them: float32, batch x 3 x frames x size x size.
+    @property
+    def device(self) -> torch.device:
+        """Where batches are made for."""
+        return self.labels.device
 
-        Values are in [0, 1], or with `normalization` in [-1, 1] (paper sections 4.1, 3.3). A gray clip's three
-        channels are views of one.
+    @property
+    def channels(self) -> int:
+        """1 for gray clips, 3 for colour."""
+        return 1 if self.frames.dim() == 4 else 3
+
+    def batch(self, rows: Tensor, *, normalization: bool, gray_as_one_channel: bool = True) -> Tensor:
+        """The clips of these rows as the network takes them: floats, batch x channels x frames x size x size.
+
+        Values are in [0, 1], or with `normalization` in [-1, 1] (paper sections 4.1, 3.3). A gray clip has
+        one channel, or three that are views of one.
         """
-        values = self.frames[rows].float()
+        frames = self.frames[rows.to(self.frames.device)].to(self.device)
+        values = frames.to(torch.get_default_dtype())
         values = values / 127.5 - 1 if normalization else values / 255
-        if values.dim() == 5:
+        if self.channels == 3:
             return values.permute(0, 4, 1, 2, 3)
-        return values.unsqueeze(1).expand(-1, 3, -1, -1, -1)
+        return values.unsqueeze(1) if gray_as_one_channel else values.unsqueeze(1).expand(-1, 3, -1, -1, -1)
 
 
 class ClipStore:
@@ -117,7 +135,15 @@ def _build(
     labels = torch.tensor([clip.label for clip in clips])[clip_of_row]
     return ClipSet(
         clips=clips,
-        frames=torch.from_numpy(frames).to(device),
+        frames=_place(torch.from_numpy(frames), device, free_memory(device)),
         clip_of_row=clip_of_row,
         labels=labels.to(device),
     )
+
+
+def _place(frames: Tensor, device: torch.device, free: int | None) -> Tensor:
+    """The frames on the device, or on the host where they would take more than half of its free bytes."""
+    if free is not None and frames.nbytes > free * CLIPS_SHARE:
+        log.warning("clips_on_host", clips_mib=frames.nbytes >> 20, free_mib=free >> 20, device=str(device))
+        return frames
+    return frames.to(device)

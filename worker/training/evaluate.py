@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from worker.training.clips import ClipSet
-from worker.training.model import EmotionNet
+from worker.training.network import Network
 
 PROBABILITY_DIGITS = 6
 
@@ -23,17 +23,13 @@ class Predictions:
 
 
 @torch.no_grad()
-def evaluate(
-    model: EmotionNet, clip_set: ClipSet, rows: Tensor, *, normalization: bool, batch_size: int
-) -> Predictions:
-    """Predict the clips of `rows`, in their order, with running statistics and without dropout.
+def evaluate(network: Network, batch: Callable[[Tensor], Tensor], rows: Tensor, batch_size: int) -> Predictions:
+    """Predict the clips of `rows`, in their order, in fp32, with running statistics and without dropout.
 
     A clip whose logits are not finite gets equal probabilities, and the first class.
     """
-    model.eval()
-    logits = torch.cat(
-        [model(clip_set.batch(part, normalization=normalization)) for part in torch.split(rows, batch_size)]
-    )
+    network.model.eval()
+    logits = torch.cat([network(batch(part), exactly=True) for part in torch.split(rows, batch_size)])
     probabilities = torch.softmax(logits.double().cpu(), dim=1)
     finite = probabilities.isfinite().all(dim=1, keepdim=True)
     probabilities = torch.where(finite, probabilities, 1 / probabilities.shape[1])

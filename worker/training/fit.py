@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import os
 import time
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -14,12 +13,24 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
 from services.clip_cache import ClipCache
-from services.contracts import EpochResult, FoldAssignment, FoldResult, Provenance
+from services.contracts import EpochResult, FoldResult, FoldTask, MemoryFormat, Provenance
 from services.errors import CacheMismatch, FoldwiseError, InvalidInput
-from worker.training.clips import ClipSet, ClipStore
+from services.seeds import derive_seed
+from worker.training.clips import ClipSet
+from worker.training.device import (
+    device_name,
+    device_with_memory,
+    make_deterministic,
+    peak_host_memory,
+    peak_memory,
+    ran_out_of_memory,
+    start_counting_memory,
+)
+from worker.training.engine import Engine
 from worker.training.evaluate import evaluate
-from worker.training.model import EmotionNet, build_model
-from worker.training.optim import Optimizer, build_optimizer, class_weights
+from worker.training.optim import build_optimizer, class_weights
+from worker.training.precision import arithmetic, gradients_finite
+from worker.training.pretrained import PretrainedModel
 
 LOSS_EVERY = 10
 """Steps between two looks at the loss: each look makes a GPU wait for its queue to drain."""
@@ -43,27 +54,32 @@ class Progress:
     """Mean loss of the epoch so far; None except at every tenth step, and where it is not finite."""
 
 
+OnStep = Callable[[Progress], None]
+
+
 def run_fold(
-    assignment: FoldAssignment,
+    task: FoldTask,
     cache: ClipCache,
-    store: ClipStore,
+    engine: Engine,
     *,
-    device: torch.device,
     revision: str | None,
-    on_step: Callable[[Progress], None],
+    on_step: OnStep,
+    pretrained: PretrainedModel | None = None,
+    memory_format: MemoryFormat | None = None,
 ) -> FoldResult:
     """Train and test one fold (paper sections 3.1, 4.1).
 
-    The same assignment on the same device, software and number of threads gives the same result to the bit,
-    times apart. Sets process-wide switches (`make_deterministic`) and torch's global seed.
+    The same task on the same device, software, number of threads and memory format gives the same result to
+    the bit, times and memory apart. Sets process-wide switches (`make_deterministic`) and torch's global seed.
 
     Args:
-        assignment: what to run; its lease is not looked at.
-        cache: the clips, the cache that the assignment names.
-        store: keeps the clips on the device from fold to fold.
-        device: where to train.
+        task: what to run.
+        cache: the clips, the cache that the task names.
+        engine: keeps clips and networks on the device from fold to fold.
         revision: git revision or image digest, for the record.
         on_step: called after every optimiser step; what it raises ends the fold.
+        pretrained: the model that the task's settings name, if they name one.
+        memory_format: of the fold that this one replays; None takes the faster one.
 
     Returns:
         The predictions of every epoch run. A fold ends early at the first epoch with every test clip right,
@@ -71,117 +87,66 @@ def run_fold(
         before it count; where it was the first, the network is tested once as it is, with loss None.
 
     Raises:
-        CacheMismatch: `cache` is not the one the assignment names.
+        CacheMismatch: `cache` is not the one the task names.
         InvalidInput: settings that do not fit the clips, or a fold that trains on a subject it tests.
+        PlanNotSound: this device does not run the task's compute plan soundly.
         OutOfMemory: the device's memory is too small.
     """
     started = time.monotonic()
-    _check(assignment, cache)
-    make_deterministic(device)
-    try:
-        epochs, diverged, clip_passes = _train_and_test(assignment, cache, store, device, on_step)
-    except torch.OutOfMemoryError as error:
-        training = assignment.training
-        raise OutOfMemory(
-            f"batches of {training.batch_size} clips of {training.frames} x {training.frame_size} x "
-            f"{training.frame_size} at width {training.width} do not fit the memory of {_memory(device)}; "
-            "lower training.batch_size or training.width, or use a larger device",
-            field="training.batch_size",
-        ) from error
-    cuda = device.type == "cuda"
+    with _prepared(task, cache, engine):
+        clip_set = _clip_set(task, cache, engine)
+        train_rows, test_rows = clip_set.split(task.test_clips)
+        truth = tuple(clip_set.clips[row].label for row in test_rows.tolist())
+        training = _Training(task, clip_set, train_rows, engine, on_step, pretrained, memory_format)
+        epochs: list[EpochResult] = []
+        diverged = False
+        for epoch in range(1, task.training.epochs + 1):
+            loss = training.train(epoch)
+            diverged = loss is None
+            if diverged and epochs:
+                break
+            tested = evaluate(training.network, training.batch, test_rows, task.training.batch_size)
+            epochs.append(
+                EpochResult(loss=loss, predicted=tested.predicted, probabilities=tested.probabilities)
+            )
+            if diverged or (task.economies.stop_when_perfect and tested.predicted == truth):
+                break
     return FoldResult(
         epochs=tuple(epochs),
         diverged=diverged,
-        provenance=Provenance(
-            device=device_name(device),
-            torch=torch.__version__,
-            cuda=torch.version.cuda if cuda else None,
-            cudnn=str(torch.backends.cudnn.version()) if cuda else None,  # type: ignore[no-untyped-call]
-            threads=torch.get_num_threads(),
-            revision=revision,
-            seconds=time.monotonic() - started,
-            clip_passes=clip_passes,
-        ),
+        provenance=_provenance(task, engine, training, revision, started),
     )
 
 
-def make_deterministic(device: torch.device) -> None:
-    """Make torch compute the same bits every time, in full fp32, for the whole process.
+def train_on_all(
+    task: FoldTask, cache: ClipCache, engine: Engine, *, on_step: OnStep
+) -> tuple[dict[str, Tensor], float | None]:
+    """Train a task's configuration on every clip of the cache, for all its epochs, and test nothing.
 
-    Call it before anything else uses a GPU: cuBLAS reads its setting once.
+    Args:
+        task: its test clips are not looked at.
+        cache: the clips, the cache that the task names.
+        engine: the device.
+        on_step: called after every optimiser step.
+
+    Returns:
+        The network's state on the CPU, contiguous, by name, and the last epoch's mean loss; None where the loss
+        was not finite.
+
+    Raises:
+        CacheMismatch, InvalidInput, PlanNotSound, OutOfMemory: as `run_fold`.
     """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    # CUDA's 3D pools are refused as nondeterministic because windows that overlap race for a cell in the
-    # backward pass. Ours never overlap, so on CUDA the refusal is a warning, and this one is not shown.
-    torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
-    if device.type == "cuda":
-        warnings.filterwarnings("ignore", message="(avg|max)_pool3d_.*deterministic")
-    # Filling fresh memory guards against reading it unwritten; it costs a pass over every new tensor.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cuda.matmul.allow_tf32 = False
-
-
-def device_name(device: torch.device) -> str:
-    """The device as results name it: `cpu`, or such as `NVIDIA H200`."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def _train_and_test(
-    assignment: FoldAssignment,
-    cache: ClipCache,
-    store: ClipStore,
-    device: torch.device,
-    on_step: Callable[[Progress], None],
-) -> tuple[list[EpochResult], bool, int]:
-    hp, training = assignment.hyperparameters, assignment.training
-    clip_set = store.get(
-        cache,
-        clahe=hp.clahe,
-        study_seed=assignment.study_seed,
-        augmentation=training.augmentation,
-        device=device,
-    )
-    train_rows, test_rows = clip_set.split(assignment.test_clips)
-    if len(train_rows) < 2:
-        raise InvalidInput("a fold needs at least 2 clips to train on", field="test_clips")
-    truth = tuple(clip_set.clips[row].label for row in test_rows.tolist())
-
-    torch.manual_seed(assignment.seed)
-    order = torch.Generator().manual_seed(assignment.seed)
-    with device:
-        model = build_model(
-            hp,
-            width=training.width,
-            classes=len(assignment.classes),
-            frames=training.frames,
-            frame_size=training.frame_size,
-            bn_momentum=training.bn_momentum,
-        )
-    trainer = _Trainer(
-        model=model,
-        optimizer=build_optimizer(hp, model.parameters(), learning_rate=training.learning_rate),
-        clip_set=clip_set,
-        normalization=hp.normalization,
-        weights=_loss_weights(clip_set, train_rows, len(assignment.classes)) if hp.loss_weights else None,
-        on_step=on_step,
-    )
-
-    epochs: list[EpochResult] = []
-    diverged = False
-    for epoch in range(1, training.epochs + 1):
-        loss = trainer.train(epoch, shuffled_batches(train_rows, training.batch_size, order))
-        diverged = loss is None
-        if diverged and epochs:
-            break
-        tested = evaluate(
-            model, clip_set, test_rows, normalization=hp.normalization, batch_size=training.batch_size
-        )
-        epochs.append(EpochResult(loss=loss, predicted=tested.predicted, probabilities=tested.probabilities))
-        if diverged or (training.stop_when_perfect and tested.predicted == truth):
-            break
-    return epochs, diverged, trainer.clip_passes
+    with _prepared(task, cache, engine):
+        clip_set = _clip_set(task, cache, engine)
+        rows = torch.arange(len(clip_set.labels), device=clip_set.device)
+        training = _Training(task, clip_set, rows, engine, on_step, None, None)
+        loss: float | None = None
+        for epoch in range(1, task.training.epochs + 1):
+            loss = training.train(epoch)
+            if loss is None:
+                break
+        state = training.network.model.state_dict()
+    return {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}, loss
 
 
 def shuffled_batches(rows: Tensor, batch_size: int, order: torch.Generator) -> tuple[Tensor, ...]:
@@ -196,46 +161,151 @@ def shuffled_batches(rows: Tensor, batch_size: int, order: torch.Generator) -> t
     return batches
 
 
-@dataclass(kw_only=True)
-class _Trainer:
-    model: EmotionNet
-    optimizer: Optimizer
-    clip_set: ClipSet
-    normalization: bool
-    weights: Tensor | None
-    on_step: Callable[[Progress], None]
-    steps: int = 0
-    clip_passes: int = 0
+class _Training:
+    def __init__(
+        self,
+        task: FoldTask,
+        clip_set: ClipSet,
+        rows: Tensor,
+        engine: Engine,
+        on_step: OnStep,
+        pretrained: PretrainedModel | None,
+        memory_format: MemoryFormat | None,
+    ) -> None:
+        if len(rows) < 2:
+            raise InvalidInput("a fold needs at least 2 clips to train on", field="test_clips")
+        hp, settings = task.hyperparameters, task.training
+        steps = settings.epochs * math.ceil(len(rows) / settings.batch_size)
+        self.network = engine.network(task, clip_set, steps=steps, memory_format=memory_format)
+        if settings.pretrained is not None:
+            if pretrained is None or pretrained.card.id != settings.pretrained:
+                raise InvalidInput(
+                    f"the fold starts from model {settings.pretrained}, which is not at hand",
+                    field="training.pretrained",
+                )
+            pretrained.load_into(self.network.model, task)
+        self.steps = 0
+        self.clip_passes = 0
+        self.redone_steps = 0
+        self._task = task
+        self._clip_set = clip_set
+        self._rows = rows
+        self._on_step = on_step
+        self._parameters = list(self.network.model.parameters())
+        self._optimizer = build_optimizer(hp, self._parameters, learning_rate=settings.learning_rate)
+        self._weights = _loss_weights(clip_set, rows, len(task.classes)) if hp.loss_weights else None
+        self._order = torch.Generator().manual_seed(task.seed)
+        # Dropout's random numbers are the same whatever was measured or checked before.
+        torch.manual_seed(derive_seed("training", task.seed))
 
-    def train(self, epoch: int, batches: tuple[Tensor, ...]) -> float | None:
+    def train(self, epoch: int) -> float | None:
         """One epoch; its mean loss over clips, or None as soon as that is seen not to be finite."""
-        self.model.train()
-        total, seen = torch.zeros((), dtype=torch.float64, device=self.clip_set.frames.device), 0
-        for rows in batches:
-            logits = self.model(self.clip_set.batch(rows, normalization=self.normalization))
-            loss = F.cross_entropy(logits, self.clip_set.labels[rows], weight=self.weights)
-            self.optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            self.optimizer.step()
-
+        self.network.model.train()
+        total, seen = torch.zeros((), dtype=torch.float64, device=self._clip_set.device), 0
+        for rows in shuffled_batches(self._rows, self._task.training.batch_size, self._order):
+            loss = self._step(rows)
             # A sum stays not finite once it was, so it need not be looked at after every step.
-            total += loss.detach() * len(rows)
+            total += loss * len(rows)
             seen += len(rows)
             self.steps += 1
             self.clip_passes += len(rows)
             look = self.steps % LOSS_EVERY == 0
             mean = _finite(total / seen) if look else None
-            self.on_step(Progress(epoch=epoch, step=self.steps, loss=mean))
+            self._on_step(Progress(epoch=epoch, step=self.steps, loss=mean))
             if look and mean is None:
                 return None
         return _finite(total / seen)
 
+    def batch(self, rows: Tensor) -> Tensor:
+        """The clips of these rows as the network takes them."""
+        return self._clip_set.batch(
+            rows,
+            normalization=self._task.hyperparameters.normalization,
+            gray_as_one_channel=self._task.economies.gray_as_one_channel,
+        )
 
-def _check(assignment: FoldAssignment, cache: ClipCache) -> None:
-    manifest, training = cache.manifest, assignment.training
-    if (manifest.fingerprint, manifest.classes) != (assignment.fingerprint, assignment.classes):
+    def _step(self, rows: Tensor) -> Tensor:
+        clips, labels = self.batch(rows), self._clip_set.labels[rows]
+        if self._task.compute.precision == "fp32":
+            loss = self._backward(clips, labels)
+        else:
+            statistics = [buffer.clone() for buffer in self.network.model.buffers()]
+            loss = self._backward(clips, labels)
+            if not gradients_finite(self._parameters):
+                for buffer, before in zip(self.network.model.buffers(), statistics, strict=True):
+                    buffer.copy_(before)
+                loss = self._backward(clips, labels, exactly=True)
+                self.redone_steps += 1
+        self._optimizer.step()
+        return loss
+
+    def _backward(self, clips: Tensor, labels: Tensor, *, exactly: bool = False) -> Tensor:
+        self._optimizer.zero_grad()
+        with arithmetic("fp32" if exactly else self._task.compute.precision):
+            loss = F.cross_entropy(self.network(clips, exactly=exactly), labels, weight=self._weights)
+            loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+
+@contextmanager
+def _prepared(task: FoldTask, cache: ClipCache, engine: Engine) -> Iterator[None]:
+    _check(task, cache)
+    make_deterministic(engine.device)
+    start_counting_memory(engine.device)
+    try:
+        yield
+    except RuntimeError as error:
+        if not ran_out_of_memory(error):
+            raise
+        training = task.training
+        raise OutOfMemory(
+            f"batches of {training.batch_size} clips of {training.frames} x {training.frame_size} x "
+            f"{training.frame_size} at width {training.width} do not fit the memory of "
+            f"{device_with_memory(engine.device)}; lower training.batch_size or training.width, or use a "
+            "larger device",
+            field="training.batch_size",
+        ) from error
+
+
+def _clip_set(task: FoldTask, cache: ClipCache, engine: Engine) -> ClipSet:
+    return engine.clips.get(
+        cache,
+        clahe=task.hyperparameters.clahe,
+        study_seed=task.study_seed,
+        augmentation=task.training.augmentation,
+        device=engine.device,
+    )
+
+
+def _provenance(
+    task: FoldTask, engine: Engine, training: _Training, revision: str | None, started: float
+) -> Provenance:
+    cuda = engine.device.type == "cuda"
+    return Provenance(
+        device=device_name(engine.device),
+        torch=torch.__version__,
+        cuda=torch.version.cuda if cuda else None,
+        cudnn=str(torch.backends.cudnn.version()) if cuda else None,  # type: ignore[no-untyped-call]
+        threads=torch.get_num_threads(),
+        compute=task.compute,
+        memory_format=training.network.memory_format,
+        revision=revision,
+        fingerprint=task.fingerprint,
+        split_hash=task.split_hash,
+        seed=task.seed,
+        seconds=time.monotonic() - started,
+        clip_passes=training.clip_passes,
+        redone_steps=training.redone_steps,
+        device_memory=peak_memory(engine.device),
+        host_memory=peak_host_memory(),
+    )
+
+
+def _check(task: FoldTask, cache: ClipCache) -> None:
+    manifest, training = cache.manifest, task.training
+    if (manifest.fingerprint, manifest.classes) != (task.fingerprint, task.classes):
         raise CacheMismatch(
-            f"the fold is of cache {assignment.fingerprint} with classes {', '.join(assignment.classes)}, "
+            f"the fold is of cache {task.fingerprint} with classes {', '.join(task.classes)}, "
             f"this is {manifest.fingerprint} with {', '.join(manifest.classes)}",
             field="fingerprint",
         )
@@ -261,10 +331,3 @@ def _loss_weights(clip_set: ClipSet, train_rows: Tensor, classes: int) -> Tensor
 def _finite(value: Tensor) -> float | None:
     number = value.item()
     return number if math.isfinite(number) else None
-
-
-def _memory(device: torch.device) -> str:
-    if device.type != "cuda":
-        return device_name(device)
-    gib = torch.cuda.get_device_properties(device).total_memory / 2**30
-    return f"{device_name(device)} ({gib:.0f} GiB)"

@@ -34,7 +34,8 @@ def build_optimizer(
     initial weights; every 5 steps they move half the way to the fast ones, which go on from there; Adam's
     moments stay. The network is evaluated with the weights it has, the fast ones.
     """
-    adam = torch.optim.Adam(parameters, lr=learning_rate)
+    # Fused: all parameters in one pass over memory.
+    adam = torch.optim.Adam(parameters, lr=learning_rate, fused=True)
     if hp.optimization == "Adam":
         return adam
     lookahead: Optimizer = Lookahead(adam, k=LOOKAHEAD_STEPS, alpha=LOOKAHEAD_ALPHA, pullback_momentum="none")
@@ -52,9 +53,9 @@ def class_weights(labels: Tensor, *, classes: int) -> Tensor:
         classes: how many classes there are.
 
     Returns:
-        float32, classes, on the device of `labels`.
+        classes, on the device of `labels`, in torch's default type.
     """
     counts = torch.bincount(labels.cpu(), minlength=classes).double()
     weights = torch.where(counts > 0, 1 / counts, 0.0)
     weights = weights / weights.sum() * (counts > 0).sum()
-    return weights.float().to(labels.device)
+    return weights.to(labels.device, torch.get_default_dtype())

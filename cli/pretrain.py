@@ -1,0 +1,115 @@
+"""Train one configuration on all clips of a cache, for other studies to start from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from services.clip_cache import cache_folder, find_cache, open_cache
+from services.contracts import FoldTask, StudySpec, configure
+from services.errors import FoldwiseError, InvalidInput
+from services.model_catalogue import ModelCard, add_model
+from services.search_space import PARAMETERS, check_value
+from services.seeds import derive_seed
+from worker.training.device import choose_device, keep_freed_memory
+from worker.training.engine import Engine
+from worker.training.fit import Progress, train_on_all
+from worker.training.pretrained import pack
+
+
+def read_parameters(settings: list[str]) -> dict[str, Any]:
+    """Parameters of a configuration from NAME=VALUE words.
+
+    Raises:
+        InvalidInput: no such parameter, or no value of it.
+    """
+    parameters: dict[str, Any] = {}
+    for setting in settings:
+        name, _, text = setting.partition("=")
+        if name not in PARAMETERS:
+            raise InvalidInput(
+                f"--parameter {setting!r}: write NAME=VALUE with a NAME of {', '.join(PARAMETERS)}",
+                field="parameter",
+            )
+        value = yaml.safe_load(text)
+        try:
+            check_value(name, value)
+        except ValueError as error:
+            raise InvalidInput(f"--parameter {setting!r}: {error}", field=name) from error
+        parameters[name] = value
+    return parameters
+
+
+def pretrain(
+    spec: StudySpec,
+    parameters: Mapping[str, Any],
+    name: str,
+    *,
+    cache_root: Path,
+    models_root: Path,
+    device: str | None,
+    on_step: Callable[[Progress], None],
+) -> ModelCard:
+    """Train and put the model into the catalogue (paper section 4.3, for c3 and c4).
+
+    Args:
+        spec: gives the cache, the training settings, the compute plan and the seed.
+        parameters: of Table 1; those left out are the paper's best on CK+.
+        name: what the model's id starts with.
+        cache_root: folder of the clip caches.
+        models_root: the model catalogue.
+        device: a torch device; None takes a GPU where there is one.
+        on_step: called after every step.
+
+    Raises:
+        CacheMismatch: no such cache, or its clips have another size.
+        InvalidInput: the settings do not fit.
+        FoldwiseError: the loss was not finite in the end.
+    """
+    manifest = find_cache(cache_root, spec.cache)
+    hyperparameters, training = configure(dict(parameters), spec.training)
+    chosen = choose_device(device)
+    if chosen.type == "cpu":
+        keep_freed_memory()
+    task = FoldTask(
+        study=name,
+        trial=0,
+        fold=0,
+        fold_name="all clips",
+        folds=1,
+        hyperparameters=hyperparameters,
+        training=training,
+        economies=spec.economies,
+        compute=spec.compute,
+        dataset=manifest.dataset,
+        fingerprint=manifest.fingerprint,
+        classes=manifest.classes,
+        test_clips=(),
+        split_hash="",
+        seed=derive_seed("pretrain", spec.seed, hyperparameters.model_dump(mode="json"), manifest.fingerprint),
+        study_seed=spec.seed,
+    )
+    cache = open_cache(cache_folder(cache_root, manifest.dataset, manifest.fingerprint))
+    state, loss = train_on_all(task, cache, Engine(chosen), on_step=on_step)
+    if loss is None:
+        raise FoldwiseError(
+            "the loss is not finite; lower training.learning_rate", field="training.learning_rate"
+        )
+    return add_model(
+        models_root,
+        name,
+        pack(state),
+        {
+            "dataset": manifest.dataset,
+            "fingerprint": manifest.fingerprint,
+            "classes": manifest.classes,
+            "clips": manifest.clips,
+            "hyperparameters": hyperparameters,
+            "training": training,
+            "seed": spec.seed,
+            "loss": loss,
+        },
+    )

@@ -1,0 +1,67 @@
+"""A model of the catalogue as the start of a fold's network (paper section 4.3, c3 and c4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from services.contracts import FoldTask
+from services.errors import InvalidInput
+from services.model_catalogue import ModelCard, find_model, read_weights
+
+ARCHITECTURE = ("activation", "temporal_size", "pooling_layer", "second_conv_layer")
+SHAPE = ("width", "frames", "frame_size", "batch_norm", "pool_counts_padding")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainedModel:
+    """A card and its weights."""
+
+    card: ModelCard
+    state: dict[str, Tensor]
+
+    def load_into(self, model: nn.Module, task: FoldTask) -> None:
+        """Copy everything but the last layer, which keeps its fresh weights: other sets have other classes.
+
+        Raises:
+            InvalidInput: the model was trained on the fold's own clips, or is another architecture.
+        """
+        if self.card.fingerprint == task.fingerprint:
+            raise InvalidInput(
+                f"model {self.card.id} was trained on {task.dataset}, the clips this study tests on; "
+                "pretrain on another dataset",
+                field="training.pretrained",
+            )
+        for ours, theirs, names in (
+            (task.hyperparameters, self.card.hyperparameters, ARCHITECTURE),
+            (task.training, self.card.training, SHAPE),
+        ):
+            for name in names:
+                if getattr(ours, name) != getattr(theirs, name):
+                    raise InvalidInput(
+                        f"{name} is {getattr(ours, name)!r}, model {self.card.id} has "
+                        f"{getattr(theirs, name)!r}; fix it in the study's space or training settings",
+                        field=name,
+                    )
+        own = model.state_dict()
+        last = [name for name in own if name.startswith("classifier.")][-2:]
+        model.load_state_dict({**own, **{k: v for k, v in self.state.items() if k not in last}})
+
+
+def open_pretrained(root: Path, model_id: str) -> PretrainedModel:
+    """Read a model from the catalogue.
+
+    Raises:
+        NotFound: it is not there.
+        CacheMismatch: its weights are missing or have changed.
+    """
+    card = find_model(root, model_id)
+    return PretrainedModel(card=card, state=load(read_weights(root, card)))
+
+
+def pack(state: dict[str, Tensor]) -> bytes:
+    """A network's state as a safetensors file."""
+    return save(state)
