@@ -1,0 +1,347 @@
+"""Our fold against the loop a careful researcher would write, on the same clips, folds, seeds and epochs.
+
+    python -m benchmarks.training [--width 16] [--frame-size 56] [--seeds 3] [--device cuda:0 --paper-size]
+
+The baseline (`benchmarks/naive_training.py`): a DataLoader with workers, OpenCV augmentation of each clip as it
+is loaded, eager fp32, three channels, all kernel taps, all epochs. Ours: `worker.training.fit.run_fold`, as a
+worker runs it, in every compute plan this device runs soundly. Each lives in a process of its own; speed is
+measured in rounds, a few steps of each in turn; then both train whole folds, ours in its fastest fp32 plan.
+
+The last line is JSON:
+    clips_per_s_ratio_fp32  our training clips per second over the baseline's, best fp32 plan
+    clips_per_s_ratio       the same for the best sound plan, and `best_plan` says which
+    fold_time_ratio         the baseline's seconds for a whole fold over ours in fp32, geometric mean over seeds
+    peak_share              useful operations per second, best fp32 plan, over a large fp32 matrix product's
+    mfu                     the same for the best plan over the product in its precision
+    naive_accuracy, our_accuracy  best epoch per fold, mean over seeds and folds
+    seeds, width, frame_size, device, threads, torch
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.naive_training import run_naive_fold
+from benchmarks.synthetic_cache import synthetic_cache
+from cli.presets import CKPLUS_AUGMENTATION
+from services.clip_cache import open_cache
+from services.contracts import ComputePlan, Economies, FoldTask, TrainingSettings
+from services.errors import FoldwiseError, PlanNotSound
+from services.folds import LeaveOneSubjectOut, make_folds, split_hash
+from services.scores import best_epoch
+from services.search_space import Hyperparameters
+from worker.training.costs import training_flops
+from worker.training.device import choose_device, device_name, keep_freed_memory, synchronize
+from worker.training.engine import Engine
+from worker.training.fit import Progress, run_fold
+from worker.training.network import build_for
+from worker.training.precision import arithmetic, possible_plans
+
+FP32 = ComputePlan()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """What every process of the benchmark works on."""
+
+    cache: Path
+    device: str
+    hyperparameters: Hyperparameters
+    training: TrainingSettings
+    loader_workers: int
+
+    def task(self, plan: ComputePlan, seed: int) -> FoldTask:
+        """A fold of the cache: seed after seed the next subject is left out."""
+        cache = open_cache(self.cache, verify=False)
+        folds = make_folds(cache.clips(), LeaveOneSubjectOut())
+        fold = folds[seed % len(folds)]
+        return FoldTask(
+            study="benchmark",
+            trial=0,
+            fold=fold.index,
+            fold_name=fold.name,
+            folds=len(folds),
+            hyperparameters=self.hyperparameters,
+            training=self.training,
+            economies=Economies(),
+            compute=plan,
+            dataset=cache.manifest.dataset,
+            fingerprint=cache.manifest.fingerprint,
+            classes=cache.manifest.classes,
+            test_clips=fold.test_clips,
+            split_hash=split_hash(folds),
+            seed=seed,
+            study_seed=0,
+        )
+
+    def truth(self, task: FoldTask) -> list[int]:
+        """Labels of a task's test clips."""
+        label = {clip.clip_id: clip.label for clip in open_cache(self.cache, verify=False).clips()}
+        return [label[clip_id] for clip_id in task.test_clips]
+
+
+class EnoughSteps(Exception):
+    """Ends a fold when its speed is known."""
+
+
+# --- In the processes -------------------------------------------------------------------------------------
+
+_engines: dict[str, Engine] = {}
+
+
+def naive_steps(bench: Bench, steps: int) -> list[float]:
+    """Seconds of each full step but the first two."""
+    ticks: list[float] = []
+    task = bench.task(FP32, 0)
+    device = choose_device(bench.device)
+
+    def tick() -> None:
+        synchronize(device)
+        ticks.append(time.perf_counter())
+
+    run_naive_fold(
+        open_cache(bench.cache, verify=False),
+        task.test_clips,
+        bench.hyperparameters,
+        bench.training,
+        seed=0,
+        device=device,
+        loader_workers=bench.loader_workers,
+        max_steps=steps + 2,
+        on_step=tick,
+    )
+    return _differences(ticks)
+
+
+def our_steps(bench: Bench, plan: ComputePlan, steps: int) -> list[float]:
+    """Seconds of each full step but the first two.
+
+    Raises:
+        PlanNotSound: the plan fails its check here.
+    """
+    ticks: list[float] = []
+
+    def tick(_: Progress) -> None:
+        synchronize(_engine(bench).device)
+        ticks.append(time.perf_counter())
+        if len(ticks) == steps + 2:
+            raise EnoughSteps
+
+    try:
+        _run_ours(bench, plan, 0, tick)
+    except EnoughSteps:
+        return _differences(ticks)
+    raise FoldwiseError(f"the fold has fewer than {steps + 2} steps; give more --subjects")
+
+
+def naive_fold(bench: Bench, seed: int) -> tuple[float, float]:
+    """Seconds and best-epoch accuracy of a whole fold."""
+    task = bench.task(FP32, seed)
+    started = time.perf_counter()
+    result = run_naive_fold(
+        open_cache(bench.cache, verify=False),
+        task.test_clips,
+        bench.hyperparameters,
+        bench.training,
+        seed=seed,
+        device=choose_device(bench.device),
+        loader_workers=bench.loader_workers,
+    )
+    seconds = time.perf_counter() - started
+    truth = bench.truth(task)
+    return seconds, best_epoch(truth, result.predicted)[1] / len(truth)
+
+
+def our_fold(bench: Bench, plan: ComputePlan, seed: int) -> tuple[float, float]:
+    """Seconds and best-epoch accuracy of a whole fold with all economies."""
+    started = time.perf_counter()
+    predicted = _run_ours(bench, plan, seed, lambda _: None)
+    seconds = time.perf_counter() - started
+    truth = bench.truth(bench.task(plan, seed))
+    return seconds, best_epoch(truth, predicted)[1] / len(truth)
+
+
+def matrix_product(bench: Bench, plan: ComputePlan) -> float:
+    """Operations per second of a large matrix product in a plan's precision: best of four."""
+    device = choose_device(bench.device)
+    size = 8192 if device.type == "cuda" else 3072
+    dtype = torch.bfloat16 if plan.precision == "bf16" else torch.float32
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    seconds = []
+    with arithmetic(plan.precision):
+        for _ in range(5):
+            started = time.perf_counter()
+            a @ b
+            synchronize(device)
+            seconds.append(time.perf_counter() - started)
+    return 2 * size**3 / min(seconds[1:])
+
+
+def useful_flops(bench: Bench) -> int:
+    """Operations that a gray clip needs: one channel, padding not counted."""
+    model = build_for(bench.task(FP32, 0), torch.device("meta"))
+    return training_flops(model, channels=1, count_padding=False)
+
+
+def _run_ours(bench: Bench, plan: ComputePlan, seed: int, tick: object) -> list[tuple[int, ...]]:
+    task, engine = bench.task(plan, seed), _engine(bench)
+    cache = open_cache(bench.cache, verify=False)
+    result = run_fold(task, cache, engine, revision=None, on_step=tick)  # type: ignore[arg-type]
+    return [epoch.predicted for epoch in result.epochs]
+
+
+def _engine(bench: Bench) -> Engine:
+    if bench.device not in _engines:
+        if choose_device(bench.device).type == "cpu":
+            keep_freed_memory()
+        _engines[bench.device] = Engine(choose_device(bench.device))
+    return _engines[bench.device]
+
+
+def _differences(ticks: list[float]) -> list[float]:
+    return [b - a for a, b in pairwise(ticks[1:])]
+
+
+# --- The benchmark ----------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--width", type=int, default=16)
+    parser.add_argument("--frame-size", type=int, default=56)
+    parser.add_argument("--paper-size", action="store_true", help="width 64, 112 x 112")
+    parser.add_argument("--subjects", type=int, default=12)
+    parser.add_argument("--difficulty", type=float, default=0.3)
+    parser.add_argument("--epochs", type=int, default=16)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=6, help="of each contestant in a round")
+    parser.add_argument("--loader-workers", type=int, default=2)
+    parser.add_argument("--device", default=None)
+    arguments = parser.parse_args()
+    if arguments.paper_size:
+        arguments.width, arguments.frame_size = 64, 112
+    with tempfile.TemporaryDirectory() as folder:
+        cache = synthetic_cache(
+            Path(folder),
+            subjects=arguments.subjects,
+            frame_size=arguments.frame_size,
+            difficulty=arguments.difficulty,
+        )
+        bench = Bench(
+            cache=cache.folder,
+            device=str(choose_device(arguments.device)),
+            hyperparameters=Hyperparameters(),
+            training=TrainingSettings(
+                width=arguments.width,
+                frame_size=arguments.frame_size,
+                epochs=arguments.epochs,
+                learning_rate=arguments.learning_rate,
+                augmentation=CKPLUS_AUGMENTATION,
+            ),
+            loader_workers=arguments.loader_workers,
+        )
+        _compare(bench, seeds=arguments.seeds, rounds=arguments.rounds, steps=arguments.steps)
+
+
+def _compare(bench: Bench, *, seeds: int, rounds: int, steps: int) -> None:
+    console = Console()
+    plans = list(possible_plans(choose_device(bench.device)))
+    context = get_context("spawn")
+    with (
+        ProcessPoolExecutor(1, mp_context=context) as naive,
+        ProcessPoolExecutor(1, mp_context=context) as ours,
+    ):
+        step_seconds: dict[ComputePlan | None, list[float]] = {None: []}
+        peaks: dict[str, list[float]] = {}
+        for number in range(rounds):
+            step_seconds[None] += naive.submit(naive_steps, bench, steps).result()
+            for plan in [*plans]:
+                try:
+                    seconds = ours.submit(our_steps, bench, plan, steps).result()
+                except PlanNotSound as error:
+                    console.print(error.message)
+                    plans.remove(plan)
+                    continue
+                step_seconds.setdefault(plan, []).extend(seconds)
+                peaks.setdefault(plan.precision, []).append(ours.submit(matrix_product, bench, plan).result())
+            console.print(f"round {number + 1}/{rounds}", highlight=False)
+
+        batch = bench.training.batch_size
+        rate = {plan: batch / statistics.median(seconds) for plan, seconds in step_seconds.items()}
+        best = max(plans, key=lambda plan: rate[plan])
+        best_fp32 = max((p for p in plans if p.precision == "fp32"), key=lambda plan: rate[plan])
+        console.print(_speed_table(step_seconds, rate))
+
+        folds = []
+        for seed in range(seeds):
+            theirs = naive.submit(naive_fold, bench, seed).result()
+            folds.append((theirs, ours.submit(our_fold, bench, best_fp32, seed).result()))
+            console.print(
+                f"seed {seed}: naive {theirs[0]:.1f} s, {theirs[1]:.3f} right; "
+                f"ours {folds[-1][1][0]:.1f} s, {folds[-1][1][1]:.3f} right",
+                highlight=False,
+            )
+    flops = useful_flops(bench)
+    print(
+        json.dumps(
+            {
+                "clips_per_s_ratio_fp32": round(rate[best_fp32] / rate[None], 2),
+                "clips_per_s_ratio": round(rate[best] / rate[None], 2),
+                "best_plan": _name(best),
+                "best_fp32_plan": _name(best_fp32),
+                "fold_time_ratio": round(statistics.geometric_mean(a[0] / b[0] for a, b in folds), 2)
+                if folds
+                else None,
+                "peak_share": round(flops * rate[best_fp32] / max(peaks["fp32"]), 2),
+                "mfu": round(flops * rate[best] / max(peaks[best.precision]), 2),
+                "naive_accuracy": round(statistics.mean(a[1] for a, _ in folds), 3) if folds else None,
+                "our_accuracy": round(statistics.mean(b[1] for _, b in folds), 3) if folds else None,
+                "seeds": seeds,
+                "width": bench.training.width,
+                "frame_size": bench.training.frame_size,
+                "device": device_name(choose_device(bench.device)),
+                "threads": torch.get_num_threads(),
+                "torch": torch.__version__,
+            }
+        )
+    )
+
+
+def _speed_table(
+    step_seconds: dict[ComputePlan | None, list[float]], rate: dict[ComputePlan | None, float]
+) -> Table:
+    table = Table("", "clips/s, median", "slowest to fastest quarter", "ratio")
+    for plan, seconds in step_seconds.items():
+        low, _, high = statistics.quantiles(seconds, n=4)
+        batch = rate[plan] * statistics.median(seconds)
+        table.add_row(
+            "naive" if plan is None else _name(plan),
+            f"{rate[plan]:.1f}",
+            f"{batch / high:.1f} to {batch / low:.1f}",
+            f"{rate[plan] / rate[None]:.2f}",
+        )
+    return table
+
+
+def _name(plan: ComputePlan) -> str:
+    return plan.precision + (" compiled" if plan.compiled else "")
+
+
+if __name__ == "__main__":
+    main()
