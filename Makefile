@@ -36,8 +36,10 @@ format: venv  ## format and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: venv  ## programs that measure; each ends with a JSON line
+bench: venv  ## programs that measure, an hour on two cores; each ends with a JSON line
 	$(BIN)/python -m benchmarks.coordinator
+	$(BIN)/python -m benchmarks.training
+	$(BIN)/python -m benchmarks.economies
 
 clean:  ## remove the environment and build leftovers; studies and caches stay
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info

@@ -128,9 +128,9 @@ def _check_model(model_id: str | None, manifest: CacheManifest, models_root: Pat
         raise NotFound(
             "this coordinator has no model catalogue; start it with --models", field="training.pretrained"
         )
-    if find_model(models_root, model_id).fingerprint == manifest.fingerprint:
+    if find_model(models_root, model_id).dataset == manifest.dataset:
         raise InvalidInput(
-            f"model {model_id} was trained on {manifest.dataset}, the clips this study tests on; pretrain on "
+            f"model {model_id} was trained on {manifest.dataset}, the set this study tests on; pretrain on "
             "another dataset",
             field="training.pretrained",
         )

@@ -207,7 +207,9 @@ class Worker:
             client.fail(assignment.lease, Failure.model_validate({"kind": kind, "message": message[:2000]}))
         except LeaseSuperseded as late:
             log.warning("failure_not_needed", reason=late.message)
-        self._failures_in_a_row = self._failures_in_a_row + 1 if own else 0
+        # A plan that is refused is not offered again; the worker goes on with the others.
+        if not isinstance(error, PlanNotSound):
+            self._failures_in_a_row = self._failures_in_a_row + 1 if own else 0
         if self._failures_in_a_row >= ENVIRONMENT_FAILURES_ALLOWED:
             log.error("worker_broken", failures=self._failures_in_a_row)
             # A cache that does not match stays an error of its own: no restart of the worker mends it.

@@ -46,10 +46,11 @@ def write_cache(
     clips_of_class: int,
     size: int,
     colour: bool = False,
+    dataset: str = "blobs",
     fingerprint: str = FINGERPRINT,
 ) -> ClipCache:
     random = np.random.default_rng(0)
-    writer = CacheWriter(root, "blobs", fingerprint)
+    writer = CacheWriter(root, dataset, fingerprint)
     clip_ids = []
     for subject in range(subjects):
         for label in CLASSES:
@@ -81,7 +82,7 @@ def write_cache(
                 )
                 writer.add(record, frames, 255 - frames)
     writer.finish(clip_ids=clip_ids, classes=CLASSES, skipped={}, settings={}, tools={}, warnings=())
-    return open_cache(cache_folder(root, "blobs", fingerprint))
+    return open_cache(cache_folder(root, dataset, fingerprint))
 
 
 def assign(

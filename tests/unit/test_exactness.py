@@ -118,15 +118,30 @@ def test_other_settings_too(temporal_size: int, channels: int, options: dict[str
     _assert_same_network(_hp(temporal_size=temporal_size), channels=channels, **options)
 
 
-def _assert_same_network(hp: Hyperparameters, *, channels: int, **options: Any) -> None:
+@pytest.mark.parametrize("temporal_size", TEMPORAL_SIZES)
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("pooling", POOLS)
+def test_with_channels_last_in_memory_too(temporal_size: int, channels: int, pooling: str) -> None:
+    hp = _hp(temporal_size=temporal_size, pooling_layer=pooling)
+    _assert_same_network(hp, channels=channels, memory_format=torch.channels_last_3d)
+
+
+def _assert_same_network(
+    hp: Hyperparameters,
+    *,
+    channels: int,
+    memory_format: torch.memory_format = torch.contiguous_format,
+    **options: Any,
+) -> None:
     """Two training steps and a test, both networks with the same weights, clips and dropout, in float64."""
     arguments = {**TINY, **options}
-    ours = build_model(hp, **arguments).double()
+    ours = build_model(hp, **arguments).double().to(memory_format=memory_format)
     _shake(ours)
     reference = _reference_of(ours, hp, **options)
     size = arguments["frame_size"]
     for seed in (1, 2):
         clips = torch.rand(2, channels, 10, size, size, dtype=torch.float64)
+        clips = clips.contiguous(memory_format=memory_format)
         labels = torch.tensor([0, 6])
         got = _forward_and_backward(ours, clips, labels, seed)
         wanted = _forward_and_backward(reference, clips.expand(-1, 3, -1, -1, -1), labels, seed)
@@ -443,7 +458,9 @@ def in_float64() -> Iterator[None]:
 )
 def test_a_fold_is_the_plain_training_loop(tmp_path: Path, hyperparameters: dict[str, Any]) -> None:
     cache = _write_cache(tmp_path, dict(zip(CLASSES, (5, 3, 4), strict=True)), frames=10, size=32)
-    augmentation = Augmentation(counts={ANY_CLASS: AugmentationCounts(flip=1, rotation=1, contrast=1)})
+    # Uneven, so that weights by recorded clips are not weights by copies.
+    all_kinds, more = AugmentationCounts(flip=1, rotation=1, contrast=1), AugmentationCounts(rotation=5)
+    augmentation = Augmentation(counts={ANY_CLASS: all_kinds, CLASSES[1]: more})
     training = TrainingSettings(
         width=3, frame_size=32, batch_size=5, epochs=3, learning_rate=1e-3, augmentation=augmentation
     )

@@ -11,6 +11,7 @@ import pytest
 import torch
 from structlog.testing import capture_logs
 from torch import Tensor, nn
+from torch._inductor import config as inductor_config
 
 from services.clip_cache import ClipCache
 from services.contracts import ComputePlan, FoldTask, MemoryFormat
@@ -49,7 +50,7 @@ def test_a_cpu_runs_fp32_and_no_tf32() -> None:
 
 
 def test_a_plan_without_means_is_refused_by_name(cache: ClipCache) -> None:
-    with pytest.raises(PlanNotSound, match=r"cpu has no means for compute.precision=tf32.*use another device"):
+    with pytest.raises(PlanNotSound, match=r"cpu has no means for tf32; use another device"):
         run(planned(cache, ComputePlan(precision="tf32")), cache)
 
 
@@ -90,7 +91,7 @@ def test_an_unsound_plan_is_refused_and_not_offered_again(
     monkeypatch.setattr(engine_module, "check_soundness", unsound)
     engine = Engine(CPU)
     assert BF16 in engine.plans
-    with pytest.raises(PlanNotSound, match=r"computes wrong in bf16.*gradients by 1.4, 50% of batches"):
+    with pytest.raises(PlanNotSound, match=r"does not run bf16 soundly.*gradients by 1.4, 50% of batches"):
         run(planned(cache, BF16), cache, engine=engine)
     assert BF16 not in engine.plans
     assert ComputePlan() in engine.plans
@@ -176,6 +177,18 @@ def test_a_compiled_fold_is_sound_and_repeats(cache: ClipCache) -> None:
     assert result.epochs == after_another_fold.epochs == in_another_engine.epochs
     eager = run(planned(cache, ComputePlan()), cache)
     assert result.epochs[0].loss == pytest.approx(eager.epochs[0].loss, rel=1e-3)
+
+
+@needs(COMPILED)
+def test_a_compiler_that_fails_is_the_devices_fault(cache: ClipCache) -> None:
+    engine = Engine(CPU)
+    broken = {"cpp.cxx": "/bin/false", "force_disable_caches": True}
+    with (
+        inductor_config.patch(broken),
+        pytest.raises(PlanNotSound, match=r"fp32, compiled soundly: torch.comp"),
+    ):
+        run(planned(cache, COMPILED, temporal_size=1), cache, engine=engine)
+    assert COMPILED not in engine.plans
 
 
 def test_freed_memory_is_kept_on_glibc() -> None:

@@ -26,7 +26,7 @@ SHORT = TINY.model_copy(update={"epochs": 2})
 def other(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ModelCard]:
     """A catalogue with one model, trained on another set with as many classes, under another name."""
     root = tmp_path_factory.mktemp("other")
-    write_cache(root / "caches", subjects=2, clips_of_class=2, size=16, fingerprint="e" * 64)
+    write_cache(root / "caches", subjects=2, clips_of_class=2, size=16, dataset="moving")
     card = _pretrain(root / "caches", root / "models", "moving")
     return root / "models", card
 
@@ -37,7 +37,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> ClipCache:
 
 
 def _pretrain(caches: Path, models: Path, name: str, **parameters: Any) -> ModelCard:
-    spec = StudySpec(name="any", cache="blobs", training=SHORT)
+    spec = StudySpec(name="any", cache="moving", training=SHORT)
     return pretrain(
         spec, parameters, name, cache_root=caches, models_root=models, device="cpu", on_step=lambda _: None
     )
@@ -51,7 +51,7 @@ def _task(cache: ClipCache, card: ModelCard, **hyperparameters: Any) -> FoldTask
 def test_a_model_says_what_it_is_and_is_found_again(other: tuple[Path, ModelCard]) -> None:
     models, card = other
     assert card.id == f"moving-{card.sha256[:12]}"
-    assert (card.dataset, card.clips, card.classes) == ("blobs", 12, ("right", "down", "brighter"))
+    assert (card.dataset, card.clips, card.classes) == ("moving", 12, ("right", "down", "brighter"))
     assert card.hyperparameters.temporal_size == 3
     assert find_model(models, card.id) == card
     assert [each.id for each in list_models(models)] == [card.id]
@@ -106,8 +106,8 @@ def test_another_number_of_classes_gets_a_new_last_layer(
 
 def test_a_model_of_the_clips_under_test_is_refused(other: tuple[Path, ModelCard], cache: ClipCache) -> None:
     models, card = other
-    task = _task(cache, card).model_copy(update={"fingerprint": card.fingerprint})
-    with pytest.raises(InvalidInput, match="was trained on blobs, the clips this study tests on"):
+    task = _task(cache, card).model_copy(update={"dataset": card.dataset})
+    with pytest.raises(InvalidInput, match="was trained on moving, the set this study tests on"):
         open_pretrained(models, card.id).load_into(build_for(task, CPU), task)
 
 

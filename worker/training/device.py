@@ -29,6 +29,10 @@ def choose_device(wanted: str | None) -> torch.device:
         raise InvalidInput(f"--device {wanted!r}: foldwise trains on cpu or cuda:N")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InvalidInput(f"--device {wanted!r}: torch sees no GPU here; write cpu or check the driver")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InvalidInput(
+            f"--device {wanted!r}: torch sees {torch.cuda.device_count()} GPUs; the first is cuda:0"
+        )
     return device
 
 
@@ -87,7 +91,11 @@ def device_with_memory(device: torch.device) -> str:
 
 def free_memory(device: torch.device) -> int | None:
     """Bytes free on a GPU; None for a CPU."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+    if device.type != "cuda":
+        return None
+    # What torch keeps for later is free for its next tensor.
+    torch.cuda.empty_cache()
+    return torch.cuda.mem_get_info(device)[0]
 
 
 def start_counting_memory(device: torch.device) -> None:
@@ -115,5 +123,6 @@ def synchronize(device: torch.device) -> None:
 def ran_out_of_memory(error: BaseException) -> bool:
     """Whether torch says with this error that a GPU or the host has not enough memory."""
     return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "not enough memory" in str(error)
+        isinstance(error, RuntimeError)
+        and any(words in str(error) for words in ("not enough memory", "out of memory"))
     )

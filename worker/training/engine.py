@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
-from services.contracts import FoldTask, MemoryFormat
+from services.contracts import ComputePlan, FoldTask, MemoryFormat
 from services.errors import PlanNotSound
 from services.seeds import sha256_of
 from worker.training.clips import ClipSet, ClipStore
-from worker.training.device import device_name, synchronize
+from worker.training.device import device_name, ran_out_of_memory, synchronize
 from worker.training.network import Network
 from worker.training.optim import build_optimizer
 from worker.training.precision import (
@@ -34,6 +34,9 @@ STEPS_WORTH_MEASURING = 200
 """A fold of fewer optimiser steps is over before a measurement has paid."""
 
 TIMED_STEPS = 3
+
+GAIN_WORTH_LEAVING_THE_DEFAULT = 1.05
+"""Workers of one kind should choose alike: a smaller gain may be noise, and another format rounds otherwise."""
 
 
 class Engine:
@@ -75,35 +78,55 @@ class Engine:
         """
         if task.compute not in self.plans:
             raise PlanNotSound(
-                f"{device_name(self.device)} has no means for compute.precision={task.compute.precision}"
-                + (", compiled" if task.compute.compiled else "")
-                + "; use another device, or compute.precision=fp32 and compute.compiled=false",
+                f"{device_name(self.device)} has no means for {_name(task.compute)}; use another device, or "
+                "compute.precision=fp32 and compute.compiled=false",
                 field="compute",
             )
-        chosen = memory_format or self._memory_format(task, clip_set, steps)
-        key = _key(task, clip_set, chosen, *_configuration(task))
+        try:
+            network = self._prepared(
+                task, clip_set, memory_format or self._memory_format(task, clip_set, steps)
+            )
+        except RuntimeError as error:
+            if not (task.compute.compiled and _compiler_failed(error)) or ran_out_of_memory(error):
+                raise
+            raise self._refused(task, f"torch.compile fails: {str(error).strip().splitlines()[0]}") from error
+        network.draw_weights(task)
+        return network
+
+    def forget_network(self) -> None:
+        """Give the memory of the network kept from the last fold back."""
+        self._kept = None
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _prepared(self, task: FoldTask, clip_set: ClipSet, memory_format: MemoryFormat) -> Network:
+        key = _key(task, clip_set, memory_format, *_configuration(task))
         if self._kept is None or self._kept[0] != key:
-            self._kept = None
-            network = Network(task, self.device, chosen)
+            self.forget_network()
+            network = Network(task, self.device, memory_format)
             if task.compute != PLAIN and key not in self._checked:
                 self._check(task, clip_set, network)
                 self._checked.add(key)
             self._kept = (key, network)
-        network = self._kept[1]
-        network.draw_weights(task)
-        return network
+        return self._kept[1]
 
     def _memory_format(self, task: FoldTask, clip_set: ClipSet, steps: int) -> MemoryFormat:
+        default: MemoryFormat = "contiguous"
+        if task.compute.compiled or self.device.type == "cuda":
+            default = "channels_last"
         if steps < STEPS_WORTH_MEASURING:
-            return "channels_last" if task.compute.compiled or self.device.type == "cuda" else "contiguous"
+            return default
         hp = task.hyperparameters
         key = _key(
             task, clip_set, device_name(self.device), torch.__version__, torch.get_num_threads(),
             hp.temporal_size, hp.pooling_layer, hp.second_conv_layer, hp.activation,
         )  # fmt: skip
         if key not in self._formats:
+            self.forget_network()
             seconds = {name: self._seconds_per_step(task, clip_set, name) for name in get_args(MemoryFormat)}
-            self._formats[key] = min(seconds, key=seconds.__getitem__)
+            faster, slower = sorted(seconds, key=seconds.__getitem__)
+            worth_it = seconds[slower] / seconds[faster] > GAIN_WORTH_LEAVING_THE_DEFAULT
+            self._formats[key] = faster if worth_it else default
             _write(self._measurements, self._formats)
             log.info(
                 "memory_format_chosen",
@@ -143,15 +166,31 @@ class Engine:
             seconds=round(time.perf_counter() - started, 1),
         )
         if not found.sound:
-            self.plans = tuple(plan for plan in self.plans if plan != task.compute)
-            raise PlanNotSound(
-                f"{device_name(self.device)} with torch {torch.__version__} computes wrong in "
-                f"{task.compute.precision}{', compiled' if task.compute.compiled else ''}: logits differ from "
-                f"fp32 by {found.logits_error:.2g}, gradients by {found.gradient_error:.2g}, "
-                f"{found.not_finite:.0%} of batches not finite; use another device or "
-                "compute.precision=fp32",
-                field="compute",
+            raise self._refused(
+                task,
+                f"logits differ from fp32 by {found.logits_error:.2g}, gradients by "
+                f"{found.gradient_error:.2g}, {found.not_finite:.0%} of batches not finite",
             )
+
+    def _refused(self, task: FoldTask, what: str) -> PlanNotSound:
+        """The error that says why a plan is not run, which is not offered again."""
+        self.plans = tuple(plan for plan in self.plans if plan != task.compute)
+        return PlanNotSound(
+            f"{device_name(self.device)} with torch {torch.__version__} does not run {_name(task.compute)} "
+            f"soundly: {what}; use another device, or compute.precision=fp32 and compute.compiled=false",
+            field="compute",
+        )
+
+
+def _compiler_failed(error: RuntimeError) -> bool:
+    # Loading the compiler takes seconds, and here it is loaded already.
+    from torch._dynamo.exc import TorchDynamoException
+
+    return isinstance(error, TorchDynamoException)
+
+
+def _name(plan: ComputePlan) -> str:
+    return plan.precision + (", compiled" if plan.compiled else "")
 
 
 def _batch(task: FoldTask, clip_set: ClipSet, number: int) -> tuple[Tensor, Tensor]:

@@ -257,6 +257,7 @@ def _prepared(task: FoldTask, cache: ClipCache, engine: Engine) -> Iterator[None
     except RuntimeError as error:
         if not ran_out_of_memory(error):
             raise
+        engine.forget_network()
         training = task.training
         raise OutOfMemory(
             f"batches of {training.batch_size} clips of {training.frames} x {training.frame_size} x "

@@ -35,7 +35,10 @@ class Network:
         self._batch_size = task.training.batch_size
         self._run: Callable[[Tensor], Tensor] = self.model
         if self._plan.compiled:
-            self._run = torch.compile(self.model, dynamic=False, options=COMPILER_OPTIONS)
+            # What was compiled for other configurations counts towards a limit, past which torch would go on
+            # uncompiled with no more than a warning. `fullgraph` makes that an error.
+            torch.compiler.reset()
+            self._run = torch.compile(self.model, dynamic=False, fullgraph=True, options=COMPILER_OPTIONS)
 
     def draw_weights(self, task: FoldTask) -> None:
         """Start anew, from the seed of another fold of the same configuration."""

@@ -55,7 +55,7 @@ def possible_plans(device: torch.device) -> tuple[ComputePlan, ...]:
     if device.type == "cuda":
         if torch.cuda.get_device_capability(device) >= (8, 0):
             precisions += ["tf32", "bf16"]
-    elif torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    elif torch._C._has_mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported():
         precisions.append("bf16")
     compiled = [False, True] if _has_compiler(device) else [False]
     return tuple(ComputePlan(precision=p, compiled=c) for c, p in product(compiled, precisions))

@@ -27,11 +27,12 @@ class PretrainedModel:
         """Copy everything but the last layer, which keeps its fresh weights: other sets have other classes.
 
         Raises:
-            InvalidInput: the model was trained on the fold's own clips, or is another architecture.
+            InvalidInput: the model was trained on the fold's own dataset, or is another architecture.
         """
-        if self.card.fingerprint == task.fingerprint:
+        # By name: the same set prepared otherwise has another fingerprint and the same faces.
+        if self.card.dataset == task.dataset:
             raise InvalidInput(
-                f"model {self.card.id} was trained on {task.dataset}, the clips this study tests on; "
+                f"model {self.card.id} was trained on {task.dataset}, the set this study tests on; "
                 "pretrain on another dataset",
                 field="training.pretrained",
             )
