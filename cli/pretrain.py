@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from cli.study_commands import read_value
 from services.clip_cache import cache_folder, find_cache, open_cache
 from services.contracts import FoldTask, StudySpec, configure
 from services.errors import FoldwiseError, InvalidInput
@@ -34,7 +33,7 @@ def read_parameters(settings: list[str]) -> dict[str, Any]:
                 f"--parameter {setting!r}: write NAME=VALUE with a NAME of {', '.join(PARAMETERS)}",
                 field="parameter",
             )
-        value = yaml.safe_load(text)
+        value = read_value("--parameter", setting, text)
         try:
             check_value(name, value)
         except ValueError as error:

@@ -233,7 +233,16 @@ def _set(data: dict[str, Any], setting: str) -> None:
         if not isinstance(inner, dict):
             raise InvalidInput(f"--set {setting!r}: {parent} has no fields")
         data = inner
+    data[last] = read_value("--set", setting, value)
+
+
+def read_value(option: str, setting: str, value: str) -> Any:
+    """What the right side of an option's KEY=VALUE stands for.
+
+    Raises:
+        InvalidInput: it is no YAML.
+    """
     try:
-        data[last] = yaml.safe_load(value)
+        return yaml.safe_load(value)
     except (yaml.YAMLError, ValueError) as error:
-        raise InvalidInput(f"--set {setting!r}: {value!r} is no value") from error
+        raise InvalidInput(f"{option} {setting!r}: {value!r} is no value") from error

@@ -147,7 +147,7 @@ def test_a_bad_name_is_refused_and_leaves_nothing(other: tuple[Path, ModelCard],
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("word", ["temporal_size=4", "nothing=1", "temporal_size", "dropout=high"])
+@pytest.mark.parametrize("word", ["temporal_size=4", "nothing=1", "temporal_size", "dropout=high", "dropout=["])
 def test_bad_parameters_are_named(word: str) -> None:
     with pytest.raises(InvalidInput, match="--parameter"):
         read_parameters([word])
