@@ -29,6 +29,7 @@ import json
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -208,10 +209,12 @@ def useful_flops(bench: Bench) -> int:
     return training_flops(model, channels=1, count_padding=False)
 
 
-def _run_ours(bench: Bench, plan: ComputePlan, seed: int, tick: object) -> list[tuple[int, ...]]:
+def _run_ours(
+    bench: Bench, plan: ComputePlan, seed: int, tick: Callable[[Progress], None]
+) -> list[tuple[int, ...]]:
     task, engine = bench.task(plan, seed), _engine(bench)
     cache = open_cache(bench.cache, verify=False)
-    result = run_fold(task, cache, engine, revision=None, on_step=tick)  # type: ignore[arg-type]
+    result = run_fold(task, cache, engine, revision=None, on_step=tick)
     return [epoch.predicted for epoch in result.epochs]
 
 

@@ -17,7 +17,7 @@ from services.clip_cache import CacheManifest, cache_folder, find_cache, open_ca
 from services.contracts import ANY_CLASS, StudySpec, StudyState
 from services.errors import CacheMismatch, Conflict, InvalidInput, NotFound
 from services.folds import make_folds, split_hash
-from services.model_catalogue import find_model
+from services.model_catalogue import check_other_dataset, find_model
 
 log = structlog.get_logger()
 
@@ -128,9 +128,4 @@ def _check_model(model_id: str | None, manifest: CacheManifest, models_root: Pat
         raise NotFound(
             "this coordinator has no model catalogue; start it with --models", field="training.pretrained"
         )
-    if find_model(models_root, model_id).dataset == manifest.dataset:
-        raise InvalidInput(
-            f"model {model_id} was trained on {manifest.dataset}, the set this study tests on; pretrain on "
-            "another dataset",
-            field="training.pretrained",
-        )
+    check_other_dataset(find_model(models_root, model_id), manifest.dataset)

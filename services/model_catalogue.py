@@ -88,11 +88,27 @@ def find_model(root: Path, model_id: str) -> ModelCard:
     Raises:
         NotFound: it is not in the catalogue.
     """
-    for card in list_models(root):
-        if card.id == model_id:
-            return card
-    known = ", ".join(card.id for card in list_models(root)) or "none"
+    cards = {card.id: card for card in list_models(root)}
+    if model_id in cards:
+        return cards[model_id]
+    known = ", ".join(cards) or "none"
     raise NotFound(f"there is no model {model_id!r} in {root}; there are: {known}", field="training.pretrained")
+
+
+def check_other_dataset(card: ModelCard, dataset: str) -> None:
+    """Refuse a model that has seen the subjects it would be tested on.
+
+    By the dataset's name: the same set prepared otherwise has another fingerprint and the same faces.
+
+    Raises:
+        InvalidInput: the model was trained on `dataset`.
+    """
+    if card.dataset == dataset:
+        raise InvalidInput(
+            f"model {card.id} was trained on {dataset}, the set this study tests on; pretrain on another "
+            "dataset",
+            field="training.pretrained",
+        )
 
 
 def read_weights(root: Path, card: ModelCard) -> bytes:

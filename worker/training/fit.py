@@ -29,7 +29,7 @@ from worker.training.device import (
 from worker.training.engine import Engine
 from worker.training.evaluate import evaluate
 from worker.training.optim import build_optimizer, class_weights
-from worker.training.precision import arithmetic, gradients_finite
+from worker.training.precision import arithmetic, gradients_finite, remember_statistics
 from worker.training.pretrained import PretrainedModel
 
 LOSS_EVERY = 10
@@ -229,11 +229,10 @@ class _Training:
         if self._task.compute.precision == "fp32":
             loss = self._backward(clips, labels)
         else:
-            statistics = [buffer.clone() for buffer in self.network.model.buffers()]
+            undo = remember_statistics(self.network.model)
             loss = self._backward(clips, labels)
             if not gradients_finite(self._parameters):
-                for buffer, before in zip(self.network.model.buffers(), statistics, strict=True):
-                    buffer.copy_(before)
+                undo()
                 loss = self._backward(clips, labels, exactly=True)
                 self.redone_steps += 1
         self._optimizer.step()

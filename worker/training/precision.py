@@ -83,6 +83,17 @@ def gradients_finite(parameters: Sequence[Tensor]) -> bool:
     return bool(torch.stack(norms).isfinite().all())
 
 
+def remember_statistics(model: nn.Module) -> Callable[[], None]:
+    """A function that sets a model's running statistics back to what they are now."""
+    before = [buffer.clone() for buffer in model.buffers()]
+
+    def undo() -> None:
+        for buffer, value in zip(model.buffers(), before, strict=True):
+            buffer.copy_(value)
+
+    return undo
+
+
 def check_soundness(
     model: nn.Module,
     forward: Callable[[Tensor], Tensor],
@@ -95,7 +106,7 @@ def check_soundness(
 
     Args:
         model: the network, trained by this call.
-        forward: the same network as the plan runs it, compiled or not.
+        forward: the same network as the plan runs it, compiled or not, in `autocast` where it needs that.
         batches: clips and labels, on the device.
         precision: of the plan.
     """
@@ -104,10 +115,9 @@ def check_soundness(
     optimizer = torch.optim.Adam(parameters, lr=1e-4)
     logits_errors, gradient_errors, not_finite = [], [], 0
     for seed, (clips, labels) in enumerate(batches):
-        statistics_before = [buffer.clone() for buffer in model.buffers()]
+        undo = remember_statistics(model)
         logits, gradient = _gradient(forward, parameters, clips, labels, precision, seed)
-        for buffer, before in zip(model.buffers(), statistics_before, strict=True):
-            buffer.copy_(before)
+        undo()
         exact_logits, exact_gradient = _gradient(model, parameters, clips, labels, "fp32", seed)
         optimizer.step()
         not_finite += not bool(gradient.isfinite().all())
@@ -134,8 +144,7 @@ def _gradient(
     for parameter in parameters:
         parameter.grad = None
     with arithmetic(precision):
-        with autocast(precision, clips.device):
-            logits = forward(clips)
+        logits = forward(clips)
         F.cross_entropy(logits.float(), labels).backward()  # type: ignore[no-untyped-call]
     gradients = [p.grad for p in parameters if p.grad is not None]
     return logits.detach().float(), torch.cat([gradient.flatten() for gradient in gradients])

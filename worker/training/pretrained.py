@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from services.contracts import FoldTask
 from services.errors import InvalidInput
-from services.model_catalogue import ModelCard, find_model, read_weights
+from services.model_catalogue import ModelCard, check_other_dataset, find_model, read_weights
 
 ARCHITECTURE = ("activation", "temporal_size", "pooling_layer", "second_conv_layer")
 SHAPE = ("width", "frames", "frame_size", "batch_norm", "pool_counts_padding")
@@ -29,13 +29,7 @@ class PretrainedModel:
         Raises:
             InvalidInput: the model was trained on the fold's own dataset, or is another architecture.
         """
-        # By name: the same set prepared otherwise has another fingerprint and the same faces.
-        if self.card.dataset == task.dataset:
-            raise InvalidInput(
-                f"model {self.card.id} was trained on {task.dataset}, the set this study tests on; "
-                "pretrain on another dataset",
-                field="training.pretrained",
-            )
+        check_other_dataset(self.card, task.dataset)
         for ours, theirs, names in (
             (task.hyperparameters, self.card.hyperparameters, ARCHITECTURE),
             (task.training, self.card.training, SHAPE),
