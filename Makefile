@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN_IN_PARALLEL ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-long check format bench clean
+.PHONY: help venv demo test test-long chaos mutants check format bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -25,6 +25,13 @@ test: venv  ## the default tests, under 8 minutes on 2 cores
 
 test-long: venv  ## what takes long
 	$(BIN)/pytest -m long tests
+
+SEEDS ?= 20
+chaos: venv  ## kill processes and databases under load, SEEDS=20 times, and count what is lost
+	$(BIN)/python -m tests.chaos.run --seeds $(SEEDS)
+
+mutants: venv  ## remove the safeguards of the protocol one at a time; the tests must notice each
+	$(BIN)/python -m tests.mutants
 
 check: venv  ## formatting, lint, types, import contracts
 	$(BIN)/ruff format --check .

@@ -1,13 +1,26 @@
-"""What a fold costs the coordinator, against Optuna doing the same on the same PostgreSQL.
+"""What the coordinator costs as studies grow, and against Optuna doing the same on the same PostgreSQL.
 
-    python -m benchmarks.coordinator [--trials 40] [--folds 10]
+    python -m benchmarks.coordinator [--finished 10000] [--reports 20000] [--workers 200]
 
-Ours: `PUT /leases/{id}/result` over HTTP: check, store, decide by median, lease the next fold. Baseline:
-Optuna's own `trial.report` and `trial.should_prune` with its MedianPruner, in process. Both on one PostgreSQL,
-one trial of each in turn, so that a change of the machine's speed hits both. Results are made up.
+No training: results are made up. In turn, so that a change of the machine's speed hits both sides:
 
-The last line is JSON: `report_ms` and `optuna_report_ms` (median), `report_vs_optuna` (their ratio, below 1 is
-faster), `report_p95_ms`, `ask_ms` of Optuna (ours asks ahead, off the request path), `folds`.
+1. Claims: `scheduling.claim` and `release`, as transactions, with 100 finished trials and with `--finished`.
+2. Reports: `scheduling.report` (check, store, decide by median, lease the next fold, commit) against Optuna's
+   `trial.report` and `should_prune` with its MedianPruner, both in process, with 64 running trials of 60 values
+   each and the same number of finished ones, in a Leave-One-Subject-Out study of 118 folds.
+3. Over HTTP, with a coordinator process and simulated workers, up to eight at a trial: 24 of them with folds of
+   a second, for the time a worker waits between two folds; then `--workers` of them with no training at all
+   until `--reports` are in.
+
+The last line is JSON:
+    claim_p95_growth   95th percentile of a claim with many finished trials over that with 100
+    report_vs_optuna   median of our report and decision over that of Optuna's two calls
+    report_ms, optuna_report_ms, claim_p95_ms
+    reports_per_s      over HTTP, with all workers at once
+    connections        most connections to PostgreSQL at any moment of that
+    rss_growth         memory of the coordinator process at its end over that after a tenth of the reports
+    idle_gap_p95_s     95th percentile of a worker's wait between the end of a fold and its next
+    errors             answers other than success
 """
 
 from __future__ import annotations
@@ -17,195 +30,324 @@ import json
 import random
 import statistics
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from multiprocessing import get_context
 from pathlib import Path
 
-import numpy as np
 import optuna
+import psutil
 from rich.console import Console
 from rich.table import Table
+from sqlalchemy import Engine, create_engine, make_url, text
+from sqlalchemy.orm import sessionmaker
 
+from benchmarks.made_up import FINGERPRINT, made_up_result, study_spec, write_cache, write_trials
+from benchmarks.simulated_workers import Load, simulate
+from cli.embedded_postgres import embedded_postgres
 from cli.local import LocalService, local_service
 from cli.state import StateFolder
+from coordinator import scheduling, studies
 from coordinator.optimizer import distributions
-from services.clip_cache import CacheRecord, CacheWriter
-from services.contracts import (
-    ComputePlan,
-    EpochResult,
-    FoldAssignment,
-    FoldResult,
-    MedianRule,
-    Provenance,
-    StudySpec,
-    WorkerInfo,
-)
-from services.folds import KFold
-from worker.coordinator_client import Connection, CoordinatorClient
+from coordinator.scheduling import LeaseKey
+from coordinator.settings import CoordinatorSettings
+from coordinator.store.database import connect, migrate
+from services.contracts import ClaimRequest, FoldAssignment, StudySpec, WorkerInfo
 
-CLASSES = ("anger", "happy", "fear")
-FINGERPRINT = "b" * 64
+SUBJECTS = 118
+"""Folds of a Leave-One-Subject-Out study of CK+."""
+
+RUNNING, RUNNING_FOLDS = 64, 60
+FEW = 100
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The coordinator's functions on a database of its own, without HTTP."""
+
+    engine: Engine
+    settings: CoordinatorSettings
+
+    def create(self, **spec: object) -> int:
+        """A study; its id."""
+        with sessionmaker(self.engine).begin() as session:
+            given = StudySpec.model_validate(study_spec("bench", **spec))
+            return studies.create(session, given, self.settings.cache_root).id
+
+    def claim(self, worker: str) -> FoldAssignment:
+        """One transaction."""
+        info = WorkerInfo(id=f"worker-{worker}", name=worker, device="none")
+        request = ClaimRequest(worker=info, caches=(FINGERPRINT,), wait_seconds=0)
+        with sessionmaker(self.engine).begin() as session:
+            assignment = scheduling.claim(session, request, str(uuid.uuid4()), self.settings)
+        if assignment is None:
+            raise RuntimeError("there is no fold to claim")
+        return assignment
+
+    def release(self, assignment: FoldAssignment) -> None:
+        """One transaction."""
+        with sessionmaker(self.engine).begin() as session:
+            scheduling.release(session, _key(assignment))
+
+    def report(self, assignment: FoldAssignment, rng: random.Random) -> FoldAssignment | None:
+        """One transaction; the lease that follows."""
+        result = made_up_result(assignment, rng)
+        with sessionmaker(self.engine, expire_on_commit=False).begin() as session:
+            return scheduling.report(session, _key(assignment), result, self.settings).next
 
 
 def main() -> None:
-    """Run both in turn and print the table and the JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trials", type=int, default=40)
-    parser.add_argument("--folds", type=int, default=10)
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--finished", type=int, default=10_000, help="trials of the long history")
+    parser.add_argument("--claims", type=int, default=400)
+    parser.add_argument(
+        "--finished-loso", type=int, default=200, help="finished trials beside the running ones"
+    )
+    parser.add_argument("--decisions", type=int, default=60)
+    parser.add_argument("--workers", type=int, default=200)
+    parser.add_argument("--reports", type=int, default=20_000)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        state = StateFolder(Path(folder) / "state")
-        _write_cache(state.caches, subjects=arguments.folds)
-        with local_service(state, workers=0, port=0, say=lambda _: None) as service:
-            _measure(service, trials=arguments.trials, folds=arguments.folds)
+    console = Console()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        figures = _claims(folder / "claims", console, finished=arguments.finished, claims=arguments.claims)
+        figures |= _reports(
+            folder / "reports", console, finished=arguments.finished_loso, decisions=arguments.decisions
+        )
+        figures |= _over_http(folder / "http", console, workers=arguments.workers, reports=arguments.reports)
+    print(json.dumps(figures))
 
 
-def _measure(service: LocalService, *, trials: int, folds: int) -> None:
-    spec = StudySpec.model_validate(
-        {
-            "name": "bench",
-            "cache": "bench",
-            "trials": trials,
-            "protocol": KFold(k=folds),
-            "pruning": [MedianRule()],
-            "training": {"frames": 1, "frame_size": 16},
-        }
-    )
-    service.client.create(spec)
-    baseline = optuna.create_study(
-        storage=optuna.storages.RDBStorage(service.service.database_url),
-        study_name="baseline",
-        direction="maximize",
-        sampler=optuna.samplers.TPESampler(multivariate=True, constant_liar=True, seed=0),
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=3),
-    )
+# --- 1. Claims --------------------------------------------------------------------------------------------
+
+
+def _claims(folder: Path, console: Console, *, finished: int, claims: int) -> dict[str, float]:
+    taken: dict[int, list[float]] = {FEW: [], finished: []}
+    with _databases(folder, folds=10, names=["few", "many"]) as (few, many):
+        for tables, count in ((few, FEW), (many, finished)):
+            study = tables.create(protocol={"kind": "kfold", "k": 10}, trials=count + 4)
+            write_trials(tables.engine, study, first=0, trials=count, folds_done=10, folds=10, state="complete")
+            write_trials(tables.engine, study, first=count, trials=4, folds_done=0, folds=10, state="ready")
+        for _ in range(claims):
+            for tables, count in ((few, FEW), (many, finished)):
+                started = time.perf_counter()
+                assignment = tables.claim("one")
+                taken[count].append(time.perf_counter() - started)
+                tables.release(assignment)
+    table = Table("claim", "median ms", "95 % below")
+    for count, seconds in taken.items():
+        table.add_row(f"{count} finished trials", _ms(statistics.median(seconds)), _ms(_p95(seconds)))
+    console.print(table)
+    return {
+        "claim_p95_growth": round(_p95(taken[finished]) / _p95(taken[FEW]), 3),
+        "claim_p95_ms": round(1e3 * _p95(taken[finished]), 2),
+    }
+
+
+# --- 2. Reports -------------------------------------------------------------------------------------------
+
+
+def _reports(folder: Path, console: Console, *, finished: int, decisions: int) -> dict[str, float]:
+    rng = random.Random(0)
     ours: list[float] = []
     theirs: list[float] = []
-    asks: list[float] = []
-    running = _our_trials(service, ours)
-    while next(running, None) is not None:
-        _optuna_trial(baseline, spec, folds, theirs, asks)
-    table = Table("", "median ms", "95 % below", "calls")
-    for name, times in (
-        ("report + decide + next fold (HTTP)", ours),
-        ("Optuna report + should_prune", theirs),
-        ("Optuna ask", asks),
-    ):
-        row = (f"{1e3 * statistics.median(times):.2f}", f"{1e3 * _p95(times):.2f}", str(len(times)))
-        table.add_row(name, *row)
-    Console().print(table)
-    print(
-        json.dumps(
-            {
-                "report_ms": round(1e3 * statistics.median(ours), 3),
-                "optuna_report_ms": round(1e3 * statistics.median(theirs), 3),
-                "report_vs_optuna": round(statistics.median(ours) / statistics.median(theirs), 3),
-                "report_p95_ms": round(1e3 * _p95(ours), 3),
-                "ask_ms": round(1e3 * statistics.median(asks), 3),
-                "folds": len(ours),
-            }
+    with _databases(folder, folds=SUBJECTS, names=["ours", "optuna"]) as (tables, other):
+        study = tables.create(trials=finished + RUNNING)
+        write_trials(
+            tables.engine,
+            study,
+            first=0,
+            trials=finished,
+            folds_done=SUBJECTS,
+            folds=SUBJECTS,
+            state="complete",
         )
-    )
-
-
-def _our_trials(service: LocalService, times: list[float]) -> Iterator[int]:
-    """Run folds as a worker would; yields after each trial."""
-    rng = random.Random(0)
-    worker = WorkerInfo(id=str(uuid.uuid4()), name="bench", device="none")
-    with Connection(service.service.url, service.service.worker_token, give_up_after=30) as connection:
-        client = CoordinatorClient(connection, worker)
-        assignment: FoldAssignment | None = None
-        while True:
-            if assignment is None:
-                if service.client.get("bench").state.over:
-                    return
-                assignment = client.claim(study=None, caches=[FINGERPRINT], plans=[ComputePlan()])
-                continue
-            result = _made_up(assignment, rng)
+        write_trials(
+            tables.engine, study, first=finished, trials=RUNNING, folds_done=RUNNING_FOLDS, folds=SUBJECTS,
+            state="running",
+        )  # fmt: skip
+        baseline = _optuna_study(other, finished=finished, rng=rng)
+        running = [trial for trial in baseline.get_trials(deepcopy=False) if not trial.state.is_finished()]
+        held = [tables.claim(f"{number}") for number in range(RUNNING)]
+        for number in range(decisions):
+            # Trial after trial, as reports arrive from many workers.
             started = time.perf_counter()
-            verdict = client.report(assignment.lease, result, more=True)
-            times.append(time.perf_counter() - started)
-            ended = verdict.decision != "continue"
-            number, assignment = assignment.trial, verdict.next
-            if ended:
-                yield number
+            following = tables.report(held[number % RUNNING], rng)
+            ours.append(time.perf_counter() - started)
+            held[number % RUNNING] = following or tables.claim(f"{number % RUNNING}")
+
+            trial = optuna.trial.Trial(baseline, running[number % RUNNING]._trial_id)
+            started = time.perf_counter()
+            trial.report(rng.random(), RUNNING_FOLDS + 1 + number // RUNNING)
+            trial.should_prune()
+            theirs.append(time.perf_counter() - started)
+    table = Table("64 running trials of 60 values", "median ms", "95 % below")
+    table.add_row("report, decide, next fold", _ms(statistics.median(ours)), _ms(_p95(ours)))
+    table.add_row("Optuna: report, should_prune", _ms(statistics.median(theirs)), _ms(_p95(theirs)))
+    console.print(table)
+    return {
+        "report_vs_optuna": round(statistics.median(ours) / statistics.median(theirs), 4),
+        "report_ms": round(1e3 * statistics.median(ours), 2),
+        "optuna_report_ms": round(1e3 * statistics.median(theirs), 2),
+    }
 
 
-def _optuna_trial(
-    study: optuna.Study, spec: StudySpec, folds: int, times: list[float], asks: list[float]
-) -> None:
-    rng = random.Random(len(times))
-    started = time.perf_counter()
-    trial = study.ask(distributions(spec.space))
-    asks.append(time.perf_counter() - started)
-    accuracy = 0.0
-    for step in range(1, folds + 1):
-        accuracy += (rng.random() - accuracy) / step
-        started = time.perf_counter()
-        trial.report(accuracy, step)
-        pruned = trial.should_prune()
-        times.append(time.perf_counter() - started)
-        if pruned and step < folds:
-            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-            return
-    study.tell(trial, accuracy)
-
-
-def _made_up(assignment: FoldAssignment, rng: random.Random) -> FoldResult:
-    clips = len(assignment.test_clips)
-    epochs = [
-        EpochResult(
-            loss=1.0,
-            predicted=tuple(rng.randrange(len(CLASSES)) for _ in range(clips)),
-            probabilities=tuple((0.2, 0.3, 0.5) for _ in range(clips)),
-        )
-        for _ in range(assignment.training.epochs)
-    ]
-    provenance = Provenance(
-        device="none",
-        torch="none",
-        cuda=None,
-        cudnn=None,
-        threads=1,
-        compute=assignment.compute,
-        memory_format="contiguous",
-        revision=None,
-        fingerprint=assignment.fingerprint,
-        split_hash=assignment.split_hash,
-        seed=assignment.seed,
-        seconds=0.0,
-        clip_passes=0,
+def _optuna_study(tables: Tables, *, finished: int, rng: random.Random) -> optuna.Study:
+    study = optuna.create_study(
+        storage=optuna.storages.RDBStorage(tables.settings.database_url),
+        direction="maximize",
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=10),
     )
-    return FoldResult(epochs=tuple(epochs), provenance=provenance)
-
-
-def _write_cache(root: Path, *, subjects: int) -> None:
-    writer = CacheWriter(root, "bench", FINGERPRINT)
-    frames = np.zeros((1, 16, 16), dtype=np.uint8)
-    clip_ids = []
-    for subject in range(subjects):
-        for label in CLASSES:
-            clip_ids.append(f"S{subject:03d}_{label}")
-            record = CacheRecord(
-                clip_id=clip_ids[-1],
-                subject=f"S{subject:03d}",
-                label=label,
-                source="none",
-                frames=("none",),
-                detector="none",
-                boxes=(None,),
-                confidences=(None,),
-                repeated=0,
-                flags=(),
+    space = distributions(StudySpec.model_validate(study_spec("bench")).space)
+    sampler = optuna.samplers.RandomSampler(seed=0)
+    draw = optuna.create_study(sampler=sampler)
+    states = chain(
+        [(optuna.trial.TrialState.COMPLETE, SUBJECTS)] * finished,
+        [(optuna.trial.TrialState.RUNNING, RUNNING_FOLDS)] * RUNNING,
+    )
+    for state, values in states:
+        study.add_trial(
+            optuna.trial.create_trial(
+                state=state,
+                params=draw.ask(space).params,
+                distributions=space,
+                value=rng.random() if state.is_finished() else None,
+                intermediate_values={step: rng.random() for step in range(1, values + 1)},
             )
-            writer.add(record, frames, frames)
-    writer.finish(clip_ids=clip_ids, classes=CLASSES, settings={}, tools={}, skipped={}, warnings=())
+        )
+    return study
 
 
-def _p95(times: list[float]) -> float:
-    return sorted(times)[int(0.95 * (len(times) - 1))]
+# --- 3. Over HTTP -----------------------------------------------------------------------------------------
+
+
+def _over_http(folder: Path, console: Console, *, workers: int, reports: int) -> dict[str, float | int]:
+    state = StateFolder(folder)
+    write_cache(state.caches, subjects=SUBJECTS)
+    with (
+        local_service(state, workers=0, port=0, say=lambda _: None) as service,
+        ProcessPoolExecutor(1, mp_context=get_context("spawn")) as elsewhere,
+    ):
+        service.client.create(
+            StudySpec.model_validate(study_spec("load", trials=100_000, pruning=[], workers_per_trial=8))
+        )
+        load = partial(simulate, service.service.url, service.service.worker_token, study="load")
+        calm = elsewhere.submit(load, workers=24, seconds=30, fold_seconds=1.0).result()
+        watch = _Watch(service)
+        parts: list[Load] = []
+        for share in (0.1, 0.9):
+            busy = elsewhere.submit(
+                load, workers=workers, seconds=3600, fold_seconds=0.0, reports=int(share * reports)
+            )
+            parts.append(busy.result())
+            watch.mark()
+        watch.stop()
+    rate = parts[1].reports / parts[1].seconds
+    errors = [error for seen in (calm, *parts) for error in seen.errors]
+    table = Table("over HTTP", "")
+    table.add_row("reports per second", f"{rate:.0f}")
+    table.add_row("24 workers' wait between two folds, median", f"{_ms(statistics.median(calm.gaps))} ms")
+    table.add_row("95 % below", f"{_ms(_p95(calm.gaps))} ms")
+    table.add_row("connections", str(watch.connections))
+    table.add_row("memory, MB", ", ".join(f"{rss / 1e6:.0f}" for rss in watch.memory))
+    table.add_row("errors", "; ".join(errors[:3]) or "none")
+    console.print(table)
+    return {
+        "reports_per_s": round(rate, 1),
+        "reports": sum(part.reports for part in parts),
+        "workers": workers,
+        "connections": watch.connections,
+        "rss_growth": round(watch.memory[-1] / watch.memory[0] - 1, 3),
+        "idle_gap_p95_s": round(_p95(calm.gaps), 4),
+        "errors": len(errors),
+    }
+
+
+class _Watch:
+    """Looks at the database's connections now and then, and at the coordinator's memory when told."""
+
+    def __init__(self, service: LocalService) -> None:
+        self.connections = 0
+        self.memory: list[int] = []
+        self._coordinator = next(
+            child for child in psutil.Process().children() if "coordinator" in child.cmdline()
+        )
+        self._engine = create_engine(service.service.database_url)
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._count, daemon=True)
+        self._thread.start()
+
+    def mark(self) -> None:
+        """Note the memory of now."""
+        self.memory.append(self._coordinator.memory_info().rss)
+
+    def stop(self) -> None:
+        """End the counting."""
+        self._done.set()
+        self._thread.join()
+        self._engine.dispose()
+
+    def _count(self) -> None:
+        others = (
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        )
+        with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            while not self._done.wait(0.2):
+                self.connections = max(self.connections, connection.scalar(text(others)) or 0)
+
+
+# --- Parts ------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _databases(folder: Path, *, folds: int, names: list[str]) -> Iterator[list[Tables]]:
+    write_cache(folder / "caches", subjects=folds)
+    with embedded_postgres(folder / "postgres") as url:
+        made: list[Tables] = []
+        server = create_engine(url, isolation_level="AUTOCOMMIT")
+        for name in names:
+            with server.connect() as connection:
+                connection.execute(text(f"CREATE DATABASE {name}"))
+            database_url = make_url(url).set(database=name).render_as_string(hide_password=False)
+            engine = connect(database_url)
+            migrate(engine)
+            settings = CoordinatorSettings(
+                database_url=database_url,
+                cache_root=folder / "caches",
+                admin_token="a" * 20,
+                worker_token="w" * 20,
+                lease_seconds=3600,
+            )
+            made.append(Tables(engine, settings))
+        try:
+            yield made
+        finally:
+            for tables in made:
+                tables.engine.dispose()
+            server.dispose()
+
+
+def _key(assignment: FoldAssignment) -> LeaseKey:
+    lease = assignment.lease
+    return LeaseKey(id=lease.id, term=lease.term, secret=lease.secret)
+
+
+def _ms(seconds: float) -> str:
+    return f"{1e3 * seconds:.2f}"
+
+
+def _p95(seconds: list[float]) -> float:
+    return sorted(seconds)[int(0.95 * (len(seconds) - 1))]
 
 
 if __name__ == "__main__":

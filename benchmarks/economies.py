@@ -71,10 +71,16 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--subjects", type=int, default=6)
+    parser.add_argument("--clips-per-subject", type=int, default=7)
     parser.add_argument("--difficulty", type=float, default=0.0)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--width", type=int, default=4)
     parser.add_argument("--frame-size", type=int, default=32)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument(
+        "--bn-momentum", type=float, default=0.4, help="a short training's statistics must move"
+    )
     parser.add_argument("--threshold", type=float, default=0.9, help="of the bound rule")
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
@@ -91,9 +97,12 @@ def main() -> None:
         Path(folder).chmod(0o755)
         state = StateFolder(Path(folder) / "state")
         cache = synthetic_cache(
-            Path(folder), subjects=arguments.subjects, frame_size=arguments.frame_size,
+            Path(folder),
+            subjects=arguments.subjects,
+            clips_per_subject=arguments.clips_per_subject,
+            frame_size=arguments.frame_size,
             difficulty=arguments.difficulty,
-        )  # fmt: skip
+        )
         state.folder.mkdir()
         (Path(folder) / "caches").rename(state.caches)
         with local_service(state, workers=arguments.workers, port=0, say=lambda _: None, threads=1) as service:
@@ -110,8 +119,9 @@ def main() -> None:
                     training=TrainingSettings(
                         width=arguments.width,
                         frame_size=arguments.frame_size,
-                        batch_size=10,
-                        learning_rate=1e-3,
+                        batch_size=arguments.batch_size,
+                        learning_rate=arguments.learning_rate,
+                        bn_momentum=arguments.bn_momentum,
                         epochs=arguments.epochs,
                         augmentation=Augmentation(counts={ANY_CLASS: AugmentationCounts(flip=1, rotation=1)}),
                     ),

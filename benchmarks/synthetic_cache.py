@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 from preprocessing.clips import ClipSettings
+from preprocessing.datasets.ckplus import CLASSES, IMAGES, LABELS
 from preprocessing.datasets.synthetic import write_ckplus_tree
 from preprocessing.job import preprocess
 from services.clip_cache import ClipCache, open_cache
 
 
 def synthetic_cache(
-    folder: Path, *, subjects: int, frame_size: int, difficulty: float = 0.5, seed: int = 0
+    folder: Path,
+    *,
+    subjects: int,
+    frame_size: int,
+    clips_per_subject: int = len(CLASSES),
+    difficulty: float = 0.5,
+    seed: int = 0,
 ) -> ClipCache:
-    """Faces of seven emotions, one sequence of each per subject, as a CK+ tree and through preprocessing."""
+    """Faces of seven emotions, as a CK+ tree and through preprocessing.
+
+    A subject has one sequence of each emotion, or `clips_per_subject` of them drawn at random: the genuine
+    set has 327 of 118 subjects, not quite three of each.
+    """
     tree = folder / "tree"
     write_ckplus_tree(
         tree, subjects=subjects, clips_per_class=1, seed=seed, difficulty=difficulty, progress=lambda *_: None
     )
+    _keep_first(tree, clips_per_subject)
     outcome = preprocess(
         "ckplus",
         tree,
@@ -28,3 +41,15 @@ def synthetic_cache(
         report=lambda *_: None,
     )
     return open_cache(outcome.folder)
+
+
+def _keep_first(tree: Path, sequences: int) -> None:
+    # A subject's emotions come in random order, so its first sequences are a random choice.
+    labelled = sorted(path.parent for path in (tree / LABELS).glob("*/*/*_emotion.txt"))
+    kept: dict[str, int] = {}
+    for folder in labelled:
+        subject = folder.parent.name
+        kept[subject] = kept.get(subject, 0) + 1
+        if kept[subject] > sequences:
+            shutil.rmtree(folder)
+            shutil.rmtree(tree / IMAGES / subject / folder.name)

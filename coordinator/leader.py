@@ -19,9 +19,9 @@ from coordinator import scheduling
 from coordinator.optimizer import OptunaProjection, TrialRecord, suggest
 from coordinator.pruning import running_accuracy
 from coordinator.settings import CoordinatorSettings
-from coordinator.store.queries import finished_prefix, fold_counts
+from coordinator.store.queries import finished_prefix, fold_counts, parsed_spec
 from coordinator.store.tables import OutboxRow, StudyRow, TrialRow
-from services.contracts import StudySpec, StudyState, TrialState
+from services.contracts import StudyState, TrialState
 
 log = structlog.get_logger()
 
@@ -122,7 +122,7 @@ class Leader(threading.Thread):
         # Long work holds no transaction: read, think, then add under the study's lock.
         with self._sessions() as session:
             study = session.get_one(StudyRow, study_id)
-            spec = StudySpec.model_validate(study.spec)
+            spec = parsed_spec(study)
             trials = session.scalars(
                 select(TrialRow).where(TrialRow.study_id == study_id).order_by(TrialRow.number)
             ).all()
@@ -167,7 +167,7 @@ class Leader(threading.Thread):
         waiting = select(OutboxRow.trial_id).where(OutboxRow.seq <= seq)
         with self._sessions() as session:
             study = session.get_one(StudyRow, study_id)
-            spec = StudySpec.model_validate(study.spec)
+            spec = parsed_spec(study)
             known = self._projection.count(study.name)
             trials = session.scalars(
                 select(TrialRow)

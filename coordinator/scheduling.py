@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import secrets
 import uuid
+from bisect import insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hmac import compare_digest
@@ -23,6 +24,7 @@ import structlog
 from sqlalchemy import (
     JSON,
     ColumnElement,
+    Select,
     and_,
     case,
     exists,
@@ -39,7 +41,14 @@ from sqlalchemy.orm import Session
 
 from coordinator import pruning
 from coordinator.settings import CoordinatorSettings
-from coordinator.store.queries import finished_prefix, fold_counts, fold_task, lock_study
+from coordinator.store.queries import (
+    FoldCount,
+    finished_prefix,
+    fold_counts,
+    fold_task,
+    lock_study,
+    parsed_spec,
+)
 from coordinator.store.tables import (
     ClaimRow,
     FoldRow,
@@ -157,40 +166,39 @@ def report(
         InvalidInput: the result does not fit the fold's clips and classes, or is that of another task.
         NotFound, TokenRefused: no such lease, or not its secret.
     """
-    lease, trial = _authorise(session, key)
+    held = _authorise(session, key)
+    lease, trial, study, split = held.lease, held.trial, held.study, held.split
     payload = result.model_dump(mode="json")
     sha256 = sha256_of(payload)
-    stored = session.get(ResultRow, (lease.trial_id, lease.fold))
+    stored = held.result
     if stored is not None and stored.lease_id == lease.id:
         if stored.sha256 != sha256:
             log.error("result_conflict", lease=lease.id, trial_id=trial.id, fold=lease.fold)
             raise ResultConflict(f"another result of lease {lease.id} is already stored; this one is refused")
         return Verdict.model_validate(stored.verdict)
-    fold = _current_fold(session, lease, trial)
-    study = session.get_one(StudyRow, trial.study_id)
-    split = session.get_one(StudyFoldRow, (study.id, lease.fold))
-    spec = StudySpec.model_validate(study.spec)
+    _check_current(held)
+    spec = parsed_spec(study)
     _check_result(result, split, fold_task(study, spec, trial, split))
 
     row = _scored(lease, split, result, len(study.classes))
     row.payload, row.sha256 = payload, sha256
-    fold.state = FoldState.DONE
-    _end_lease(session, lease, "done")
+    held.fold.state = FoldState.DONE
+    lease.outcome, lease.ended_at = "done", func.clock_timestamp()
     verdict = _count(session, study, spec, trial, row)
     if not more or (verdict.decision == "continue" and study.state != StudyState.RUNNING):
         return verdict
-    next_fold = None
+    following = None
     if verdict.decision == "continue":
-        next_fold, reused = _next_to_run(session, study, spec, trial)
+        following, reused = _next_to_run(session, study, spec, trial)
         verdict = reused or verdict
         row.verdict = verdict.model_dump(mode="json")
-    request = _same_work(session.get_one(WorkerRow, lease.worker_id), study, spec)
-    following = (
-        _lease(session, study, spec, trial, next_fold, request.worker, settings)
-        if next_fold is not None
+    request = _same_work(held.worker, study, spec)
+    assignment = (
+        _lease(session, study, spec, trial, following, request.worker, settings)
+        if following is not None
         else _grant_any(session, request, settings)
     )
-    return verdict.model_copy(update={"next": following})
+    return verdict.model_copy(update={"next": assignment})
 
 
 def heartbeat(
@@ -204,12 +212,13 @@ def heartbeat(
     Raises:
         NotFound, TokenRefused: no such lease, or not its secret.
     """
-    lease, trial = _authorise(session, key)
+    held = _authorise(session, key)
+    lease, trial = held.lease, held.trial
     session.execute(
         update(WorkerRow).where(WorkerRow.id == lease.worker_id).values(last_seen=func.clock_timestamp())
     )
     try:
-        fold = _current_fold(session, lease, trial)
+        _check_current(held)
     except LeaseSuperseded:
         return HeartbeatReply(command="abandon", lease_seconds=0)
     if lease.outcome not in {None, "lapsed"}:
@@ -232,7 +241,7 @@ def heartbeat(
     if renewed is None:
         log.warning("lease_stalled", lease=lease.id, trial=trial.number, fold=lease.fold, step=beat.step)
         return HeartbeatReply(command="continue", lease_seconds=0)
-    fold.state = FoldState.LEASED
+    held.fold.state = FoldState.LEASED
     return HeartbeatReply(command="continue", lease_seconds=settings.lease_seconds)
 
 
@@ -242,10 +251,10 @@ def release(session: Session, key: LeaseKey) -> None:
     Raises:
         NotFound, TokenRefused: no such lease, or not its secret.
     """
-    lease, trial = _authorise(session, key)
-    if lease.outcome is None:
-        _end_lease(session, lease, "released")
-        log.info("fold_released", trial=trial.number, fold=lease.fold)
+    held = _authorise(session, key)
+    if held.lease.outcome is None:
+        _end_lease(session, held.lease, "released")
+        log.info("fold_released", trial=held.trial.number, fold=held.lease.fold)
 
 
 def fail(session: Session, key: LeaseKey, failure: Failure) -> None:
@@ -258,10 +267,11 @@ def fail(session: Session, key: LeaseKey, failure: Failure) -> None:
         NotFound, TokenRefused: no such lease, or not its secret.
         LeaseSuperseded: the fold is someone else's by now.
     """
-    lease, trial = _authorise(session, key)
+    held = _authorise(session, key)
+    lease, trial = held.lease, held.trial
     if lease.outcome in {"environment", "trial"}:
         return
-    _current_fold(session, lease, trial)
+    _check_current(held)
     lease.message = failure.message
     _end_lease(session, lease, failure.kind)
     log.warning("fold_failed", trial=trial.number, fold=lease.fold, kind=failure.kind, message=failure.message)
@@ -309,7 +319,7 @@ def add_trial(session: Session, study: StudyRow, parameters: dict[str, Any], num
     if study.state != StudyState.RUNNING:
         return None
     count = session.scalar(select(func.count()).select_from(TrialRow).where(TrialRow.study_id == study.id))
-    if count != number or number >= StudySpec.model_validate(study.spec).trials:
+    if count != number or number >= parsed_spec(study).trials:
         return None
     trial = TrialRow(
         study_id=study.id,
@@ -346,11 +356,11 @@ def complete_if_done(session: Session, study_id: int) -> None:
     study = lock_study(session, study_id)
     if study.state not in {StudyState.RUNNING, StudyState.PAUSED}:
         return
-    unfinished = case((TrialRow.state.in_([TrialState.READY, TrialState.RUNNING]), 1))
-    total, open_trials = session.execute(
-        select(func.count(), func.count(unfinished)).where(TrialRow.study_id == study_id)
-    ).one()
-    if open_trials or total < StudySpec.model_validate(study.spec).trials:
+    of_study = select(TrialRow.id).where(TrialRow.study_id == study_id)
+    if session.scalar(of_study.where(_is_open()).limit(1)) is not None:
+        return
+    total = session.scalar(select(func.count()).select_from(of_study.subquery())) or 0
+    if total < parsed_spec(study).trials:
         return
     study.state = StudyState.COMPLETE
     log.info("study_complete", study=study.name, trials=total)
@@ -360,7 +370,8 @@ def complete_if_done(session: Session, study_id: int) -> None:
 
 
 def _grant_any(session: Session, request: ClaimRequest, settings: CoordinatorSettings) -> FoldAssignment | None:
-    free = ~exists().where(LeaseRow.trial_id == TrialRow.id, LeaseRow.outcome.is_(None))
+    live = _live_leases().scalar_subquery()
+    pending = exists().where(FoldRow.trial_id == TrialRow.id, FoldRow.state == FoldState.PENDING)
     wanted = (
         select(TrialRow)
         .join(StudyRow, StudyRow.id == TrialRow.study_id)
@@ -368,10 +379,16 @@ def _grant_any(session: Session, request: ClaimRequest, settings: CoordinatorSet
             StudyRow.state == StudyState.RUNNING,
             StudyRow.fingerprint.in_(request.caches),
             _planned(request.plans),
-            TrialRow.state.in_([TrialState.READY, TrialState.RUNNING]),
-            free,
+            _is_open(),
+            live < _workers_per_trial(),
+            pending,
         )
-        .order_by((TrialRow.state == TrialState.RUNNING).desc(), StudyRow.id, TrialRow.number)
+        # A trial left alone by its worker, then a new one, then one that can use help.
+        .order_by(
+            case((live > 0, 2), (TrialRow.state == TrialState.READY, 1), else_=0),
+            StudyRow.id,
+            TrialRow.number,
+        )
         .limit(1)
         .with_for_update(of=TrialRow, skip_locked=True)
         .execution_options(populate_existing=True)
@@ -380,16 +397,31 @@ def _grant_any(session: Session, request: ClaimRequest, settings: CoordinatorSet
         wanted = wanted.where(StudyRow.name == request.study)
     while (trial := session.scalar(wanted)) is not None:
         study = session.get_one(StudyRow, trial.study_id)
+        spec = parsed_spec(study)
         # The query's snapshot may be older than the lock it took: look again at what others committed.
-        if not _is_free(session, trial):
+        if not _has_room(session, trial, spec):
             continue
-        spec = StudySpec.model_validate(study.spec)
-        fold, _ = _next_to_run(session, study, spec, trial)
-        if fold is not None:
-            return _lease(session, study, spec, trial, fold, request.worker, settings)
+        following, _ = _next_to_run(session, study, spec, trial)
+        if following is not None:
+            return _lease(session, study, spec, trial, following, request.worker, settings)
         # Its end locked its study; another study's is not to be wanted in the same transaction.
         wanted = wanted.where(StudyRow.id == study.id)
     return None
+
+
+def _is_open() -> ColumnElement[bool]:
+    return TrialRow.state.in_([TrialState.READY, TrialState.RUNNING])
+
+
+def _live_leases() -> Select[int]:
+    """How many folds of the trial in the surrounding query are held."""
+    live = select(func.count()).select_from(LeaseRow).correlate(TrialRow)
+    return live.where(LeaseRow.trial_id == TrialRow.id, LeaseRow.outcome.is_(None))
+
+
+def _workers_per_trial() -> ColumnElement[int]:
+    # A study made before this setting was there has one.
+    return func.coalesce(type_coerce(StudyRow.spec, JSON)["workers_per_trial"].as_integer(), 1)
 
 
 def _planned(plans: Sequence[ComputePlan]) -> ColumnElement[bool]:
@@ -408,9 +440,11 @@ def _same_work(worker: WorkerRow, study: StudyRow, spec: StudySpec) -> ClaimRequ
     )
 
 
-def _is_free(session: Session, trial: TrialRow) -> bool:
-    live = exists().where(LeaseRow.trial_id == trial.id, LeaseRow.outcome.is_(None))
-    return not TrialState(trial.state).over and not session.scalar(select(live))
+def _has_room(session: Session, trial: TrialRow, spec: StudySpec) -> bool:
+    if TrialState(trial.state).over:
+        return False
+    held = session.scalar(_live_leases().where(LeaseRow.trial_id == trial.id).correlate(None))
+    return (held or 0) < spec.workers_per_trial
 
 
 def _lease(
@@ -418,10 +452,11 @@ def _lease(
     study: StudyRow,
     spec: StudySpec,
     trial: TrialRow,
-    fold: FoldRow,
+    following: tuple[FoldRow, StudyFoldRow],
     worker: WorkerInfo,
     settings: CoordinatorSettings,
 ) -> FoldAssignment:
+    fold, split = following
     fold.term += 1
     fold.state = FoldState.LEASED
     trial.state = TrialState.RUNNING
@@ -445,18 +480,12 @@ def _lease(
         term=fold.term,
         worker=worker.name,
     )
-    return _assignment(session, study, spec, trial, lease, settings)
+    return _assignment(study, trial, split, lease, settings)
 
 
 def _assignment(
-    session: Session,
-    study: StudyRow,
-    spec: StudySpec,
-    trial: TrialRow,
-    lease: LeaseRow,
-    settings: CoordinatorSettings,
+    study: StudyRow, trial: TrialRow, split: StudyFoldRow, lease: LeaseRow, settings: CoordinatorSettings
 ) -> FoldAssignment:
-    split = session.get_one(StudyFoldRow, (study.id, lease.fold))
     return FoldAssignment(
         lease=Lease(
             id=LeaseId(lease.id),
@@ -465,7 +494,7 @@ def _assignment(
             seconds=settings.lease_seconds,
             heartbeat_seconds=settings.heartbeat_seconds,
         ),
-        **dict(fold_task(study, spec, trial, split)),
+        **dict(fold_task(study, parsed_spec(study), trial, split)),
     )
 
 
@@ -476,7 +505,8 @@ def _same_answer(session: Session, answered: ClaimRow, settings: CoordinatorSett
     if lease.outcome is not None:
         raise LeaseSuperseded("this claim was answered with a lease that has ended; claim again with a new key")
     study = session.get_one(StudyRow, trial.study_id)
-    return _assignment(session, study, StudySpec.model_validate(study.spec), trial, lease, settings)
+    split = session.get_one(StudyFoldRow, (study.id, lease.fold))
+    return _assignment(study, trial, split, lease, settings)
 
 
 def _check_named_study(session: Session, name: str, request: ClaimRequest) -> None:
@@ -491,7 +521,7 @@ def _check_named_study(session: Session, name: str, request: ClaimRequest) -> No
             "which this worker cannot read; give it the right --cache-root",
             field="caches",
         )
-    plan = StudySpec.model_validate(study.spec).compute
+    plan = parsed_spec(study).compute
     if plan not in request.plans:
         raise PlanNotSound(
             f"study {name} computes in {plan.precision}{' compiled' if plan.compiled else ''}, which this "
@@ -518,20 +548,21 @@ def _see_worker(session: Session, worker: WorkerInfo) -> None:
 
 def _next_to_run(
     session: Session, study: StudyRow, spec: StudySpec, trial: TrialRow
-) -> tuple[FoldRow | None, Verdict | None]:
+) -> tuple[tuple[FoldRow, StudyFoldRow] | None, Verdict | None]:
     """Count the trial's next folds as long as a trial with equal parameters has run them.
 
     Equal parameters mean equal seeds on equal clips, so running them again would give the same results. They
     are judged one by one, as if they were.
 
     Returns:
-        The fold to run next, None when the trial has ended; and the verdict on the last one counted, if any.
+        The fold to run next and its part of the split, None when the trial has ended or others hold the rest;
+        and the verdict on the last one counted, if any.
     """
     verdict = None
-    while True:
-        fold, equal = _next_fold(session, trial)
+    while (following := _next_fold(session, trial)) is not None:
+        fold, split, equal = following
         if equal is None or not spec.economies.reuse_folds:
-            return fold, verdict
+            return (fold, split), verdict
         row = ResultRow(
             trial_id=trial.id,
             fold=fold.fold,
@@ -546,11 +577,12 @@ def _next_to_run(
         fold.state = FoldState.DONE
         verdict = _count(session, study, spec, trial, row)
         if verdict.decision != "continue":
-            return None, verdict
+            break
+    return None, verdict
 
 
-def _next_fold(session: Session, trial: TrialRow) -> tuple[FoldRow, ResultRow | None]:
-    """The first pending fold of a trial under way, and what an equal trial got when it ran that fold."""
+def _next_fold(session: Session, trial: TrialRow) -> tuple[FoldRow, StudyFoldRow, ResultRow | None] | None:
+    """The first pending fold of a trial under way, its clips, and what an equal trial got when it ran it."""
     twin = select(TrialRow.id).where(
         TrialRow.study_id == trial.study_id, TrialRow.parameters_hash == trial.parameters_hash
     )
@@ -558,14 +590,15 @@ def _next_fold(session: Session, trial: TrialRow) -> tuple[FoldRow, ResultRow | 
         ResultRow.fold == FoldRow.fold, ResultRow.reused_from.is_(None), ResultRow.trial_id.in_(twin)
     )
     found = session.execute(
-        select(FoldRow, ResultRow)
+        select(FoldRow, StudyFoldRow, ResultRow)
+        .join(StudyFoldRow, and_(StudyFoldRow.study_id == trial.study_id, StudyFoldRow.fold == FoldRow.fold))
         .outerjoin(ResultRow, same_fold)
         .where(FoldRow.trial_id == trial.id, FoldRow.state == FoldState.PENDING)
         .order_by(FoldRow.fold, ResultRow.trial_id)
         .limit(1)
         .execution_options(populate_existing=True)
-    ).one()
-    return found[0], found[1]
+    ).one_or_none()
+    return None if found is None else (found[0], found[1], found[2])
 
 
 def _scored(lease: LeaseRow, split: StudyFoldRow, result: FoldResult, classes: int) -> ResultRow:
@@ -584,10 +617,7 @@ def _scored(lease: LeaseRow, split: StudyFoldRow, result: FoldResult, classes: i
 
 def _count(session: Session, study: StudyRow, spec: StudySpec, trial: TrialRow, row: ResultRow) -> Verdict:
     """Store the result of a fold that is done, and decide on its trial."""
-    row.verdict = {}
-    session.add(row)
-    session.flush()
-    progress = _progress(session, trial, study, row.fold)
+    progress = _progress(session, trial, study, row)
     decision = _judge(session, study, spec, trial, progress)
     verdict = Verdict(
         decision=decision,
@@ -595,8 +625,8 @@ def _count(session: Session, study: StudyRow, spec: StudySpec, trial: TrialRow, 
         pruned=PruneDecision.model_validate(trial.pruned) if trial.pruned else None,
     )
     row.verdict = verdict.model_dump(mode="json")
+    session.add(row)
     _changed(session, trial)
-    session.flush()
     log.info(
         "fold_accepted" if row.reused_from is None else "fold_reused",
         study=study.name,
@@ -624,10 +654,12 @@ def _judge(
     return "pruned"
 
 
-def _progress(session: Session, trial: TrialRow, study: StudyRow, fold: int) -> pruning.TrialProgress:
+def _progress(session: Session, trial: TrialRow, study: StudyRow, row: ResultRow) -> pruning.TrialProgress:
+    """The trial with a result that is not stored yet."""
     done = fold_counts(session, [trial.id])[trial.id]
+    insort(done, FoldCount(fold=row.fold, correct=row.correct, clips=row.clips), key=lambda count: count.fold)
     return pruning.TrialProgress(
-        fold=fold,
+        fold=row.fold,
         prefix=finished_prefix(done),
         correct=sum(count.correct for count in done),
         clips_done=sum(count.clips for count in done),
@@ -714,19 +746,43 @@ def _end_lease(session: Session, lease: LeaseRow, outcome: Outcome) -> None:
 # --- Fencing ----------------------------------------------------------------------------------------------
 
 
-def _authorise(session: Session, key: LeaseKey) -> tuple[LeaseRow, TrialRow]:
-    lease = session.get(LeaseRow, key.id)
-    if lease is None:
+@dataclass(frozen=True, kw_only=True)
+class _Held:
+    """What a call on a lease is about, read while its trial is locked."""
+
+    lease: LeaseRow
+    trial: TrialRow
+    fold: FoldRow
+    result: ResultRow | None
+    study: StudyRow
+    split: StudyFoldRow
+    worker: WorkerRow
+
+
+def _authorise(session: Session, key: LeaseKey) -> _Held:
+    of_lease = select(LeaseRow.trial_id).where(LeaseRow.id == key.id).scalar_subquery()
+    locked = select(TrialRow).where(TrialRow.id == of_lease).with_for_update()
+    trial = session.scalar(locked.execution_options(populate_existing=True))
+    if trial is None:
         raise NotFound(f"there is no lease {key.id}", field="lease")
+    # Asked only now: before the lock was ours, others may have changed all of it.
+    lease, fold, result, study, split, worker = session.execute(
+        select(LeaseRow, FoldRow, ResultRow, StudyRow, StudyFoldRow, WorkerRow)
+        .join(FoldRow, and_(FoldRow.trial_id == LeaseRow.trial_id, FoldRow.fold == LeaseRow.fold))
+        .outerjoin(ResultRow, and_(ResultRow.trial_id == FoldRow.trial_id, ResultRow.fold == FoldRow.fold))
+        .join(StudyRow, StudyRow.id == trial.study_id)
+        .join(StudyFoldRow, and_(StudyFoldRow.study_id == StudyRow.id, StudyFoldRow.fold == FoldRow.fold))
+        .join(WorkerRow, WorkerRow.id == LeaseRow.worker_id)
+        .where(LeaseRow.id == key.id)
+        .execution_options(populate_existing=True)
+    ).one()
     if lease.term != key.term or not compare_digest(lease.secret.encode(), key.secret.encode()):
         raise TokenRefused(f"term or secret of lease {key.id} is wrong", field="lease")
-    trial = _lock_trial(session, lease.trial_id)
-    session.refresh(lease)
-    return lease, trial
+    return _Held(lease=lease, trial=trial, fold=fold, result=result, study=study, split=split, worker=worker)
 
 
-def _current_fold(session: Session, lease: LeaseRow, trial: TrialRow) -> FoldRow:
-    fold = session.get_one(FoldRow, (lease.trial_id, lease.fold), populate_existing=True)
+def _check_current(held: _Held) -> None:
+    lease, trial, fold = held.lease, held.trial, held.fold
     if TrialState(trial.state).over:
         raise LeaseSuperseded(f"trial {trial.number} is already {trial.state}")
     if fold.state == FoldState.DONE:
@@ -735,7 +791,6 @@ def _current_fold(session: Session, lease: LeaseRow, trial: TrialRow) -> FoldRow
         raise LeaseSuperseded(
             f"fold {lease.fold} of trial {trial.number} was granted again in term {fold.term}"
         )
-    return fold
 
 
 def _lock_trial(session: Session, trial_id: int) -> TrialRow:

@@ -201,6 +201,9 @@ class StudySpec(Contract):
     training: TrainingSettings = TrainingSettings()
     economies: Economies = Economies()
     compute: ComputePlan = ComputePlan()
+    workers_per_trial: int = Field(
+        1, ge=1, le=1000, description="with more, idle workers help with the folds of a trial under way"
+    )
     enqueue: tuple[dict[str, ParameterValue], ...] = Field(
         (), description="configurations to run first, in this order, before the sampler is asked"
     )

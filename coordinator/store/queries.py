@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from sqlalchemy import extract, func, select
@@ -62,6 +63,18 @@ def lock_study(session: Session, study_id: int) -> StudyRow:
     return session.get_one(StudyRow, study_id, with_for_update={"key_share": True}, populate_existing=True)
 
 
+def parsed_spec(study: StudyRow) -> StudySpec:
+    """The spec of a study. Parsing is the dearest part of many a request, so it is done once for equal ones."""
+    stored, spec = _specs.get(study.id, (None, None))
+    if spec is None or stored != study.spec:
+        spec = StudySpec.model_validate(study.spec)
+        _specs[study.id] = study.spec, spec
+    return spec
+
+
+_specs: dict[int, tuple[dict[str, Any], StudySpec]] = {}
+
+
 def list_studies(session: Session) -> list[StudyView]:
     """All studies, oldest first."""
     return [study_view(session, study) for study in session.scalars(select(StudyRow).order_by(StudyRow.id))]
@@ -83,7 +96,7 @@ def study_view(session: Session, study: StudyRow) -> StudyView:
         name=study.name,
         state=StudyState(study.state),
         reason=study.reason,
-        spec=StudySpec.model_validate(study.spec),
+        spec=parsed_spec(study),
         dataset=study.dataset,
         fingerprint=study.fingerprint,
         classes=tuple(study.classes),
@@ -245,7 +258,7 @@ def fold_record(session: Session, study: StudyRow, trial: TrialRow, index: int) 
     origin = session.get_one(TrialRow, result.reused_from) if result.reused_from is not None else None
     split = session.get_one(StudyFoldRow, (study.id, index))
     return FoldRecord(
-        task=fold_task(study, StudySpec.model_validate(study.spec), trial, split),
+        task=fold_task(study, parsed_spec(study), trial, split),
         result=FoldResult.model_validate(result.payload),
         best_epoch=result.best_epoch,
         correct=result.correct,

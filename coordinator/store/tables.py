@@ -85,7 +85,16 @@ class TrialRow(Base):
     """A trial. `value` is set when it is complete; `pruned` when a rule ended it."""
 
     __tablename__ = "trials"
-    __table_args__ = (UniqueConstraint("study_id", "number"), Index(None, "study_id", "parameters_hash"))
+    __table_args__ = (
+        UniqueConstraint("study_id", "number"),
+        Index(None, "study_id", "parameters_hash"),
+        Index(
+            "ix_trials_open",
+            "study_id",
+            "number",
+            postgresql_where=text("state IN ('ready', 'running')"),
+        ),
+    )
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
     study_id: Mapped[int] = mapped_column(ForeignKey(StudyRow.id))
     number: Mapped[int]

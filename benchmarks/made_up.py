@@ -1,0 +1,132 @@
+"""Made-up things for benchmarks of the coordinator: a clip cache, results of folds, and a long history."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sqlalchemy import Engine, text
+
+from services.clip_cache import CacheRecord, CacheWriter
+from services.contracts import EpochResult, FoldResult, FoldTask, Provenance
+
+CLASSES = ("anger", "happy", "fear")
+FINGERPRINT = "b" * 64
+DATASET = "bench"
+EPOCHS = 4
+"""Of a made-up result; early stop leaves about so many of the paper's 16."""
+
+
+def write_cache(root: Path, *, subjects: int) -> None:
+    """One tiny clip of each class for each subject."""
+    writer = CacheWriter(root, DATASET, FINGERPRINT)
+    frames = np.zeros((1, 16, 16), dtype=np.uint8)
+    clip_ids = []
+    for subject in range(subjects):
+        for label in CLASSES:
+            clip_ids.append(f"S{subject:03d}_{label}")
+            record = CacheRecord(
+                clip_id=clip_ids[-1],
+                subject=f"S{subject:03d}",
+                label=label,
+                source="none",
+                frames=("none",),
+                detector="none",
+                boxes=(None,),
+                confidences=(None,),
+                repeated=0,
+                flags=(),
+            )
+            writer.add(record, frames, frames)
+    writer.finish(clip_ids=clip_ids, classes=CLASSES, settings={}, tools={}, skipped={}, warnings=())
+
+
+def study_spec(name: str, **spec: Any) -> dict[str, Any]:
+    """A study on that cache, with the paper's space and median pruning, as it is posted."""
+    return {
+        "name": name,
+        "cache": DATASET,
+        "training": {"frames": 1, "frame_size": 16},
+        "pruning": [{"rule": "median"}],
+        **spec,
+    }
+
+
+def made_up_result(task: FoldTask, rng: random.Random) -> FoldResult:
+    """Predictions by chance."""
+    clips = len(task.test_clips)
+    epochs = [
+        EpochResult(
+            loss=1.0,
+            predicted=tuple(rng.randrange(len(CLASSES)) for _ in range(clips)),
+            probabilities=tuple((0.2, 0.3, 0.5) for _ in range(clips)),
+        )
+        for _ in range(EPOCHS)
+    ]
+    provenance = Provenance(
+        device="none",
+        torch="none",
+        cuda=None,
+        cudnn=None,
+        threads=1,
+        compute=task.compute,
+        memory_format="contiguous",
+        revision=None,
+        fingerprint=task.fingerprint,
+        split_hash=task.split_hash,
+        seed=task.seed,
+        seconds=0.0,
+        clip_passes=0,
+    )
+    return FoldResult(epochs=tuple(epochs), provenance=provenance)
+
+
+def write_trials(
+    engine: Engine, study_id: int, *, first: int, trials: int, folds_done: int, folds: int, state: str
+) -> None:
+    """Trials with results in their first `folds_done` folds, as if they had been run; all at once, in SQL.
+
+    Complete trials are right by chance in half of their clips. Folds that are not done are pending.
+    """
+    given = {
+        "study": study_id,
+        "first": first,
+        "last": first + trials - 1,
+        "done": folds_done,
+        "folds": folds,
+        "state": state,
+        "clips": len(CLASSES),
+    }
+    with engine.begin() as connection:
+        for statement in _HISTORY:
+            connection.execute(text(statement), given)
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("VACUUM ANALYZE"))
+
+
+_HISTORY = (
+    "INSERT INTO foldwise.workers (id, name, device) VALUES ('made-up', 'made-up', 'none')"
+    " ON CONFLICT DO NOTHING",
+    "INSERT INTO foldwise.trials (study_id, number, parameters, parameters_hash, state, value)"
+    " SELECT :study, n, json_build_object('dropout', round((n / 1e5)::numeric, 4)), 'made-up-' || n, :state,"
+    " CASE WHEN :state = 'complete' THEN random() END FROM generate_series(:first, :last) AS n",
+    "INSERT INTO foldwise.folds (trial_id, fold, state, term)"
+    " SELECT trials.id, fold, CASE WHEN fold < :done THEN 'done' ELSE 'pending' END,"
+    " CASE WHEN fold < :done THEN 1 ELSE 0 END"
+    " FROM foldwise.trials, generate_series(0, :folds - 1) AS fold"
+    " WHERE study_id = :study AND number BETWEEN :first AND :last",
+    "INSERT INTO foldwise.leases (id, trial_id, fold, term, secret, worker_id, expires_at, outcome, ended_at)"
+    " SELECT 'made-up-' || trials.id || '-' || fold, trials.id, fold, 1, 'none', 'made-up',"
+    " clock_timestamp(), 'done', clock_timestamp()"
+    " FROM foldwise.trials, generate_series(0, :done - 1) AS fold"
+    " WHERE study_id = :study AND number BETWEEN :first AND :last",
+    "INSERT INTO foldwise.results"
+    " (trial_id, fold, lease_id, sha256, payload, best_epoch, correct, clips, confusion, verdict)"
+    " SELECT trials.id, fold, 'made-up-' || trials.id || '-' || fold, 'none',"
+    """ '{"epochs": [], "provenance": {"seconds": 0}}', 0, floor(random() * (:clips + 1)), :clips,"""
+    " '[[1, 0, 0], [0, 1, 0], [0, 0, 1]]', '{}'"
+    " FROM foldwise.trials, generate_series(0, :done - 1) AS fold"
+    " WHERE study_id = :study AND number BETWEEN :first AND :last",
+)

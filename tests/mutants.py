@@ -1,0 +1,169 @@
+"""Take the coordinator's safeguards away, one at a time, and see whether the tests notice.
+
+    python -m tests.mutants
+
+Each mutant is a copy of the code with one safeguard removed; the tests of the protocol must fail on it. One
+that they let live is a hole in the tests. The last line is JSON: `mutants`, `killed`, `alive`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).parent.parent
+TESTS = (
+    "tests/integration/test_protocol.py",
+    "tests/integration/test_scheduling.py",
+    "tests/integration/test_failpoints.py",
+)
+SCHEDULING, LEADER = "coordinator/scheduling.py", "coordinator/leader.py"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A safeguard, and how the code looks without it."""
+
+    without: str
+    file: str
+    code: str
+    instead: str
+
+
+MUTANTS = (
+    Mutant(
+        "the fence: an old term may write",
+        SCHEDULING,
+        'if fold.term != lease.term or lease.outcome == "superseded":',
+        "if False:",
+    ),
+    Mutant("the hash check: a second, other result", SCHEDULING, "if stored.sha256 != sha256:", "if False:"),
+    Mutant(
+        "the outbox: changes of trials are not handed on",
+        SCHEDULING,
+        "    session.add(OutboxRow(trial_id=trial.id))",
+        "    pass",
+    ),
+    Mutant(
+        "the expiry test: a lease that was renewed is ended",
+        SCHEDULING,
+        "    if session.scalar(over) is None:\n        return\n",
+        "",
+    ),
+    Mutant(
+        "the idempotency key of a claim",
+        SCHEDULING,
+        "    if answered is not None:\n        return _same_answer(",
+        "    if False:\n        return _same_answer(",
+    ),
+    Mutant(
+        "the replay of a report",
+        SCHEDULING,
+        "if stored is not None and stored.lease_id == lease.id:",
+        "if False:",
+    ),
+    Mutant(
+        "the secret of a lease",
+        SCHEDULING,
+        "if lease.term != key.term or not compare_digest(lease.secret.encode(), key.secret.encode()):",
+        "if lease.term != key.term:",
+    ),
+    Mutant(
+        "the budget's check in the transaction that adds a trial",
+        SCHEDULING,
+        "    if count != number or number >= parsed_spec(study).trials:\n        return None\n",
+        "",
+    ),
+    Mutant(
+        "the lock of a trial",
+        SCHEDULING,
+        "    locked = select(TrialRow).where(TrialRow.id == of_lease).with_for_update()",
+        "    locked = select(TrialRow).where(TrialRow.id == of_lease)",
+    ),
+    Mutant(
+        "the second look at a trial once its lock is held",
+        SCHEDULING,
+        "        if not _has_room(session, trial, spec):\n            continue\n",
+        "",
+    ),
+)
+
+
+def main() -> None:
+    """Try them all."""
+    console = Console()
+    table = Table("without", "tests", "seconds")
+    alive = []
+    for mutant in MUTANTS:
+        started = time.monotonic()
+        failed = _tests_fail(mutant)
+        if not failed:
+            alive.append(mutant.without)
+        table.add_row(mutant.without, "fail" if failed else "pass", f"{time.monotonic() - started:.0f}")
+        console.print(f"{mutant.without}: {'killed' if failed else 'ALIVE'}", highlight=False)
+    console.print(table)
+    print(json.dumps({"mutants": len(MUTANTS), "killed": len(MUTANTS) - len(alive), "alive": alive}))
+    sys.exit(1 if alive else 0)
+
+
+def apply(mutant: Mutant, root: Path) -> None:
+    """Change the copy of the code in `root`.
+
+    Raises:
+        ValueError: the code of the safeguard is not there, or more than once: it has changed.
+    """
+    path = root / mutant.file
+    code = path.read_text(encoding="utf-8")
+    if code.count(mutant.code) != 1:
+        raise ValueError(f"{mutant.file} has {code.count(mutant.code)} times what {mutant.without!r} removes")
+    path.write_text(code.replace(mutant.code, mutant.instead), encoding="utf-8")
+
+
+def _tests_fail(mutant: Mutant) -> bool:
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        root.chmod(0o755)
+        for package in ("services", "coordinator", "worker", "preprocessing", "k8s", "cli", "tests"):
+            shutil.copytree(ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "pyproject.toml", root)
+        apply(mutant, root)
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-x",
+            "-q",
+            "-m",
+            "not long",
+            "-p",
+            "no:cacheprovider",
+            *TESTS,
+        ]
+        outcome = subprocess.run(
+            [*command, f"--basetemp={root / 'tmp'}"],
+            cwd=root,
+            env={**os.environ, "PYTHONPATH": str(root)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    # 1: tests failed. Anything else is not what was asked: no tests, wrong usage, a broken copy.
+    if outcome.returncode not in {0, 1}:
+        raise SystemExit(
+            f"pytest ended with {outcome.returncode}:\n{outcome.stdout[-2000:]}{outcome.stderr[-500:]}"
+        )
+    return outcome.returncode == 1
+
+
+if __name__ == "__main__":
+    main()
