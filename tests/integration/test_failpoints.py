@@ -7,7 +7,8 @@ say the same, but for ids, secrets and times.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 import optuna
@@ -33,7 +34,7 @@ TABLES = {
     "leases": "SELECT number, fold, term, worker_id, outcome, message FROM foldwise.leases"
     " JOIN foldwise.trials ON trials.id = trial_id"
     " JOIN foldwise.studies ON studies.id = study_id WHERE name = :name ORDER BY number, fold, term",
-    "results": "SELECT number, fold, correct, clips, verdict::text FROM foldwise.results"
+    "results": "SELECT number, fold, correct, results.clips, verdict::text FROM foldwise.results"
     " JOIN foldwise.trials ON trials.id = trial_id"
     " JOIN foldwise.studies ON studies.id = study_id WHERE name = :name ORDER BY number, fold",
     "outbox": "SELECT DISTINCT number FROM foldwise.outbox JOIN foldwise.trials ON trials.id = trial_id"
@@ -156,59 +157,54 @@ def leader_that_cancels_a_stopped_study(desk: Desk, name: str) -> Callable[[], o
     return lambda: Leader(desk.engine, desk.settings).round()
 
 
-QUICK: list[Case] = [
-    claim,
+QUICK: list[Case] = [claim, report_that_goes_on, report_that_prunes, release]
+OTHERS: list[Case] = [
     claim_while_holding_another_fold,
     claim_of_a_trial_whose_folds_are_reused,
-    report_that_goes_on,
     report_that_completes_a_trial,
     report_that_completes_the_study,
-    report_that_prunes,
     heartbeat,
-    release,
     second_failure_of_a_trial,
     creation,
+    leader_that_ends_a_lease_asks_and_projects,
+    leader_that_cancels_a_stopped_study,
 ]
-LEADING: list[Case] = [leader_that_ends_a_lease_asks_and_projects, leader_that_cancels_a_stopped_study]
 
 
 @pytest.mark.parametrize("case", QUICK, ids=lambda case: case.__name__)
 def test_dying_anywhere_and_being_asked_again_changes_nothing(desk: Desk, case: Case) -> None:
-    assert _sweep(desk, case, step=1) >= 3
-
-
-@pytest.mark.parametrize("case", LEADING, ids=lambda case: case.__name__)
-def test_a_leader_that_dies_is_replaced_by_another(desk: Desk, case: Case) -> None:
-    assert _sweep(desk, case, step=9) >= 3
+    assert _sweep(desk, case) >= 5
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("case", LEADING, ids=lambda case: case.__name__)
-def test_a_leader_may_die_at_every_point(desk: Desk, case: Case) -> None:
-    assert _sweep(desk, case, step=1) >= 20
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("case", OTHERS, ids=lambda case: case.__name__)
+def test_dying_anywhere_else_changes_nothing_either(desk: Desk, case: Case) -> None:
+    assert _sweep(desk, case) >= 5
 
 
-def _sweep(desk: Desk, case: Case, *, step: int) -> int:
-    """Let a case die at every `step`-th of its points; how many were tried."""
+def _sweep(desk: Desk, case: Case) -> int:
+    """Let a case die at each of its points; how many there are."""
     case(desk, "undisturbed")()
     expected = _tables(desk, "undisturbed")
-    for tried, point in enumerate(_every(step)):
+    _set_aside(desk)
+    for point in count():
         name = f"dies-at-{point}"
         act = case(desk, name)
         with crash_at(point) as failpoint:
             act()
         if not failpoint.struck:
-            return tried
+            return point
         act()
         assert _tables(desk, name) == expected, f"after a crash at point {point}"
+        _set_aside(desk)
     raise AssertionError("unreachable")
 
 
-def _every(step: int) -> Iterator[int]:
-    point = 0
-    while True:
-        yield point
-        point += step
+def _set_aside(desk: Desk) -> None:
+    """The leader is to meet the next study alone."""
+    with desk.engine.begin() as connection:
+        connection.execute(text("UPDATE foldwise.studies SET state = 'complete'"))
 
 
 def _tables(desk: Desk, name: str) -> dict[str, list[tuple[Any, ...]]]:
