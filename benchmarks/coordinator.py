@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import random
 import statistics
 import tempfile
@@ -44,6 +45,7 @@ from pathlib import Path
 
 import optuna
 import psutil
+import structlog
 from rich.console import Console
 from rich.table import Table
 from sqlalchemy import Engine, create_engine, make_url, text
@@ -108,21 +110,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--finished", type=int, default=10_000, help="trials of the long history")
     parser.add_argument("--claims", type=int, default=400)
-    parser.add_argument(
-        "--finished-loso", type=int, default=200, help="finished trials beside the running ones"
-    )
-    parser.add_argument("--decisions", type=int, default=60)
+    parser.add_argument("--finished-loso", type=int, default=64, help="finished trials beside the running ones")
     parser.add_argument("--workers", type=int, default=200)
     parser.add_argument("--reports", type=int, default=20_000)
     arguments = parser.parse_args()
     console = Console()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)
         figures = _claims(folder / "claims", console, finished=arguments.finished, claims=arguments.claims)
-        figures |= _reports(
-            folder / "reports", console, finished=arguments.finished_loso, decisions=arguments.decisions
-        )
+        figures |= _reports(folder / "reports", console, finished=arguments.finished_loso)
         figures |= _over_http(folder / "http", console, workers=arguments.workers, reports=arguments.reports)
     print(json.dumps(figures))
 
@@ -156,7 +154,7 @@ def _claims(folder: Path, console: Console, *, finished: int, claims: int) -> di
 # --- 2. Reports -------------------------------------------------------------------------------------------
 
 
-def _reports(folder: Path, console: Console, *, finished: int, decisions: int) -> dict[str, float]:
+def _reports(folder: Path, console: Console, *, finished: int) -> dict[str, float]:
     rng = random.Random(0)
     ours: list[float] = []
     theirs: list[float] = []
@@ -178,16 +176,15 @@ def _reports(folder: Path, console: Console, *, finished: int, decisions: int) -
         baseline = _optuna_study(other, finished=finished, rng=rng)
         running = [trial for trial in baseline.get_trials(deepcopy=False) if not trial.state.is_finished()]
         held = [tables.claim(f"{number}") for number in range(RUNNING)]
-        for number in range(decisions):
-            # Trial after trial, as reports arrive from many workers.
+        # One report of each trial, as they arrive from many workers.
+        for assignment, twin in zip(held, running, strict=True):
             started = time.perf_counter()
-            following = tables.report(held[number % RUNNING], rng)
+            tables.report(assignment, rng)
             ours.append(time.perf_counter() - started)
-            held[number % RUNNING] = following or tables.claim(f"{number % RUNNING}")
 
-            trial = optuna.trial.Trial(baseline, running[number % RUNNING]._trial_id)
+            trial = optuna.trial.Trial(baseline, twin._trial_id)
             started = time.perf_counter()
-            trial.report(rng.random(), RUNNING_FOLDS + 1 + number // RUNNING)
+            trial.report(rng.random(), RUNNING_FOLDS + 1)
             trial.should_prune()
             theirs.append(time.perf_counter() - started)
     table = Table("64 running trials of 60 values", "median ms", "95 % below")

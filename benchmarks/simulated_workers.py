@@ -84,8 +84,8 @@ async def _work(
     waiting_since = time.monotonic()
     while not over():
         if assignment is None:
-            answer = await http.post(
-                "/claims", content=claim.model_dump_json(), headers={"Idempotency-Key": str(uuid.uuid4())}
+            answer = await _send(
+                http, "POST", "/claims", claim.model_dump_json(), {"Idempotency-Key": str(uuid.uuid4())}
             )
             if answer.status_code == httpx.codes.OK:
                 assignment = FoldAssignment.model_validate_json(answer.content)
@@ -97,13 +97,25 @@ async def _work(
         await asyncio.sleep(fold_seconds * rng.uniform(0.5, 1.5))
         waiting_since = time.monotonic()
         lease = assignment.lease
-        answer = await http.put(
+        answer = await _send(
+            http,
+            "PUT",
             f"/leases/{lease.id}/result",
-            content=made_up_result(assignment, rng).model_dump_json(),
-            headers={"Lease-Term": str(lease.term), "Lease-Secret": lease.secret},
+            made_up_result(assignment, rng).model_dump_json(),
+            {"Lease-Term": str(lease.term), "Lease-Secret": lease.secret},
         )
         if answer.status_code != httpx.codes.OK:
             load.errors.append(f"report: {answer.status_code} {answer.text[:200]}")
             return
         load.reports += 1
         assignment = Verdict.model_validate_json(answer.content).next
+
+
+async def _send(
+    http: httpx.AsyncClient, method: str, path: str, content: str, headers: dict[str, str]
+) -> httpx.Response:
+    """Once more where the server closed an idle connection at that moment, as a worker does."""
+    try:
+        return await http.request(method, path, content=content, headers=headers)
+    except httpx.TransportError:
+        return await http.request(method, path, content=content, headers=headers)
