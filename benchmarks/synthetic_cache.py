@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from preprocessing.clips import ClipSettings
-from preprocessing.datasets.ckplus import CLASSES, IMAGES, LABELS
+from preprocessing.datasets.ckplus import CLASSES, IMAGES, LABEL_OF_CODE, LABELS
 from preprocessing.datasets.synthetic import write_ckplus_tree
 from preprocessing.job import preprocess
 from services.clip_cache import ClipCache, open_cache
@@ -19,10 +20,11 @@ def synthetic_cache(
     subjects: int,
     frame_size: int,
     clips_per_subject: int = len(CLASSES),
+    classes: Sequence[str] = CLASSES,
     difficulty: float = 0.5,
     seed: int = 0,
 ) -> ClipCache:
-    """Faces of seven emotions, as a CK+ tree and through preprocessing.
+    """Faces of seven emotions or of these `classes`, as a CK+ tree and through preprocessing.
 
     A subject has one sequence of each emotion, or `clips_per_subject` of them drawn at random: the genuine
     set has 327 of 118 subjects, not quite three of each.
@@ -31,7 +33,7 @@ def synthetic_cache(
     write_ckplus_tree(
         tree, subjects=subjects, clips_per_class=1, seed=seed, difficulty=difficulty, progress=lambda *_: None
     )
-    _keep_first(tree, clips_per_subject)
+    _keep(tree, clips_per_subject, classes)
     outcome = preprocess(
         "ckplus",
         tree,
@@ -43,13 +45,13 @@ def synthetic_cache(
     return open_cache(outcome.folder)
 
 
-def _keep_first(tree: Path, sequences: int) -> None:
+def _keep(tree: Path, sequences: int, classes: Sequence[str]) -> None:
     # A subject's emotions come in random order, so its first sequences are a random choice.
-    labelled = sorted(path.parent for path in (tree / LABELS).glob("*/*/*_emotion.txt"))
     kept: dict[str, int] = {}
-    for folder in labelled:
-        subject = folder.parent.name
-        kept[subject] = kept.get(subject, 0) + 1
-        if kept[subject] > sequences:
-            shutil.rmtree(folder)
-            shutil.rmtree(tree / IMAGES / subject / folder.name)
+    for label in sorted((tree / LABELS).glob("*/*/*_emotion.txt")):
+        subject = label.parent.parent.name
+        wanted = LABEL_OF_CODE[int(float(label.read_text()))] in classes
+        kept[subject] = kept.get(subject, 0) + wanted
+        if not wanted or kept[subject] > sequences:
+            shutil.rmtree(label.parent)
+            shutil.rmtree(tree / IMAGES / subject / label.parent.name)
