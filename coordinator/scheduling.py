@@ -21,13 +21,16 @@ from typing import Any, Literal
 
 import structlog
 from sqlalchemy import (
+    ARRAY,
     JSON,
     ColumnElement,
+    Integer,
     and_,
     case,
     exists,
     false,
     func,
+    literal,
     or_,
     select,
     true,
@@ -37,8 +40,9 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from coordinator import pruning
+from coordinator import fold_order, pruning
 from coordinator.settings import CoordinatorSettings
+from coordinator.store.fold_table import fold_table
 from coordinator.store.queries import finished_prefix, fold_counts, fold_task, lock_study
 from coordinator.store.tables import (
     ClaimRow,
@@ -527,9 +531,11 @@ def _next_to_run(
     Returns:
         The fold to run next, None when the trial has ended; and the verdict on the last one counted, if any.
     """
+    if trial.state == TrialState.READY:
+        trial.learnt_order = study.fold_order is not None
     verdict = None
     while True:
-        fold, equal = _next_fold(session, trial)
+        fold, equal = _next_fold(session, study, trial)
         if equal is None or not spec.economies.reuse_folds:
             return fold, verdict
         row = ResultRow(
@@ -549,8 +555,9 @@ def _next_to_run(
             return None, verdict
 
 
-def _next_fold(session: Session, trial: TrialRow) -> tuple[FoldRow, ResultRow | None]:
+def _next_fold(session: Session, study: StudyRow, trial: TrialRow) -> tuple[FoldRow, ResultRow | None]:
     """The first pending fold of a trial under way, and what an equal trial got when it ran that fold."""
+    order = literal(list(fold_order.order_of(session, study, trial)), ARRAY(Integer))
     twin = select(TrialRow.id).where(
         TrialRow.study_id == trial.study_id, TrialRow.parameters_hash == trial.parameters_hash
     )
@@ -561,7 +568,7 @@ def _next_fold(session: Session, trial: TrialRow) -> tuple[FoldRow, ResultRow | 
         select(FoldRow, ResultRow)
         .outerjoin(ResultRow, same_fold)
         .where(FoldRow.trial_id == trial.id, FoldRow.state == FoldState.PENDING)
-        .order_by(FoldRow.fold, ResultRow.trial_id)
+        .order_by(func.array_position(order, FoldRow.fold), ResultRow.trial_id)
         .limit(1)
         .execution_options(populate_existing=True)
     ).one()
@@ -615,8 +622,12 @@ def _judge(
     if progress.clips_done == progress.clips_total:
         trial.value = progress.correct / progress.clips_total
         _end_trial(session, trial, TrialState.COMPLETE, None)
+        if spec.fold_order == "hardest_first":
+            fold_order.learn(session, study.id)
         return "complete"
-    decision = pruning.decide(spec, progress, lambda step: _complete_at_step(session, study, step))
+    if fold_order.still_learning(study, spec):
+        return "continue"
+    decision = pruning.decide(spec, progress, fold_table(session, study, trial))
     if decision is None:
         return "continue"
     trial.pruned = decision.model_dump(mode="json")
@@ -626,23 +637,15 @@ def _judge(
 
 def _progress(session: Session, trial: TrialRow, study: StudyRow, fold: int) -> pruning.TrialProgress:
     done = fold_counts(session, [trial.id])[trial.id]
+    order = fold_order.order_of(session, study, trial)
     return pruning.TrialProgress(
         fold=fold,
-        prefix=finished_prefix(done),
+        order=order,
+        prefix=finished_prefix(done, order),
         correct=sum(count.correct for count in done),
         clips_done=sum(count.clips for count in done),
         clips_total=study.clips,
     )
-
-
-def _complete_at_step(session: Session, study: StudyRow, step: int) -> list[float]:
-    accuracies = session.execute(
-        select(func.sum(ResultRow.correct), func.sum(ResultRow.clips))
-        .join(TrialRow, TrialRow.id == ResultRow.trial_id)
-        .where(TrialRow.study_id == study.id, TrialRow.state == TrialState.COMPLETE, ResultRow.fold < step)
-        .group_by(ResultRow.trial_id)
-    ).all()
-    return [int(correct) / int(clips) for correct, clips in accuracies]
 
 
 def _check_result(result: FoldResult, split: StudyFoldRow, task: FoldTask) -> None:
