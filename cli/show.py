@@ -69,10 +69,10 @@ def trials_table(trials: Sequence[TrialView]) -> Table:
 
 
 def what_happened(trial: TrialView) -> str:
-    """The last word on a trial, such as `pruned by median after fold 3/5`."""
+    """The last word on a trial, such as `pruned by median after 3/5 folds`."""
     if trial.pruned is not None:
         numbers = ", ".join(f"{key} {value:.4g}" for key, value in trial.pruned.numbers.items())
-        return f"pruned by {trial.pruned.rule} after fold {trial.pruned.fold + 1}/{trial.folds} ({numbers})"
+        return f"pruned by {trial.pruned.rule} after {trial.folds_done}/{trial.folds} folds ({numbers})"
     if trial.end_reason:
         return trial.end_reason
     return f"on {trial.worker}" if trial.worker else ""

@@ -16,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
 from coordinator import scheduling
+from coordinator.fold_order import order_of
 from coordinator.optimizer import OptunaProjection, TrialRecord, suggest
 from coordinator.pruning import running_accuracy
 from coordinator.settings import CoordinatorSettings
@@ -129,7 +130,7 @@ class Leader(threading.Thread):
             ready = sum(trial.state == TrialState.READY for trial in trials)
             if ready >= self._settings.ask_ahead or len(trials) >= spec.trials:
                 return False
-            history = trial_records(session, trials)
+            history = trial_records(session, study, trials)
         parameters = suggest(spec, history, len(history))
         with self._sessions.begin() as session:
             study = session.get_one(StudyRow, study_id)
@@ -175,7 +176,7 @@ class Leader(threading.Thread):
                 .where(TrialRow.id.in_(waiting) | (TrialRow.number >= known))
                 .order_by(TrialRow.number)
             ).all()
-            records = trial_records(session, trials)
+            records = trial_records(session, study, trials)
         for trial, record in zip(trials, records, strict=True):
             if self._stopping:
                 return
@@ -195,8 +196,8 @@ def _contained(step: str, **what: int) -> Iterator[None]:
         log.exception("leader_step_failed", step=step, **what)
 
 
-def trial_records(session: Session, trials: Sequence[TrialRow]) -> list[TrialRecord]:
-    """Trials as the sampler and the projection see them."""
+def trial_records(session: Session, study: StudyRow, trials: Sequence[TrialRow]) -> list[TrialRecord]:
+    """Trials of a study as the sampler and the projection see them."""
     counts = fold_counts(session, [trial.id for trial in trials])
     records = []
     for trial in trials:
@@ -207,7 +208,7 @@ def trial_records(session: Session, trials: Sequence[TrialRow]) -> list[TrialRec
                 state=TrialState(trial.state),
                 parameters=trial.parameters,
                 value=trial.value,
-                curve=running_accuracy(finished_prefix(counts[trial.id])),
+                curve=running_accuracy(finished_prefix(counts[trial.id], order_of(session, study, trial))),
                 attributes=attributes,
             )
         )

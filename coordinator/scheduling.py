@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import secrets
 import uuid
-from bisect import insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hmac import compare_digest
@@ -22,14 +21,17 @@ from typing import Any, Literal
 
 import structlog
 from sqlalchemy import (
+    ARRAY,
     JSON,
     ColumnElement,
+    Integer,
     Select,
     and_,
     case,
     exists,
     false,
     func,
+    literal,
     or_,
     select,
     true,
@@ -39,8 +41,9 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from coordinator import pruning
+from coordinator import fold_order, pruning
 from coordinator.settings import CoordinatorSettings
+from coordinator.store.fold_table import fold_table
 from coordinator.store.queries import (
     FoldCount,
     finished_prefix,
@@ -558,8 +561,10 @@ def _next_to_run(
         The fold to run next and its part of the split, None when the trial has ended or others hold the rest;
         and the verdict on the last one counted, if any.
     """
+    if trial.state == TrialState.READY:
+        trial.learnt_order = study.fold_order is not None
     verdict = None
-    while (following := _next_fold(session, trial)) is not None:
+    while (following := _next_fold(session, study, trial)) is not None:
         fold, split, equal = following
         if equal is None or not spec.economies.reuse_folds:
             return (fold, split), verdict
@@ -581,8 +586,11 @@ def _next_to_run(
     return None, verdict
 
 
-def _next_fold(session: Session, trial: TrialRow) -> tuple[FoldRow, StudyFoldRow, ResultRow | None] | None:
+def _next_fold(
+    session: Session, study: StudyRow, trial: TrialRow
+) -> tuple[FoldRow, StudyFoldRow, ResultRow | None] | None:
     """The first pending fold of a trial under way, its clips, and what an equal trial got when it ran it."""
+    order = literal(list(fold_order.order_of(session, study, trial)), ARRAY(Integer))
     twin = select(TrialRow.id).where(
         TrialRow.study_id == trial.study_id, TrialRow.parameters_hash == trial.parameters_hash
     )
@@ -594,7 +602,7 @@ def _next_fold(session: Session, trial: TrialRow) -> tuple[FoldRow, StudyFoldRow
         .join(StudyFoldRow, and_(StudyFoldRow.study_id == trial.study_id, StudyFoldRow.fold == FoldRow.fold))
         .outerjoin(ResultRow, same_fold)
         .where(FoldRow.trial_id == trial.id, FoldRow.state == FoldState.PENDING)
-        .order_by(FoldRow.fold, ResultRow.trial_id)
+        .order_by(func.array_position(order, FoldRow.fold), ResultRow.trial_id)
         .limit(1)
         .execution_options(populate_existing=True)
     ).one_or_none()
@@ -618,7 +626,7 @@ def _scored(lease: LeaseRow, split: StudyFoldRow, result: FoldResult, classes: i
 def _count(session: Session, study: StudyRow, spec: StudySpec, trial: TrialRow, row: ResultRow) -> Verdict:
     """Store the result of a fold that is done, and decide on its trial."""
     progress = _progress(session, trial, study, row)
-    decision = _judge(session, study, spec, trial, progress)
+    decision = _judge(session, study, spec, trial, row, progress)
     verdict = Verdict(
         decision=decision,
         trial_accuracy=progress.correct / progress.clips_done,
@@ -627,6 +635,8 @@ def _count(session: Session, study: StudyRow, spec: StudySpec, trial: TrialRow, 
     row.verdict = verdict.model_dump(mode="json")
     session.add(row)
     _changed(session, trial)
+    if decision == "complete" and spec.fold_order == "hardest_first":
+        fold_order.learn(session, study.id)
     log.info(
         "fold_accepted" if row.reused_from is None else "fold_reused",
         study=study.name,
@@ -640,13 +650,20 @@ def _count(session: Session, study: StudyRow, spec: StudySpec, trial: TrialRow, 
 
 
 def _judge(
-    session: Session, study: StudyRow, spec: StudySpec, trial: TrialRow, progress: pruning.TrialProgress
+    session: Session,
+    study: StudyRow,
+    spec: StudySpec,
+    trial: TrialRow,
+    row: ResultRow,
+    progress: pruning.TrialProgress,
 ) -> Literal["continue", "complete", "pruned"]:
     if progress.clips_done == progress.clips_total:
         trial.value = progress.correct / progress.clips_total
         _end_trial(session, trial, TrialState.COMPLETE, None)
         return "complete"
-    decision = pruning.decide(spec, progress, lambda step: _complete_at_step(session, study, step))
+    if fold_order.still_learning(study, spec):
+        return "continue"
+    decision = pruning.decide(spec, progress, fold_table(session, study, trial, row))
     if decision is None:
         return "continue"
     trial.pruned = decision.model_dump(mode="json")
@@ -657,24 +674,16 @@ def _judge(
 def _progress(session: Session, trial: TrialRow, study: StudyRow, row: ResultRow) -> pruning.TrialProgress:
     """The trial with a result that is not stored yet."""
     done = fold_counts(session, [trial.id])[trial.id]
-    insort(done, FoldCount(fold=row.fold, correct=row.correct, clips=row.clips), key=lambda count: count.fold)
+    done.append(FoldCount(fold=row.fold, correct=row.correct, clips=row.clips))
+    order = fold_order.order_of(session, study, trial)
     return pruning.TrialProgress(
         fold=row.fold,
-        prefix=finished_prefix(done),
+        order=order,
+        prefix=finished_prefix(done, order),
         correct=sum(count.correct for count in done),
         clips_done=sum(count.clips for count in done),
         clips_total=study.clips,
     )
-
-
-def _complete_at_step(session: Session, study: StudyRow, step: int) -> list[float]:
-    accuracies = session.execute(
-        select(func.sum(ResultRow.correct), func.sum(ResultRow.clips))
-        .join(TrialRow, TrialRow.id == ResultRow.trial_id)
-        .where(TrialRow.study_id == study.id, TrialRow.state == TrialState.COMPLETE, ResultRow.fold < step)
-        .group_by(ResultRow.trial_id)
-    ).all()
-    return [int(correct) / int(clips) for correct, clips in accuracies]
 
 
 def _check_result(result: FoldResult, split: StudyFoldRow, task: FoldTask) -> None:

@@ -167,7 +167,10 @@ class BoundRule(Contract):
     """Prune a trial that cannot reach `threshold` even if every clip to come is right. Exact, never wrong."""
 
     rule: Literal["bound"] = "bound"
-    threshold: FiniteFloat = Field(ge=0, le=1, description="pooled accuracy; the paper prunes below 0.965")
+    threshold: FiniteFloat = Field(ge=0, le=1, description="of the metric; the paper prunes below 0.965")
+    metric: Literal["accuracy", "uar", "uf1"] = Field(
+        "accuracy", description="pooled accuracy, or mean recall or mean F1 of the classes, over all folds"
+    )
 
 
 class MedianRule(Contract):
@@ -180,7 +183,23 @@ class MedianRule(Contract):
     )
 
 
-PruningRule = Annotated[BoundRule | MedianRule, Field(discriminator="rule")]
+class PairedRule(Contract):
+    """Prune a trial whose folds are worse than the same folds of the median complete trial, beyond chance.
+
+    That is when the mean difference of their accuracies plus so many of its standard errors is below 0.
+    """
+
+    rule: Literal["paired"] = "paired"
+    standard_errors: FiniteFloat = Field(
+        2.5, ge=0, le=100, description="how far below: more let a trial that is nearly as good run on"
+    )
+    startup_trials: int = Field(5, ge=1, description="complete trials before anything is pruned")
+    warmup_folds: int | None = Field(
+        None, ge=0, description="folds of a trial that are always run; by default 10 for LOSO, 3 for k-fold"
+    )
+
+
+PruningRule = Annotated[BoundRule | MedianRule | PairedRule, Field(discriminator="rule")]
 
 
 class StudySpec(Contract):
@@ -198,6 +217,10 @@ class StudySpec(Contract):
     seed: int = Field(0, ge=0, lt=2**31)
     sampler: TpeSampler = TpeSampler()
     pruning: tuple[PruningRule, ...] = (MedianRule(),)
+    fold_order: Literal["fixed", "hardest_first"] = Field(
+        "fixed",
+        description="in which a trial runs its folds; hardest_first is learnt from the first complete trials",
+    )
     training: TrainingSettings = TrainingSettings()
     economies: Economies = Economies()
     compute: ComputePlan = ComputePlan()
@@ -228,7 +251,7 @@ class StudySpec(Contract):
             raise ValueError("a rule stands twice")
         return rules
 
-    def warmup_folds(self, rule: MedianRule) -> int:
+    def warmup_folds(self, rule: MedianRule | PairedRule) -> int:
         """Folds of a trial that `rule` always lets run."""
         if rule.warmup_folds is not None:
             return rule.warmup_folds
@@ -401,6 +424,7 @@ class TrialView(Contract):
     clips: int = Field(description="test clips of the folds done")
     running_accuracy: FiniteFloat | None
     pruned: PruneDecision | None
+    learnt_order: bool = Field(description="it runs its folds in the order that the study learnt")
     end_reason: str | None
     worker: str | None = Field(description="name of the worker that holds a fold of it now")
 
@@ -418,6 +442,9 @@ class StudyView(Contract):
     clips: int
     folds: int
     split_hash: str
+    fold_order: tuple[int, ...] | None = Field(
+        description="indices of the folds, hardest first; null while not learnt, or where the order is fixed"
+    )
     trials: dict[TrialState, int]
     folds_done: int
     chance: FiniteFloat = Field(description="one over the number of classes")

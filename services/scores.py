@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from fractions import Fraction
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,3 +62,26 @@ def needed_correct(threshold: float, clips: int) -> int:
     The decimal that was written counts, not its binary neighbour: 96.5 % of 327 needs 316.
     """
     return math.ceil(Fraction(repr(threshold)) * clips)
+
+
+def best_reachable(counts: Counts, to_come: Sequence[int], metric: Literal["uar", "uf1"]) -> Fraction:
+    """The highest UAR or UF1 that clips still to come can lead to, exactly: that with every one of them right.
+
+    Take a class with n true clips in all. Of the clips counted t are right in it and p >= t assigned to it; of
+    those to come x are right in it and q >= x assigned to it. Its recall is (t + x) / n. Its F1 is
+    2 (t + x) / (n + p + q), at most 2 (t + x) / (n + p + x). Both rise with x, the latter because t < n + p.
+    Every clip right makes x as large as it can be, with q = x, in every class at once, so no mean over the
+    classes is higher.
+
+    Args:
+        counts: confusion counts so far.
+        to_come: for each class, how many clips of it are still to come.
+    """
+    values = []
+    for label, coming in enumerate(to_come):
+        right = int(counts[label, label]) + coming
+        true = int(counts[label].sum()) + coming
+        assigned = int(counts[:, label].sum()) + coming
+        if true:
+            values.append(Fraction(right, true) if metric == "uar" else Fraction(2 * right, true + assigned))
+    return sum(values, start=Fraction(0)) / len(values) if values else Fraction(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -103,6 +104,7 @@ def study_view(session: Session, study: StudyRow) -> StudyView:
         clips=study.clips,
         folds=study.fold_count,
         split_hash=study.split_hash,
+        fold_order=None if study.fold_order is None else tuple(study.fold_order),
         trials=counts,
         folds_done=done or 0,
         chance=1 / len(study.classes),
@@ -192,6 +194,7 @@ def trial_views(session: Session, study: StudyRow, trials: Sequence[TrialRow]) -
                 clips=clips,
                 running_accuracy=correct / clips if clips else None,
                 pruned=PruneDecision.model_validate(trial.pruned) if trial.pruned else None,
+                learnt_order=trial.learnt_order,
                 end_reason=trial.end_reason,
                 worker=holders.get(trial.id),
             )
@@ -292,11 +295,8 @@ def fold_task(study: StudyRow, spec: StudySpec, trial: TrialRow, split: StudyFol
 
 
 def confusion_view(session: Session, study: StudyRow, trial: TrialRow) -> ConfusionView:
-    """Confusion counts over the finished folds of a trial."""
-    size = len(study.classes)
-    counts = np.zeros((size, size), dtype=np.int64)
-    for matrix in session.scalars(select(ResultRow.confusion).where(ResultRow.trial_id == trial.id)):
-        counts += np.asarray(matrix, dtype=np.int64)
+    """Confusion counts over the finished folds of a trial, and the scores they give."""
+    counts = confusion_counts(session, study, trial)
     return ConfusionView(
         classes=tuple(study.classes),
         counts=tuple(tuple(int(n) for n in row) for row in counts),
@@ -304,6 +304,15 @@ def confusion_view(session: Session, study: StudyRow, trial: TrialRow) -> Confus
         uar=scores.unweighted_average_recall(counts),
         uf1=scores.unweighted_f1(counts),
     )
+
+
+def confusion_counts(session: Session, study: StudyRow, trial: TrialRow) -> scores.Counts:
+    """Confusion counts over the finished folds of a trial."""
+    size = len(study.classes)
+    counts = np.zeros((size, size), dtype=np.int64)
+    for matrix in session.scalars(select(ResultRow.confusion).where(ResultRow.trial_id == trial.id)):
+        counts += np.asarray(matrix, dtype=np.int64)
+    return counts
 
 
 def list_workers(session: Session, *, seen_within: float) -> list[WorkerView]:
@@ -343,9 +352,10 @@ def fold_counts(session: Session, trial_ids: Sequence[int]) -> dict[int, list[Fo
     return counts
 
 
-def finished_prefix(counts: Sequence[FoldCount]) -> list[tuple[int, int]]:
-    """(correct, clips) of the folds that are finished without a gap from the first; `counts` in order."""
-    return [(count.correct, count.clips) for place, count in enumerate(counts) if count.fold == place]
+def finished_prefix(counts: Sequence[FoldCount], order: Sequence[int]) -> list[tuple[int, int]]:
+    """(correct, clips) of the folds that are finished without a gap from the first of `order`, in its order."""
+    done = {count.fold: (count.correct, count.clips) for count in counts}
+    return [done[fold] for fold in takewhile(done.__contains__, order)]
 
 
 def _trial_view(session: Session, study: StudyRow, trial: TrialRow) -> TrialView:

@@ -24,6 +24,7 @@ from sqlalchemy import (
     MetaData,
     Text,
     UniqueConstraint,
+    false,
     func,
     text,
 )
@@ -53,7 +54,7 @@ class Base(DeclarativeBase):
 
 
 class StudyRow(Base):
-    """A study."""
+    """A study. `fold_order` is set once, when it has learnt which folds are hardest."""
 
     __tablename__ = "studies"
     id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
@@ -67,6 +68,7 @@ class StudyRow(Base):
     clips: Mapped[int]
     fold_count: Mapped[int]
     split_hash: Mapped[str]
+    fold_order: Mapped[list[Any] | None] = mapped_column(JSON(none_as_null=True))
     created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
 
 
@@ -82,7 +84,10 @@ class StudyFoldRow(Base):
 
 
 class TrialRow(Base):
-    """A trial. `value` is set when it is complete; `pruned` when a rule ended it."""
+    """A trial. `value` is set when it is complete; `pruned` when a rule ended it.
+
+    `learnt_order` says that it runs its folds in the study's `fold_order`, otherwise by index.
+    """
 
     __tablename__ = "trials"
     __table_args__ = (
@@ -101,6 +106,7 @@ class TrialRow(Base):
     parameters: Mapped[dict[str, Any]]
     parameters_hash: Mapped[str]
     state: Mapped[str]
+    learnt_order: Mapped[bool] = mapped_column(server_default=false())
     value: Mapped[float | None] = mapped_column(Float(53))
     pruned: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     end_reason: Mapped[str | None]

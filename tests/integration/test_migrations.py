@@ -129,6 +129,8 @@ def test_a_study_of_the_first_revision_is_read_and_goes_on(at_0001: Engine, cach
     spec = desk.study().spec
     assert not spec.economies.stop_when_perfect
     assert [name for name, _ in spec.space.items()] == ["temporal_size", "dropout", "clahe"]
+    assert desk.study().fold_order is None
+    assert not desk.trial(0).learnt_order
     with at_0001.connect() as connection:
         kept = connection.execute(text("SELECT spec FROM foldwise.studies")).scalar_one()
         assert [key for key in kept if key != "economies"] == list(SPEC_0001)

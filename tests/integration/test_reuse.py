@@ -193,8 +193,8 @@ def test_another_study_or_the_switch_turned_off_runs_equal_folds_again(desk: Des
     assert {fold.reused_from for fold in desk.folds(1, "t")} == {None}
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_reuse_changes_no_trial_and_runs_each_fold_once(desk: Desk, seed: int) -> None:
+@pytest.mark.parametrize(("seed", "fold_order"), [(0, "fixed"), (1, "fixed"), (2, "hardest_first")])
+def test_reuse_changes_no_trial_and_runs_each_fold_once(desk: Desk, seed: int, fold_order: str) -> None:
     rng = random.Random(seed)
     wanted = [{"temporal_size": rng.choice([1, 3, 5]), "clahe": rng.random() < 0.5} for _ in range(12)]
     rules = [
@@ -203,7 +203,7 @@ def test_reuse_changes_no_trial_and_runs_each_fold_once(desk: Desk, seed: int) -
     ]
     ran = {}
     for name, reuse in (("s", True), ("t", False)):
-        create(desk, *wanted, name=name, pruning=rules, economies={"reuse_folds": reuse})
+        create(desk, *wanted, name=name, pruning=rules, economies={"reuse_folds": reuse}, fold_order=fold_order)
         ran[name] = run(desk, desk.must_claim(study=name))
         assert desk.study(name).state == StudyState.COMPLETE
     for number in range(12):

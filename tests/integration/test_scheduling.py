@@ -255,6 +255,24 @@ def test_bound_prunes_at_the_first_error_too_many(desk: Desk) -> None:
     assert desk.study().best is not None, "with none complete, the pruned trial of the highest bound"
 
 
+@pytest.mark.parametrize(
+    ("metric", "decision"), [("accuracy", "continue"), ("uar", "continue"), ("uf1", "pruned")]
+)
+def test_bound_takes_the_metric_it_is_told(desk: Desk, metric: str, decision: str) -> None:
+    desk.create(pruning=[{"rule": "bound", "threshold": 0.9, "metric": metric}])
+    # One of five clips of anger is taken for happy: recalls reach 0.8 and 1, F1 0.889 and 0.909.
+    verdict = desk.report(desk.must_claim(), wrong=1)
+    assert verdict.decision == decision
+    if metric == "uf1":
+        assert verdict.pruned is not None
+        assert verdict.pruned.fold == 0
+        assert verdict.pruned.numbers == {
+            "threshold": 0.9,
+            "errors": 1,
+            "best_reachable_uf1": pytest.approx((8 / 9 + 10 / 11) / 2),
+        }
+
+
 def test_optuna_holds_the_same_trials(desk: Desk) -> None:
     desk.create(trials=3, pruning=[{"rule": "bound", "threshold": 0.6}])
     assignment: FoldAssignment | None = desk.must_claim()
