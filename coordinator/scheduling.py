@@ -20,6 +20,7 @@ from hmac import compare_digest
 from typing import Any, Literal
 
 import structlog
+from pydantic import ValidationError
 from sqlalchemy import (
     JSON,
     ColumnElement,
@@ -38,6 +39,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from coordinator import pruning
+from coordinator.events import tell
 from coordinator.settings import CoordinatorSettings
 from coordinator.store.queries import finished_prefix, fold_counts, fold_task, lock_study
 from coordinator.store.tables import (
@@ -55,6 +57,7 @@ from services import scores
 from services.contracts import (
     ClaimRequest,
     ComputePlan,
+    EventKind,
     Failure,
     FoldAssignment,
     FoldResult,
@@ -81,6 +84,7 @@ from services.errors import (
     StudyOver,
     TokenRefused,
 )
+from services.search_space import first_problem
 from services.seeds import sha256_of
 
 log = structlog.get_logger()
@@ -335,6 +339,56 @@ def cancel_trial(session: Session, trial_id: int, reason: str) -> None:
         _end_trial(session, trial, TrialState.CANCELLED, reason)
 
 
+def overdue_trials(session: Session) -> Sequence[tuple[int, str]]:
+    """Ids of the running trials that are past their study's `trial_seconds`, and the reason to cancel them.
+
+    The time of a trial runs from its first lease, through pauses too.
+    """
+    limit = type_coerce(StudyRow.spec, JSON)["trial_seconds"].as_float()
+    begun = select(func.min(LeaseRow.granted_at)).where(LeaseRow.trial_id == TrialRow.id).scalar_subquery()
+    overdue = session.execute(
+        select(TrialRow.id, limit)
+        .join(StudyRow, StudyRow.id == TrialRow.study_id)
+        .where(
+            StudyRow.state == StudyState.RUNNING,
+            limit.is_not(None),
+            TrialRow.state == TrialState.RUNNING,
+            begun < func.clock_timestamp() - func.make_interval(0, 0, 0, 0, 0, 0, limit),
+        )
+        .order_by(TrialRow.id)
+    )
+    return [(trial_id, f"trial_seconds: {seconds:g} s since its first lease") for trial_id, seconds in overdue]
+
+
+def imported_result(
+    study: StudyRow, spec: StudySpec, trial: TrialRow, split: StudyFoldRow, payload: dict[str, Any]
+) -> ResultRow:
+    """Another coordinator's result, checked and scored as `report` does it; not added to a session.
+
+    Raises:
+        InvalidInput: it is no result, does not fit the fold's clips and classes, or is that of another task.
+    """
+    try:
+        result = FoldResult.model_validate(payload)
+    except ValidationError as error:
+        raise InvalidInput(first_problem(error), field="payload") from error
+    _check_result(result, split, fold_task(study, spec, trial, split))
+    epochs = [epoch.predicted for epoch in result.epochs]
+    best, correct = scores.best_epoch(split.labels, epochs)
+    return ResultRow(
+        trial_id=trial.id,
+        fold=split.fold,
+        imported=True,
+        sha256=sha256_of(payload),
+        payload=payload,
+        best_epoch=best,
+        correct=correct,
+        clips=len(split.labels),
+        confusion=scores.confusion(split.labels, epochs[best], len(study.classes)).tolist(),
+        verdict={},
+    )
+
+
 def abandon_leases(session: Session, study: StudyRow) -> None:
     """End the live leases of a study; their workers learn it with their next word."""
     of_study = select(TrialRow.id).where(TrialRow.study_id == study.id)
@@ -353,6 +407,7 @@ def complete_if_done(session: Session, study_id: int) -> None:
     if open_trials or total < StudySpec.model_validate(study.spec).trials:
         return
     study.state = StudyState.COMPLETE
+    tell(session, study.id, EventKind.STUDY_MOVED, state=StudyState.COMPLETE.value, reason=None)
     log.info("study_complete", study=study.name, trials=total)
 
 
@@ -371,7 +426,12 @@ def _grant_any(session: Session, request: ClaimRequest, settings: CoordinatorSet
             TrialRow.state.in_([TrialState.READY, TrialState.RUNNING]),
             free,
         )
-        .order_by((TrialRow.state == TrialState.RUNNING).desc(), StudyRow.id, TrialRow.number)
+        .order_by(
+            StudyRow.priority.desc(),
+            (TrialRow.state == TrialState.RUNNING).desc(),
+            StudyRow.id,
+            TrialRow.number,
+        )
         .limit(1)
         .with_for_update(of=TrialRow, skip_locked=True)
         .execution_options(populate_existing=True)
@@ -588,6 +648,17 @@ def _count(session: Session, study: StudyRow, spec: StudySpec, trial: TrialRow, 
     session.add(row)
     session.flush()
     progress = _progress(session, trial, study, row.fold)
+    tell(
+        session,
+        study.id,
+        EventKind.FOLD_ACCEPTED,
+        trial=trial.number,
+        fold=row.fold,
+        correct=row.correct,
+        clips=row.clips,
+        trial_accuracy=progress.correct / progress.clips_done,
+        reused=row.reused_from is not None,
+    )
     decision = _judge(session, study, spec, trial, progress)
     verdict = Verdict(
         decision=decision,
@@ -681,6 +752,15 @@ def _end_trial(session: Session, trial: TrialRow, state: TrialState, reason: str
         _end_lease(session, lease, "abandoned")
     session.flush()
     session.execute(update(TrialRow).where(TrialRow.id == trial.id).values(ended_at=func.clock_timestamp()))
+    tell(
+        session,
+        trial.study_id,
+        EventKind.TRIAL_ENDED,
+        trial=trial.number,
+        state=state.value,
+        value=trial.value,
+        reason=reason,
+    )
     _changed(session, trial)
     complete_if_done(session, trial.study_id)
 
