@@ -127,8 +127,8 @@ def sent(client: httpx.Client, path: str, **given: Any) -> Iterator[dict[str, st
 
 
 def test_a_stream_tells_what_happens_and_goes_on_where_it_was_cut(desk: Desk) -> None:
+    desk.create(trials=1)
     with served(desk.settings) as client, served(desk.settings) as replica:
-        desk.create(trials=1)
         all_of_them = sent(client, "/events", params={"after": "0-0"})
         first = next(all_of_them)
         assert first["event"] == "study_moved"

@@ -114,6 +114,12 @@ def test_an_imported_study_can_be_given_more_trials_where_its_cache_is(ended: De
         assignment = ended.report(assignment).next
     assert ended.study("t").state == StudyState.COMPLETE
 
+    ended.create(name="warm", space=SPACE, trials=6, warm_start={"study": "s"}, start=False)
+    warm = exported(ended, "warm")
+    assert len(json.loads(warm[0])["inherited"]) == 3
+    imported(ended, warm, "u")
+    assert exported(ended, "u")[0] == warm[0].replace(b'"name":"warm"', b'"name":"u"', 1)
+
 
 def test_a_study_under_way_is_paused_and_goes_on_from_there(desk: Desk, elsewhere: Desk) -> None:
     desk.create(trials=3, space=SPACE, warm_start=None)
@@ -140,13 +146,6 @@ def test_a_study_under_way_is_paused_and_goes_on_from_there(desk: Desk, elsewher
         desk.leader.round()
     assert desk.study("t").state == StudyState.COMPLETE
     assert desk.trial(2, "t").parameters == A
-
-
-def test_what_an_inherited_trial_taught_is_in_the_file(ended: Desk) -> None:
-    ended.create(name="warm", space=SPACE, trials=6, warm_start={"study": "s"}, start=False)
-    imported(ended, exported(ended, "warm"), "t")
-    assert exported(ended, "t")[0] == exported(ended, "warm")[0].replace(b'"name":"warm"', b'"name":"t"', 1)
-    assert len(json.loads(exported(ended, "t")[0])["inherited"]) == 3
 
 
 Change = Callable[[list[Any]], None]
@@ -216,6 +215,11 @@ CHANGED: list[tuple[Change, str]] = [
 
 def test_a_file_that_was_changed_is_refused_whole_and_the_line_is_named(ended: Desk) -> None:
     file = exported(ended)
+    with pytest.raises(Conflict, match="import it under another name"):
+        imported(ended, file)
+    for junk in (b"\n", b"\xff\xfe", b"{", b"[1]"):
+        with pytest.raises(InvalidInput, match=r"^line 1: "):
+            imported(ended, [junk], "t")
     for change, words in CHANGED:
         lines = [json.loads(line) for line in file]
         change(lines)
@@ -224,17 +228,6 @@ def test_a_file_that_was_changed_is_refused_whole_and_the_line_is_named(ended: D
         assert words in refused.value.message
         with ended.engine.connect() as connection:
             assert connection.scalar(text("SELECT count(*) FROM foldwise.studies")) == 1
-
-
-def test_a_name_that_is_taken_is_refused(ended: Desk) -> None:
-    with pytest.raises(Conflict, match="import it under another name"):
-        imported(ended, exported(ended))
-
-
-def test_what_is_no_json_line_is_refused(ended: Desk) -> None:
-    for junk in (b"\n", b"\xff\xfe", b"{", b"[1]"):
-        with pytest.raises(InvalidInput, match=r"^line 1: "):
-            imported(ended, [junk], "t")
 
 
 def test_files_over_rest_and_by_commands(ended: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,7 +259,8 @@ def test_files_over_rest_and_by_commands(ended: Desk, tmp_path: Path, monkeypatc
         assert "t is running with 4 of 8 trials" in foldwise("budget", "t", "8")
         words = ["enqueue", "t", "--parameter", "temporal_size=5", "--parameter", "clahe=true"]
         assert "as trial " in foldwise(*words)
-        cloned = json.loads(foldwise("clone", "s", "c", "--set", "seed=9", "--set", "start=false", "--json"))
+        printed = foldwise("clone", "s", "c", "--set", "seed=9", "--set", "start=false", "--json")
+        cloned = json.loads(next(line for line in printed.splitlines() if line.startswith("{")))
         assert (cloned["state"], cloned["spec"]["seed"], cloned["spec"]["trials"]) == ("draft", 9, 4)
         assert "c is deleted" in foldwise("delete", "c", "--confirm", "c")
         with pytest.raises(InvalidInput, match="--confirm s"):

@@ -25,8 +25,10 @@ B = {"temporal_size": 5, "clahe": False}
 
 def run(desk: Desk, assignment: FoldAssignment | None, wrong: int = 0) -> None:
     while assignment is not None:
-        assignment = desk.report(assignment, wrong).next
-        desk.leader.round()
+        verdict = desk.report(assignment, wrong)
+        if verdict.decision != "continue":
+            desk.leader.round()
+        assignment = verdict.next
 
 
 def run_all(desk: Desk, name: str = "s", wrong: int = 0) -> None:
@@ -167,10 +169,11 @@ def test_a_paused_study_stays_paused_with_a_larger_budget(desk: Desk) -> None:
 
 
 def test_a_grid_study_runs_every_configuration(desk: Desk) -> None:
-    desk.create(trials=6, sampler={"kind": "grid"}, space=SPACE, seed=3)
+    space = {"temporal_size": [1, 3], "clahe": [True, False]}
+    desk.create(trials=4, sampler={"kind": "grid"}, space=space, seed=3)
     run_all(desk)
-    ran = {tuple(desk.trial(number).parameters.values()) for number in range(6)}
-    assert ran == {(size, clahe) for size in (1, 3, 5) for clahe in (True, False)}
+    ran = {tuple(desk.trial(number).parameters.values()) for number in range(4)}
+    assert ran == {(size, clahe) for size in (1, 3) for clahe in (True, False)}
 
 
 # --- Clone ------------------------------------------------------------------------------------------------
@@ -331,7 +334,7 @@ def test_a_deleted_study_leaves_no_row_here_and_none_in_optuna(desk: Desk) -> No
     run(desk, desk.must_claim())
     before = count_rows(desk)
     desk.create(
-        space=SPACE, trials=4, enqueue=[A, A], sampler={"startup_trials": 1}, warm_start={"study": "kept"}
+        space=SPACE, trials=3, enqueue=[A, A], sampler={"startup_trials": 1}, warm_start={"study": "kept"}
     )
     enqueue(desk, B)
     run_all(desk)
