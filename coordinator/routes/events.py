@@ -8,6 +8,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request
 from fastapi.sse import EventSourceResponse, ServerSentEvent
+from sqlalchemy.exc import OperationalError
 from starlette.concurrency import run_in_threadpool
 
 from coordinator.auth import require
@@ -71,7 +72,11 @@ async def _follow(request: Request, place: Place, study_id: int | None) -> Async
 
     # The framework ends it when the client hangs up, and fills silence with a comment every 15 seconds.
     while not state.ending():
-        found = await run_in_threadpool(read, place)
+        try:
+            found = await run_in_threadpool(read, place)
+        except OperationalError:
+            # The client comes again, with the id of the last event that it got.
+            return
         for event in found:
             yield event
         if found:

@@ -147,6 +147,12 @@ def test_a_stream_tells_what_happens_and_goes_on_where_it_was_cut(desk: Desk) ->
         again.close()  # type: ignore[attr-defined]
 
 
+def test_a_quiet_stream_carries_comments(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastapi.routing._PING_INTERVAL", 0.05)
+    with served(desk.settings) as client, client.stream("GET", "/api/v1/events") as response:
+        assert next(response.iter_lines()) == ": ping"
+
+
 def test_the_stream_of_a_study_is_its_own_and_ends_with_it(desk: Desk) -> None:
     desk.create(name="other")
     desk.create(start=False)

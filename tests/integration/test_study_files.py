@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from sqlalchemy import text
 from typer.testing import CliRunner
 
 from cli.study_life import app as study_app
+from cli.study_life import delete
 from coordinator import scheduling, studies
 from coordinator.leader import Leader
 from coordinator.study_export import export_lines
@@ -263,6 +265,15 @@ def test_files_over_rest_and_by_commands(ended: Desk, tmp_path: Path, monkeypatc
         cloned = json.loads(next(line for line in printed.splitlines() if line.startswith("{")))
         assert (cloned["state"], cloned["spec"]["seed"], cloned["spec"]["trials"]) == ("draft", 9, 4)
         assert "c is deleted" in foldwise("delete", "c", "--confirm", "c")
+        terminal, keyboard = os.openpty()
+        with os.fdopen(keyboard) as typed, os.fdopen(terminal, "wb", buffering=0) as hands:
+            monkeypatch.setattr("sys.stdin", typed)
+            hands.write(b"S\n")
+            with pytest.raises(InvalidInput, match="confirm it with its name"):
+                delete("s", url=str(client.base_url))
+            hands.write(b"t\n")
+            with pytest.raises(Conflict, match="t is running"):
+                delete("t", url=str(client.base_url))
         with pytest.raises(InvalidInput, match="--confirm s"):
             foldwise("delete", "s")
         refused = client.delete("/api/v1/studies/s")
