@@ -66,7 +66,6 @@ def ended(desk: Desk) -> Desk:
         trial_id = session.scalar(text("SELECT id FROM foldwise.trials WHERE number = 3"))
         assert trial_id is not None
         scheduling.cancel_trial(session, trial_id, "enough")
-    desk.leader.round()
     study = desk.study()
     assert study.state == StudyState.COMPLETE
     assert [desk.trial(n).state.value for n in range(4)] == ["complete", "complete", "pruned", "cancelled"]
@@ -77,6 +76,7 @@ def ended(desk: Desk) -> Desk:
 def test_a_study_exported_imported_and_exported_is_the_same_but_for_its_name(
     ended: Desk, elsewhere: Desk
 ) -> None:
+    ended.leader.round()
     first = exported(ended)
     imported(elsewhere, first, "t")
     second = exported(elsewhere, "t")
@@ -124,7 +124,7 @@ def test_an_imported_study_can_be_given_more_trials_where_its_cache_is(ended: De
 
 
 def test_a_study_under_way_is_paused_and_goes_on_from_there(desk: Desk, elsewhere: Desk) -> None:
-    desk.create(trials=3, space=SPACE, warm_start=None)
+    desk.create(trials=3, space=SPACE, protocol={"kind": "kfold", "k": 2})
     with desk.sessions.begin() as session:
         studies.enqueue(session, "s", [A])
     held = desk.report(desk.must_claim()).next
@@ -134,7 +134,7 @@ def test_a_study_under_way_is_paused_and_goes_on_from_there(desk: Desk, elsewher
         imported(elsewhere, lines, "t")
     imported(desk, lines, "t")
     assert desk.study("t").state == StudyState.PAUSED
-    assert [fold.state.value for fold in desk.folds(0, "t")] == ["done"] + ["pending"] * 4
+    assert [fold.state.value for fold in desk.folds(0, "t")] == ["done", "pending"]
     again = exported(desk, "t")
     assert again[0] == lines[0].replace(b'"name":"s"', b'"name":"t"', 1).replace(b'"running"', b'"paused"', 1)
     assert again[1:] == lines[1:]

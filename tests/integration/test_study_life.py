@@ -23,6 +23,11 @@ A = {"temporal_size": 1, "clahe": True}
 B = {"temporal_size": 5, "clahe": False}
 
 
+def create(desk: Desk, **spec: Any) -> None:
+    """A study of two folds a trial."""
+    desk.create(protocol={"kind": "kfold", "k": 2}, **spec)
+
+
 def run(desk: Desk, assignment: FoldAssignment | None, wrong: int = 0) -> None:
     while assignment is not None:
         verdict = desk.report(assignment, wrong)
@@ -80,7 +85,7 @@ def age(desk: Desk, statement: str) -> None:
 
 
 def test_enqueued_configurations_follow_the_trials_that_are_there(desk: Desk) -> None:
-    desk.create(space=SPACE, trials=5, enqueue=[A])
+    create(desk, space=SPACE, trials=5, enqueue=[A])
     assert enqueue(desk, A, B) == (2, 3)
     assert enqueue(desk, B) == (4,)
     run_all(desk)
@@ -102,13 +107,13 @@ def test_what_is_enqueued_while_the_sampler_thinks_goes_first(
         return suggested
 
     monkeypatch.setattr(Search, "suggest", slowly)
-    desk.create(space={"clahe": [True, False]} | {"temporal_size": [1]}, trials=3)
+    create(desk, space={"clahe": [True, False]} | {"temporal_size": [1]}, trials=3)
     assert numbers == [(0,)]
     assert desk.trial(0).parameters["clahe"] != suggest(desk.study().spec, [], 0)["clahe"]
 
 
 def test_enqueued_configurations_fit_the_space_and_the_budget(desk: Desk) -> None:
-    desk.create(space=SPACE, trials=3)
+    create(desk, space=SPACE, trials=3)
     with pytest.raises(InvalidInput, match="the 1 trials that study s has left") as refused:
         enqueue(desk, A, B)
     assert refused.value.field == "configurations"
@@ -127,7 +132,7 @@ def test_enqueued_configurations_fit_the_space_and_the_budget(desk: Desk) -> Non
 
 
 def test_a_complete_study_goes_on_with_a_larger_budget_and_its_trials_stay(desk: Desk) -> None:
-    desk.create(trials=2)
+    create(desk, trials=2)
     run_all(desk)
     first = [desk.trial(0), desk.trial(1)]
     with pytest.raises(StudyOver):
@@ -143,7 +148,7 @@ def test_a_complete_study_goes_on_with_a_larger_budget_and_its_trials_stay(desk:
 
 
 def test_a_budget_is_never_below_what_there_is(desk: Desk) -> None:
-    desk.create(trials=5, space=SPACE)
+    create(desk, trials=5, space=SPACE)
     enqueue(desk, A)
     with pytest.raises(InvalidInput, match="has 3 trials made or enqueued") as refused:
         set_budget(desk, 2)
@@ -153,7 +158,7 @@ def test_a_budget_is_never_below_what_there_is(desk: Desk) -> None:
     assert (desk.study().state, sum(desk.study().trials.values())) == (StudyState.COMPLETE, 3)
     set_budget(desk, 3)
     assert desk.study().state == StudyState.COMPLETE
-    desk.create(name="t", trials=2, sampler={"kind": "grid"}, space=SPACE)
+    create(desk, name="t", trials=2, sampler={"kind": "grid"}, space=SPACE)
     with pytest.raises(InvalidInput, match="the grid has 6 configurations"):
         set_budget(desk, 7, "t")
     move(desk, "stop", "t")
@@ -162,7 +167,7 @@ def test_a_budget_is_never_below_what_there_is(desk: Desk) -> None:
 
 
 def test_a_paused_study_stays_paused_with_a_larger_budget(desk: Desk) -> None:
-    desk.create(trials=2)
+    create(desk, trials=2)
     move(desk, "pause")
     set_budget(desk, 4)
     assert (desk.study().state, desk.study().spec.trials) == (StudyState.PAUSED, 4)
@@ -170,7 +175,7 @@ def test_a_paused_study_stays_paused_with_a_larger_budget(desk: Desk) -> None:
 
 def test_a_grid_study_runs_every_configuration(desk: Desk) -> None:
     space = {"temporal_size": [1, 3], "clahe": [True, False]}
-    desk.create(trials=4, sampler={"kind": "grid"}, space=space, seed=3)
+    create(desk, trials=4, sampler={"kind": "grid"}, space=space, seed=3)
     run_all(desk)
     ran = {tuple(desk.trial(number).parameters.values()) for number in range(4)}
     assert ran == {(size, clahe) for size in (1, 3) for clahe in (True, False)}
@@ -185,7 +190,7 @@ def clone(desk: Desk, changes: dict[str, Any], name: str = "t") -> StudySpec:
 
 
 def test_a_clone_has_the_same_spec_and_cache_but_for_what_is_changed(desk: Desk) -> None:
-    desk.create(trials=3, space={**SPACE, "dropout": {"low": 0.0, "high": 0.5}}, seed=4)
+    create(desk, trials=3, space={**SPACE, "dropout": {"low": 0.0, "high": 0.5}}, seed=4)
     spec = desk.study().spec
     plain = clone(desk, {})
     assert plain == spec.model_copy(update={"name": "t", "cache": f"tiny/{'f' * 64}"})
@@ -253,18 +258,18 @@ def inherited_of(desk: Desk, name: str) -> list[TrialRecord]:
 
 def test_a_warm_start_from_nothing_is_refused(desk: Desk) -> None:
     with pytest.raises(NotFound, match="no study 'first'") as refused:
-        desk.create(warm_start={"study": "first"})
+        create(desk, warm_start={"study": "first"})
     assert refused.value.field == "warm_start.study"
-    desk.create(name="first")
+    create(desk, name="first")
     with pytest.raises(InvalidInput, match="no ended trial that fits"):
-        desk.create(warm_start={"study": "first"})
+        create(desk, warm_start={"study": "first"})
 
 
 # --- Time limits ------------------------------------------------------------------------------------------
 
 
 def test_a_trial_past_its_time_is_cancelled_and_the_others_go_on(desk: Desk) -> None:
-    desk.create(trials=3, trial_seconds=60)
+    create(desk, trials=3, trial_seconds=60)
     late, other = desk.must_claim("w1"), desk.must_claim("w2")
     late_next = desk.report(late).next
     assert late_next is not None
@@ -283,8 +288,8 @@ def test_a_trial_past_its_time_is_cancelled_and_the_others_go_on(desk: Desk) -> 
 
 
 def test_a_study_past_its_time_is_stopped_and_keeps_its_results(desk: Desk) -> None:
-    desk.create(trials=3, study_seconds=60)
-    desk.create(name="draft", study_seconds=60, start=False)
+    create(desk, trials=3, study_seconds=60)
+    create(desk, name="draft", study_seconds=60, start=False)
     assignment = desk.must_claim()
     assert desk.report(assignment).next is not None
     age(
@@ -302,7 +307,7 @@ def test_a_study_past_its_time_is_stopped_and_keeps_its_results(desk: Desk) -> N
 
 
 def test_the_time_of_a_study_begins_anew_with_a_larger_budget(desk: Desk) -> None:
-    desk.create(trials=1, study_seconds=60)
+    create(desk, trials=1, study_seconds=60)
     run_all(desk)
     age(desk, "UPDATE foldwise.studies SET started_at = started_at - interval '61 s'")
     set_budget(desk, 2)
@@ -314,15 +319,15 @@ def test_the_time_of_a_study_begins_anew_with_a_larger_budget(desk: Desk) -> Non
 
 def test_folds_of_the_highest_priority_are_leased_first_then_of_the_oldest_study(desk: Desk) -> None:
     for name, priority in (("low", -1), ("old", 0), ("new", 0), ("high", 7)):
-        desk.create(name=name, priority=priority, trials=1)
+        create(desk, name=name, priority=priority, trials=1)
     claimed = [desk.must_claim(f"w{n}").study for n in range(4)]
     assert claimed == ["high", "old", "new", "low"]
     assert desk.claim("w5", study="low") is None
 
 
 def test_a_named_study_is_served_whatever_its_priority(desk: Desk) -> None:
-    desk.create(name="low", priority=-100)
-    desk.create(name="high", priority=100)
+    create(desk, name="low", priority=-100)
+    create(desk, name="high", priority=100)
     assert desk.must_claim(study="low").study == "low"
 
 
@@ -330,11 +335,11 @@ def test_a_named_study_is_served_whatever_its_priority(desk: Desk) -> None:
 
 
 def test_a_deleted_study_leaves_no_row_here_and_none_in_optuna(desk: Desk) -> None:
-    desk.create(name="kept", space=SPACE, trials=1, enqueue=[A])
+    create(desk, name="kept", space=SPACE, trials=1, enqueue=[A])
     run(desk, desk.must_claim())
     before = count_rows(desk)
-    desk.create(
-        space=SPACE, trials=3, enqueue=[A, A], sampler={"startup_trials": 1}, warm_start={"study": "kept"}
+    create(
+        desk, space=SPACE, trials=3, enqueue=[A, A], sampler={"startup_trials": 1}, warm_start={"study": "kept"}
     )
     enqueue(desk, B)
     run_all(desk)
@@ -348,7 +353,7 @@ def test_a_deleted_study_leaves_no_row_here_and_none_in_optuna(desk: Desk) -> No
 
 
 def test_a_study_is_deleted_only_by_its_name_and_while_it_does_not_run(desk: Desk) -> None:
-    desk.create()
+    create(desk)
     for confirm in (None, "", "t"):
         with pytest.raises(InvalidInput, match="confirm it with its name"):
             delete(desk, confirm=confirm)
@@ -365,18 +370,18 @@ def test_a_study_is_deleted_only_by_its_name_and_while_it_does_not_run(desk: Des
 
 
 def test_a_crash_between_our_rows_and_optunas_leaves_work_and_nothing_half(desk: Desk) -> None:
-    desk.create(trials=1)
+    create(desk, trials=1)
     run_all(desk)
     delete(desk)
     assert optuna.get_all_study_names(desk.settings.database_url) == ["s"]
-    desk.create(trials=2)
+    create(desk, trials=2)
     twin = optuna.load_study(study_name="s", storage=desk.settings.database_url)
     assert [trial.state.name for trial in twin.trials] == ["RUNNING"] * 2, "another study by the same name"
     assert [trial.params for trial in twin.trials] == [desk.trial(n).parameters for n in range(2)]
 
 
 def test_results_and_a_deletion_at_the_same_moment_do_not_deadlock(desk: Desk) -> None:
-    desk.create(trials=2)
+    create(desk, trials=2)
     held = [desk.must_claim(f"w{n}") for n in range(2)]
     move(desk, "pause")
 
