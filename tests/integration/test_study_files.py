@@ -23,7 +23,7 @@ from coordinator.study_import import import_study
 from services.contracts import FoldAssignment, StudyState
 from services.errors import CacheMismatch, Conflict, InvalidInput
 from services.seeds import sha256_of
-from tests.integration.desk import Desk
+from tests.integration.desk import Desk, LeaderWithoutOptuna
 from tests.integration.served import served
 
 SPACE = {"temporal_size": [1, 3, 5], "clahe": [True, False]}
@@ -51,7 +51,7 @@ def elsewhere(desk: Desk, tmp_path: Path) -> Desk:
 @pytest.fixture
 def ended(desk: Desk) -> Desk:
     """A study with a complete, a reused, a pruned and a failed trial."""
-    desk.leader = Leader(desk.engine, replace(desk.settings, ask_ahead=4))
+    desk.leader = LeaderWithoutOptuna(desk.engine, replace(desk.settings, ask_ahead=4))
     desk.create(
         space=SPACE,
         enqueue=[A, A, B, {"temporal_size": 5, "clahe": False}],
@@ -76,7 +76,7 @@ def ended(desk: Desk) -> Desk:
 def test_a_study_exported_imported_and_exported_is_the_same_but_for_its_name(
     ended: Desk, elsewhere: Desk
 ) -> None:
-    ended.leader.round()
+    Leader(ended.engine, ended.settings).round()
     first = exported(ended)
     imported(elsewhere, first, "t")
     second = exported(elsewhere, "t")
@@ -124,6 +124,7 @@ def test_an_imported_study_can_be_given_more_trials_where_its_cache_is(ended: De
 
 
 def test_a_study_under_way_is_paused_and_goes_on_from_there(desk: Desk, elsewhere: Desk) -> None:
+    desk.leader = LeaderWithoutOptuna(desk.engine, desk.settings)
     desk.create(trials=3, space=SPACE, protocol={"kind": "kfold", "k": 2})
     with desk.sessions.begin() as session:
         studies.enqueue(session, "s", [A])
