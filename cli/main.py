@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from cli import study_commands
+from cli import study_life
 from cli.state import StateFolder, default_state
 from services.errors import EXIT_FAILURE, EXIT_TRY_AGAIN, FoldwiseError
 
@@ -26,7 +26,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="Hyper-parameter search for 3D-CNN facial emotion recognition, fold by fold.",
 )
-app.add_typer(study_commands.app, name="study")
+app.add_typer(study_life.app, name="study")
 
 
 class Interrupted(BaseException):

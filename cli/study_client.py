@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import IO
 from urllib.parse import quote
 
 from services.contracts import (
+    Budget,
+    Clone,
     ConfusionView,
     DatasetView,
+    Enqueue,
+    Enqueued,
     FoldRecord,
     FoldView,
     StudySpec,
@@ -14,6 +20,7 @@ from services.contracts import (
     TrialView,
     WorkerView,
 )
+from services.search_space import ParameterValue
 from worker.coordinator_client import Connection, parse
 
 
@@ -32,8 +39,13 @@ class StudyClient:
         return parse(StudyView, self._connection.call("POST", "/studies", body=spec))
 
     def studies(self) -> list[StudyView]:
-        """All studies, oldest first."""
-        return [parse(StudyView, item) for item in self._connection.call("GET", "/studies")]
+        """All studies, oldest first, all pages."""
+        studies: list[StudyView] = []
+        params: dict[str, str] = {}
+        while page := self._connection.call("GET", "/studies", params=params):
+            studies += [parse(StudyView, item) for item in page]
+            params = {"after": studies[-1].name}
+        return studies
 
     def get(self, name: str) -> StudyView:
         """One study."""
@@ -45,6 +57,35 @@ class StudyClient:
         return parse(
             StudyView, self._connection.call("POST", f"/studies/{quote(name, safe='')}/{verb}", params=params)
         )
+
+    def enqueue(self, name: str, configurations: Sequence[Mapping[str, ParameterValue]]) -> Enqueued:
+        """Run these configurations next. Not repeated: twice sent they would run twice."""
+        body = Enqueue(configurations=tuple(dict(parameters) for parameters in configurations))
+        path = f"/studies/{quote(name, safe='')}/enqueue"
+        return parse(Enqueued, self._connection.call("POST", path, body=body, give_up_after=0))
+
+    def set_budget(self, name: str, trials: int) -> StudyView:
+        """Set how many trials a study runs in all."""
+        path = f"/studies/{quote(name, safe='')}/budget"
+        return parse(StudyView, self._connection.call("POST", path, body=Budget(trials=trials)))
+
+    def clone(self, name: str, clone: Clone) -> StudyView:
+        """Create a study like another."""
+        path = f"/studies/{quote(name, safe='')}/clone"
+        return parse(StudyView, self._connection.call("POST", path, body=clone))
+
+    def export(self, name: str, file: IO[bytes]) -> None:
+        """Write a study to a file as JSON lines."""
+        self._connection.download(f"/studies/{quote(name, safe='')}/export", file)
+
+    def import_study(self, file: IO[bytes], name: str | None = None) -> StudyView:
+        """Store a study from a file that `export` wrote, under its own name or another."""
+        params = None if name is None else {"name": name}
+        return parse(StudyView, self._connection.upload("/studies/import", file, params=params))
+
+    def delete(self, name: str, confirm: str) -> None:
+        """Delete a study; `confirm` is its name again."""
+        self._connection.call("DELETE", f"/studies/{quote(name, safe='')}", params={"confirm": confirm})
 
     def trials(self, name: str, *, after: int = -1) -> list[TrialView]:
         """Trials with numbers above `after`, all pages."""

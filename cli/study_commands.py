@@ -176,7 +176,7 @@ def build_spec(
     if space is not None:
         data["space"] = load_space(space).model_dump(mode="json")
     for setting in settings:
-        _set(data, setting)
+        apply_setting(data, setting)
     data.update({k: v for k, v in (("name", name), ("cache", cache)) if v is not None})
     try:
         return StudySpec.model_validate(data)
@@ -223,7 +223,12 @@ def _read_mapping(path: Path) -> dict[str, Any]:
     return content
 
 
-def _set(data: dict[str, Any], setting: str) -> None:
+def apply_setting(data: dict[str, Any], setting: str) -> None:
+    """Set what KEY=VALUE names in nested mappings.
+
+    Raises:
+        InvalidInput: it is no KEY=VALUE, or its key names a field of what has none.
+    """
     key, equals, value = setting.partition("=")
     if not equals:
         raise InvalidInput(f"--set {setting!r}: write KEY=VALUE, such as trials=50")
@@ -233,6 +238,9 @@ def _set(data: dict[str, Any], setting: str) -> None:
         if not isinstance(inner, dict):
             raise InvalidInput(f"--set {setting!r}: {parent} has no fields")
         data = inner
+    if last == "kind":
+        # Another kind of sampler or protocol has other fields.
+        data.clear()
     data[last] = read_value("--set", setting, value)
 
 

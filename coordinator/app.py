@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from coordinator.auth import TokenGate
 from coordinator.leader import Leader
 from coordinator.problems import add_handlers
-from coordinator.routes import leases, studies, system
+from coordinator.routes import events, leases, studies, study_life, system
 from coordinator.settings import CoordinatorSettings
 from coordinator.store.database import connect
 
@@ -55,6 +55,8 @@ def create_app(settings: CoordinatorSettings, *, ending: Callable[[], bool] = la
     app.state.ending = ending
     app.include_router(leases.router)
     app.include_router(studies.router)
+    app.include_router(study_life.router)
+    app.include_router(events.router)
     app.include_router(system.router)
     app.include_router(system.for_people)
     app.add_middleware(TokenGate, settings=settings)

@@ -7,26 +7,37 @@ a request's path, and each can be repeated: a round that is cut off is done agai
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import structlog
 from sqlalchemy import Connection, Engine, delete, func, select, text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import NoResultFound, SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
-from coordinator import scheduling
+from coordinator import scheduling, studies
+from coordinator.events import drop_old_events
 from coordinator.fold_order import order_of
-from coordinator.optimizer import OptunaProjection, TrialRecord, suggest
+from coordinator.optimizer import OptunaProjection, Search, TrialRecord
 from coordinator.pruning import running_accuracy
 from coordinator.settings import CoordinatorSettings
-from coordinator.store.queries import finished_prefix, fold_counts, parsed_spec
-from coordinator.store.tables import OutboxRow, StudyRow, TrialRow
+from coordinator.store.queries import (
+    enqueued_parameters,
+    finished_prefix,
+    fold_counts,
+    lock_study,
+    parsed_spec,
+)
+from coordinator.store.tables import DeletedStudyRow, InheritedTrialRow, OutboxRow, StudyRow, TrialRow
 from services.contracts import StudyState, TrialState
 
 log = structlog.get_logger()
 
 LEADER_LOCK = 0x666F6C64_00000002
+
+SECONDS_BETWEEN_DROPS = 60.0
+"""Old events are dropped no more often."""
 
 
 class Leader(threading.Thread):
@@ -39,7 +50,9 @@ class Leader(threading.Thread):
         self._settings = settings
         self._wake = threading.Event()
         self._stopping = False
-        self._projection: OptunaProjection | None = None
+        self._optuna: OptunaProjection | None = None
+        self._searches: dict[int, Search] = {}
+        self._events_dropped_at = -SECONDS_BETWEEN_DROPS
         self.is_leader = False
 
     def wake(self) -> None:
@@ -80,10 +93,13 @@ class Leader(threading.Thread):
     def round(self) -> None:
         """Everything once. Public for tests."""
         self._expire_leases()
+        self._end_overdue()
         self._cancel_stopped()
         self._ask_ahead()
         self._complete_studies()
+        self._forget_deleted()
         self._project_changes()
+        self._drop_old_events()
 
     def _pause(self) -> None:
         self._wake.wait(self._settings.leader_interval)
@@ -93,8 +109,19 @@ class Leader(threading.Thread):
         with self._sessions.begin() as session:
             lapsed = scheduling.lapsed_leases(session)
         for lease_id in lapsed:
-            with self._sessions.begin() as session:
+            with _contained("expire"), self._sessions.begin() as session:
                 scheduling.expire(session, lease_id)
+
+    def _end_overdue(self) -> None:
+        with self._sessions() as session:
+            late_studies = studies.overdue_studies(session)
+            late_trials = scheduling.overdue_trials(session)
+        for name, reason in late_studies:
+            with _contained("stop"), self._sessions.begin() as session:
+                studies.stop(session, name, reason)
+        for trial_id, reason in late_trials:
+            with _contained("cancel", trial_id=trial_id), self._sessions.begin() as session:
+                scheduling.cancel_trial(session, trial_id, reason)
 
     def _cancel_stopped(self) -> None:
         with self._sessions() as session:
@@ -108,12 +135,15 @@ class Leader(threading.Thread):
                 .order_by(TrialRow.id)
             ).all()
         for trial_id, reason in left:
-            with self._sessions.begin() as session:
+            with _contained("cancel", trial_id=trial_id), self._sessions.begin() as session:
                 scheduling.cancel_trial(session, trial_id, reason or "the study was stopped")
 
     def _ask_ahead(self) -> None:
         with self._sessions() as session:
             running = session.scalars(select(StudyRow.id).where(StudyRow.state == StudyState.RUNNING)).all()
+        self._searches = {
+            study_id: self._searches[study_id] for study_id in running if study_id in self._searches
+        }
         for study_id in running:
             with _contained("ask", study_id=study_id):
                 while not self._stopping and self._ask_once(study_id):
@@ -124,19 +154,31 @@ class Leader(threading.Thread):
         with self._sessions() as session:
             study = session.get_one(StudyRow, study_id)
             spec = parsed_spec(study)
-            trials = session.scalars(
-                select(TrialRow).where(TrialRow.study_id == study_id).order_by(TrialRow.number)
+            search = self._searches.get(study_id)
+            if search is None:
+                search = self._searches[study_id] = Search(spec, inherited_trials(session, study_id))
+            news = session.scalars(
+                select(TrialRow)
+                .where(TrialRow.study_id == study_id)
+                .where((TrialRow.number >= search.heard) | TrialRow.number.in_(search.under_way))
+                .order_by(TrialRow.number)
             ).all()
-            ready = sum(trial.state == TrialState.READY for trial in trials)
-            if ready >= self._settings.ask_ahead or len(trials) >= spec.trials:
+            # What is known of a trial under way is its parameters; its curve is read when it has ended.
+            ended = [trial for trial in news if TrialState(trial.state).over]
+            search.hear(trial_records(session, study, news, curves_of=ended))
+            ready = sum(state == TrialState.READY for state in search.under_way.values())
+            number = search.heard
+            if ready >= self._settings.ask_ahead or number >= spec.trials:
                 return False
-            history = trial_records(session, study, trials)
-        parameters = suggest(spec, history, len(history))
+            enqueued = enqueued_parameters(session, study_id)
+        parameters = search.suggest(number, enqueued)
         with self._sessions.begin() as session:
-            study = session.get_one(StudyRow, study_id)
-            added = scheduling.add_trial(session, study, parameters, len(history))
+            study = lock_study(session, study_id)
+            # What was enqueued since then goes first.
+            parameters = enqueued_parameters(session, study_id).get(number, parameters)
+            added = scheduling.add_trial(session, study, parameters, number)
         if added is not None:
-            log.info("trial_ready", study=study.name, trial=len(history), **parameters)
+            log.info("trial_ready", study=study.name, trial=number, **parameters)
         return added is not None
 
     def _complete_studies(self) -> None:
@@ -146,6 +188,28 @@ class Leader(threading.Thread):
         for study_id in candidates:
             with _contained("complete", study_id=study_id), self._sessions.begin() as session:
                 scheduling.complete_if_done(session, study_id)
+
+    def _forget_deleted(self) -> None:
+        """Delete from Optuna what was deleted here, before another study of that name is projected."""
+        with self._sessions() as session:
+            names = session.scalars(select(DeletedStudyRow.name)).all()
+        for name in names:
+            with _contained("forget"):
+                self._projection().delete(name)
+                with self._sessions.begin() as session:
+                    session.execute(delete(DeletedStudyRow).where(DeletedStudyRow.name == name))
+
+    def _drop_old_events(self) -> None:
+        if time.monotonic() - self._events_dropped_at < SECONDS_BETWEEN_DROPS:
+            return
+        with self._sessions.begin() as session:
+            drop_old_events(session)
+        self._events_dropped_at = time.monotonic()
+
+    def _projection(self) -> OptunaProjection:
+        if self._optuna is None:
+            self._optuna = OptunaProjection(self._engine.url.render_as_string(hide_password=False))
+        return self._optuna
 
     def _project_changes(self) -> None:
         with self._sessions() as session:
@@ -163,13 +227,12 @@ class Leader(threading.Thread):
 
         In the order of numbers, and no further than the first that fails: Optuna numbers by arrival.
         """
-        if self._projection is None:
-            self._projection = OptunaProjection(self._engine.url.render_as_string(hide_password=False))
+        projection = self._projection()
         waiting = select(OutboxRow.trial_id).where(OutboxRow.seq <= seq)
         with self._sessions() as session:
             study = session.get_one(StudyRow, study_id)
             spec = parsed_spec(study)
-            known = self._projection.count(study.name)
+            known = projection.count(study.name)
             trials = session.scalars(
                 select(TrialRow)
                 .where(TrialRow.study_id == study_id)
@@ -180,7 +243,7 @@ class Leader(threading.Thread):
         for trial, record in zip(trials, records, strict=True):
             if self._stopping:
                 return
-            self._projection.project(study.name, spec.space, record)
+            projection.project(study.name, spec.space, record)
             with self._sessions.begin() as session:
                 session.execute(delete(OutboxRow).where(OutboxRow.trial_id == trial.id, OutboxRow.seq <= seq))
 
@@ -190,15 +253,24 @@ def _contained(step: str, **what: int) -> Iterator[None]:
     """One study or trial that cannot be served must not stop the others; it is tried again next round."""
     try:
         yield
+    except NoResultFound:
+        log.info("deleted_meanwhile", step=step, **what)
     except SQLAlchemyError:
         raise
     except Exception:
         log.exception("leader_step_failed", step=step, **what)
 
 
-def trial_records(session: Session, study: StudyRow, trials: Sequence[TrialRow]) -> list[TrialRecord]:
-    """Trials of a study as the sampler and the projection see them."""
-    counts = fold_counts(session, [trial.id for trial in trials])
+def trial_records(
+    session: Session,
+    study: StudyRow,
+    trials: Sequence[TrialRow],
+    *,
+    curves_of: Sequence[TrialRow] | None = None,
+) -> list[TrialRecord]:
+    """Trials of a study as the sampler and the projection see them; with curves of all, or of `curves_of`."""
+    wanted = trials if curves_of is None else curves_of
+    counts = fold_counts(session, [trial.id for trial in wanted])
     records = []
     for trial in trials:
         attributes = {"foldwise": trial.pruned or trial.end_reason} if trial.end_reason else {}
@@ -208,11 +280,32 @@ def trial_records(session: Session, study: StudyRow, trials: Sequence[TrialRow])
                 state=TrialState(trial.state),
                 parameters=trial.parameters,
                 value=trial.value,
-                curve=running_accuracy(finished_prefix(counts[trial.id], order_of(session, study, trial))),
+                curve=running_accuracy(
+                    finished_prefix(counts.get(trial.id, []), order_of(session, study, trial))
+                ),
                 attributes=attributes,
             )
         )
     return records
+
+
+def inherited_trials(session: Session, study_id: int) -> list[TrialRecord]:
+    """What a study's sampler inherited from another study; numbered by its place in that list."""
+    rows = session.scalars(
+        select(InheritedTrialRow)
+        .where(InheritedTrialRow.study_id == study_id)
+        .order_by(InheritedTrialRow.place)
+    )
+    return [
+        TrialRecord(
+            number=row.place,
+            state=TrialState(row.state),
+            parameters=row.parameters,
+            value=row.value,
+            curve=row.curve,
+        )
+        for row in rows
+    ]
 
 
 def _take_lock(connection: Connection) -> bool | None:

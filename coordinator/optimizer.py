@@ -6,8 +6,10 @@ it needs no memory and survives any restart; what Optuna stores is a projection 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import optuna
@@ -20,11 +22,14 @@ from optuna.distributions import (
 from optuna.trial import FrozenTrial, create_trial
 from optuna.trial import TrialState as OptunaState
 
-from services.contracts import StudySpec, TrialState
+from services.contracts import GridSampler, StudySpec, TpeSampler, TrialState
+from services.grid import configuration, grid_axes, grid_size, shuffled
 from services.search_space import ParameterValue, Range, SearchSpace, TunableSettings
 from services.seeds import derive_seed
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+_IN_MEMORY = "study"
 
 _STATES = {
     TrialState.READY: OptunaState.RUNNING,
@@ -53,26 +58,110 @@ class TrialRecord:
     """Shown with the trial in Optuna's dashboard."""
 
 
-def suggest(spec: StudySpec, history: Sequence[TrialRecord], number: int) -> dict[str, ParameterValue]:
-    """Parameters for trial `number`: what the study enqueued, then by TPE over the history (paper section 3.3).
+def suggest(
+    spec: StudySpec,
+    history: Sequence[TrialRecord],
+    number: int,
+    *,
+    inherited: Sequence[TrialRecord] = (),
+    enqueued: Mapping[int, Mapping[str, ParameterValue]] | None = None,
+) -> dict[str, ParameterValue]:
+    """Parameters for trial `number`: what is enqueued for it, else by the study's sampler.
 
-    The sampler is seeded by the study and the number: the same history gives the same suggestion. A pruned
-    trial counts with its last running accuracy, a trial under way keeps others away (constant liar).
+    TPE (paper section 3.3) and random draws are seeded by the study and the number: the same history gives the
+    same suggestion. To TPE a pruned trial counts with its last running accuracy, a trial under way keeps others
+    away (constant liar), and inherited trials come before the study's own. A grid gives its configurations in
+    their order, each to the next number that nothing is enqueued for.
+
+    Args:
+        spec: the study.
+        history: its trials in order of their numbers.
+        number: of the trial to suggest.
+        inherited: ended trials of another study, in an order that does not change.
+        enqueued: configurations by the number of the trial that will have them, beside those of the spec.
     """
-    if number < len(spec.enqueue):
-        return spec.space.tidy(spec.enqueue[number])
-    sampler = optuna.samplers.TPESampler(
-        n_startup_trials=spec.sampler.startup_trials,
-        n_ei_candidates=spec.sampler.candidates,
-        seed=derive_seed("sampler", spec.seed, number) % 2**32,
-        multivariate=spec.sampler.multivariate,
-        constant_liar=spec.sampler.constant_liar,
-        group=False,
-    )
-    study = optuna.create_study(direction="maximize", sampler=sampler)
-    study.add_trials([_frozen(spec.space, record) for record in history])
-    asked = study.ask(distributions(spec.space))
-    return spec.space.tidy(asked.params)
+    search = Search(spec, inherited)
+    search.hear(history)
+    return search.suggest(number, enqueued)
+
+
+class Search:
+    """A study's trials as its sampler sees them, kept from one suggestion to the next.
+
+    It suggests what `suggest` does with the same history: it saves the time to tell Optuna everything again.
+    """
+
+    def __init__(self, spec: StudySpec, inherited: Sequence[TrialRecord] = ()) -> None:
+        self.heard = 0
+        """Of so many trials of the study it has heard."""
+        self.under_way: dict[int, TrialState] = {}
+        """Those that had not ended then, by number. Of the others there is nothing new to hear."""
+        self._spec = spec
+        self._distributions = distributions(spec.space)
+        self._storage = optuna.storages.InMemoryStorage()
+        optuna.create_study(storage=self._storage, study_name=_IN_MEMORY, direction="maximize")
+        # The trial that parameters are drawn for. It waits for ever, so to the sampler it is no history.
+        self._drawn_for = self._add(create_trial(state=OptunaState.WAITING))
+        for record in inherited:
+            self._add(_frozen(self._distributions, record))
+        self._ids: dict[int, int] = {}
+        self._grid = _Grid(spec) if isinstance(spec.sampler, GridSampler) else None
+
+    def hear(self, trials: Iterable[TrialRecord]) -> None:
+        """Take in new trials, in order of their numbers, and what became of those that were under way."""
+        for record in trials:
+            if record.number in self.under_way:
+                self._go_on(record)
+            elif record.number not in self._ids:
+                over = record.state.over
+                frozen = _frozen(self._distributions, record, running=not over)
+                self._ids[record.number] = self._add(frozen)
+                self.heard += 1
+                if not over:
+                    self.under_way[record.number] = record.state
+
+    def suggest(
+        self, number: int, enqueued: Mapping[int, Mapping[str, ParameterValue]] | None = None
+    ) -> dict[str, ParameterValue]:
+        """See the function `suggest`."""
+        enqueued = enqueued or {}
+        if number < len(self._spec.enqueue):
+            return self._spec.space.tidy(self._spec.enqueue[number])
+        if number in enqueued:
+            return self._spec.space.tidy(enqueued[number])
+        if self._grid is not None:
+            before = len(self._spec.enqueue) + sum(other < number for other in enqueued)
+            return self._spec.space.tidy(self._grid.configuration(number - before))
+        return self._spec.space.tidy(self._draw(number))
+
+    def _add(self, trial: FrozenTrial) -> int:
+        study_id = self._storage.get_study_id_from_name(_IN_MEMORY)
+        return self._storage.create_new_trial(study_id, template_trial=trial)
+
+    def _go_on(self, record: TrialRecord) -> None:
+        if not record.state.over:
+            self.under_way[record.number] = record.state
+            return
+        del self.under_way[record.number]
+        trial_id = self._ids[record.number]
+        if record.curve:
+            self._storage.set_trial_intermediate_value(trial_id, len(record.curve), record.curve[-1])
+        values = None if record.value is None else [record.value]
+        self._storage.set_trial_state_values(trial_id, _STATES[record.state], values)
+
+    def _draw(self, number: int) -> dict[str, ParameterValue]:
+        # As Study.ask does it, which would leave a trial of its own in the history. The study is made anew each
+        # time, because it keeps the trials that a sampler has read.
+        study = optuna.load_study(study_name=_IN_MEMORY, storage=self._storage)
+        sampler = _sampler(self._spec, number)
+        trial = self._storage.get_trial(self._drawn_for)
+        drawn = sampler.sample_relative(study, trial, sampler.infer_relative_search_space(study, trial))
+        for name, domain in self._spec.space.items():
+            if not isinstance(domain, Range) and len(domain) == 1:
+                drawn[name] = domain[0]
+            elif name not in drawn:
+                drawn[name] = sampler.sample_independent(study, trial, name, self._distributions[name])
+        return drawn
 
 
 class OptunaProjection:
@@ -104,8 +193,13 @@ class OptunaProjection:
         have = len(study.get_trials(deepcopy=False))
         if record.number > have:
             raise ValueError(f"trial {record.number} of {study_name} cannot follow {have} trials in Optuna")
+        known = distributions(space)
+        if record.number == have and record.state.over:
+            # All at once: a trial that Optuna hears of after its end, as of an imported study.
+            study.add_trial(_frozen(known, record, whole=True))
+            return
         if record.number == have:
-            study.add_trial(_frozen(space, record, running=True))
+            study.add_trial(_frozen(known, record, running=True))
         twin = study.get_trials(deepcopy=False)[record.number]
         if twin.params != dict(record.parameters):
             raise ValueError(f"trial {record.number} of {study_name} is another one in Optuna")
@@ -119,6 +213,12 @@ class OptunaProjection:
             live.set_user_attr(key, value)
         if record.state.over:
             study.tell(record.number, record.value, state=_STATES[record.state])
+
+    def delete(self, study_name: str) -> None:
+        """Delete Optuna's study. Repeating it changes nothing."""
+        self._studies.pop(study_name, None)
+        with contextlib.suppress(KeyError):
+            optuna.delete_study(study_name=study_name, storage=self._storage)
 
     def _study(self, name: str) -> optuna.Study:
         if name not in self._studies:
@@ -142,13 +242,57 @@ def _distribution(name: str, domain: tuple[ParameterValue, ...] | Range) -> Base
     return FloatDistribution(domain.low, domain.high, log=domain.log)
 
 
-def _frozen(space: SearchSpace, record: TrialRecord, *, running: bool = False) -> FrozenTrial:
+def _frozen(
+    known: Mapping[str, BaseDistribution],
+    record: TrialRecord,
+    *,
+    running: bool = False,
+    whole: bool = False,
+) -> FrozenTrial:
+    """Optuna's trial; of its curve the last step, or with `whole` every step and the attributes."""
     state = OptunaState.RUNNING if running else _STATES[record.state]
-    last = {len(record.curve): record.curve[-1]} if record.curve and not running else {}
+    steps = dict(enumerate(record.curve, start=1)) if not running else {}
+    last = {len(steps): steps[len(steps)]} if steps else {}
+    value = record.value if state == OptunaState.COMPLETE else None
+    if whole and state == OptunaState.PRUNED and record.curve:
+        # As Optuna does when it is told of a pruned trial.
+        value = record.curve[-1]
     return create_trial(
         state=state,
         params=dict(record.parameters),
-        distributions=distributions(space),
-        value=record.value if state == OptunaState.COMPLETE else None,
-        intermediate_values=last,
+        distributions=dict(known),
+        value=value,
+        intermediate_values=steps if whole else last,
+        user_attrs=dict(record.attributes) if whole else None,
     )
+
+
+def _sampler(spec: StudySpec, number: int) -> optuna.samplers.BaseSampler:
+    seed = derive_seed("sampler", spec.seed, number) % 2**32
+    if not isinstance(spec.sampler, TpeSampler):
+        return optuna.samplers.RandomSampler(seed=seed)
+    return optuna.samplers.TPESampler(
+        n_startup_trials=spec.sampler.startup_trials,
+        n_ei_candidates=spec.sampler.candidates,
+        seed=seed,
+        multivariate=spec.sampler.multivariate,
+        constant_liar=spec.sampler.constant_liar,
+        group=False,
+    )
+
+
+class _Grid:
+    """The configurations of a study's grid in the order they are run."""
+
+    def __init__(self, spec: StudySpec) -> None:
+        assert isinstance(spec.sampler, GridSampler)  # noqa: S101 - built for nothing else
+        self._axes = grid_axes(spec.space, spec.sampler.points)
+        size = grid_size(self._axes)
+        order = spec.sampler.order
+        self._rest: Iterator[int] = iter(range(size) if order == "lexicographic" else shuffled(size, spec.seed))
+        self._order: list[int] = []
+
+    def configuration(self, place: int) -> dict[str, ParameterValue]:
+        """The configuration that is run in this place, from 0."""
+        self._order.extend(islice(self._rest, max(0, place + 1 - len(self._order))))
+        return configuration(self._axes, self._order[place])

@@ -5,11 +5,11 @@ from __future__ import annotations
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import IntegrityError, NoResultFound, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from services.contracts import Problem
-from services.errors import Conflict, FoldwiseError, InvalidInput, Unavailable
+from services.errors import Conflict, FoldwiseError, InvalidInput, NotFound, Unavailable
 
 
 def add_handlers(app: FastAPI) -> None:
@@ -19,6 +19,7 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(OperationalError, _database_gone)
     app.add_exception_handler(PoolTimeout, _database_gone)
     app.add_exception_handler(IntegrityError, _crossed)
+    app.add_exception_handler(NoResultFound, _gone)
 
 
 def problem_response(error: FoldwiseError) -> JSONResponse:
@@ -54,3 +55,7 @@ def _database_gone(_request: Request, _error: Exception) -> JSONResponse:
 
 def _crossed(_request: Request, _error: Exception) -> JSONResponse:
     return problem_response(Conflict("somebody made the same thing at the same moment; look, then try again"))
+
+
+def _gone(_request: Request, _error: Exception) -> JSONResponse:
+    return problem_response(NotFound("it was deleted at the same moment"))

@@ -20,6 +20,7 @@ from hmac import compare_digest
 from typing import Any, Literal
 
 import structlog
+from pydantic import ValidationError
 from sqlalchemy import (
     ARRAY,
     JSON,
@@ -42,6 +43,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from coordinator import fold_order, pruning
+from coordinator.events import tell
 from coordinator.settings import CoordinatorSettings
 from coordinator.store.fold_table import fold_table
 from coordinator.store.queries import (
@@ -67,6 +69,7 @@ from services import scores
 from services.contracts import (
     ClaimRequest,
     ComputePlan,
+    EventKind,
     Failure,
     FoldAssignment,
     FoldResult,
@@ -93,6 +96,7 @@ from services.errors import (
     StudyOver,
     TokenRefused,
 )
+from services.search_space import first_problem
 from services.seeds import sha256_of
 
 log = structlog.get_logger()
@@ -348,6 +352,56 @@ def cancel_trial(session: Session, trial_id: int, reason: str) -> None:
         _end_trial(session, trial, TrialState.CANCELLED, reason)
 
 
+def overdue_trials(session: Session) -> Sequence[tuple[int, str]]:
+    """Ids of the running trials that are past their study's `trial_seconds`, and the reason to cancel them.
+
+    The time of a trial runs from its first lease, through pauses too.
+    """
+    limit = type_coerce(StudyRow.spec, JSON)["trial_seconds"].as_float()
+    begun = select(func.min(LeaseRow.granted_at)).where(LeaseRow.trial_id == TrialRow.id).scalar_subquery()
+    overdue = session.execute(
+        select(TrialRow.id, limit)
+        .join(StudyRow, StudyRow.id == TrialRow.study_id)
+        .where(
+            StudyRow.state == StudyState.RUNNING,
+            limit.is_not(None),
+            TrialRow.state == TrialState.RUNNING,
+            begun < func.clock_timestamp() - func.make_interval(0, 0, 0, 0, 0, 0, limit),
+        )
+        .order_by(TrialRow.id)
+    )
+    return [(trial_id, f"trial_seconds: {seconds:g} s since its first lease") for trial_id, seconds in overdue]
+
+
+def imported_result(
+    study: StudyRow, spec: StudySpec, trial: TrialRow, split: StudyFoldRow, payload: dict[str, Any]
+) -> ResultRow:
+    """Another coordinator's result, checked and scored as `report` does it; not added to a session.
+
+    Raises:
+        InvalidInput: it is no result, does not fit the fold's clips and classes, or is that of another task.
+    """
+    try:
+        result = FoldResult.model_validate(payload)
+    except ValidationError as error:
+        raise InvalidInput(first_problem(error), field="payload") from error
+    _check_result(result, split, fold_task(study, spec, trial, split))
+    epochs = [epoch.predicted for epoch in result.epochs]
+    best, correct = scores.best_epoch(split.labels, epochs)
+    return ResultRow(
+        trial_id=trial.id,
+        fold=split.fold,
+        imported=True,
+        sha256=sha256_of(payload),
+        payload=payload,
+        best_epoch=best,
+        correct=correct,
+        clips=len(split.labels),
+        confusion=scores.confusion(split.labels, epochs[best], len(study.classes)).tolist(),
+        verdict={},
+    )
+
+
 def abandon_leases(session: Session, study: StudyRow) -> None:
     """End the live leases of a study; their workers learn it with their next word."""
     of_study = select(TrialRow.id).where(TrialRow.study_id == study.id)
@@ -366,6 +420,7 @@ def complete_if_done(session: Session, study_id: int) -> None:
     if total < parsed_spec(study).trials:
         return
     study.state = StudyState.COMPLETE
+    tell(session, study.id, EventKind.STUDY_MOVED, state=StudyState.COMPLETE.value, reason=None)
     log.info("study_complete", study=study.name, trials=total)
 
 
@@ -388,6 +443,7 @@ def _grant_any(session: Session, request: ClaimRequest, settings: CoordinatorSet
         )
         # A trial left alone by its worker, then a new one, then one that can use help.
         .order_by(
+            StudyRow.priority.desc(),
             case((live > 0, 2), (TrialRow.state == TrialState.READY, 1), else_=0),
             StudyRow.id,
             TrialRow.number,
@@ -626,6 +682,17 @@ def _scored(lease: LeaseRow, split: StudyFoldRow, result: FoldResult, classes: i
 def _count(session: Session, study: StudyRow, spec: StudySpec, trial: TrialRow, row: ResultRow) -> Verdict:
     """Store the result of a fold that is done, and decide on its trial."""
     progress = _progress(session, trial, study, row)
+    tell(
+        session,
+        study.id,
+        EventKind.FOLD_ACCEPTED,
+        trial=trial.number,
+        fold=row.fold,
+        correct=row.correct,
+        clips=row.clips,
+        trial_accuracy=progress.correct / progress.clips_done,
+        reused=row.reused_from is not None,
+    )
     decision = _judge(session, study, spec, trial, row, progress)
     verdict = Verdict(
         decision=decision,
@@ -722,6 +789,15 @@ def _end_trial(session: Session, trial: TrialRow, state: TrialState, reason: str
         _end_lease(session, lease, "abandoned")
     session.flush()
     session.execute(update(TrialRow).where(TrialRow.id == trial.id).values(ended_at=func.clock_timestamp()))
+    tell(
+        session,
+        trial.study_id,
+        EventKind.TRIAL_ENDED,
+        trial=trial.number,
+        state=state.value,
+        value=trial.value,
+        reason=reason,
+    )
     _changed(session, trial)
     complete_if_done(session, trial.study_id)
 

@@ -5,13 +5,24 @@ Every type refuses unknown fields, and every number is finite. A field's descrip
 
 from __future__ import annotations
 
+from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal, NewType
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    FiniteFloat,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
 from services.errors import InvalidInput
 from services.folds import LeaveOneSubjectOut, Protocol
+from services.grid import grid_axes, grid_size
 from services.search_space import Hyperparameters, ParameterValue, SearchSpace, TunableSettings, paper_space
 
 StudyName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
@@ -24,6 +35,9 @@ PRINTABLE = r"^[^\x00]*$"
 
 ANY_CLASS = "*"
 """In augmentation counts: every class that is not named."""
+
+TRIALS_ALLOWED = 100_000
+"""In one study."""
 
 
 class Contract(BaseModel):
@@ -163,6 +177,53 @@ class TpeSampler(Contract):
     constant_liar: bool = Field(True, description="keeps parallel suggestions apart")
 
 
+class RandomSampler(Contract):
+    """Each configuration drawn at random, whatever came of the others."""
+
+    kind: Literal["random"] = "random"
+
+
+class GridSampler(Contract):
+    """Every combination of the space's values, each once."""
+
+    kind: Literal["grid"] = "grid"
+    order: Literal["shuffled", "lexicographic"] = Field(
+        "shuffled", description="by the study's seed, or the last parameter of the space changing fastest"
+    )
+    points: dict[str, Annotated[int, Field(ge=2, le=1000)]] = Field(
+        default_factory=dict, description="how many values of each range, both ends included"
+    )
+
+
+def _sampler_kind(given: Any) -> Any:
+    # A sampler without a kind is TPE: so it was when there was no other.
+    return given.get("kind", "tpe") if isinstance(given, dict) else getattr(given, "kind", None)
+
+
+Sampler = Annotated[
+    Annotated[TpeSampler, Tag("tpe")]
+    | Annotated[RandomSampler, Tag("random")]
+    | Annotated[GridSampler, Tag("grid")],
+    Discriminator(_sampler_kind),
+]
+
+
+class WarmStart(Contract):
+    """Ended trials of another study for the sampler to learn from, copied when the study is created."""
+
+    study: StudyName
+    trials: str = Field(
+        "all",
+        pattern=r"^(all|complete|best [1-9][0-9]{0,5})$",
+        description="`all` that are complete or pruned, the `complete` ones, or the `best 20` of these",
+    )
+
+    @property
+    def best(self) -> int | None:
+        """How many of the best are meant, if not all."""
+        return int(self.trials.removeprefix("best ")) if self.trials.startswith("best ") else None
+
+
 class BoundRule(Contract):
     """Prune a trial that cannot reach `threshold` even if every clip to come is right. Exact, never wrong."""
 
@@ -213,9 +274,9 @@ class StudySpec(Contract):
     )
     protocol: Protocol = LeaveOneSubjectOut()
     space: SearchSpace = Field(default_factory=paper_space)
-    trials: int = Field(800, ge=1, le=100_000, description="trials to run, exactly")
+    trials: int = Field(800, ge=1, le=TRIALS_ALLOWED, description="trials to run, exactly")
     seed: int = Field(0, ge=0, lt=2**31)
-    sampler: TpeSampler = TpeSampler()
+    sampler: Sampler = TpeSampler()
     pruning: tuple[PruningRule, ...] = (MedianRule(),)
     fold_order: Literal["fixed", "hardest_first"] = Field(
         "fixed",
@@ -230,7 +291,37 @@ class StudySpec(Contract):
     enqueue: tuple[dict[str, ParameterValue], ...] = Field(
         (), description="configurations to run first, in this order, before the sampler is asked"
     )
+    warm_start: WarmStart | None = None
+    trial_seconds: FiniteFloat | None = Field(
+        None, ge=1, description="a trial is cancelled so long after its first fold was leased"
+    )
+    study_seconds: FiniteFloat | None = Field(
+        None, ge=1, description="the study is stopped so long after it was started"
+    )
+    priority: int = Field(0, ge=-100, le=100, description="folds of the highest priority are leased first")
     start: bool = True
+
+    @model_validator(mode="after")
+    def _grid_is_large_enough(self) -> StudySpec:
+        if not isinstance(self.sampler, GridSampler):
+            return self
+        try:
+            size = grid_size(grid_axes(self.space, self.sampler.points))
+        except InvalidInput as error:
+            raise ValueError(error.message) from error
+        if self.trials > size + len(self.enqueue):
+            enqueued = f" and {len(self.enqueue)} are enqueued" if self.enqueue else ""
+            raise ValueError(
+                f"trials is {self.trials}, the grid has {size} configurations{enqueued}; "
+                f"set trials to {size + len(self.enqueue)} or less"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _warm_start_is_of_use(self) -> StudySpec:
+        if self.warm_start is not None and self.sampler.kind != "tpe":
+            raise ValueError(f"warm_start: the sampler {self.sampler.kind} learns from no trials")
+        return self
 
     @model_validator(mode="after")
     def _enqueued_fit(self) -> StudySpec:
@@ -268,6 +359,37 @@ def configure(
     ours = {k: v for k, v in parameters.items() if k in Hyperparameters.model_fields}
     others = {k: v for k, v in parameters.items() if k not in Hyperparameters.model_fields}
     return Hyperparameters(**ours), training.model_copy(update=others)
+
+
+# --- What people ask of a study ---------------------------------------------------------------------------
+
+
+class Enqueue(Contract):
+    """`POST /studies/{name}/enqueue`: run these next, before the sampler is asked again."""
+
+    configurations: tuple[dict[str, ParameterValue], ...] = Field(min_length=1, max_length=1000)
+
+
+class Enqueued(Contract):
+    """Which trials the enqueued configurations will be."""
+
+    numbers: tuple[int, ...]
+
+
+class Budget(Contract):
+    """`POST /studies/{name}/budget`: how many trials to run in all."""
+
+    trials: int = Field(ge=1, le=TRIALS_ALLOWED)
+
+
+class Clone(Contract):
+    """`POST /studies/{name}/clone`: a new study of the same spec on the same clips, with changes."""
+
+    name: StudyName
+    changes: dict[str, Any] = Field(
+        default_factory=dict,
+        description="JSON merge patch (RFC 7396) of the spec; a mapping with a `kind` replaces the whole",
+    )
 
 
 # --- Worker and coordinator -------------------------------------------------------------------------------
@@ -512,6 +634,26 @@ class WorkerView(Contract):
     study: str | None
     trial: int | None
     fold: int | None
+
+
+class EventKind(StrEnum):
+    """What `/events` tells of."""
+
+    STUDY_MOVED = "study_moved"
+    STUDY_CHANGED = "study_changed"
+    STUDY_DELETED = "study_deleted"
+    TRIAL_ENDED = "trial_ended"
+    FOLD_ACCEPTED = "fold_accepted"
+
+
+class Event(Contract):
+    """Something that happened."""
+
+    id: str = Field(description="to go on after it: the header Last-Event-ID, or the query `after`")
+    kind: EventKind
+    study: str
+    at: datetime
+    data: dict[str, ParameterValue | None]
 
 
 class Problem(Contract):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import random
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from http import HTTPStatus
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import httpx
 import structlog
@@ -45,6 +46,11 @@ log = structlog.get_logger()
 Answer = TypeVar("Answer", bound=BaseModel)
 
 LONG_POLL_SECONDS = 20.0
+CHUNK_BYTES = 2**16
+JSON_LINES = {"Content-Type": "application/jsonl"}
+STREAM_TIMEOUT = httpx.Timeout(600, connect=5)
+"""A large study takes minutes to be checked and stored before the answer comes."""
+
 _ERRORS: tuple[type[FoldwiseError], ...] = (
     CacheMismatch,
     Conflict,
@@ -143,6 +149,45 @@ class Connection:
                 log.warning("coordinator_unreachable", url=self.url, trouble=trouble, again_in=round(pause, 1))
             time.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(pause * 2, 10.0)
+
+    def download(self, path: str, file: IO[bytes]) -> None:
+        """Write the body of an answer to a file as it comes. Not repeated.
+
+        Raises:
+            Unavailable: the coordinator does not answer, or broke off.
+            InvalidInput: the URL is no address.
+            FoldwiseError: the class that the coordinator names in its problem.
+        """
+        with self._unrepeated(), self._http.stream("GET", path, timeout=STREAM_TIMEOUT) as response:
+            if not response.is_success:
+                response.read()
+                _decode(response)
+            for chunk in response.iter_bytes():
+                file.write(chunk)
+
+    def upload(self, path: str, file: IO[bytes], *, params: Mapping[str, Any] | None = None) -> Any:
+        """Send a file as the body of a POST; the decoded JSON of the answer. Not repeated.
+
+        Raises:
+            As `download`.
+        """
+        chunks = iter(lambda: file.read(CHUNK_BYTES), b"")
+        with self._unrepeated():
+            return _decode(
+                self._http.post(path, content=chunks, params=params, timeout=STREAM_TIMEOUT, headers=JSON_LINES)
+            )
+
+    @contextmanager
+    def _unrepeated(self) -> Iterator[None]:
+        try:
+            yield
+        except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
+            raise self._bad_address() from error
+        except httpx.TransportError as error:
+            trouble = str(error) or type(error).__name__
+            raise Unavailable(
+                f"the coordinator at {self.url} does not answer ({trouble}); try again"
+            ) from error
 
     def _bad_address(self) -> InvalidInput:
         return InvalidInput(f"{self.url!r} is no address of a coordinator; write http://HOST:PORT", field="url")

@@ -134,7 +134,8 @@ class Worker:
         self._failures_in_a_row = 0
         try:
             verdict = client.report(lease, result, more=not self._stopping)
-        except (LeaseSuperseded, ResultConflict) as error:
+        except (LeaseSuperseded, NotFound, ResultConflict) as error:
+            # Not found: the study was deleted meanwhile.
             log.warning("result_refused", **where, reason=error.message)
             return None
         except InvalidInput as error:

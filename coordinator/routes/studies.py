@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Path, Query, Request
 
@@ -11,11 +11,13 @@ from coordinator.auth import require
 from coordinator.routes.transactions import LeaderThread, Settings, Transaction
 from coordinator.store import queries
 from services.contracts import (
+    PRINTABLE,
     ConfusionView,
     FoldRecord,
     FoldView,
     StudyName,
     StudySpec,
+    StudyState,
     StudyView,
     TrialState,
     TrialView,
@@ -36,9 +38,14 @@ def create(spec: StudySpec, session: Transaction, settings: Settings, leader: Le
 
 
 @router.get("")
-def list_all(session: Transaction) -> list[StudyView]:
-    """All studies, oldest first."""
-    return queries.list_studies(session)
+def list_all(
+    session: Transaction,
+    state: StudyState | None = None,
+    after: Annotated[StudyName | None, Query(description="only studies made after this one")] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
+) -> list[StudyView]:
+    """Studies, oldest first; for the next page, `after` is the last name you have."""
+    return queries.list_studies(session, state=state, after=after, limit=limit)
 
 
 @router.get("/{name}")
@@ -90,12 +97,18 @@ def trials(
     name: Name,
     session: Transaction,
     state: TrialState | None = None,
-    after: Annotated[int, Query(ge=-1, description="only numbers above this")] = -1,
+    order: Annotated[Literal["number", "value"], Query(description="by value the best come first")] = "number",
+    worker: Annotated[
+        str | None, Query(max_length=128, pattern=PRINTABLE, description="that holds a fold")
+    ] = None,
+    after: Annotated[int, Query(ge=-1, lt=2**31, description="only what follows this trial")] = -1,
     limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
 ) -> list[TrialView]:
-    """Trials in order of their number."""
+    """Trials in order of their number or value; for the next page, `after` is the last number you have."""
     study = queries.get_study(session, name)
-    return queries.list_trials(session, study, state=state, after=after, limit=limit)
+    return queries.list_trials(
+        session, study, state=state, order=order, worker=worker, after=after, limit=limit
+    )
 
 
 @router.get("/{name}/trials/{number}")

@@ -5,13 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from sqlalchemy import extract, func, select
+from sqlalchemy import ColumnElement, and_, exists, extract, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
-from coordinator.store.tables import FoldRow, LeaseRow, ResultRow, StudyFoldRow, StudyRow, TrialRow, WorkerRow
+from coordinator.store.tables import (
+    EnqueuedRow,
+    FoldRow,
+    LeaseRow,
+    ResultRow,
+    StudyFoldRow,
+    StudyRow,
+    TrialRow,
+    WorkerRow,
+)
 from services import scores
 from services.contracts import (
     ConfusionView,
@@ -76,9 +85,20 @@ def parsed_spec(study: StudyRow) -> StudySpec:
 _specs: dict[int, tuple[dict[str, Any], StudySpec]] = {}
 
 
-def list_studies(session: Session) -> list[StudyView]:
-    """All studies, oldest first."""
-    return [study_view(session, study) for study in session.scalars(select(StudyRow).order_by(StudyRow.id))]
+def list_studies(
+    session: Session, *, state: StudyState | None = None, after: str | None = None, limit: int | None = None
+) -> list[StudyView]:
+    """Studies, oldest first; of one state, and those made after the study named `after`.
+
+    Raises:
+        NotFound: there is no study `after`.
+    """
+    wanted = select(StudyRow).order_by(StudyRow.id).limit(limit)
+    if state is not None:
+        wanted = wanted.where(StudyRow.state == state)
+    if after is not None:
+        wanted = wanted.where(StudyRow.id > get_study(session, after).id)
+    return [study_view(session, study) for study in session.scalars(wanted).all()]
 
 
 def study_view(session: Session, study: StudyRow) -> StudyView:
@@ -135,14 +155,56 @@ def best_trial(session: Session, study: StudyRow) -> TrialView | None:
 
 
 def list_trials(
-    session: Session, study: StudyRow, *, state: TrialState | None, after: int, limit: int
+    session: Session,
+    study: StudyRow,
+    *,
+    state: TrialState | None,
+    after: int,
+    limit: int,
+    order: Literal["number", "value"] = "number",
+    worker: str | None = None,
 ) -> list[TrialView]:
-    """Trials with numbers above `after`, in order."""
-    wanted = select(TrialRow).where(TrialRow.study_id == study.id, TrialRow.number > after)
+    """Trials that come after trial `after` in this order; -1 is before all.
+
+    By value the best come first, and those without one last; equal ones by number.
+
+    Args:
+        session: only read from.
+        study: whose trials.
+        state: only trials of this state.
+        after: number of a trial.
+        limit: at most so many.
+        order: by number or by value.
+        worker: only trials of which a worker of this name holds a fold now.
+
+    Raises:
+        NotFound: by value, there is no trial `after`.
+    """
+    wanted = select(TrialRow).where(TrialRow.study_id == study.id)
     if state is not None:
         wanted = wanted.where(TrialRow.state == state)
-    trials = session.scalars(wanted.order_by(TrialRow.number).limit(limit)).all()
-    return trial_views(session, study, trials)
+    if worker is not None:
+        held = exists().where(
+            LeaseRow.trial_id == TrialRow.id,
+            LeaseRow.outcome.is_(None),
+            WorkerRow.id == LeaseRow.worker_id,
+            WorkerRow.name == worker,
+        )
+        wanted = wanted.where(held)
+    if order == "number":
+        wanted = wanted.where(TrialRow.number > after).order_by(TrialRow.number)
+    else:
+        wanted = wanted.order_by(TrialRow.value.desc().nulls_last(), TrialRow.number)
+        if after >= 0:
+            wanted = wanted.where(_behind(get_trial(session, study, after)))
+    return trial_views(session, study, session.scalars(wanted.limit(limit)).all())
+
+
+def _behind(trial: TrialRow) -> ColumnElement[bool]:
+    if trial.value is None:
+        return and_(TrialRow.value.is_(None), TrialRow.number > trial.number)
+    equal = and_(TrialRow.value == trial.value, TrialRow.number > trial.number)
+    return or_(TrialRow.value < trial.value, equal, TrialRow.value.is_(None))
 
 
 def get_trial(session: Session, study: StudyRow, number: int) -> TrialRow:
@@ -338,6 +400,14 @@ def list_workers(session: Session, *, seen_within: float) -> list[WorkerView]:
         )
         for worker, seconds, study, trial, fold in rows
     ]
+
+
+def enqueued_parameters(session: Session, study_id: int) -> dict[int, dict[str, Any]]:
+    """Configurations enqueued for a study that was there already, by the number of their trial."""
+    rows = session.scalars(
+        select(EnqueuedRow).where(EnqueuedRow.study_id == study_id).order_by(EnqueuedRow.number)
+    )
+    return {row.number: row.parameters for row in rows}
 
 
 def fold_counts(session: Session, trial_ids: Sequence[int]) -> dict[int, list[FoldCount]]:

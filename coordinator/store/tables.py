@@ -2,7 +2,8 @@
 
 A trial's folds are rows from its first moment. `results` has the fold as its primary key: a fold counts once
 because the database cannot hold it twice. `leases` allows one live lease per fold for the same reason. A result
-comes from a lease, or from the result of the same fold of a trial with equal parameters; never from nothing.
+comes from a lease, from the same fold of a trial with equal parameters, or from an imported study; never from
+nothing.
 """
 
 from __future__ import annotations
@@ -69,7 +70,9 @@ class StudyRow(Base):
     fold_count: Mapped[int]
     split_hash: Mapped[str]
     fold_order: Mapped[list[Any] | None] = mapped_column(JSON(none_as_null=True))
+    priority: Mapped[int] = mapped_column(server_default=text("0"))
     created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    started_at: Mapped[datetime | None]
 
 
 class StudyFoldRow(Base):
@@ -81,6 +84,27 @@ class StudyFoldRow(Base):
     name: Mapped[str]
     clip_ids: Mapped[list[Any]]
     labels: Mapped[list[Any]]
+
+
+class EnqueuedRow(Base):
+    """The configuration that the trial of this number will have, enqueued while the study was there."""
+
+    __tablename__ = "enqueued"
+    study_id: Mapped[int] = mapped_column(ForeignKey(StudyRow.id), primary_key=True)
+    number: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    parameters: Mapped[dict[str, Any]]
+
+
+class InheritedTrialRow(Base):
+    """A trial of another study as it was when this one was created; the sampler learns from it."""
+
+    __tablename__ = "inherited_trials"
+    study_id: Mapped[int] = mapped_column(ForeignKey(StudyRow.id), primary_key=True)
+    place: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    parameters: Mapped[dict[str, Any]]
+    state: Mapped[str]
+    value: Mapped[float | None] = mapped_column(Float(53))
+    curve: Mapped[list[Any]]
 
 
 class TrialRow(Base):
@@ -167,13 +191,15 @@ class ClaimRow(Base):
 
     __tablename__ = "claims"
     key: Mapped[str] = mapped_column(primary_key=True)
-    lease_id: Mapped[str] = mapped_column(ForeignKey(LeaseRow.id))
+    # Indexed for the deletion of leases, each of which asks for the claims that name it.
+    lease_id: Mapped[str] = mapped_column(ForeignKey(LeaseRow.id), index=True)
 
 
 class ResultRow(Base):
     """An accepted result. One per fold, for ever.
 
-    `reused_from` is the trial that ran the fold, where it was not run for this trial.
+    `reused_from` is the trial that ran the fold, where it was not run for this trial. `imported` results were
+    leased by another coordinator; its leases stay there, they fence nothing here.
     """
 
     __tablename__ = "results"
@@ -183,12 +209,14 @@ class ResultRow(Base):
         # waits for no other trial's lock.
         ForeignKeyConstraint(["reused_from", "fold"], ["results.trial_id", "results.fold"]),
         CheckConstraint("correct BETWEEN 0 AND clips", name="correct"),
-        CheckConstraint("(lease_id IS NULL) <> (reused_from IS NULL)", name="origin"),
+        CheckConstraint("num_nonnulls(lease_id, reused_from) + imported::integer = 1", name="origin"),
+        Index(None, "reused_from", "fold", postgresql_where=text("reused_from IS NOT NULL")),
     )
     trial_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     fold: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     lease_id: Mapped[str | None] = mapped_column(ForeignKey(LeaseRow.id), unique=True)
     reused_from: Mapped[int | None] = mapped_column(BigInteger)
+    imported: Mapped[bool] = mapped_column(server_default=text("false"))
     sha256: Mapped[str]
     payload: Mapped[dict[str, Any]]
     best_epoch: Mapped[int]
@@ -205,3 +233,30 @@ class OutboxRow(Base):
     __tablename__ = "outbox"
     seq: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
     trial_id: Mapped[int] = mapped_column(ForeignKey(TrialRow.id))
+
+
+class DeletedStudyRow(Base):
+    """A study that was deleted here and whose Optuna twin must be too; deleted itself once that is done."""
+
+    __tablename__ = "deleted_studies"
+    name: Mapped[str] = mapped_column(primary_key=True)
+
+
+class EventRow(Base):
+    """Something that happened, written in the transaction that made it so.
+
+    The order is that of (xid, id): ids alone become visible out of order.
+    """
+
+    __tablename__ = "events"
+    xid: Mapped[int] = mapped_column(
+        BigInteger,
+        primary_key=True,
+        autoincrement=False,
+        server_default=text("pg_current_xact_id()::text::bigint"),
+    )
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    study_id: Mapped[int]
+    kind: Mapped[str]
+    at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    data: Mapped[dict[str, Any]]

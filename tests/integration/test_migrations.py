@@ -153,6 +153,12 @@ def test_a_study_of_the_first_revision_is_read_and_goes_on(at_0001: Engine, cach
 
 def test_a_result_has_one_origin(at_0001: Engine) -> None:
     migrate(at_0001)
-    for origin in ("lease_id = NULL", "reused_from = 1", "lease_id = NULL, reused_from = 2"):
+    for origin in (
+        "lease_id = NULL",
+        "reused_from = 1",
+        "lease_id = NULL, reused_from = 2",
+        "imported = true",
+        "lease_id = NULL, reused_from = 1, imported = true",
+    ):
         with pytest.raises(IntegrityError), at_0001.begin() as connection:
             connection.execute(text(f"UPDATE foldwise.results SET {origin}"))  # noqa: S608

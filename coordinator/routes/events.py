@@ -1,0 +1,89 @@
+"""What happened, as server-sent events: from the database, so that each replica tells the same."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Header, Path, Query, Request
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+from sqlalchemy.exc import OperationalError
+from starlette.concurrency import run_in_threadpool
+
+from coordinator.auth import require
+from coordinator.events import Place, events_after, newest_place, parse_place
+from coordinator.store import queries
+from services.contracts import Event, EventKind, StudyName
+
+router = APIRouter(prefix="/api/v1", tags=["events"], dependencies=[Depends(require("admin"))])
+
+LOOK_AGAIN = 0.5
+"""Seconds between two looks for events."""
+
+
+def _beginning(
+    request: Request,
+    after: Annotated[
+        str | None, Query(max_length=50, description="id of an event; 0-0 for all there are")
+    ] = None,
+    last_event_id: Annotated[str | None, Header(max_length=50)] = None,
+) -> Place:
+    told = last_event_id or after
+    if told is not None:
+        return parse_place(told)
+    with request.app.state.sessions() as session:
+        return newest_place(session)
+
+
+def _study_id(request: Request, name: Annotated[StudyName, Path()]) -> int:
+    # In a session of its own: the request's lives as long as the stream.
+    with request.app.state.sessions() as session:
+        return queries.get_study(session, name).id
+
+
+Beginning = Annotated[Place, Depends(_beginning)]
+
+
+@router.get("/events", response_class=EventSourceResponse)
+async def events(request: Request, beginning: Beginning) -> AsyncIterator[ServerSentEvent]:
+    """What happens from now on, or what followed the event that Last-Event-ID or `after` names."""
+    async for event in _follow(request, beginning, None):
+        yield _sent(event)
+
+
+@router.get("/studies/{name}/events", response_class=EventSourceResponse)
+async def study_events(
+    request: Request, study_id: Annotated[int, Depends(_study_id)], beginning: Beginning
+) -> AsyncIterator[ServerSentEvent]:
+    """The same of one study; ends when it is deleted."""
+    async for event in _follow(request, beginning, study_id):
+        yield _sent(event)
+        if event.kind == EventKind.STUDY_DELETED:
+            return
+
+
+async def _follow(request: Request, place: Place, study_id: int | None) -> AsyncIterator[Event]:
+    state = request.app.state
+
+    def read(after: Place) -> list[Event]:
+        with state.sessions() as session:
+            return events_after(session, after, study_id)
+
+    # The framework ends it when the client hangs up, and fills silence with a comment every 15 seconds.
+    while not state.ending():
+        try:
+            found = await run_in_threadpool(read, place)
+        except OperationalError:
+            # The client comes again, with the id of the last event that it got.
+            return
+        for event in found:
+            yield event
+        if found:
+            place = parse_place(found[-1].id)
+        else:
+            await asyncio.sleep(LOOK_AGAIN)
+
+
+def _sent(event: Event) -> ServerSentEvent:
+    return ServerSentEvent(raw_data=event.model_dump_json(), event=event.kind.value, id=event.id)

@@ -1,0 +1,112 @@
+"""What people do with a study beside running it: extend, clone, move to another coordinator, delete."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from tempfile import TemporaryFile
+from typing import IO, Annotated
+
+from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi.responses import StreamingResponse
+from sqlalchemy.orm import Session, sessionmaker
+from starlette.concurrency import run_in_threadpool
+
+from coordinator import studies
+from coordinator.auth import require
+from coordinator.deletion import delete_study
+from coordinator.routes.transactions import LeaderThread, Settings, Transaction
+from coordinator.store import queries
+from coordinator.study_export import export_lines
+from coordinator.study_import import import_study, lines_of
+from services.contracts import Budget, Clone, Enqueue, Enqueued, StudyName, StudyView
+
+router = APIRouter(prefix="/api/v1/studies", tags=["studies"], dependencies=[Depends(require("admin"))])
+
+IMPORT_BYTES_ALLOWED = 4 * 2**30
+"""Of a study file; 800 trials of 118 folds take about a tenth."""
+
+JSON_LINES = "application/jsonl"
+
+Name = Annotated[StudyName, Path()]
+
+
+@router.post("/{name}/enqueue")
+def enqueue(name: Name, wanted: Enqueue, session: Transaction, leader: LeaderThread) -> Enqueued:
+    """Run these configurations next, within the budget; they follow the trials that are made already."""
+    numbers = studies.enqueue(session, name, wanted.configurations)
+    leader.wake()
+    return Enqueued(numbers=numbers)
+
+
+@router.post("/{name}/budget")
+def budget(name: Name, wanted: Budget, session: Transaction, leader: LeaderThread) -> StudyView:
+    """Set how many trials the study runs in all; a complete one goes on when it is given more."""
+    study = studies.set_budget(session, name, wanted.trials)
+    leader.wake()
+    return queries.study_view(session, study)
+
+
+@router.post("/{name}/clone", status_code=201)
+def clone(
+    name: Name, wanted: Clone, session: Transaction, settings: Settings, leader: LeaderThread
+) -> StudyView:
+    """Create a study of the same spec on the same clips, with changes; of the old one's trials it has none."""
+    spec = studies.cloned_spec(session, name, wanted)
+    study = studies.create(session, spec, settings.cache_root, settings.models_root)
+    leader.wake()
+    return queries.study_view(session, study)
+
+
+@router.get("/{name}/export", response_class=StreamingResponse, responses={200: {"content": {JSON_LINES: {}}}})
+def export(name: Name, request: Request, session: Transaction) -> StreamingResponse:
+    """The study as JSON lines: itself, then its trials with every result."""
+    queries.get_study(session, name)
+    return StreamingResponse(
+        _exported(request.app.state.sessions, name),
+        media_type=JSON_LINES,
+        headers={"Content-Disposition": f'attachment; filename="{name}.jsonl"'},
+    )
+
+
+@router.post(
+    "/import",
+    status_code=201,
+    max_body_size=IMPORT_BYTES_ALLOWED,
+    openapi_extra={"requestBody": {"required": True, "content": {JSON_LINES: {"schema": {"type": "string"}}}}},
+)
+async def import_(request: Request, name: Annotated[StudyName | None, Query()] = None) -> StudyView:
+    """Store a study from what `export` gave, under its name or another; a running one is paused."""
+    with TemporaryFile() as file:
+        # To disk first: a transaction does not wait for a client.
+        async for chunk in request.stream():
+            await run_in_threadpool(file.write, chunk)
+        file.seek(0)
+        view = await run_in_threadpool(_imported, request, file, name)
+    request.app.state.leader.wake()
+    return view
+
+
+@router.delete("/{name}", status_code=204)
+def delete(
+    name: Name,
+    session: Transaction,
+    leader: LeaderThread,
+    confirm: Annotated[str | None, Query(max_length=100, description="the study's name again")] = None,
+) -> None:
+    """Delete a study that does not run, with all its trials and results."""
+    delete_study(session, name, confirm)
+    leader.wake()
+
+
+def _exported(sessions: sessionmaker[Session], name: str) -> Iterator[bytes]:
+    with sessions() as session:
+        # One snapshot for all pages.
+        session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+        yield from export_lines(session, name)
+
+
+def _imported(request: Request, file: IO[bytes], name: str | None) -> StudyView:
+    state = request.app.state
+    with state.sessions.begin() as session:
+        study = import_study(session, lines_of(file), state.settings.cache_root, name)
+        return queries.study_view(session, study)
