@@ -1,0 +1,263 @@
+"""What each pruning rule saves and what it loses, by pruning searches afterwards whose every fold is known.
+
+    python -m benchmarks.pruning [--repeats 50] [--trials 60]
+    python -m benchmarks.pruning --record STUDY [--state DIR]
+
+Searches are those recorded from real studies, in many orders of their trials, and simulated ones
+(`benchmarks/searches.py`), in the shape of CK+ with Leave-One-Subject-Out and with ten folds. A replay runs a
+search's trials one after the other and asks `coordinator.pruning.decide` after each fold, as a coordinator with
+one worker does, with folds by index and hardest first. What a sampler makes of pruned trials is not in it.
+
+`bound` has the threshold that one trial in ten reaches: somebody knew what to ask for.
+
+`--record` writes the folds of a finished study without pruning to `benchmarks/recorded_searches`.
+
+The last line is JSON: for each search, and in it for each rule and order,
+    folds    the share of folds that are run
+    lost     the share of searches whose best trial, had nothing been pruned, was pruned
+    regret   by how much the accuracy of the trial that the study names as best is lower than that one's, mean
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from bisect import insort
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Literal
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.searches import RECORDED, Search, read_search, record_search, shuffled, simulate
+from cli.study_commands import reach
+from coordinator.fold_order import LEARNT_FROM, hardest_first
+from coordinator.pruning import FoldTable, MedianTrial, TrialProgress, decide, running_accuracy
+from services.contracts import PruneDecision, StudySpec
+
+Order = Literal["fixed", "hardest_first"]
+Folds = Sequence[tuple[int, int]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replay:
+    """What became of a search's trials."""
+
+    folds: Sequence[int]
+    """How many each trial ran."""
+
+    pruned: dict[int, PruneDecision]
+    named: int
+    """The trial that the study calls its best."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What pruning did to one search."""
+
+    folds: float
+    lost: bool
+    regret: float
+
+
+def main() -> None:
+    """Replay and print, or record."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=50, help="searches of each kind")
+    parser.add_argument("--trials", type=int, default=60, help="of a simulated search")
+    parser.add_argument("--record", metavar="STUDY")
+    parser.add_argument("--state", type=Path, help="state folder of the service that has the study")
+    arguments = parser.parse_args()
+    if arguments.record is not None:
+        with reach(None, arguments.state) as client:
+            record_search(client, arguments.record, RECORDED / f"{arguments.record}.csv")
+        return
+    outcomes: dict[str, dict[str, list[Outcome]]] = defaultdict(lambda: defaultdict(list))
+    searches = list(_searches(arguments.repeats, arguments.trials))
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        for search, measured in zip(searches, pool.map(measure, searches), strict=True):
+            for name, outcome in measured.items():
+                outcomes[search.name][name].append(outcome)
+    console = Console()
+    for search_name, rules in outcomes.items():
+        console.print(_table(search_name, rules))
+    print(json.dumps({name: _summary(rules) for name, rules in outcomes.items()}))
+
+
+def _searches(repeats: int, trials: int) -> Iterator[Search]:
+    for path in sorted(RECORDED.glob("*.csv")):
+        search = read_search(path)
+        yield from (shuffled(search, seed) for seed in range(repeats))
+    for folds, rise in ((None, 0.0), (None, 1.0), (10, 0.0), (10, 1.0)):
+        name = f"simulated: {folds or 118} folds, {'rising' if rise else 'random'}"
+        for seed in range(repeats):
+            yield simulate(name, folds=folds, rise=rise, trials=trials, seed=seed)
+
+
+def measure(search: Search) -> dict[str, Outcome]:
+    """Every rule on one search."""
+    values = [_value(folds) for folds in search.trials]
+    best = max(values)
+    outcomes = {}
+    for name, order, rules in _variants(search, values):
+        spec = StudySpec.model_validate(
+            {
+                "name": "replay",
+                "cache": "none",
+                "protocol": search.protocol,
+                "pruning": rules,
+                "fold_order": order,
+            }
+        )
+        replayed = replay(spec, search.trials)
+        outcomes[name] = Outcome(
+            folds=sum(replayed.folds) / sum(len(folds) for folds in search.trials),
+            lost=values.index(best) in replayed.pruned,
+            regret=best - values[replayed.named],
+        )
+    return outcomes
+
+
+def _variants(search: Search, values: Sequence[float]) -> Iterator[tuple[str, Order, list[dict[str, Any]]]]:
+    many = len(search.trials[0]) > 20
+    bound = {"rule": "bound", "threshold": round(float(np.quantile(values, 0.9)), 3)}
+    median, paired = {"rule": "median"}, {"rule": "paired"}
+    sets: dict[str, list[dict[str, Any]]] = {
+        "none": [],
+        "bound": [bound],
+        "median": [median],
+        "paired": [paired],
+        "median + paired": [median, paired],
+        "bound + median": [bound, median],
+    }
+    for name, rules in sets.items():
+        yield f"{name}, fixed", "fixed", rules
+        yield f"{name}, hardest first", "hardest_first", rules
+    others = [("start-up 2", {"startup_trials": 2}), ("start-up 10", {"startup_trials": 10})]
+    others += [(f"warm-up {folds}", {"warmup_folds": folds}) for folds in ((5, 20) if many else (2, 5))]
+    for name, setting in others:
+        yield f"median, {name}, fixed", "fixed", [{**median, **setting}]
+    for factor in (2.0, 3.0):
+        yield f"paired, {factor} SE, fixed", "fixed", [{**paired, "standard_errors": factor}]
+
+
+def replay(spec: StudySpec, trials: Sequence[Folds]) -> Replay:
+    """Run a search's trials one after the other, as a coordinator with one worker does.
+
+    Args:
+        spec: a study with these rules, this protocol and fold order.
+        trials: (correct, clips) of every fold of each trial, by index.
+    """
+    by_index = _Complete(range(len(trials[0])))
+    learnt: _Complete | None = None
+    ran, pruned, errors = [], {}, []
+    for number, folds in enumerate(trials):
+        complete = learnt or by_index
+        judged = spec.fold_order == "fixed" or learnt is not None
+        along = [folds[index] for index in complete.order]
+        done, decision = _run(spec, along, complete) if judged else (len(along), None)
+        ran.append(done)
+        errors.append(sum(clips - correct for correct, clips in along[:done]))
+        if decision is not None:
+            pruned[number] = decision
+            continue
+        complete.add(number, along)
+        if not judged and len(complete.trials) == LEARNT_FROM:
+            learnt = _Complete(hardest_first([complete.trials[n] for n in sorted(complete.trials)]))
+    return Replay(folds=ran, pruned=pruned, named=_named(trials, pruned, errors))
+
+
+def _run(spec: StudySpec, folds: Folds, complete: _Complete) -> tuple[int, PruneDecision | None]:
+    clips_total = sum(clips for _, clips in folds)
+    correct = clips_done = 0
+    table = complete.table()
+    for done in range(1, len(folds)):
+        correct += folds[done - 1][0]
+        clips_done += folds[done - 1][1]
+        progress = TrialProgress(
+            fold=complete.order[done - 1],
+            order=complete.order,
+            prefix=folds[:done],
+            correct=correct,
+            clips_done=clips_done,
+            clips_total=clips_total,
+        )
+        decision = decide(spec, progress, table)
+        if decision is not None:
+            return done, decision
+    return len(folds), None
+
+
+def _named(trials: Sequence[Folds], pruned: dict[int, PruneDecision], errors: Sequence[int]) -> int:
+    complete = [number for number in range(len(trials)) if number not in pruned]
+    if complete:
+        return max(complete, key=lambda number: (_value(trials[number]), -number))
+    return min(range(len(trials)), key=lambda number: (errors[number], number))
+
+
+@dataclass
+class _Complete:
+    """The complete trials of one order of folds."""
+
+    order: Sequence[int]
+    trials: dict[int, Folds] = field(default_factory=dict)
+    _at_step: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
+    _by_value: list[tuple[float, int]] = field(default_factory=list)
+
+    def add(self, number: int, folds: Folds) -> None:
+        self.trials[number] = folds
+        for step, accuracy in enumerate(running_accuracy(folds), start=1):
+            self._at_step[step].append(accuracy)
+        insort(self._by_value, (_value(folds), number))
+
+    def table(self) -> FoldTable:
+        return FoldTable(
+            complete_at_step=self._at_step.__getitem__,
+            median_trial=self._median_trial,
+            confusion=_no_confusion,
+        )
+
+    def _median_trial(self) -> MedianTrial | None:
+        if not self._by_value:
+            return None
+        _, number = self._by_value[(len(self._by_value) - 1) // 2]
+        return MedianTrial(number=number, complete_trials=len(self._by_value), folds=self.trials[number])
+
+
+def _no_confusion() -> Any:
+    raise TypeError("a fold table has correct clips, no confusion; UAR and UF1 cannot be replayed")
+
+
+def _value(folds: Folds) -> float:
+    return sum(correct for correct, _ in folds) / sum(clips for _, clips in folds)
+
+
+def _summary(rules: dict[str, list[Outcome]]) -> dict[str, dict[str, float]]:
+    return {
+        name: {
+            "folds": round(fmean(outcome.folds for outcome in outcomes), 4),
+            "lost": round(fmean(outcome.lost for outcome in outcomes), 4),
+            "regret": round(fmean(outcome.regret for outcome in outcomes), 5),
+        }
+        for name, outcomes in rules.items()
+    }
+
+
+def _table(name: str, rules: dict[str, list[Outcome]]) -> Table:
+    searches = len(next(iter(rules.values())))
+    table = Table(f"{name} ({searches} searches)", "folds run", "best trial lost", "accuracy lost")
+    for rule, row in _summary(rules).items():
+        regret = f"{100 * row['regret']:.2f} points"
+        table.add_row(rule, f"{row['folds']:.1%}", f"{row['lost']:.1%}", regret)
+    return table
+
+
+if __name__ == "__main__":
+    main()
