@@ -117,6 +117,7 @@ class WorkerRow(Base):
     id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str]
     device: Mapped[str]
+    pod_uid: Mapped[str | None]
     first_seen: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
     last_seen: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
 
@@ -190,3 +191,19 @@ class OutboxRow(Base):
     __tablename__ = "outbox"
     seq: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
     trial_id: Mapped[int] = mapped_column(ForeignKey(TrialRow.id))
+
+
+class TokenRow(Base):
+    """A token of the REST interface; of its secret only the hash is kept. Revoked ones stay, for the record."""
+
+    __tablename__ = "tokens"
+    __table_args__ = (
+        Index("uq_tokens_name", "name", unique=True, postgresql_where=text("revoked_at IS NULL")),
+    )
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    scope: Mapped[str]
+    sha256: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    last_used: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
