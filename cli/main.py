@@ -9,13 +9,14 @@ import signal
 import sys
 import time
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from cli import study_life
+from cli import study_life, token_commands
 from cli.state import StateFolder, default_state
 from services.errors import EXIT_FAILURE, EXIT_TRY_AGAIN, FoldwiseError
 
@@ -27,6 +28,7 @@ app = typer.Typer(
     help="Hyper-parameter search for 3D-CNN facial emotion recognition, fold by fold.",
 )
 app.add_typer(study_life.app, name="study")
+app.add_typer(token_commands.app, name="token")
 
 
 class Interrupted(BaseException):
@@ -143,13 +145,37 @@ def coordinator(
     lease_seconds: Annotated[
         float, typer.Option(min=1.0, help="A silent worker keeps its fold so long.")
     ] = 90.0,
+    requests_per_second: Annotated[
+        float,
+        typer.Option(min=0, envvar="FOLDWISE_REQUESTS_PER_SECOND", help="Of one token and address; 0: any."),
+    ] = 500.0,
+    guesses_per_minute: Annotated[
+        float,
+        typer.Option(
+            min=0, envvar="FOLDWISE_GUESSES_PER_MINUTE", help="Unknown tokens from one address; 0: any."
+        ),
+    ] = 60.0,
+    token_review_audience: Annotated[
+        str | None,
+        typer.Option(
+            envvar="FOLDWISE_TOKEN_REVIEW_AUDIENCE",
+            help="Let workers in with service account tokens that Kubernetes made for this audience.",
+        ),
+    ] = None,
+    token_review_account: Annotated[
+        list[str] | None,
+        typer.Option(
+            envvar="FOLDWISE_TOKEN_REVIEW_ACCOUNTS", help="NAMESPACE/NAME of a service account that may."
+        ),
+    ] = None,
 ) -> None:
     """Run the coordinator on a PostgreSQL."""
     import socket
 
-    from cli.secret import read_secret
+    from cli.secret import is_given, read_secret
     from cli.serve import bind, serve_coordinator
     from coordinator.settings import CoordinatorSettings
+    from k8s.token_review import TokenReviewer
     from services.logs import configure_logs
 
     configure_logs()
@@ -158,14 +184,25 @@ def coordinator(
         cache_root=cache_root.absolute(),
         models_root=models.absolute() if models else None,
         admin_token=read_secret("FOLDWISE_ADMIN_TOKEN", what="the admin token"),
-        worker_token=read_secret("FOLDWISE_WORKER_TOKEN", what="the workers' token"),
+        worker_token=(
+            read_secret("FOLDWISE_WORKER_TOKEN", what="the workers' token")
+            if is_given("FOLDWISE_WORKER_TOKEN")
+            else None
+        ),
         lease_seconds=lease_seconds,
         heartbeat_seconds=lease_seconds / 3,
+        requests_per_second=requests_per_second,
+        guesses_per_minute=guesses_per_minute,
+    )
+    reviewer = (
+        TokenReviewer.in_cluster(token_review_audience, token_review_account or [])
+        if token_review_audience
+        else None
     )
     listener = bind(host, port) if fd is None else socket.socket(fileno=fd)
     # The server ends its requests on SIGTERM and then passes the signal on: that is a good end.
     with contextlib.suppress(Interrupted):
-        serve_coordinator(settings, listener)
+        serve_coordinator(settings, listener, reviewer)
 
 
 @app.command(
@@ -188,9 +225,12 @@ def worker(
     from worker.settings import WorkerSettings
 
     configure_logs()
+    # Read anew for every request: Kubernetes replaces the tokens of service accounts.
+    token = partial(read_secret, "FOLDWISE_TOKEN", what="the worker's token")
+    token()
     settings = WorkerSettings(
         url=url,
-        token=read_secret("FOLDWISE_TOKEN", what="the worker's token"),
+        token=token,
         cache_root=cache_root.absolute(),
         models_root=models.absolute() if models else None,
         measurements=measurements_file(),

@@ -27,3 +27,8 @@ def read_secret(variable: str, *, what: str) -> str:
     if not value:
         raise InvalidInput(f"{what} is missing; set {variable} or {variable}_FILE", field=variable)
     return value
+
+
+def is_given(variable: str) -> bool:
+    """Whether `<variable>_FILE` or `<variable>` is set."""
+    return bool(os.environ.get(f"{variable}_FILE") or os.environ.get(variable))

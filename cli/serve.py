@@ -9,6 +9,7 @@ import uvicorn
 from coordinator.app import create_app
 from coordinator.settings import CoordinatorSettings
 from coordinator.store.database import connect, migrate
+from k8s.token_review import TokenReviewer
 from services.errors import InvalidInput
 
 
@@ -32,7 +33,9 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def serve_coordinator(settings: CoordinatorSettings, listener: socket.socket) -> None:
+def serve_coordinator(
+    settings: CoordinatorSettings, listener: socket.socket, reviewer: TokenReviewer | None = None
+) -> None:
     """Run the coordinator until SIGTERM or Ctrl-C; requests under way are answered first.
 
     Raises:
@@ -42,7 +45,7 @@ def serve_coordinator(settings: CoordinatorSettings, listener: socket.socket) ->
     engine = connect(settings.database_url)
     migrate(engine)
     engine.dispose()
-    app = create_app(settings, ending=lambda: server.should_exit)
+    app = create_app(settings, ending=lambda: server.should_exit, reviewer=reviewer)
     config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=5)
     server = uvicorn.Server(config)
     server.run(sockets=[listener])

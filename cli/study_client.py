@@ -15,8 +15,11 @@ from services.contracts import (
     Enqueued,
     FoldRecord,
     FoldView,
+    NewToken,
     StudySpec,
     StudyView,
+    TokenSpec,
+    TokenView,
     TrialView,
     WorkerView,
 )
@@ -25,10 +28,10 @@ from worker.coordinator_client import Connection, parse
 
 
 class StudyClient:
-    """The REST calls behind `foldwise study`.
+    """The REST calls behind `foldwise study` and `foldwise token`.
 
-    Every call raises `NotFound`, `Conflict`, `InvalidInput`, `CacheMismatch`, `TokenRefused` or `Unavailable`
-    as the coordinator says.
+    Every call raises `NotFound`, `Conflict`, `InvalidInput`, `CacheMismatch`, `TokenRefused`, `ScopeMissing`,
+    `TooManyRequests` or `Unavailable` as the coordinator says.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -123,3 +126,15 @@ class StudyClient:
     def workers(self) -> list[WorkerView]:
         """Workers heard of lately."""
         return [parse(WorkerView, item) for item in self._connection.call("GET", "/workers")]
+
+    def create_token(self, wanted: TokenSpec) -> NewToken:
+        """Make a token; only this answer tells its secret."""
+        return parse(NewToken, self._connection.call("POST", "/tokens", body=wanted))
+
+    def tokens(self) -> list[TokenView]:
+        """All tokens, oldest first, the revoked ones too."""
+        return [parse(TokenView, item) for item in self._connection.call("GET", "/tokens")]
+
+    def revoke_token(self, token_id: str) -> None:
+        """Let a token count no more."""
+        self._connection.call("DELETE", f"/tokens/{quote(token_id, safe='')}")

@@ -7,39 +7,61 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
 from sqlalchemy.orm import sessionmaker
+from sqlalchemy.pool import QueuePool
 from starlette.concurrency import run_in_threadpool
 
 from coordinator.auth import TokenGate
+from coordinator.callers import Callers
 from coordinator.leader import Leader
+from coordinator.metrics import RequestMetrics, ServiceCollector, add_process_metrics
 from coordinator.problems import add_handlers
-from coordinator.routes import events, leases, studies, study_life, system
+from coordinator.routes import events, leases, studies, study_life, system, tokens
 from coordinator.settings import CoordinatorSettings
 from coordinator.store.database import connect
+from k8s.token_review import TokenReviewer
 
 MAX_BODY_BYTES = 16 * 2**20
 """Far more than the predictions of a fold of a thousand clips."""
 
 
-def create_app(settings: CoordinatorSettings, *, ending: Callable[[], bool] = lambda: False) -> FastAPI:
+def create_app(
+    settings: CoordinatorSettings,
+    *,
+    ending: Callable[[], bool] = lambda: False,
+    reviewer: TokenReviewer | None = None,
+) -> FastAPI:
     """The application for one database, whose schema is up to date; starting it starts the leader.
 
     Args:
+        settings: given at the start.
         ending: whether the server was told to end; a claim that waits is then answered at once.
+        reviewer: asked about tokens that are not ours; its service accounts may do what workers may.
 
     Raises:
         InvalidInput: at start, the database's URL is wrong.
     """
+    registry = CollectorRegistry()
+    add_process_metrics(registry)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         engine = connect(settings.database_url)
         app.state.sessions = sessionmaker(engine, expire_on_commit=False)
-        app.state.leader = Leader(engine, settings)
-        app.state.leader.start()
+        app.state.callers = Callers(app.state.sessions, settings, reviewer)
+        leader = app.state.leader = Leader(engine, settings)
+        assert isinstance(engine.pool, QueuePool)  # noqa: S101 - SQLAlchemy's default for PostgreSQL
+        service = ServiceCollector(
+            app.state.sessions, is_leader=lambda: leader.is_leader, connections=engine.pool.checkedout
+        )
+        registry.register(service)
+        leader.start()
         yield
+        registry.unregister(service)
         # A round under way is finished first; requests go on being answered meanwhile.
-        await run_in_threadpool(app.state.leader.stop)
+        await run_in_threadpool(leader.stop)
+        await run_in_threadpool(app.state.callers.close)
         engine.dispose()
 
     app = FastAPI(
@@ -53,12 +75,15 @@ def create_app(settings: CoordinatorSettings, *, ending: Callable[[], bool] = la
     )
     app.state.settings = settings
     app.state.ending = ending
+    app.state.metrics = registry
     app.include_router(leases.router)
     app.include_router(studies.router)
     app.include_router(study_life.router)
     app.include_router(events.router)
+    app.include_router(tokens.router)
     app.include_router(system.router)
     app.include_router(system.for_people)
-    app.add_middleware(TokenGate, settings=settings)
+    app.add_middleware(TokenGate)
+    app.add_middleware(RequestMetrics, registry=registry)
     add_handlers(app)
     return app

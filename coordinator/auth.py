@@ -1,64 +1,90 @@
-"""Who may do what: bearer tokens, compared in constant time.
+"""Who may do what: callers and the scopes of their tokens.
 
 Default deny, twice: `TokenGate` refuses whatever carries no known token before its body is read, and every
-router asks for its scope.
+router asks that the caller found by the gate has its scope.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from hmac import compare_digest
-from typing import Literal
+from typing import Annotated
 
-from fastapi import Request
+from fastapi import Depends, Request, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from coordinator.callers import Caller
 from coordinator.problems import problem_response
-from coordinator.settings import CoordinatorSettings
-from services.errors import TokenRefused
-
-Right = Literal["worker", "admin"]
+from services.contracts import TokenScope
+from services.errors import FoldwiseError, ScopeMissing, TokenRefused
 
 OPEN_PATHS = {"/livez", "/readyz"}
 """The probes; everything else needs a token."""
+
+# Says in the OpenAPI description that a token is needed; it is the gate that reads it.
+_bearer = HTTPBearer(auto_error=False, description="a token of `foldwise token create`")
 
 
 class TokenGate:
     """ASGI middleware: lets a request pass that carries a known token, whatever its scope."""
 
-    def __init__(self, app: ASGIApp, settings: CoordinatorSettings) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._settings = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See the ASGI specification."""
         if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
+            address = scope["client"][0] if scope.get("client") else "an unknown address"
+            authorization = Headers(scope=scope).get("authorization", "")
             try:
-                _check(Headers(scope=scope), self._settings, "worker")
-            except TokenRefused as error:
+                caller = await scope["app"].state.callers.identify(authorization, address)
+            except FoldwiseError as error:
                 await problem_response(error)(scope, receive, send)
                 return
+            scope.setdefault("state", {})["caller"] = caller
         await self._app(scope, receive, send)
 
 
-def require(right: Right) -> Callable[[Request], None]:
-    """A dependency that lets a request pass only with a token of this scope; admin includes worker.
+def _caller(request: Request) -> Caller:
+    caller: Caller | None = getattr(request.state, "caller", None)
+    if caller is None:
+        raise TokenRefused("no token was given; send the header `Authorization: Bearer TOKEN`")
+    return caller
+
+
+CallerOfRequest = Annotated[Caller, Depends(_caller)]
+_Credentials = Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
+
+
+def require(needed: TokenScope) -> Callable[..., None]:
+    """A dependency that lets a request pass only with a token of this scope.
 
     Raises:
-        TokenRefused: no token, or not the right one.
+        ScopeMissing: the token is of another scope.
+        TokenRefused: there is none.
     """
 
-    def check(request: Request) -> None:
-        _check(request.headers, request.app.state.settings, right)
+    def check(caller: CallerOfRequest, _credentials: _Credentials) -> None:
+        _check(caller, needed)
 
     return check
 
 
-def _check(headers: Headers, settings: CoordinatorSettings, right: Right) -> None:
-    kind, _, token = headers.get("authorization", "").partition(" ")
-    if kind.lower() != "bearer" or not token:
-        raise TokenRefused("no token was given; send the header `Authorization: Bearer TOKEN`")
-    allowed = {"admin": [settings.admin_token], "worker": [settings.worker_token, settings.admin_token]}
-    if not any(compare_digest(token.encode(), known.encode()) for known in allowed[right]):
-        raise TokenRefused(f"the token was refused: it is unknown or lacks the scope {right}")
+def require_by_method(request: Request, caller: CallerOfRequest, _credentials: _Credentials) -> None:
+    """A dependency for what people ask: to read needs `read`, to delete `admin`, all else `write`.
+
+    Raises:
+        ScopeMissing: the token is of another scope.
+        TokenRefused: there is none.
+    """
+    needed = {"GET": TokenScope.READ, "HEAD": TokenScope.READ, "DELETE": TokenScope.ADMIN}
+    _check(caller, needed.get(request.method, TokenScope.WRITE))
+
+
+def _check(caller: Caller, needed: TokenScope) -> None:
+    if needed not in caller.scope.includes:
+        raise ScopeMissing(
+            f"this needs a token of the scope {needed.value}, the one that was sent has {caller.scope.value}; "
+            f"an admin can make one with `foldwise token create NAME --scope {needed.value}`"
+        )

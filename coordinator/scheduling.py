@@ -124,12 +124,18 @@ Outcome = Literal["done", "lapsed", "released", "environment", "trial", "abandon
 
 
 def claim(
-    session: Session, request: ClaimRequest, key: str, settings: CoordinatorSettings
+    session: Session,
+    request: ClaimRequest,
+    key: str,
+    settings: CoordinatorSettings,
+    *,
+    pod_uid: str | None = None,
 ) -> FoldAssignment | None:
     """Lease a pending fold to a worker, or None when there is nothing to do now.
 
     Folds of a running trial that nobody holds come first, then those of the next ready trial. The same `key`
     gets the same lease. A worker runs one fold at a time: a claim with a new key gives back what it held.
+    `pod_uid` is of the Kubernetes pod that the worker runs in, noted when it is seen first.
 
     Raises:
         LeaseSuperseded: `key` was answered with a lease that is no longer current.
@@ -138,7 +144,7 @@ def claim(
         CacheMismatch: the worker cannot read the cache of the study it named.
         PlanNotSound: its device does not run the compute plan of the study it named.
     """
-    _see_worker(session, request.worker)
+    _see_worker(session, request.worker, pod_uid)
     answered = session.get(ClaimRow, key)
     if answered is not None:
         return _same_answer(session, answered, settings)
@@ -590,11 +596,11 @@ def _check_named_study(session: Session, name: str, request: ClaimRequest) -> No
         )
 
 
-def _see_worker(session: Session, worker: WorkerInfo) -> None:
+def _see_worker(session: Session, worker: WorkerInfo, pod_uid: str | None) -> None:
     fresh = WorkerRow.last_seen > func.clock_timestamp() - func.make_interval(0, 0, 0, 0, 0, 0, SEEN_SECONDS)
     if session.scalar(select(WorkerRow.id).where(WorkerRow.id == worker.id, fresh)) is not None:
         return
-    known = insert(WorkerRow).values(id=worker.id, name=worker.name, device=worker.device)
+    known = insert(WorkerRow).values(id=worker.id, name=worker.name, device=worker.device, pod_uid=pod_uid)
     session.execute(
         known.on_conflict_do_update(
             index_elements=[WorkerRow.id], set_={"last_seen": func.clock_timestamp(), "name": worker.name}

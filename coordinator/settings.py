@@ -19,8 +19,8 @@ class CoordinatorSettings:
     admin_token: str
     """May do everything."""
 
-    worker_token: str
-    """May claim folds and speak of its own leases, nothing else."""
+    worker_token: str | None
+    """May claim folds and speak of its own leases, nothing else; None where every worker has its own."""
 
     models_root: Path | None = None
     """Folder of the model catalogue, for studies that start from one of its models."""
@@ -39,3 +39,12 @@ class CoordinatorSettings:
 
     leader_interval: float = 0.5
     """Seconds between two rounds of the leader when nothing wakes it."""
+
+    token_seconds: float = 5.0
+    """A token of the database is looked up again after so long: a revocation counts everywhere by then."""
+
+    requests_per_second: float = 500.0
+    """Of one token from one address; twice as many in one go. 0 is no limit."""
+
+    guesses_per_minute: float = 60.0
+    """Unknown tokens from one address, and as many in one go. 0 is no limit."""

@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal, NewType
 
 from pydantic import (
+    AwareDatetime,
     BaseModel,
     ConfigDict,
     Discriminator,
@@ -266,10 +267,27 @@ PruningRule = Annotated[BoundRule | MedianRule | PairedRule, Field(discriminator
 class StudySpec(Contract):
     """A study as a person posts it."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"name": "first", "cache": "ckplus"},
+                {
+                    "name": "quick",
+                    "cache": "ckplus/3f9a21bc77d0",
+                    "protocol": {"kind": "kfold", "k": 10},
+                    "space": {"activation": ["ReLU", "ELU"], "dropout": {"low": 0.0, "high": 0.5}},
+                    "trials": 50,
+                    "pruning": [{"rule": "bound", "threshold": 0.965}, {"rule": "median"}],
+                },
+            ]
+        }
+    )
+
     name: StudyName
     cache: str = Field(
         min_length=1,
         max_length=200,
+        pattern=PRINTABLE,
         description="a clip cache by dataset name, or by dataset/fingerprint (a prefix of it is enough)",
     )
     protocol: Protocol = LeaveOneSubjectOut()
@@ -406,9 +424,22 @@ class WorkerInfo(Contract):
 class ClaimRequest(Contract):
     """`POST /claims`: give me a fold."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "worker": {"id": "5b0c1f6e-worker", "name": "gpu-3", "device": "NVIDIA H200"},
+                    "study": "first",
+                    "caches": ["f" * 64],
+                    "wait_seconds": 20,
+                }
+            ]
+        }
+    )
+
     worker: WorkerInfo
     study: StudyName | None = Field(None, description="only folds of this study; otherwise of any")
-    caches: tuple[str, ...] = Field(
+    caches: tuple[Annotated[str, Field(max_length=200, pattern=PRINTABLE)], ...] = Field(
         max_length=1000, description="fingerprints of the caches this worker can read"
     )
     plans: tuple[ComputePlan, ...] = Field(
@@ -511,8 +542,12 @@ class Verdict(Contract):
 class Heartbeat(Contract):
     """`POST /leases/{id}/heartbeat`: I am alive, and this is how far I am."""
 
-    epoch: int = Field(ge=0)
-    step: int = Field(ge=0, description="optimiser steps so far; a number that stands still is not renewed")
+    model_config = ConfigDict(json_schema_extra={"examples": [{"epoch": 3, "step": 412, "loss": 0.71}]})
+
+    epoch: int = Field(ge=0, lt=2**31)
+    step: int = Field(
+        ge=0, lt=2**31, description="optimiser steps so far; a number that stands still is not renewed"
+    )
     loss: FiniteFloat | None = None
 
 
@@ -525,6 +560,10 @@ class HeartbeatReply(Contract):
 
 class Failure(Contract):
     """`POST /leases/{id}/fail`: the fold could not be run; whose fault it is decides what follows."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"kind": "environment", "message": "the GPU has fallen off the bus"}]}
+    )
 
     kind: Literal["environment", "trial"]
     message: str = Field(max_length=2000, pattern=PRINTABLE)
@@ -630,6 +669,7 @@ class WorkerView(Contract):
     id: str
     name: str
     device: str
+    pod_uid: str | None = Field(description="of its Kubernetes pod, where it showed a token of the cluster")
     seconds_since_seen: FiniteFloat
     study: str | None
     trial: int | None
@@ -654,6 +694,58 @@ class Event(Contract):
     study: str
     at: datetime
     data: dict[str, ParameterValue | None]
+
+
+class TokenScope(StrEnum):
+    """What a token is good for: admin includes write and worker, write includes read."""
+
+    WORKER = "worker"
+    READ = "read"
+    WRITE = "write"
+    ADMIN = "admin"
+
+    @property
+    def includes(self) -> frozenset[TokenScope]:
+        """The scopes whose routes a token of this scope opens, its own among them."""
+        match self:
+            case TokenScope.ADMIN:
+                return frozenset(TokenScope)
+            case TokenScope.WRITE:
+                return frozenset({TokenScope.WRITE, TokenScope.READ})
+            case _:
+                return frozenset({self})
+
+
+TokenId = Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
+
+
+class TokenSpec(Contract):
+    """`POST /tokens`: a token that is wanted."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "nightly report", "scope": "read"}]})
+
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._@-]{0,63}$",
+        description="who or what it is for; no two tokens in use have the same",
+    )
+    scope: TokenScope
+
+
+class TokenView(Contract):
+    """A token for reading; nobody can read its secret again."""
+
+    id: TokenId
+    name: str
+    scope: TokenScope
+    created_at: AwareDatetime
+    last_used: AwareDatetime | None = Field(description="to the minute; null before its first use")
+    revoked_at: AwareDatetime | None = Field(description="null while it is good")
+
+
+class NewToken(TokenView):
+    """A token that was just made, with what its holder sends; this is the only time it is told."""
+
+    token: str
 
 
 class Problem(Contract):

@@ -86,10 +86,29 @@ class PlanNotSound(FoldwiseError):
 
 
 class TokenRefused(FoldwiseError):
-    """No token, an unknown token, or one without the scope that is needed."""
+    """No token, or one that is unknown, revoked or not of this lease."""
 
     status = 401
     exit_code = EXIT_PERMANENT
+
+
+class ScopeMissing(FoldwiseError):
+    """The token is good, but not for this."""
+
+    status = 403
+    exit_code = EXIT_PERMANENT
+
+
+class TooManyRequests(FoldwiseError):
+    """This caller asks faster than it may; trying again later helps."""
+
+    status = 429
+    exit_code = EXIT_TRY_AGAIN
+
+    def __init__(self, message: str, *, field: str | None = None, retry_after: float = 1.0) -> None:
+        """`retry_after`: seconds until the next request is let pass."""
+        super().__init__(message, field=field)
+        self.retry_after = retry_after
 
 
 class Unavailable(FoldwiseError):

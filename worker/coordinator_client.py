@@ -1,11 +1,11 @@
-"""The only importer of the HTTP library: calls to the coordinator, retried with jitter, as contract types."""
+"""Calls to the coordinator, retried with jitter, as contract types; of the worker, only this speaks HTTP."""
 
 from __future__ import annotations
 
 import random
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
 from typing import IO, Any, TypeVar
@@ -36,14 +36,19 @@ from services.errors import (
     NotFound,
     PlanNotSound,
     ResultConflict,
+    ScopeMissing,
     StudyOver,
     TokenRefused,
+    TooManyRequests,
     Unavailable,
 )
 
 log = structlog.get_logger()
 
 Answer = TypeVar("Answer", bound=BaseModel)
+
+Token = str | Callable[[], str]
+"""A token, or what reads it anew for every request: Kubernetes replaces a pod's within the hour."""
 
 LONG_POLL_SECONDS = 20.0
 CHUNK_BYTES = 2**16
@@ -59,8 +64,10 @@ _ERRORS: tuple[type[FoldwiseError], ...] = (
     NotFound,
     PlanNotSound,
     ResultConflict,
+    ScopeMissing,
     StudyOver,
     TokenRefused,
+    TooManyRequests,
     Unavailable,
 )
 _TRY_AGAIN = {429, 500, 502, 503, 504}
@@ -70,16 +77,15 @@ _FAILURES_ALLOWED = 5
 class Connection:
     """One coordinator and one token: JSON in, JSON out, errors as our classes. Safe to share by threads."""
 
-    def __init__(self, url: str, token: str, *, give_up_after: float) -> None:
+    def __init__(self, url: str, token: Token, *, give_up_after: float) -> None:
         """`give_up_after`: seconds to go on trying while the coordinator does not answer."""
         self.url = url.rstrip("/")
         self._give_up_after = give_up_after
-        if not token.isascii():
-            raise TokenRefused("the token has letters that no token of foldwise has; look at FOLDWISE_TOKEN")
+        self._token = token
+        self._authorization()
         try:
             self._http = httpx.Client(
                 base_url=f"{self.url}/api/v1",
-                headers={"Authorization": f"Bearer {token}"},
                 # A proxy of the environment has no business between a worker and its coordinator.
                 trust_env=False,
             )
@@ -106,23 +112,26 @@ class Connection:
         """The decoded JSON of the answer, or None where it has none.
 
         A coordinator that does not answer is tried again with growing, jittered pauses; one that fails with
-        a 500 a few times only. Every call is safe to repeat: a `POST /studies` that was done is a Conflict.
+        a 500 a few times only, and one that asks to wait is waited for. Every call is safe to repeat: a
+        `POST /studies` that was done is a Conflict.
 
         Args:
             timeout: seconds to wait for one answer.
 
         Raises:
             Unavailable: it did not answer for `give_up_after` seconds.
+            TooManyRequests: it asks to wait beyond that.
             InvalidInput: the URL is no address.
             FoldwiseError: the class that the coordinator names in its problem.
         """
         limit = self._give_up_after if give_up_after is None else give_up_after
         deadline = time.monotonic() + limit
         content = None if body is None else body.model_dump_json()
-        sent = {"Content-Type": "application/json", **(headers or {})}
         pause = 0.2
         failures = 0
         while True:
+            wait = pause * random.uniform(0.5, 1.0)
+            sent = {"Content-Type": "application/json", **self._authorization(), **(headers or {})}
             try:
                 response = self._http.request(
                     method,
@@ -135,19 +144,23 @@ class Connection:
                 failures += response.status_code == HTTPStatus.INTERNAL_SERVER_ERROR
                 if response.status_code not in _TRY_AGAIN or failures >= _FAILURES_ALLOWED:
                     return _decode(response)
+                if response.status_code == HTTPStatus.TOO_MANY_REQUESTS:
+                    wait += _retry_after(response)
+                    if time.monotonic() + wait > deadline:
+                        return _decode(response)
                 trouble = f"status {response.status_code}"
             except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
                 raise self._bad_address() from error
             except httpx.TransportError as error:
                 trouble = str(error) or type(error).__name__
-            if time.monotonic() + pause > deadline:
+            if time.monotonic() + wait > deadline:
                 raise Unavailable(
                     f"the coordinator at {self.url} does not answer ({trouble}); "
                     "start it with `foldwise up` or `foldwise coordinator`, or correct --url"
                 )
             if limit > 1:
-                log.warning("coordinator_unreachable", url=self.url, trouble=trouble, again_in=round(pause, 1))
-            time.sleep(pause * random.uniform(0.5, 1.0))
+                log.warning("coordinator_unreachable", url=self.url, trouble=trouble, again_in=round(wait, 1))
+            time.sleep(wait)
             pause = min(pause * 2, 10.0)
 
     def download(self, path: str, file: IO[bytes]) -> None:
@@ -158,7 +171,10 @@ class Connection:
             InvalidInput: the URL is no address.
             FoldwiseError: the class that the coordinator names in its problem.
         """
-        with self._unrepeated(), self._http.stream("GET", path, timeout=STREAM_TIMEOUT) as response:
+        with (
+            self._unrepeated(),
+            self._http.stream("GET", path, timeout=STREAM_TIMEOUT, headers=self._authorization()) as response,
+        ):
             if not response.is_success:
                 response.read()
                 _decode(response)
@@ -174,7 +190,13 @@ class Connection:
         chunks = iter(lambda: file.read(CHUNK_BYTES), b"")
         with self._unrepeated():
             return _decode(
-                self._http.post(path, content=chunks, params=params, timeout=STREAM_TIMEOUT, headers=JSON_LINES)
+                self._http.post(
+                    path,
+                    content=chunks,
+                    params=params,
+                    timeout=STREAM_TIMEOUT,
+                    headers={**JSON_LINES, **self._authorization()},
+                )
             )
 
     @contextmanager
@@ -188,6 +210,12 @@ class Connection:
             raise Unavailable(
                 f"the coordinator at {self.url} does not answer ({trouble}); try again"
             ) from error
+
+    def _authorization(self) -> dict[str, str]:
+        token = self._token if isinstance(self._token, str) else self._token()
+        if not token.isascii():
+            raise TokenRefused("the token has letters that no token of foldwise has; look at FOLDWISE_TOKEN")
+        return {"Authorization": f"Bearer {token}"}
 
     def _bad_address(self) -> InvalidInput:
         return InvalidInput(f"{self.url!r} is no address of a coordinator; write http://HOST:PORT", field="url")
@@ -273,6 +301,15 @@ class CoordinatorClient:
 
 def _lease_headers(lease: Lease) -> dict[str, str]:
     return {"Lease-Term": str(lease.term), "Lease-Secret": lease.secret}
+
+
+def _retry_after(response: httpx.Response) -> float:
+    """Seconds that the coordinator, or a proxy before it, asks to wait."""
+    try:
+        return max(0.0, float(response.headers.get("Retry-After", "1")))
+    except ValueError:
+        # A date, which only proxies send.
+        return 1.0
 
 
 def parse(contract: type[Answer], answer: Any) -> Answer:

@@ -7,6 +7,8 @@ import socket
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from worker.coordinator_client import Token
+
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerSettings:
@@ -15,7 +17,7 @@ class WorkerSettings:
     url: str
     """Of the coordinator, such as `http://127.0.0.1:8000`."""
 
-    token: str
+    token: Token
     cache_root: Path
     """Folder of the clip caches, read-only is enough."""
 

@@ -11,12 +11,18 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sqlalchemy.exc import OperationalError
 from starlette.concurrency import run_in_threadpool
 
-from coordinator.auth import require
+from coordinator.auth import require_by_method
 from coordinator.events import Place, events_after, newest_place, parse_place
+from coordinator.problems import problems
 from coordinator.store import queries
 from services.contracts import Event, EventKind, StudyName
 
-router = APIRouter(prefix="/api/v1", tags=["events"], dependencies=[Depends(require("admin"))])
+router = APIRouter(
+    prefix="/api/v1",
+    tags=["events"],
+    dependencies=[Depends(require_by_method)],
+    responses=problems(400, 401, 403, 404, 409, 413, 422, 429, 503),
+)
 
 LOOK_AGAIN = 0.5
 """Seconds between two looks for events."""

@@ -6,31 +6,39 @@ import asyncio
 import time
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Request, Response
+from fastapi import APIRouter, Depends, Header, Path, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from coordinator import scheduling
-from coordinator.auth import require
+from coordinator.auth import CallerOfRequest, require
+from coordinator.problems import problems
 from coordinator.routes.transactions import LeaderThread, Settings, Transaction
 from services.contracts import (
+    PRINTABLE,
     ClaimRequest,
     Failure,
     FoldAssignment,
     FoldResult,
     Heartbeat,
     HeartbeatReply,
+    TokenScope,
     Verdict,
 )
 
-router = APIRouter(prefix="/api/v1", tags=["workers"], dependencies=[Depends(require("worker"))])
+router = APIRouter(
+    prefix="/api/v1",
+    tags=["workers"],
+    dependencies=[Depends(require(TokenScope.WORKER))],
+    responses=problems(400, 401, 403, 404, 409, 413, 422, 429, 503),
+)
 
 LONG_POLL_STEP = 0.25
 """Seconds between two looks for a fold while a claim waits."""
 
 
 def _lease_key(
-    lease_id: str,
-    lease_term: Annotated[int, Header(ge=1)],
+    lease_id: Annotated[str, Path(max_length=64, pattern=PRINTABLE)],
+    lease_term: Annotated[int, Header(ge=1, lt=2**31)],
     lease_secret: Annotated[str, Header(max_length=100)],
 ) -> scheduling.LeaseKey:
     return scheduling.LeaseKey(id=lease_id, term=lease_term, secret=lease_secret)
@@ -39,9 +47,10 @@ def _lease_key(
 Key = Annotated[scheduling.LeaseKey, Depends(_lease_key)]
 
 
-@router.post("/claims", responses={204: {"description": "nothing to do now; ask again"}})
+@router.post("/claims", responses={204: {"description": "nothing to do now; ask again"}, **problems(410)})
 async def claim(
     request: Request,
+    caller: CallerOfRequest,
     wanted: ClaimRequest,
     idempotency_key: Annotated[str, Header(min_length=16, max_length=100)],
 ) -> FoldAssignment:
@@ -50,7 +59,7 @@ async def claim(
 
     def attempt() -> FoldAssignment | None:
         with state.sessions.begin() as session:
-            return scheduling.claim(session, wanted, idempotency_key, state.settings)
+            return scheduling.claim(session, wanted, idempotency_key, state.settings, pod_uid=caller.pod_uid)
 
     deadline = time.monotonic() + wanted.wait_seconds
     while (assignment := await run_in_threadpool(attempt)) is None:

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Path, Query, Request
 
 from coordinator import scheduling, studies
-from coordinator.auth import require
+from coordinator.auth import require_by_method
+from coordinator.problems import problems
 from coordinator.routes.transactions import LeaderThread, Settings, Transaction
 from coordinator.store import queries
 from services.contracts import (
@@ -23,7 +24,12 @@ from services.contracts import (
     TrialView,
 )
 
-router = APIRouter(prefix="/api/v1/studies", tags=["studies"], dependencies=[Depends(require("admin"))])
+router = APIRouter(
+    prefix="/api/v1/studies",
+    tags=["studies"],
+    dependencies=[Depends(require_by_method)],
+    responses=problems(400, 401, 403, 404, 409, 413, 422, 429, 503),
+)
 
 Name = Annotated[StudyName, Path()]
 Number = Annotated[int, Path(ge=0, lt=2**31)]

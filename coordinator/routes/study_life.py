@@ -12,15 +12,21 @@ from sqlalchemy.orm import Session, sessionmaker
 from starlette.concurrency import run_in_threadpool
 
 from coordinator import studies
-from coordinator.auth import require
+from coordinator.auth import require_by_method
 from coordinator.deletion import delete_study
+from coordinator.problems import problems
 from coordinator.routes.transactions import LeaderThread, Settings, Transaction
 from coordinator.store import queries
 from coordinator.study_export import export_lines
 from coordinator.study_import import import_study, lines_of
 from services.contracts import Budget, Clone, Enqueue, Enqueued, StudyName, StudyView
 
-router = APIRouter(prefix="/api/v1/studies", tags=["studies"], dependencies=[Depends(require("admin"))])
+router = APIRouter(
+    prefix="/api/v1/studies",
+    tags=["studies"],
+    dependencies=[Depends(require_by_method)],
+    responses=problems(400, 401, 403, 404, 409, 413, 422, 429, 503),
+)
 
 IMPORT_BYTES_ALLOWED = 4 * 2**30
 """Of a study file; 800 trials of 118 folds take about a tenth."""

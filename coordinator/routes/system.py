@@ -5,18 +5,26 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import PlainTextResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from coordinator.auth import require
+from coordinator.auth import require, require_by_method
+from coordinator.problems import problems
 from coordinator.routes.transactions import Settings, Transaction
 from coordinator.store import queries
 from services.clip_cache import list_caches
-from services.contracts import DatasetView, WorkerView
+from services.contracts import DatasetView, TokenScope, WorkerView
 from services.errors import Unavailable
 
 router = APIRouter(tags=["system"])
-for_people = APIRouter(prefix="/api/v1", tags=["system"], dependencies=[Depends(require("admin"))])
+for_people = APIRouter(
+    prefix="/api/v1",
+    tags=["system"],
+    dependencies=[Depends(require_by_method)],
+    responses=problems(401, 403, 422, 429, 503),
+)
 
 
 @router.get("/livez")
@@ -25,7 +33,7 @@ def alive() -> dict[str, str]:
     return {"status": "alive"}
 
 
-@router.get("/readyz")
+@router.get("/readyz", responses=problems(503))
 def ready(request: Request) -> dict[str, str | bool]:
     """The database answers too."""
     try:
@@ -34,6 +42,17 @@ def ready(request: Request) -> dict[str, str | bool]:
     except SQLAlchemyError as error:
         raise Unavailable("the database does not answer") from error
     return {"status": "ready", "leader": request.app.state.leader.is_leader}
+
+
+@router.get(
+    "/metrics",
+    dependencies=[Depends(require(TokenScope.READ))],
+    response_class=PlainTextResponse,
+    responses=problems(401, 403, 429, 503),
+)
+def metrics(request: Request) -> PlainTextResponse:
+    """Metrics for Prometheus. Answers without the database too, and then says so."""
+    return PlainTextResponse(generate_latest(request.app.state.metrics), media_type=CONTENT_TYPE_LATEST)
 
 
 @for_people.get("/datasets")

@@ -393,6 +393,7 @@ def list_workers(session: Session, *, seen_within: float) -> list[WorkerView]:
             id=worker.id,
             name=worker.name,
             device=worker.device,
+            pod_uid=worker.pod_uid,
             seconds_since_seen=float(seconds),
             study=study,
             trial=trial,

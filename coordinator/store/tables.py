@@ -156,6 +156,7 @@ class WorkerRow(Base):
     id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str]
     device: Mapped[str]
+    pod_uid: Mapped[str | None]
     first_seen: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
     last_seen: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
 
@@ -260,3 +261,19 @@ class EventRow(Base):
     kind: Mapped[str]
     at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
     data: Mapped[dict[str, Any]]
+
+
+class TokenRow(Base):
+    """A token of the REST interface; of its secret only the hash is kept. Revoked ones stay, for the record."""
+
+    __tablename__ = "tokens"
+    __table_args__ = (
+        Index("uq_tokens_name", "name", unique=True, postgresql_where=text("revoked_at IS NULL")),
+    )
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    scope: Mapped[str]
+    sha256: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    last_used: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]

@@ -1,8 +1,7 @@
-"""The REST interface: tokens, problems, the long poll, and a study from post to end."""
+"""The REST interface: problems, the long poll, and a study from post to end."""
 
 from __future__ import annotations
 
-import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -13,19 +12,16 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from fastapi import FastAPI
-from fastapi.routing import APIRoute
 
-from cli.serve import bind
 from cli.study_client import StudyClient
 from coordinator.app import create_app
 from coordinator.settings import CoordinatorSettings
+from tests.integration.service import ADMIN_TOKEN, WORKER_TOKEN, bearer, served
 from worker.coordinator_client import Connection
 
-ADMIN = {"Authorization": "Bearer admin-token-of-this-test"}
-WORKER = {"Authorization": "Bearer worker-token-of-this-test"}
-OPEN = {"/livez", "/readyz"}
+ADMIN = bearer(ADMIN_TOKEN)
+WORKER = bearer(WORKER_TOKEN)
 SMALL = {"clahe": [True, False]}
 
 
@@ -34,8 +30,8 @@ def app(database_url: str, cache_root: Path) -> FastAPI:
     settings = CoordinatorSettings(
         database_url=database_url,
         cache_root=cache_root,
-        admin_token=ADMIN["Authorization"].split()[1],
-        worker_token=WORKER["Authorization"].split()[1],
+        admin_token=ADMIN_TOKEN,
+        worker_token=WORKER_TOKEN,
         leader_interval=0.05,
     )
     return create_app(settings)
@@ -43,16 +39,8 @@ def app(database_url: str, cache_root: Path) -> FastAPI:
 
 @pytest.fixture
 def client(app: FastAPI) -> Iterator[httpx.Client]:
-    """A client of the application on a real socket."""
-    listener = bind("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    with httpx.Client(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=30) as client:
+    with served(app) as client:
         yield client
-    server.should_exit = True
-    thread.join()
-    listener.close()
 
 
 def spec(**given: Any) -> dict[str, Any]:
@@ -76,35 +64,6 @@ def claim(client: httpx.Client, *, wait: float = 0, headers: dict[str, str] = WO
             "wait_seconds": wait,
         },
     )
-
-
-def test_every_route_but_the_probes_refuses_a_request_without_a_token(client: httpx.Client) -> None:
-    paths = client.get("/openapi.json", headers=ADMIN).json()["paths"]
-    assert len(paths) > 15
-    unlisted: dict[str, list[str]] = {"/openapi.json": ["get"], "/docs": ["get"], "/no/such/route": ["post"]}
-    for path, methods in {**paths, **unlisted}.items():
-        for method in methods:
-            answer = client.request(method, path.replace("{", "").replace("}", ""), content=b"not json")
-            if path in OPEN:
-                assert answer.status_code == 200
-            else:
-                assert (answer.status_code, answer.json()["type"]) == (401, "urn:foldwise:token-refused"), path
-
-
-def test_no_route_hides_from_the_schema_that_is_walked(app: FastAPI) -> None:
-    walked = set(app.openapi()["paths"])
-    routes = {route.path for route in app.routes if isinstance(route, APIRoute)}
-    assert routes <= walked
-
-
-def test_a_worker_token_is_good_for_leases_alone(client: httpx.Client) -> None:
-    assert claim(client).status_code == 204
-    for method, path in (("GET", "/studies"), ("POST", "/studies"), ("GET", "/workers"), ("GET", "/datasets")):
-        answer = client.request(method, f"/api/v1{path}", headers=WORKER, json=spec())
-        assert answer.status_code == 401
-        assert "scope" in answer.json()["detail"]
-    wrong = {"Authorization": "Bearer admin-token-of-this-tesT"}
-    assert client.get("/api/v1/studies", headers=wrong).status_code == 401
 
 
 @pytest.mark.parametrize(
@@ -232,7 +191,7 @@ def test_a_study_from_post_to_end(client: httpx.Client) -> None:
     missing = client.get(fold_0.replace("folds/0", "folds/5"), headers=ADMIN)
     assert missing.status_code == 404
     assert "its folds are 0 to 4" in missing.json()["detail"]
-    with Connection(str(client.base_url), ADMIN["Authorization"].split()[1], give_up_after=5) as connection:
+    with Connection(str(client.base_url), ADMIN_TOKEN, give_up_after=5) as connection:
         assert StudyClient(connection).fold("s", 0, 0).task.fold_name == "S000"
     workers = client.get("/api/v1/workers", headers=ADMIN).json()
     assert [(w["name"], w["fold"]) for w in workers] == [("one", None)]

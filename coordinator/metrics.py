@@ -1,0 +1,157 @@
+"""Metrics for Prometheus: requests as this process saw them, and everything else as the database has it.
+
+What comes from the database survives restarts and is the same from every replica. It can go down, when a lapsed
+lease is taken up again or a study is deleted, so it is a gauge and no counter.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from http import HTTPMethod, HTTPStatus
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session, sessionmaker
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from coordinator.store.counts import ServiceCounts, service_counts
+
+WORKER_SECONDS = 300.0
+"""A worker is counted that was heard of within so long."""
+
+BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0)
+"""Seconds; a claim may wait for 20."""
+
+OUTCOMES = ("done", "lapsed", "released", "environment", "trial", "abandoned", "superseded")
+"""How a lease can end."""
+
+_METHODS = frozenset(HTTPMethod)
+
+
+class RequestMetrics:
+    """ASGI middleware: counts requests and their time by the route's template, never by a path of a client."""
+
+    def __init__(self, app: ASGIApp, registry: CollectorRegistry) -> None:
+        self._app = app
+        # A time of creation beside every counter: twice the series, for nobody.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self._requests = Counter(
+            "foldwise_http_requests",
+            "Requests by route template, method and status; no route: refused before one was found.",
+            ["method", "route", "status"],
+            registry=registry,
+        )
+        self._seconds = Histogram(
+            "foldwise_http_request_seconds",
+            "Time to the end of the answer; a claim waits for a fold meanwhile.",
+            ["method", "route"],
+            buckets=BUCKETS,
+            registry=registry,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See the ASGI specification."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        # Stays so when a handler raises what nobody catches: the server then answers 500.
+        status = int(HTTPStatus.INTERNAL_SERVER_ERROR)
+
+        async def noting(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        started = time.perf_counter()
+        try:
+            await self._app(scope, receive, noting)
+        finally:
+            route = getattr(scope.get("route"), "path", "none")
+            method = scope["method"] if scope["method"] in _METHODS else "other"
+            self._requests.labels(method, route, status).inc()
+            self._seconds.labels(method, route).observe(time.perf_counter() - started)
+
+
+class ServiceCollector(Collector):
+    """Asks this process and the database whenever Prometheus does."""
+
+    def __init__(
+        self,
+        sessions: sessionmaker[Session],
+        *,
+        is_leader: Callable[[], bool],
+        connections: Callable[[], int],
+    ) -> None:
+        """`connections` tells how many of the database's are in use."""
+        self._sessions = sessions
+        self._is_leader = is_leader
+        self._connections = connections
+
+    def collect(self) -> Iterator[Metric]:
+        """See prometheus_client."""
+        yield _gauge("foldwise_leader", "1 where this coordinator is the leader.", self._is_leader())
+        yield _gauge(
+            "foldwise_database_connections_in_use",
+            "Connections of this process's pool that are in use; the leader's own is not in the pool.",
+            self._connections(),
+        )
+        try:
+            with self._sessions() as session:
+                counts = service_counts(session, seen_within=WORKER_SECONDS)
+        except SQLAlchemyError:
+            yield _gauge("foldwise_database_up", "1 when the database answered this request.", 0)
+            return
+        yield _gauge("foldwise_database_up", "1 when the database answered this request.", 1)
+        yield from _of_database(counts)
+
+
+def add_process_metrics(registry: CollectorRegistry) -> None:
+    """Memory, CPU time and open files of this process, under the names that Prometheus' clients share."""
+    ProcessCollector(registry=registry)
+
+
+def _of_database(counts: ServiceCounts) -> Iterator[Metric]:
+    yield _gauge_by(
+        "foldwise_folds_counted",
+        "Folds whose result counts: run under a lease, or reused from a trial with equal parameters.",
+        ("origin",),
+        {("run",): counts.folds_run, ("reused",): counts.folds_reused},
+    )
+    yield _gauge_by(
+        "foldwise_leases_ended",
+        "Leases by how they ended; environment and trial are failures, by whose fault it was.",
+        ("outcome",),
+        {(outcome,): counts.leases_ended.get(outcome, 0) for outcome in OUTCOMES},
+    )
+    yield _gauge("foldwise_leases_live", "Folds that a worker holds now.", counts.leases_live)
+    yield _gauge_by(
+        "foldwise_trials",
+        "Trials by study and state.",
+        ("study", "state"),
+        {(study, state.value): count for (study, state), count in counts.trials.items()},
+    )
+    yield _gauge("foldwise_workers", "Workers heard of in the last five minutes.", counts.workers)
+    yield _gauge("foldwise_outbox_length", "Changes that Optuna has not heard of yet.", counts.outbox)
+
+
+def _gauge(name: str, documentation: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, documentation, value=float(value))
+
+
+def _gauge_by(
+    name: str, documentation: str, labels: tuple[str, ...], values: Mapping[tuple[str, ...], int]
+) -> Metric:
+    family = GaugeMetricFamily(name, documentation, labels=labels)
+    for key, value in values.items():
+        family.add_metric(key, float(value))
+    return family

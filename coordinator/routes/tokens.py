@@ -1,0 +1,39 @@
+"""Tokens: made, listed, revoked. For admins alone."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Path, Response
+
+from coordinator import tokens
+from coordinator.auth import require
+from coordinator.problems import problems
+from coordinator.routes.transactions import Transaction
+from services.contracts import NewToken, TokenId, TokenScope, TokenSpec, TokenView
+
+router = APIRouter(
+    prefix="/api/v1/tokens",
+    tags=["tokens"],
+    dependencies=[Depends(require(TokenScope.ADMIN))],
+    responses=problems(400, 401, 403, 404, 409, 413, 422, 429, 503),
+)
+
+
+@router.post("", status_code=201)
+def create(wanted: TokenSpec, session: Transaction, response: Response) -> NewToken:
+    """Make a token; its secret is in this answer and can never be read again."""
+    response.headers["Cache-Control"] = "no-store"
+    return tokens.create(session, wanted)
+
+
+@router.get("")
+def list_all(session: Transaction) -> list[TokenView]:
+    """All tokens, oldest first, the revoked ones too."""
+    return tokens.list_all(session)
+
+
+@router.delete("/{token_id}", status_code=204)
+def revoke(token_id: Annotated[TokenId, Path()], session: Transaction) -> None:
+    """Let a token count no more, on every coordinator within five seconds."""
+    tokens.revoke(session, token_id)

@@ -1,0 +1,46 @@
+"""The application on a real socket, and callers of every scope."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+import uvicorn
+from fastapi import FastAPI
+
+from cli.serve import bind
+from services.contracts import NewToken, TokenScope
+
+ADMIN_TOKEN = "admin-token-of-this-test"
+WORKER_TOKEN = "worker-token-of-this-test"
+
+
+@contextmanager
+def served(app: FastAPI, *, log_level: str = "warning") -> Iterator[httpx.Client]:
+    """A client of the application, which runs while the context lasts."""
+    listener = bind("127.0.0.1", 0)
+    config = uvicorn.Config(app, log_level=log_level, timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=30) as client:
+            yield client
+    finally:
+        server.should_exit = True
+        thread.join()
+        listener.close()
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+def make_token(client: httpx.Client, scope: TokenScope, name: str | None = None) -> NewToken:
+    answer = client.post(
+        "/api/v1/tokens", headers=bearer(ADMIN_TOKEN), json={"name": name or scope.value, "scope": scope.value}
+    )
+    assert answer.status_code == 201, answer.text
+    return NewToken.model_validate_json(answer.content)
