@@ -42,6 +42,8 @@ PRESETS: dict[str, StudySpec] = {
         protocol=LeaveOneSubjectOut(),
         trials=PAPER_TRIALS,
         pruning=(BoundRule(threshold=PAPER_THRESHOLD),),
+        # Exact in any order, and soonest done with a hopeless trial in this one.
+        fold_order="hardest_first",
         training=TrainingSettings(augmentation=CKPLUS_AUGMENTATION),
     ),
     "ckplus-10fold": StudySpec(

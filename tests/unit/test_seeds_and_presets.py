@@ -163,6 +163,7 @@ def test_protocols_and_caches_of_the_paper() -> None:
 
 def test_the_loso_search_prunes_what_cannot_reach_96_5_percent() -> None:
     assert get_preset("ckplus-loso").pruning == (BoundRule(threshold=0.965),)
+    assert get_preset("ckplus-loso").fold_order == "hardest_first"
 
 
 @pytest.mark.parametrize("name", ["ckplus-10fold", "oulu-10fold"])
