@@ -38,6 +38,11 @@ CHECKS = [
 ]
 
 
+@schemathesis.serializer("application/jsonl")
+def _lines(_: Any, value: Any) -> bytes:
+    return str(value).encode()
+
+
 @dataclass(frozen=True)
 class Service:
     """A running coordinator with a study, a held fold and a token, and their names."""
