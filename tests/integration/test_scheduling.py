@@ -40,6 +40,24 @@ from services.errors import (
 from tests.integration.desk import Desk, key_of, make_result, wait_until
 
 
+def test_idle_workers_help_with_a_trial_when_there_is_no_other(desk: Desk) -> None:
+    desk.create(trials=2, workers_per_trial=2)
+    held = {worker: desk.must_claim(worker) for worker in ("w1", "w2", "w3", "w4")}
+    assert [(a.trial, a.fold) for a in held.values()] == [(0, 0), (1, 0), (0, 1), (1, 1)]
+    assert desk.claim("w5") is None
+    for worker in ("w1", "w3"):
+        following = desk.report(held[worker]).next
+        assert following is not None
+        held[worker] = following
+    assert [(a.trial, a.fold) for a in held.values()] == [(0, 2), (1, 0), (0, 3), (1, 1)]
+    last = desk.report(held["w1"]).next
+    assert last is not None
+    assert (last.trial, last.fold) == (0, 4)
+    # The other four folds are done or held, and the other trial has its two workers.
+    assert desk.report(held["w3"]).next is None
+    assert desk.report(last).decision == "complete"
+
+
 def test_one_worker_runs_all_folds_of_a_trial_in_order_and_the_study_completes(desk: Desk) -> None:
     desk.create(trials=2)
     assignment: FoldAssignment | None = desk.must_claim()
