@@ -25,7 +25,8 @@ def connect(url: str) -> Engine:
     try:
         if make_url(url).get_backend_name() != "postgresql":
             raise ArgumentError("another database")
-        return create_engine(url, pool_size=8, max_overflow=8, pool_pre_ping=True, pool_recycle=1800)
+        # With the leader's own connection and Optuna's three, a coordinator has 16.
+        return create_engine(url, pool_size=8, max_overflow=4, pool_pre_ping=True, pool_recycle=1800)
     except (ArgumentError, ImportError) as error:
         raise InvalidInput(
             "--database-url is no URL of a PostgreSQL; write postgresql+psycopg2://USER:PASSWORD@HOST/NAME",
