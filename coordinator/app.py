@@ -75,6 +75,8 @@ def create_app(
     )
     app.state.settings = settings
     app.state.ending = ending
+    # When a waiting claim last looked for folds of the kind it wants.
+    app.state.looked = {}
     app.state.metrics = registry
     app.include_router(leases.router)
     app.include_router(studies.router)
