@@ -79,7 +79,7 @@ async def _work(
 ) -> None:
     rng = random.Random(number)
     info = WorkerInfo(id=str(uuid.uuid4()), name=f"simulated-{number}", device="none")
-    claim = ClaimRequest(worker=info, study=study, caches=(FINGERPRINT,), wait_seconds=5)
+    claim = ClaimRequest(worker=info, study=study, caches=(FINGERPRINT,), wait_seconds=20)
     assignment: FoldAssignment | None = None
     waiting_since = time.monotonic()
     while not over():
