@@ -211,13 +211,23 @@ def _move(name: str, verb: str, url: str | None, state: Path | None, *, now: boo
     print(f"{study.name} is {study.state}")
 
 
-def _read_mapping(path: Path) -> dict[str, Any]:
+def read_file(path: Path, field: str) -> Any:
+    """What a YAML or JSON file says.
+
+    Raises:
+        NotFound: it cannot be read.
+        InvalidInput: it is neither.
+    """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise NotFound(f"cannot read {path}: {error.strerror}", field="spec") from error
+        raise NotFound(f"cannot read {path}: {error.strerror}", field=field) from error
     except (yaml.YAMLError, ValueError) as error:
-        raise InvalidInput(f"{path} is neither YAML nor JSON", field="spec") from error
+        raise InvalidInput(f"{path} is neither YAML nor JSON", field=field) from error
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    content = read_file(path, "spec")
     if not isinstance(content, dict):
         raise InvalidInput(f"{path} holds no mapping of a study's fields", field="spec")
     return content

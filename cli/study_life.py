@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 from pydantic import ValidationError
 from rich.console import Console
 
 from cli.show import study_summary
-from cli.study_commands import Json, Name, State, Url, app, apply_setting, reach, read_value
+from cli.study_commands import Json, Name, State, Url, app, apply_setting, reach, read_file, read_value
 from services.contracts import Clone, Enqueue, StudyView
-from services.errors import InvalidInput, NotFound
+from services.errors import InvalidInput
 from services.search_space import first_problem
 
 __all__ = ["app"]
@@ -169,12 +168,7 @@ def _read_parameters(settings: list[str]) -> dict[str, Any]:
 
 
 def _read_list(path: Path) -> list[Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise NotFound(f"cannot read {path}: {error.strerror}", field="file") from error
-    except (yaml.YAMLError, ValueError) as error:
-        raise InvalidInput(f"{path} is neither YAML nor JSON", field="file") from error
+    content = read_file(path, "file")
     if not isinstance(content, list):
         raise InvalidInput(f"{path} holds no list of configurations", field="file")
     return content

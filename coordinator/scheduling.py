@@ -193,8 +193,8 @@ def report(
     spec = parsed_spec(study)
     _check_result(result, split, fold_task(study, spec, trial, split))
 
-    row = _scored(lease, split, result, len(study.classes))
-    row.payload, row.sha256 = payload, sha256
+    row = _scored(study, trial, split, result)
+    row.lease_id, row.payload, row.sha256 = lease.id, payload, sha256
     held.fold.state = FoldState.DONE
     lease.outcome, lease.ended_at = "done", func.clock_timestamp()
     verdict = _count(session, study, spec, trial, row)
@@ -392,19 +392,23 @@ def imported_result(
     except ValidationError as error:
         raise InvalidInput(first_problem(error), field="payload") from error
     _check_result(result, split, fold_task(study, spec, trial, split))
-    epochs = [epoch.predicted for epoch in result.epochs]
-    best, correct = scores.best_epoch(split.labels, epochs)
+    row = _scored(study, trial, split, result)
+    row.imported, row.payload, row.sha256, row.verdict = True, payload, sha256_of(payload), {}
+    return row
+
+
+def reused_result(trial: TrialRow, ran: ResultRow) -> ResultRow:
+    """The result of a fold that a trial with equal parameters ran, for `trial`; not added to a session."""
     return ResultRow(
         trial_id=trial.id,
-        fold=split.fold,
-        imported=True,
-        sha256=sha256_of(payload),
-        payload=payload,
-        best_epoch=best,
-        correct=correct,
-        clips=len(split.labels),
-        confusion=scores.confusion(split.labels, epochs[best], len(study.classes)).tolist(),
-        verdict={},
+        fold=ran.fold,
+        reused_from=ran.trial_id,
+        sha256=ran.sha256,
+        payload=ran.payload,
+        best_epoch=ran.best_epoch,
+        correct=ran.correct,
+        clips=ran.clips,
+        confusion=ran.confusion,
     )
 
 
@@ -630,19 +634,8 @@ def _next_to_run(
         fold, split, equal = following
         if equal is None or not spec.economies.reuse_folds:
             return (fold, split), verdict
-        row = ResultRow(
-            trial_id=trial.id,
-            fold=fold.fold,
-            reused_from=equal.trial_id,
-            sha256=equal.sha256,
-            payload=equal.payload,
-            best_epoch=equal.best_epoch,
-            correct=equal.correct,
-            clips=equal.clips,
-            confusion=equal.confusion,
-        )
         fold.state = FoldState.DONE
-        verdict = _count(session, study, spec, trial, row)
+        verdict = _count(session, study, spec, trial, reused_result(trial, equal))
         if verdict.decision != "continue":
             break
     return None, verdict
@@ -671,17 +664,17 @@ def _next_fold(
     return None if found is None else (found[0], found[1], found[2])
 
 
-def _scored(lease: LeaseRow, split: StudyFoldRow, result: FoldResult, classes: int) -> ResultRow:
+def _scored(study: StudyRow, trial: TrialRow, split: StudyFoldRow, result: FoldResult) -> ResultRow:
+    """What a result is worth; where it comes from is its caller's to say."""
     epochs = [epoch.predicted for epoch in result.epochs]
     best, correct = scores.best_epoch(split.labels, epochs)
     return ResultRow(
-        trial_id=lease.trial_id,
-        fold=lease.fold,
-        lease_id=lease.id,
+        trial_id=trial.id,
+        fold=split.fold,
         best_epoch=best,
         correct=correct,
         clips=len(split.labels),
-        confusion=scores.confusion(split.labels, epochs[best], classes).tolist(),
+        confusion=scores.confusion(split.labels, epochs[best], len(study.classes)).tolist(),
     )
 
 

@@ -18,7 +18,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from coordinator.events import tell
-from coordinator.scheduling import imported_result
+from coordinator.scheduling import imported_result, reused_result
 from coordinator.store.tables import (
     EnqueuedRow,
     FoldRow,
@@ -324,21 +324,9 @@ def _store_reused(session: Session, study: StudyRow, reused: list[_Reused]) -> N
                 "with equal parameters",
                 field=f"folds.{fold}.result.reused_from",
             )
-        session.add(
-            ResultRow(
-                trial_id=trial.id,
-                fold=fold,
-                reused_from=ran.trial_id,
-                sha256=ran.sha256,
-                payload=ran.payload,
-                best_epoch=ran.best_epoch,
-                correct=ran.correct,
-                clips=ran.clips,
-                confusion=ran.confusion,
-                verdict={},
-                received_at=received_at,
-            )
-        )
+        row = reused_result(trial, ran)
+        row.verdict, row.received_at = {}, received_at
+        session.add(row)
         session.flush()
 
 
