@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -19,11 +20,14 @@ from coordinator.metrics import RequestMetrics, ServiceCollector, add_process_me
 from coordinator.problems import add_handlers
 from coordinator.routes import events, leases, studies, study_life, system, tokens
 from coordinator.settings import CoordinatorSettings
-from coordinator.store.database import connect
+from coordinator.store.database import CONNECTIONS_FOR_REQUESTS, connect
 from k8s.token_review import TokenReviewer
 
 MAX_BODY_BYTES = 16 * 2**20
 """Far more than the predictions of a fold of a thousand clips."""
+
+EXPORTS_AT_ONCE = 2
+"""The next ones wait."""
 
 
 def create_app(
@@ -77,6 +81,8 @@ def create_app(
     app.state.ending = ending
     # When a waiting claim last looked for folds of the kind it wants.
     app.state.looked = {}
+    app.state.exports = asyncio.Semaphore(EXPORTS_AT_ONCE)
+    app.state.turns = asyncio.Semaphore(CONNECTIONS_FOR_REQUESTS)
     app.state.metrics = registry
     app.include_router(leases.router)
     app.include_router(studies.router)

@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from coordinator import scheduling
 from coordinator.auth import CallerOfRequest, require
 from coordinator.problems import problems
-from coordinator.routes.transactions import LeaderThread, Settings, Transaction
+from coordinator.routes.transactions import Settings, Transaction, WakeLeader
 from services.contracts import (
     PRINTABLE,
     ClaimRequest,
@@ -62,9 +62,13 @@ async def claim(
         with state.sessions.begin() as session:
             return scheduling.claim(session, wanted, idempotency_key, state.settings, pod_uid=caller.pod_uid)
 
+    async def look() -> FoldAssignment | None:
+        async with state.turns:
+            return await run_in_threadpool(attempt)
+
     deadline = time.monotonic() + wanted.wait_seconds
     same = (wanted.study, wanted.caches, wanted.plans)
-    assignment = await run_in_threadpool(attempt)
+    assignment = await look()
     while assignment is None:
         # A client that hung up must not be given a fold it will never hear of, and a server that is to end
         # does not wait for its callers' patience.
@@ -77,7 +81,7 @@ async def claim(
             continue
         state.looked[same] = time.monotonic()
         try:
-            assignment = await run_in_threadpool(attempt)
+            assignment = await look()
         except FoldwiseError:
             state.looked.pop(same, None)
             raise
@@ -93,14 +97,14 @@ def report(
     result: FoldResult,
     session: Transaction,
     settings: Settings,
-    leader: LeaderThread,
+    wake_leader: WakeLeader,
     more: bool = True,
 ) -> Verdict:
     """Hand in a fold; the reply says what became of the trial and carries the next fold."""
     verdict = scheduling.report(session, key, result, settings, more=more)
     if verdict.decision != "continue":
         # A trial has ended: another must be asked for. The projection of running trials has time.
-        leader.wake()
+        wake_leader()
     return verdict
 
 
@@ -117,7 +121,7 @@ def release(key: Key, session: Transaction) -> None:
 
 
 @router.post("/leases/{lease_id}/fail", status_code=204)
-def fail(key: Key, failure: Failure, session: Transaction, leader: LeaderThread) -> None:
+def fail(key: Key, failure: Failure, session: Transaction, wake_leader: WakeLeader) -> None:
     """Say that a fold could not be run, and whose fault it is."""
     scheduling.fail(session, key, failure)
-    leader.wake()
+    wake_leader()

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from coordinator import scheduling, studies
 from coordinator.auth import require_by_method
 from coordinator.problems import problems
-from coordinator.routes.transactions import LeaderThread, Settings, Transaction
+from coordinator.routes.transactions import Settings, Transaction, WakeLeader
 from coordinator.store import queries
 from services.contracts import (
     PRINTABLE,
@@ -36,10 +36,10 @@ Number = Annotated[int, Path(ge=0, lt=2**31)]
 
 
 @router.post("", status_code=201)
-def create(spec: StudySpec, session: Transaction, settings: Settings, leader: LeaderThread) -> StudyView:
+def create(spec: StudySpec, session: Transaction, settings: Settings, wake_leader: WakeLeader) -> StudyView:
     """Create a study; it starts at once unless `start` is false."""
     study = studies.create(session, spec, settings.cache_root, settings.models_root)
-    leader.wake()
+    wake_leader()
     return queries.study_view(session, study)
 
 
@@ -61,10 +61,10 @@ def show(name: Name, session: Transaction) -> StudyView:
 
 
 @router.post("/{name}/start")
-def start(name: Name, session: Transaction, leader: LeaderThread) -> StudyView:
+def start(name: Name, session: Transaction, wake_leader: WakeLeader) -> StudyView:
     """Start a draft."""
     study = studies.start(session, name)
-    leader.wake()
+    wake_leader()
     return queries.study_view(session, study)
 
 
@@ -83,18 +83,18 @@ def pause(name: Name, request: Request, now: bool = False) -> StudyView:
 
 
 @router.post("/{name}/resume")
-def resume(name: Name, session: Transaction, leader: LeaderThread) -> StudyView:
+def resume(name: Name, session: Transaction, wake_leader: WakeLeader) -> StudyView:
     """Go on with a paused study."""
     study = studies.resume(session, name)
-    leader.wake()
+    wake_leader()
     return queries.study_view(session, study)
 
 
 @router.post("/{name}/stop")
-def stop(name: Name, session: Transaction, leader: LeaderThread) -> StudyView:
+def stop(name: Name, session: Transaction, wake_leader: WakeLeader) -> StudyView:
     """End a study for good; what is done stays."""
     study = studies.stop(session, name, "stopped by a person")
-    leader.wake()
+    wake_leader()
     return queries.study_view(session, study)
 
 

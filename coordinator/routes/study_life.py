@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from tempfile import TemporaryFile
 from typing import IO, Annotated
 
 from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import StreamingResponse
 from sqlalchemy.orm import Session, sessionmaker
-from starlette.concurrency import run_in_threadpool
+from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
 
 from coordinator import studies
 from coordinator.auth import require_by_method
 from coordinator.deletion import delete_study
 from coordinator.problems import problems
-from coordinator.routes.transactions import LeaderThread, Settings, Transaction
+from coordinator.routes.transactions import Settings, Transaction, WakeLeader
 from coordinator.store import queries
 from coordinator.study_export import export_lines
 from coordinator.study_import import import_study, lines_of
@@ -37,29 +37,29 @@ Name = Annotated[StudyName, Path()]
 
 
 @router.post("/{name}/enqueue")
-def enqueue(name: Name, wanted: Enqueue, session: Transaction, leader: LeaderThread) -> Enqueued:
+def enqueue(name: Name, wanted: Enqueue, session: Transaction, wake_leader: WakeLeader) -> Enqueued:
     """Run these configurations next, within the budget; they follow the trials that are made already."""
     numbers = studies.enqueue(session, name, wanted.configurations)
-    leader.wake()
+    wake_leader()
     return Enqueued(numbers=numbers)
 
 
 @router.post("/{name}/budget")
-def budget(name: Name, wanted: Budget, session: Transaction, leader: LeaderThread) -> StudyView:
+def budget(name: Name, wanted: Budget, session: Transaction, wake_leader: WakeLeader) -> StudyView:
     """Set how many trials the study runs in all; a complete one goes on when it is given more."""
     study = studies.set_budget(session, name, wanted.trials)
-    leader.wake()
+    wake_leader()
     return queries.study_view(session, study)
 
 
 @router.post("/{name}/clone", status_code=201)
 def clone(
-    name: Name, wanted: Clone, session: Transaction, settings: Settings, leader: LeaderThread
+    name: Name, wanted: Clone, session: Transaction, settings: Settings, wake_leader: WakeLeader
 ) -> StudyView:
     """Create a study of the same spec on the same clips, with changes; of the old one's trials it has none."""
     spec = studies.cloned_spec(session, name, wanted)
     study = studies.create(session, spec, settings.cache_root, settings.models_root)
-    leader.wake()
+    wake_leader()
     return queries.study_view(session, study)
 
 
@@ -68,7 +68,7 @@ def export(name: Name, request: Request, session: Transaction) -> StreamingRespo
     """The study as JSON lines: itself, then its trials with every result."""
     queries.get_study(session, name)
     return StreamingResponse(
-        _exported(request.app.state.sessions, name),
+        _exported(request, name),
         media_type=JSON_LINES,
         headers={"Content-Disposition": f'attachment; filename="{name}.jsonl"'},
     )
@@ -96,15 +96,22 @@ async def import_(request: Request, name: Annotated[StudyName | None, Query()] =
 def delete(
     name: Name,
     session: Transaction,
-    leader: LeaderThread,
+    wake_leader: WakeLeader,
     confirm: Annotated[str | None, Query(max_length=100, description="the study's name again")] = None,
 ) -> None:
     """Delete a study that does not run, with all its trials and results."""
     delete_study(session, name, confirm)
-    leader.wake()
+    wake_leader()
 
 
-def _exported(sessions: sessionmaker[Session], name: str) -> Iterator[bytes]:
+async def _exported(request: Request, name: str) -> AsyncIterator[bytes]:
+    # Each holds a connection for as long as its client takes.
+    async with request.app.state.exports:
+        async for line in iterate_in_threadpool(_lines(request.app.state.sessions, name)):
+            yield line
+
+
+def _lines(sessions: sessionmaker[Session], name: str) -> Iterator[bytes]:
     with sessions() as session:
         # One snapshot for all pages.
         session.connection(execution_options={"isolation_level": "REPEATABLE READ"})

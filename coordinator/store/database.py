@@ -15,6 +15,12 @@ from services.errors import InvalidInput, Unavailable
 MIGRATION_LOCK = 0x666F6C64_00000001
 """Advisory lock held while migrating, so that two starting replicas do it once."""
 
+CONNECTIONS_FOR_REQUESTS = 8
+"""So many transactions of requests run at once; the others wait for their turn without a connection."""
+
+CONNECTIONS_BESIDE = 4
+"""For the leader, tokens, metrics, events and exports."""
+
 
 def connect(url: str) -> Engine:
     """An engine whose idle connections are tested before use: a restarted database is no error.
@@ -26,7 +32,13 @@ def connect(url: str) -> Engine:
         if make_url(url).get_backend_name() != "postgresql":
             raise ArgumentError("another database")
         # With the leader's own connection and Optuna's three, a coordinator has 16.
-        return create_engine(url, pool_size=8, max_overflow=4, pool_pre_ping=True, pool_recycle=1800)
+        return create_engine(
+            url,
+            pool_size=CONNECTIONS_FOR_REQUESTS,
+            max_overflow=CONNECTIONS_BESIDE,
+            pool_pre_ping=True,
+            pool_recycle=1800,
+        )
     except (ArgumentError, ImportError) as error:
         raise InvalidInput(
             "--database-url is no URL of a PostgreSQL; write postgresql+psycopg2://USER:PASSWORD@HOST/NAME",

@@ -66,6 +66,15 @@ def claim(client: httpx.Client, *, wait: float = 0, headers: dict[str, str] = WO
     )
 
 
+def test_many_callers_at_once_wait_for_their_turn(client: httpx.Client) -> None:
+    def ask(_: int) -> int:
+        return client.get("/api/v1/studies", headers=ADMIN).status_code
+
+    # Far more than the coordinator has threads and connections; each with a connection of its own.
+    with ThreadPoolExecutor(100) as callers:
+        assert set(callers.map(ask, range(1000))) == {200}
+
+
 @pytest.mark.parametrize(
     ("changed", "status", "field", "words"),
     [
