@@ -40,10 +40,11 @@ def serve_dashboard(state: StateFolder, database_url: str | None, port: int) -> 
         engine = connect(database_url)
         migrate(engine)
         engine.dispose()
+        url = engine.url.render_as_string(hide_password=False)
         # Optuna's tables must be there before they are read; after this nothing is written.
-        OptunaProjection(database_url)
+        OptunaProjection(url)
         storage = optuna.storages.RDBStorage(
-            database_url,
+            url,
             engine_kwargs={
                 "pool_pre_ping": True,
                 "connect_args": {"options": "-c default_transaction_read_only=on"},

@@ -29,7 +29,7 @@ def embedded_postgres(folder: Path) -> Iterator[str]:
     except Exception as error:
         raise FoldwiseError(f"PostgreSQL does not start on {folder}: {error}; see {folder / 'log'}") from error
     try:
-        yield server.get_uri(driver="psycopg2")
+        yield server.get_uri(driver="psycopg")
     finally:
         # Its own clean-up counts handles in a file, and a killed process never takes its handle back.
         server.stop()

@@ -131,7 +131,7 @@ def preprocess(
 
 @app.command(
     epilog="Example: FOLDWISE_ADMIN_TOKEN_FILE=admin FOLDWISE_WORKER_TOKEN_FILE=worker "
-    "foldwise coordinator --database-url postgresql+psycopg2://me@db/foldwise --cache-root /cache"
+    "foldwise coordinator --database-url postgresql://me@db/foldwise --cache-root /cache"
 )
 def coordinator(
     database_url: Annotated[

@@ -15,6 +15,8 @@ from services.errors import InvalidInput, Unavailable
 MIGRATION_LOCK = 0x666F6C64_00000001
 """Advisory lock held while migrating, so that two starting replicas do it once."""
 
+DRIVER = "postgresql+psycopg"
+
 CONNECTIONS_FOR_REQUESTS = 8
 """So many transactions of requests run at once; the others wait for their turn without a connection."""
 
@@ -29,11 +31,13 @@ def connect(url: str) -> Engine:
         InvalidInput: `url` is no URL of a PostgreSQL.
     """
     try:
-        if make_url(url).get_backend_name() != "postgresql":
+        given = make_url(url)
+        if given.get_backend_name() != "postgresql":
             raise ArgumentError("another database")
         # With the leader's own connection and Optuna's three, a coordinator has 16.
+        # Whatever driver the URL names: this one prepares what is asked often.
         return create_engine(
-            url,
+            given.set(drivername=DRIVER),
             pool_size=CONNECTIONS_FOR_REQUESTS,
             max_overflow=CONNECTIONS_BESIDE,
             pool_pre_ping=True,
@@ -41,7 +45,7 @@ def connect(url: str) -> Engine:
         )
     except (ArgumentError, ImportError) as error:
         raise InvalidInput(
-            "--database-url is no URL of a PostgreSQL; write postgresql+psycopg2://USER:PASSWORD@HOST/NAME",
+            "--database-url is no URL of a PostgreSQL; write postgresql://USER:PASSWORD@HOST/NAME",
             field="database_url",
         ) from error
 

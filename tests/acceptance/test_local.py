@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
-import optuna
 import pytest
 
 from cli.embedded_postgres import embedded_postgres
@@ -21,6 +20,7 @@ from preprocessing.clips import ClipSettings
 from preprocessing.datasets.synthetic import write_ckplus_tree
 from preprocessing.job import preprocess
 from tests.acceptance.up import Up, foldwise, wait_for
+from tests.optuna_twin import load_twin
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_one_worker_runs_whole_cross_validations_and_optuna_agrees(state: Path) 
         assert done == [(str(trial), str(fold)) for trial in range(2) for fold in range(1, 5)]
 
         wait_for(lambda: not up.query("SELECT 1 FROM foldwise.outbox"))
-        twin = optuna.load_study(study_name="first", storage=up.service()["database_url"])
+        twin = load_twin(up.service()["database_url"], "first")
         best = study["best"]
         assert (twin.best_trial.number, twin.best_value) == (best["number"], best["value"])
         assert twin.best_params == best["parameters"]

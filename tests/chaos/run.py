@@ -30,7 +30,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import optuna
 import psutil
 from rich.console import Console
 from rich.table import Table
@@ -46,6 +45,7 @@ from services.contracts import BoundRule, StudySpec, StudyState, TrialState
 from services.folds import LeaveOneSubjectOut
 from tests.chaos.simulated_worker import predictions
 from tests.conftest import write_tiny_cache
+from tests.optuna_twin import load_twin
 from worker.coordinator_client import Connection
 
 COORDINATORS, WORKERS = 2, 24
@@ -307,7 +307,7 @@ def _check(arena: Arena, outcome: Outcome) -> None:
             outcome.lost += stored.get((int(number), int(fold))) != lease
         trials = queries.list_trials(session, study, state=None, after=-1, limit=1000)
         outcome.over_budget = max(0, len(trials) - TRIALS)
-        twins = optuna.load_study(study_name=arena.study, storage=arena.database_url).trials
+        twins = load_twin(arena.database_url, arena.study).trials
         outcome.optuna_mismatches = abs(len(twins) - len(trials))
         for trial, twin in zip(trials, twins, strict=False):
             row = queries.get_trial(session, study, trial.number)

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any
 
-import optuna
 import pytest
 from sqlalchemy import Engine, text
 
@@ -20,6 +19,7 @@ from coordinator.leader import Leader
 from services.contracts import BoundRule, Failure, FoldAssignment, StudySpec
 from tests.integration.desk import Desk, key_of
 from tests.integration.failpoints import crash_at
+from tests.optuna_twin import load_twin
 
 Case = Callable[[Desk, str], Callable[[], object]]
 """Prepares a study of this name, and gives the call that is to die."""
@@ -226,7 +226,7 @@ def _optuna(engine: Engine, name: str) -> list[tuple[Any, ...]]:
     if not known:
         return []
     url = engine.url.render_as_string(hide_password=False)
-    trials = optuna.load_study(study_name=name, storage=url).trials
+    trials = load_twin(url, name).trials
     return [(trial.state, trial.params, trial.values, trial.intermediate_values) for trial in trials]
 
 

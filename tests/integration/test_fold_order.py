@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
 from typing import Any
 
-import optuna
 import pytest
 from sqlalchemy import text
 
@@ -19,6 +18,7 @@ from coordinator.fold_order import LEARNT_FROM, hardest_first, order_of
 from coordinator.store import queries
 from services.contracts import FoldAssignment, StudySpec, StudyState, TrialState
 from tests.integration.desk import Desk, key_of, wait_until
+from tests.optuna_twin import load_twin
 
 FOLDS, CLIPS = 5, 2
 WRONG = {3: 2, 1: 1}
@@ -90,7 +90,7 @@ def test_once_enough_trials_are_complete_the_others_run_the_hardest_folds_first(
     assert [desk.trial(number).learnt_order for number in range(7)] == [False] * 5 + [True] * 2
 
     desk.leader.round()
-    twin = optuna.load_study(study_name="s", storage=desk.settings.database_url)
+    twin = load_twin(desk.settings.database_url, "s")
     assert twin.trials[4].intermediate_values == {1: 2 / 2, 2: 3 / 4, 3: 5 / 6, 4: 5 / 8, 5: 7 / 10}
     assert twin.trials[5].intermediate_values == {1: 0 / 2, 2: 1 / 4, 3: 3 / 6, 4: 5 / 8, 5: 7 / 10}
 

@@ -81,7 +81,7 @@ def test_requests_are_counted_by_the_routes_template_and_never_by_what_a_client_
         for name in ("a", "b"):
             assert client.get(f"/api/v1/studies/{name}", headers=admin).status_code == 404
         client.get("/api/v1/studies/c")
-        client.request("BREW", "/coffee", headers=admin)
+        client.request("PROPFIND", "/folder", headers=admin)
         token = client.post(
             "/api/v1/tokens", headers=admin, json={"name": "prometheus", "scope": "read"}
         ).json()["token"]
@@ -96,7 +96,7 @@ def test_requests_are_counted_by_the_routes_template_and_never_by_what_a_client_
 
 
 def test_without_the_database_the_rest_is_told(desk: Desk) -> None:
-    gone = connect("postgresql+psycopg2://nobody@127.0.0.1:9/nothing")
+    gone = connect("postgresql://nobody@127.0.0.1:9/nothing")
     collector = ServiceCollector(sessionmaker(gone), is_leader=lambda: True, connections=lambda: 3)
     told = {sample.name: sample.value for family in collector.collect() for sample in family.samples}
     assert told == {

@@ -84,7 +84,7 @@ ROWS_0001 = """
         VALUES ('lease', 1, 0, 1, 'secret', 'worker-w0', now(), 'done');
     INSERT INTO foldwise.results
         (trial_id, fold, lease_id, sha256, payload, best_epoch, correct, clips, confusion, verdict)
-        VALUES (1, 0, 'lease', 'old', :payload, 0, 2, 2, '[[1, 0], [0, 1]]', '{}');
+        VALUES (1, 0, 'lease', 'old', :payload, 0, 2, 2, '[[1, 0], [0, 1]]', '{}')
 """
 
 
@@ -99,10 +99,9 @@ def at_0001(engine: Engine) -> Engine:
         config.attributes["connection"] = connection
         command.upgrade(config, "0001")
         values = {"spec": SPEC_0001, "parameters": PARAMETERS, "payload": PAYLOAD_0001}
-        connection.execute(
-            text(ROWS_0001),
-            {"fingerprint": FINGERPRINT} | {name: json.dumps(value) for name, value in values.items()},
-        )
+        given = {"fingerprint": FINGERPRINT} | {name: json.dumps(value) for name, value in values.items()}
+        for statement in ROWS_0001.split(";\n"):
+            connection.execute(text(statement), given)
         connection.commit()
     return engine
 

@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
-import optuna
 import pytest
 
 from cli.show import folds_table
@@ -19,6 +18,7 @@ from services.contracts import Failure, FoldAssignment, StudyState, TrialState
 from services.errors import LeaseSuperseded, StudyOver
 from services.seeds import derive_seed
 from tests.integration.desk import Desk, key_of
+from tests.optuna_twin import load_twin
 
 SPACE = {"temporal_size": [1, 3, 5], "clahe": [True, False]}
 A = {"temporal_size": 1, "clahe": True}
@@ -84,7 +84,7 @@ def test_optuna_hears_of_a_trial_that_nobody_ran(desk: Desk) -> None:
     create(desk, A, A)
     run(desk, desk.must_claim())
     desk.leader.round()
-    ran, reused = optuna.load_study(study_name="s", storage=desk.settings.database_url).trials
+    ran, reused = load_twin(desk.settings.database_url, "s").trials
     assert reused.state.name == "COMPLETE"
     assert (reused.params, reused.value) == (ran.params, ran.value)
     assert reused.intermediate_values == ran.intermediate_values

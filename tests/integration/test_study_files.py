@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
 from sqlalchemy import text
 from typer.testing import CliRunner
@@ -25,6 +24,7 @@ from services.errors import CacheMismatch, Conflict, InvalidInput
 from services.seeds import sha256_of
 from tests.integration.desk import Desk, LeaderWithoutOptuna
 from tests.integration.served import served
+from tests.optuna_twin import load_twin
 
 SPACE = {"temporal_size": [1, 3, 5], "clahe": [True, False]}
 A = {"temporal_size": 1, "clahe": True}
@@ -92,9 +92,7 @@ def test_a_study_exported_imported_and_exported_is_the_same_but_for_its_name(
         assert elsewhere.trial(number, "t") == ended.trial(number)
         assert elsewhere.confusion(number, "t") == ended.confusion(number)
     assert [fold.reused_from for fold in elsewhere.folds(1, "t")] == [0] * 5
-    ours, theirs = (
-        optuna.load_study(study_name=name, storage=ended.settings.database_url).trials for name in ("s", "t")
-    )
+    ours, theirs = (load_twin(ended.settings.database_url, name).trials for name in ("s", "t"))
     for a, b in zip(ours, theirs, strict=True):
         assert (a.state, a.params, a.values, a.intermediate_values, a.user_attrs) == (
             b.state,

@@ -17,6 +17,7 @@ from coordinator.store.tables import SCHEMA
 from services.contracts import Clone, FoldAssignment, StudySpec, StudyState, TrialState
 from services.errors import Conflict, InvalidInput, NotFound, StudyOver
 from tests.integration.desk import Desk, LeaderWithoutOptuna
+from tests.optuna_twin import load_twin, optuna_storage
 
 SPACE: dict[str, Any] = {"temporal_size": [1, 3, 5], "clahe": [True, False]}
 A = {"temporal_size": 1, "clahe": True}
@@ -150,7 +151,7 @@ def test_a_complete_study_goes_on_with_a_larger_budget_and_its_trials_stay(desk:
     study = desk.study()
     assert (study.state, study.spec.trials, sum(study.trials.values())) == (StudyState.COMPLETE, 3, 3)
     assert [desk.trial(0), desk.trial(1)] == first
-    twin = optuna.load_study(study_name="s", storage=desk.settings.database_url)
+    twin = load_twin(desk.settings.database_url, "s")
     assert [trial.state.name for trial in twin.trials] == ["COMPLETE"] * 3
 
 
@@ -341,6 +342,11 @@ def test_a_named_study_is_served_whatever_its_priority(quick: Desk) -> None:
 # --- Delete -----------------------------------------------------------------------------------------------
 
 
+def optuna_names(desk: Desk) -> list[str]:
+    with optuna_storage(desk.settings.database_url) as storage:
+        return optuna.get_all_study_names(storage)
+
+
 def test_a_deleted_study_leaves_no_row_here_and_none_in_optuna(desk: Desk) -> None:
     create(desk, name="kept", space=SPACE, trials=1, enqueue=[A])
     run(desk, desk.must_claim())
@@ -354,7 +360,7 @@ def test_a_deleted_study_leaves_no_row_here_and_none_in_optuna(desk: Desk) -> No
     delete(desk)
     desk.leader.round()
     assert count_rows(desk) == before
-    assert optuna.get_all_study_names(desk.settings.database_url) == ["kept"]
+    assert optuna_names(desk) == ["kept"]
     with pytest.raises(NotFound, match="there are: kept"):
         delete(desk)
 
@@ -380,9 +386,9 @@ def test_a_crash_between_our_rows_and_optunas_leaves_work_and_nothing_half(desk:
     create(desk, trials=1)
     run_all(desk)
     delete(desk)
-    assert optuna.get_all_study_names(desk.settings.database_url) == ["s"]
+    assert optuna_names(desk) == ["s"]
     create(desk, trials=2)
-    twin = optuna.load_study(study_name="s", storage=desk.settings.database_url)
+    twin = load_twin(desk.settings.database_url, "s")
     assert [trial.state.name for trial in twin.trials] == ["RUNNING"] * 2, "another study by the same name"
     assert [trial.params for trial in twin.trials] == [desk.trial(n).parameters for n in range(2)]
 
