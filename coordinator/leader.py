@@ -6,20 +6,21 @@ a request's path, and each can be repeated: a round that is cut off is done agai
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import structlog
-from sqlalchemy import Connection, Engine, delete, func, select, text
+from sqlalchemy import Connection, Engine, and_, delete, func, select, text
 from sqlalchemy.exc import NoResultFound, SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
 from coordinator import scheduling, studies
 from coordinator.events import drop_old_events
 from coordinator.fold_order import order_of
-from coordinator.optimizer import OptunaProjection, Search, TrialRecord
+from coordinator.optimizer import OptunaProjection, Search, TrialRecord, WrongTwin
 from coordinator.pruning import running_accuracy
 from coordinator.settings import CoordinatorSettings
 from coordinator.store.queries import (
@@ -52,6 +53,7 @@ class Leader(threading.Thread):
         self._stopping = False
         self._optuna: OptunaProjection | None = None
         self._searches: dict[int, Search] = {}
+        self._running_projected_at: dict[int, float] = {}
         self._events_dropped_at = -SECONDS_BETWEEN_DROPS
         self.is_leader = False
 
@@ -225,10 +227,16 @@ class Leader(threading.Thread):
     def _project_study(self, study_id: int, seq: int) -> None:
         """Project what changed up to outbox row `seq`, and every trial that Optuna does not have yet.
 
+        Trials under way change with every fold; Optuna hears of them no more often than `projection_seconds`.
         In the order of numbers, and no further than the first that fails: Optuna numbers by arrival.
         """
         projection = self._projection()
-        waiting = select(OutboxRow.trial_id).where(OutboxRow.seq <= seq)
+        waiting = [TrialRow.id.in_(select(OutboxRow.trial_id).where(OutboxRow.seq <= seq))]
+        now, last = time.monotonic(), self._running_projected_at.get(study_id, -math.inf)
+        if now - last >= self._settings.projection_seconds:
+            self._running_projected_at[study_id] = now
+        else:
+            waiting.append(TrialRow.state.not_in([TrialState.READY, TrialState.RUNNING]))
         with self._sessions() as session:
             study = session.get_one(StudyRow, study_id)
             spec = parsed_spec(study)
@@ -236,16 +244,22 @@ class Leader(threading.Thread):
             trials = session.scalars(
                 select(TrialRow)
                 .where(TrialRow.study_id == study_id)
-                .where(TrialRow.id.in_(waiting) | (TrialRow.number >= known))
+                .where(and_(*waiting) | (TrialRow.number >= known))
                 .order_by(TrialRow.number)
             ).all()
             records = trial_records(session, study, trials)
-        for trial, record in zip(trials, records, strict=True):
-            if self._stopping:
-                return
-            projection.project(study.name, spec.space, record)
-            with self._sessions.begin() as session:
-                session.execute(delete(OutboxRow).where(OutboxRow.trial_id == trial.id, OutboxRow.seq <= seq))
+        try:
+            for trial, _ in zip(trials, projection.project(study.name, spec.space, records), strict=True):
+                with self._sessions.begin() as session:
+                    this = (OutboxRow.trial_id == trial.id, OutboxRow.seq <= seq)
+                    session.execute(delete(OutboxRow).where(*this))
+                if self._stopping:
+                    return
+        except WrongTwin as error:
+            # Our tables are the truth: Optuna's study is made anew from them, in the next round.
+            log.error("optuna_study_made_anew", study=study.name, error=str(error))
+            projection.delete(study.name)
+            self.wake()
 
 
 @contextmanager

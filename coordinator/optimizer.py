@@ -7,6 +7,7 @@ it needs no memory and survives any restart; what Optuna stores is a projection 
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -19,8 +20,10 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
+from optuna.storages._rdb.models import TrialIntermediateValueModel
 from optuna.trial import FrozenTrial, create_trial
 from optuna.trial import TrialState as OptunaState
+from sqlalchemy.dialects.postgresql import insert
 
 from services.contracts import GridSampler, StudySpec, TpeSampler, TrialState
 from services.grid import configuration, grid_axes, grid_size, shuffled
@@ -164,6 +167,10 @@ class Search:
         return drawn
 
 
+class WrongTwin(Exception):
+    """Somebody else wrote to Optuna's study: it cannot be made equal to ours by adding to it."""
+
+
 class OptunaProjection:
     """Optuna's tables in the default schema of the same PostgreSQL."""
 
@@ -173,6 +180,8 @@ class OptunaProjection:
             database_url, engine_kwargs={"pool_size": 1, "max_overflow": 2, "pool_pre_ping": True}
         )
         self._studies: dict[str, optuna.Study] = {}
+        # Optuna has no word for it.
+        weakref.finalize(self, _close, self._storage)
 
     def count(self, study_name: str) -> int:
         """How many trials Optuna has of a study; the study is made if it is not there."""
@@ -183,36 +192,62 @@ class OptunaProjection:
             del self._studies[study_name]
             return len(self._study(study_name).get_trials(deepcopy=False))
 
-    def project(self, study_name: str, space: SearchSpace, record: TrialRecord) -> None:
-        """Make Optuna's trial of this number equal to `record`. Repeating it changes nothing.
+    def project(
+        self, study_name: str, space: SearchSpace, records: Sequence[TrialRecord]
+    ) -> Iterator[TrialRecord]:
+        """Make Optuna's trials equal to these records, one by one; gives each once it is done.
+
+        Repeating it changes nothing.
 
         Raises:
-            ValueError: an earlier number is missing, or Optuna's trial of this number is another one.
+            WrongTwin: an earlier number is missing, or Optuna's trial of a number is another one.
         """
         study = self._study(study_name)
-        have = len(study.get_trials(deepcopy=False))
-        if record.number > have:
-            raise ValueError(f"trial {record.number} of {study_name} cannot follow {have} trials in Optuna")
         known = distributions(space)
-        if record.number == have and record.state.over:
-            # All at once: a trial that Optuna hears of after its end, as of an imported study.
-            study.add_trial(_frozen(known, record, whole=True))
-            return
-        if record.number == have:
-            study.add_trial(_frozen(known, record, running=True))
-        twin = study.get_trials(deepcopy=False)[record.number]
+        # What Optuna has is read once for all of them: it reads every trial under way each time.
+        twins = study.get_trials(deepcopy=False)
+        for record in records:
+            if record.number > len(twins):
+                raise WrongTwin(
+                    f"trial {record.number} of {study_name} cannot follow {len(twins)} trials in Optuna"
+                )
+            if record.number == len(twins):
+                # All at once where Optuna hears of a trial after its end, as of an imported study.
+                over = record.state.over
+                study.add_trial(_frozen(known, record, running=not over, whole=over))
+                twins = study.get_trials(deepcopy=False)
+            self._mend(study, twins[record.number], record)
+            yield record
+
+    def _mend(self, study: optuna.Study, twin: FrozenTrial, record: TrialRecord) -> None:
         if twin.params != dict(record.parameters):
-            raise ValueError(f"trial {record.number} of {study_name} is another one in Optuna")
+            raise WrongTwin(f"trial {record.number} of {study.study_name} has other parameters in Optuna")
         if twin.state.is_finished():
+            if twin.state != _STATES[record.state] or (record.value is not None and twin.value != record.value):
+                raise WrongTwin(f"trial {record.number} of {study.study_name} ended otherwise in Optuna")
             return
-        live = optuna.trial.Trial(study, twin._trial_id)
-        for step, accuracy in enumerate(record.curve, start=1):
-            if step not in twin.intermediate_values:
-                live.report(accuracy, step)
+        self._add_steps(twin, record.curve)
         for key, value in record.attributes.items():
-            live.set_user_attr(key, value)
+            if twin.user_attrs.get(key) != value:
+                self._storage.set_trial_user_attr(twin._trial_id, key, value)
         if record.state.over:
             study.tell(record.number, record.value, state=_STATES[record.state])
+
+    def _add_steps(self, twin: FrozenTrial, curve: Sequence[float]) -> None:
+        # Optuna writes one at a time, each in a transaction; they were most of the work of a coordinator.
+        steps = [
+            {
+                "trial_id": twin._trial_id,
+                "step": step,
+                "intermediate_value": accuracy,
+                "intermediate_value_type": TrialIntermediateValueModel.TrialIntermediateValueType.FINITE,
+            }
+            for step, accuracy in enumerate(curve, start=1)
+            if step not in twin.intermediate_values
+        ]
+        if steps:
+            with self._storage.engine.begin() as connection:
+                connection.execute(insert(TrialIntermediateValueModel).on_conflict_do_nothing(), steps)
 
     def delete(self, study_name: str) -> None:
         """Delete Optuna's study. Repeating it changes nothing."""
@@ -226,6 +261,11 @@ class OptunaProjection:
                 storage=self._storage, study_name=name, direction="maximize", load_if_exists=True
             )
         return self._studies[name]
+
+
+def _close(storage: optuna.storages.RDBStorage) -> None:
+    storage.remove_session()
+    storage.engine.dispose()
 
 
 def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:

@@ -11,7 +11,7 @@ class CoordinatorSettings:
     """Given once at the start; nothing is read from the environment later."""
 
     database_url: str
-    """SQLAlchemy URL, such as `postgresql+psycopg2://user:password@host/name`."""
+    """SQLAlchemy URL, such as `postgresql://user:password@host/name`."""
 
     cache_root: Path
     """Folder of the clip caches."""
@@ -39,6 +39,9 @@ class CoordinatorSettings:
 
     leader_interval: float = 0.5
     """Seconds between two rounds of the leader when nothing wakes it."""
+
+    projection_seconds: float = 2.0
+    """Optuna hears of a study's trials under way no more often; of one that ended at once."""
 
     token_seconds: float = 5.0
     """A token of the database is looked up again after so long: a revocation counts everywhere by then."""

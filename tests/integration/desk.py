@@ -45,6 +45,7 @@ class Desk:
             cache_root=cache_root,
             admin_token="a" * 20,
             worker_token="w" * 20,
+            projection_seconds=0,
         )
         self.engine = engine
         self.sessions = sessionmaker(engine, expire_on_commit=False)

@@ -38,6 +38,7 @@ from services.errors import (
     TokenRefused,
 )
 from tests.integration.desk import Desk, key_of, make_result, wait_until
+from tests.optuna_twin import load_twin, optuna_storage
 
 
 def test_idle_workers_help_with_a_trial_when_there_is_no_other(desk: Desk) -> None:
@@ -298,7 +299,7 @@ def test_optuna_holds_the_same_trials(desk: Desk) -> None:
         wrong = 2 if assignment.trial == 1 else int(assignment.fold == 2)
         assignment = desk.report(assignment, wrong=wrong).next
         desk.leader.round()
-    twin = optuna.load_study(study_name="s", storage=desk.settings.database_url)
+    twin = load_twin(desk.settings.database_url, "s")
     assert [t.state.name for t in twin.trials] == ["COMPLETE", "PRUNED", "COMPLETE"]
     for trial in twin.trials:
         ours = desk.trial(trial.number)
@@ -322,7 +323,7 @@ def test_enqueued_configurations_run_first_and_in_order(desk: Desk) -> None:
         {"clahe": False, "dropout": 0.7},
         {"clahe": True, "dropout": 0.1235},
     ]
-    twin = optuna.load_study(study_name="s", storage=desk.settings.database_url)
+    twin = load_twin(desk.settings.database_url, "s")
     assert [trial.params for trial in twin.trials] == [desk.trial(n).parameters for n in range(3)]
 
 
@@ -333,7 +334,7 @@ def test_projecting_again_after_a_crash_changes_nothing(desk: Desk) -> None:
     with desk.engine.begin() as connection:
         connection.execute(text("INSERT INTO foldwise.outbox (trial_id) SELECT id FROM foldwise.trials"))
     desk.leader.round()
-    twin = optuna.load_study(study_name="s", storage=desk.settings.database_url)
+    twin = load_twin(desk.settings.database_url, "s")
     assert len(twin.trials) == 1
     assert twin.trials[0].intermediate_values == {1: 1.0}
 
@@ -344,7 +345,7 @@ def test_one_broken_study_does_not_stop_the_others(desk: Desk) -> None:
         connection.execute(text("UPDATE foldwise.studies SET spec = '{}', state = 'running'"))
     desk.create(name="other")
     assert desk.study("other").trials[TrialState.READY] == desk.settings.ask_ahead
-    twin = optuna.load_study(study_name="other", storage=desk.settings.database_url)
+    twin = load_twin(desk.settings.database_url, "other")
     assert len(twin.trials) == desk.settings.ask_ahead
 
 
@@ -358,7 +359,7 @@ def test_a_trial_that_could_not_be_projected_keeps_its_number(desk: Desk) -> Non
         connection.execute(text("ALTER TABLE trial_params DROP CONSTRAINT closed"))
     desk.report(desk.must_claim())
     desk.leader.round()
-    twin = optuna.load_study(study_name="s", storage=desk.settings.database_url)
+    twin = load_twin(desk.settings.database_url, "s")
     assert [trial.params for trial in twin.trials] == [desk.trial(n).parameters for n in range(3)]
     assert twin.trials[0].intermediate_values == {1: 1.0}
 
@@ -369,13 +370,52 @@ def test_a_study_deleted_in_optuna_is_projected_anew(desk: Desk) -> None:
     while assignment is not None and assignment.trial == 0:
         assignment = desk.report(assignment).next
     desk.leader.round()
-    optuna.delete_study(study_name="s", storage=desk.settings.database_url)
+    with optuna_storage(desk.settings.database_url) as storage:
+        optuna.delete_study(study_name="s", storage=storage)
     assert assignment is not None
     desk.report(assignment)
     desk.leader.round()
-    twin = optuna.load_study(study_name="s", storage=desk.settings.database_url)
+    twin = load_twin(desk.settings.database_url, "s")
     assert [trial.state.name for trial in twin.trials] == ["COMPLETE", "RUNNING"]
     assert twin.best_value == desk.trial(0).value
+
+
+@pytest.mark.parametrize("wrong", ["a trial of somebody else", "an end that we do not know of"])
+def test_a_study_that_somebody_else_wrote_to_in_optuna_is_made_anew(desk: Desk, wrong: str) -> None:
+    desk.create(trials=desk.settings.ask_ahead + 1)
+    assignment: FoldAssignment | None = desk.must_claim()
+    twin = load_twin(desk.settings.database_url, "s")
+    if wrong == "a trial of somebody else":
+        twin.add_trial(optuna.create_trial(value=1.0))
+    else:
+        twin.tell(0, 1.0)
+    while assignment is not None:
+        assignment = desk.report(assignment).next
+        desk.leader.round()
+    desk.leader.round()
+    twin = load_twin(desk.settings.database_url, "s")
+    ours = [desk.trial(number) for number in range(len(twin.trials))]
+    assert [trial.params for trial in twin.trials] == [trial.parameters for trial in ours]
+    assert [trial.value for trial in twin.trials] == [trial.value for trial in ours]
+    assert desk.study().state == StudyState.COMPLETE
+
+
+def test_trials_under_way_reach_optuna_at_a_bounded_rate_and_ended_ones_at_once(desk: Desk) -> None:
+    desk.leader = Leader(desk.engine, replace(desk.settings, projection_seconds=3600))
+    desk.create(trials=2)
+    assignment: FoldAssignment | None = desk.must_claim()
+    for _ in range(3):
+        assert assignment is not None
+        assignment = desk.report(assignment).next
+        desk.leader.round()
+    running = load_twin(desk.settings.database_url, "s").trials[0]
+    assert running.intermediate_values == {}
+    while assignment is not None and assignment.trial == 0:
+        assignment = desk.report(assignment).next
+    desk.leader.round()
+    ended, _ = load_twin(desk.settings.database_url, "s").trials
+    assert ended.value == desk.trial(0).value
+    assert len(ended.intermediate_values) == 5
 
 
 def test_a_leader_that_lost_its_footing_leads_again(desk: Desk) -> None:
@@ -468,7 +508,7 @@ def test_stop_cancels_what_is_under_way_and_absorbs(desk: Desk) -> None:
     assert study.trials[TrialState.CANCELLED] == 2
     with pytest.raises(Conflict, match="stopped"), desk.sessions.begin() as session:
         studies.resume(session, "s")
-    twin = optuna.load_study(study_name="s", storage=desk.settings.database_url)
+    twin = load_twin(desk.settings.database_url, "s")
     assert {t.state.name for t in twin.trials} == {"FAIL"}
 
 
