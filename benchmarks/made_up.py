@@ -109,24 +109,25 @@ def write_trials(
 _HISTORY = (
     "INSERT INTO foldwise.workers (id, name, device) VALUES ('made-up', 'made-up', 'none')"
     " ON CONFLICT DO NOTHING",
-    "INSERT INTO foldwise.trials (study_id, number, parameters, parameters_hash, state, value)"
+    "INSERT INTO foldwise.trials (study_id, number, parameters, parameters_hash, state, value, completed)"
     " SELECT :study, n, json_build_object('dropout', round((n / 1e5)::numeric, 4)), 'made-up-' || n, :state,"
-    " CASE WHEN :state = 'complete' THEN random() END FROM generate_series(:first, :last) AS n",
+    " CASE WHEN :state = 'complete' THEN random() END, CASE WHEN :state = 'complete' THEN n + 1 END"
+    " FROM generate_series(CAST(:first AS integer), :last) AS n",
     "INSERT INTO foldwise.folds (trial_id, fold, state, term)"
     " SELECT trials.id, fold, CASE WHEN fold < :done THEN 'done' ELSE 'pending' END,"
     " CASE WHEN fold < :done THEN 1 ELSE 0 END"
-    " FROM foldwise.trials, generate_series(0, :folds - 1) AS fold"
+    " FROM foldwise.trials, generate_series(0, CAST(:folds AS integer) - 1) AS fold"
     " WHERE study_id = :study AND number BETWEEN :first AND :last",
     "INSERT INTO foldwise.leases (id, trial_id, fold, term, secret, worker_id, expires_at, outcome, ended_at)"
     " SELECT 'made-up-' || trials.id || '-' || fold, trials.id, fold, 1, 'none', 'made-up',"
     " clock_timestamp(), 'done', clock_timestamp()"
-    " FROM foldwise.trials, generate_series(0, :done - 1) AS fold"
+    " FROM foldwise.trials, generate_series(0, CAST(:done AS integer) - 1) AS fold"
     " WHERE study_id = :study AND number BETWEEN :first AND :last",
     "INSERT INTO foldwise.results"
     " (trial_id, fold, lease_id, sha256, payload, best_epoch, correct, clips, confusion, verdict)"
     " SELECT trials.id, fold, 'made-up-' || trials.id || '-' || fold, 'none',"
     """ '{"epochs": [], "provenance": {"seconds": 0}}', 0, floor(random() * (:clips + 1)), :clips,"""
     " '[[1, 0, 0], [0, 1, 0], [0, 0, 1]]', '{}'"
-    " FROM foldwise.trials, generate_series(0, :done - 1) AS fold"
+    " FROM foldwise.trials, generate_series(0, CAST(:done AS integer) - 1) AS fold"
     " WHERE study_id = :study AND number BETWEEN :first AND :last",
 )

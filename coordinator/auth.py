@@ -6,7 +6,7 @@ router asks that the caller found by the gate has its scope.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Annotated
 
 from fastapi import Depends, Request, Security
@@ -46,7 +46,10 @@ class TokenGate:
         await self._app(scope, receive, send)
 
 
-def _caller(request: Request) -> Caller:
+# Dependencies that wait for nothing are coroutines: FastAPI runs plain functions in a thread, each for itself.
+
+
+async def _caller(request: Request) -> Caller:
     caller: Caller | None = getattr(request.state, "caller", None)
     if caller is None:
         raise TokenRefused("no token was given; send the header `Authorization: Bearer TOKEN`")
@@ -57,7 +60,7 @@ CallerOfRequest = Annotated[Caller, Depends(_caller)]
 _Credentials = Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
 
 
-def require(needed: TokenScope) -> Callable[..., None]:
+def require(needed: TokenScope) -> Callable[..., Awaitable[None]]:
     """A dependency that lets a request pass only with a token of this scope.
 
     Raises:
@@ -65,13 +68,13 @@ def require(needed: TokenScope) -> Callable[..., None]:
         TokenRefused: there is none.
     """
 
-    def check(caller: CallerOfRequest, _credentials: _Credentials) -> None:
+    async def check(caller: CallerOfRequest, _credentials: _Credentials) -> None:
         _check(caller, needed)
 
     return check
 
 
-def require_by_method(request: Request, caller: CallerOfRequest, _credentials: _Credentials) -> None:
+async def require_by_method(request: Request, caller: CallerOfRequest, _credentials: _Credentials) -> None:
     """A dependency for what people ask: to read needs `read`, to delete `admin`, all else `write`.
 
     Raises:

@@ -28,11 +28,11 @@ from sqlalchemy import (
     Integer,
     Select,
     and_,
+    bindparam,
     case,
     exists,
     false,
     func,
-    literal,
     or_,
     select,
     true,
@@ -40,12 +40,14 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from coordinator import fold_order, pruning
 from coordinator.events import tell
 from coordinator.settings import CoordinatorSettings
+from coordinator.store.complete_trials import next_completed
 from coordinator.store.fold_table import fold_table
+from coordinator.store.fold_writes import count_fold, lease_fold
 from coordinator.store.queries import (
     FoldCount,
     finished_prefix,
@@ -79,7 +81,6 @@ from services.contracts import (
     HeartbeatReply,
     Lease,
     LeaseId,
-    PruneDecision,
     StudySpec,
     StudyState,
     TrialState,
@@ -195,16 +196,16 @@ def report(
 
     row = _scored(study, trial, split, result)
     row.lease_id, row.payload, row.sha256 = lease.id, payload, sha256
-    held.fold.state = FoldState.DONE
-    lease.outcome, lease.ended_at = "done", func.clock_timestamp()
-    verdict = _count(session, study, spec, trial, row)
+    verdict = _count(session, study, spec, trial, row, held.done)
     if not more or (verdict.decision == "continue" and study.state != StudyState.RUNNING):
         return verdict
     following = None
     if verdict.decision == "continue":
         following, reused = _next_to_run(session, study, spec, trial)
-        verdict = reused or verdict
-        row.verdict = verdict.model_dump(mode="json")
+        if reused is not None:
+            verdict = reused
+            this = update(ResultRow).where(ResultRow.trial_id == trial.id, ResultRow.fold == lease.fold)
+            session.execute(this.values(verdict=verdict.model_dump(mode="json")))
     request = _same_work(held.worker, study, spec)
     assignment = (
         _lease(session, study, spec, trial, following, request.worker, settings)
@@ -254,7 +255,11 @@ def heartbeat(
     if renewed is None:
         log.warning("lease_stalled", lease=lease.id, trial=trial.number, fold=lease.fold, step=beat.step)
         return HeartbeatReply(command="continue", lease_seconds=0)
-    held.fold.state = FoldState.LEASED
+    session.execute(
+        update(FoldRow)
+        .where(FoldRow.trial_id == trial.id, FoldRow.fold == lease.fold)
+        .values(state=FoldState.LEASED)
+    )
     return HeartbeatReply(command="continue", lease_seconds=settings.lease_seconds)
 
 
@@ -521,45 +526,43 @@ def _lease(
     study: StudyRow,
     spec: StudySpec,
     trial: TrialRow,
-    following: tuple[FoldRow, StudyFoldRow],
+    following: _NextFold,
     worker: WorkerInfo,
     settings: CoordinatorSettings,
 ) -> FoldAssignment:
-    fold, split = following
-    fold.term += 1
-    fold.state = FoldState.LEASED
-    trial.state = TrialState.RUNNING
-    lease = LeaseRow(
-        id=str(uuid.uuid4()),
+    if trial.state != TrialState.RUNNING:
+        trial.state = TrialState.RUNNING
+    split = following.split
+    key = LeaseKey(id=str(uuid.uuid4()), term=following.last_term + 1, secret=secrets.token_urlsafe(24))
+    lease_fold(
+        session,
+        lease_id=key.id,
         trial_id=trial.id,
-        fold=fold.fold,
-        term=fold.term,
-        secret=secrets.token_urlsafe(24),
+        fold=split.fold,
+        term=key.term,
+        secret=key.secret,
         worker_id=worker.id,
-        expires_at=_from_now(settings.lease_seconds),
-        step_at=func.clock_timestamp(),
+        seconds=settings.lease_seconds,
     )
-    session.add(lease)
-    session.flush()
     log.info(
         "fold_leased",
         study=study.name,
         trial=trial.number,
-        fold=f"{fold.fold + 1}/{study.fold_count}",
-        term=fold.term,
+        fold=f"{split.fold + 1}/{study.fold_count}",
+        term=key.term,
         worker=worker.name,
     )
-    return _assignment(study, trial, split, lease, settings)
+    return _assignment(study, trial, split, key, settings)
 
 
 def _assignment(
-    study: StudyRow, trial: TrialRow, split: StudyFoldRow, lease: LeaseRow, settings: CoordinatorSettings
+    study: StudyRow, trial: TrialRow, split: StudyFoldRow, key: LeaseKey, settings: CoordinatorSettings
 ) -> FoldAssignment:
     return FoldAssignment(
         lease=Lease(
-            id=LeaseId(lease.id),
-            term=lease.term,
-            secret=lease.secret,
+            id=LeaseId(key.id),
+            term=key.term,
+            secret=key.secret,
             seconds=settings.lease_seconds,
             heartbeat_seconds=settings.heartbeat_seconds,
         ),
@@ -575,7 +578,9 @@ def _same_answer(session: Session, answered: ClaimRow, settings: CoordinatorSett
         raise LeaseSuperseded("this claim was answered with a lease that has ended; claim again with a new key")
     study = session.get_one(StudyRow, trial.study_id)
     split = session.get_one(StudyFoldRow, (study.id, lease.fold))
-    return _assignment(study, trial, split, lease, settings)
+    return _assignment(
+        study, trial, split, LeaseKey(id=lease.id, term=lease.term, secret=lease.secret), settings
+    )
 
 
 def _check_named_study(session: Session, name: str, request: ClaimRequest) -> None:
@@ -617,51 +622,83 @@ def _see_worker(session: Session, worker: WorkerInfo, pod_uid: str | None) -> No
 
 def _next_to_run(
     session: Session, study: StudyRow, spec: StudySpec, trial: TrialRow
-) -> tuple[tuple[FoldRow, StudyFoldRow] | None, Verdict | None]:
+) -> tuple[_NextFold | None, Verdict | None]:
     """Count the trial's next folds as long as a trial with equal parameters has run them.
 
     Equal parameters mean equal seeds on equal clips, so running them again would give the same results. They
     are judged one by one, as if they were.
 
     Returns:
-        The fold to run next and its part of the split, None when the trial has ended or others hold the rest;
-        and the verdict on the last one counted, if any.
+        The fold to run next, None when the trial has ended or others hold the rest; and the verdict on the
+        last one counted, if any.
     """
     if trial.state == TrialState.READY:
         trial.learnt_order = study.fold_order is not None
     verdict = None
-    while (following := _next_fold(session, study, trial)) is not None:
-        fold, split, equal = following
-        if equal is None or not spec.economies.reuse_folds:
-            return (fold, split), verdict
-        fold.state = FoldState.DONE
-        verdict = _count(session, study, spec, trial, reused_result(trial, equal))
+    while (following := _next_fold(session, study, spec, trial)) is not None:
+        if following.equal is None:
+            return following, verdict
+        done = fold_counts(session, [trial.id])[trial.id]
+        verdict = _count(session, study, spec, trial, reused_result(trial, following.equal), done)
         if verdict.decision != "continue":
             break
     return None, verdict
 
 
-def _next_fold(
-    session: Session, study: StudyRow, trial: TrialRow
-) -> tuple[FoldRow, StudyFoldRow, ResultRow | None] | None:
-    """The first pending fold of a trial under way, its clips, and what an equal trial got when it ran it."""
-    order = literal(list(fold_order.order_of(session, study, trial)), ARRAY(Integer))
-    twin = select(TrialRow.id).where(
-        TrialRow.study_id == trial.study_id, TrialRow.parameters_hash == trial.parameters_hash
-    )
-    same_fold = and_(
-        ResultRow.fold == FoldRow.fold, ResultRow.reused_from.is_(None), ResultRow.trial_id.in_(twin)
-    )
+@dataclass(frozen=True, kw_only=True)
+class _NextFold:
+    """A pending fold whose trial is locked."""
+
+    split: StudyFoldRow
+    last_term: int
+    equal: ResultRow | None
+    """What a trial with equal parameters got when it ran this fold, where that may be used."""
+
+
+def _next_fold(session: Session, study: StudyRow, spec: StudySpec, trial: TrialRow) -> _NextFold | None:
     found = session.execute(
-        select(FoldRow, StudyFoldRow, ResultRow)
-        .join(StudyFoldRow, and_(StudyFoldRow.study_id == trial.study_id, StudyFoldRow.fold == FoldRow.fold))
-        .outerjoin(ResultRow, same_fold)
-        .where(FoldRow.trial_id == trial.id, FoldRow.state == FoldState.PENDING)
-        .order_by(func.array_position(order, FoldRow.fold), ResultRow.trial_id)
-        .limit(1)
-        .execution_options(populate_existing=True)
+        _NEXT_FOLD_AND_EQUAL if spec.economies.reuse_folds else _NEXT_FOLD,
+        {
+            "study_id": study.id,
+            "trial_id": trial.id,
+            "parameters_hash": trial.parameters_hash,
+            "order": list(fold_order.order_of(session, study, trial)) if trial.learnt_order else None,
+        },
     ).one_or_none()
-    return None if found is None else (found[0], found[1], found[2])
+    if found is None:
+        return None
+    return _NextFold(split=found[0], last_term=found[1], equal=found[2] if len(found) > 2 else None)
+
+
+_NEXT_FOLD = (
+    select(StudyFoldRow, FoldRow.term)
+    .join(FoldRow, FoldRow.fold == StudyFoldRow.fold)
+    .where(
+        StudyFoldRow.study_id == bindparam("study_id"),
+        FoldRow.trial_id == bindparam("trial_id"),
+        FoldRow.state == FoldState.PENDING,
+    )
+    # Without an order, by index.
+    .order_by(func.array_position(bindparam("order", type_=ARRAY(Integer)), FoldRow.fold), FoldRow.fold)
+    .limit(1)
+)
+_NEXT_FOLD_AND_EQUAL = (
+    _NEXT_FOLD.add_columns(ResultRow)
+    .outerjoin(
+        ResultRow,
+        and_(
+            ResultRow.fold == FoldRow.fold,
+            ResultRow.reused_from.is_(None),
+            ResultRow.trial_id.in_(
+                select(TrialRow.id).where(
+                    TrialRow.study_id == bindparam("study_id"),
+                    TrialRow.parameters_hash == bindparam("parameters_hash"),
+                )
+            ),
+        ),
+    )
+    .order_by(ResultRow.trial_id)
+)
 
 
 def _scored(study: StudyRow, trial: TrialRow, split: StudyFoldRow, result: FoldResult) -> ResultRow:
@@ -678,71 +715,18 @@ def _scored(study: StudyRow, trial: TrialRow, split: StudyFoldRow, result: FoldR
     )
 
 
-def _count(session: Session, study: StudyRow, spec: StudySpec, trial: TrialRow, row: ResultRow) -> Verdict:
-    """Store the result of a fold that is done, and decide on its trial."""
-    progress = _progress(session, trial, study, row)
-    tell(
-        session,
-        study.id,
-        EventKind.FOLD_ACCEPTED,
-        trial=trial.number,
-        fold=row.fold,
-        correct=row.correct,
-        clips=row.clips,
-        trial_accuracy=progress.correct / progress.clips_done,
-        reused=row.reused_from is not None,
-    )
-    decision = _judge(session, study, spec, trial, row, progress)
-    verdict = Verdict(
-        decision=decision,
-        trial_accuracy=progress.correct / progress.clips_done,
-        pruned=PruneDecision.model_validate(trial.pruned) if trial.pruned else None,
-    )
-    row.verdict = verdict.model_dump(mode="json")
-    session.add(row)
-    _changed(session, trial)
-    if decision == "complete" and spec.fold_order == "hardest_first":
-        fold_order.learn(session, study.id)
-    log.info(
-        "fold_accepted" if row.reused_from is None else "fold_reused",
-        study=study.name,
-        trial=trial.number,
-        fold=f"{row.fold + 1}/{study.fold_count}",
-        correct=f"{row.correct}/{row.clips}",
-        trial_accuracy=round(verdict.trial_accuracy, 4),
-        decision=decision,
-    )
-    return verdict
-
-
-def _judge(
+def _count(
     session: Session,
     study: StudyRow,
     spec: StudySpec,
     trial: TrialRow,
     row: ResultRow,
-    progress: pruning.TrialProgress,
-) -> Literal["continue", "complete", "pruned"]:
-    if progress.clips_done == progress.clips_total:
-        trial.value = progress.correct / progress.clips_total
-        _end_trial(session, trial, TrialState.COMPLETE, None)
-        return "complete"
-    if fold_order.still_learning(study, spec):
-        return "continue"
-    decision = pruning.decide(spec, progress, fold_table(session, study, trial, row))
-    if decision is None:
-        return "continue"
-    trial.pruned = decision.model_dump(mode="json")
-    _end_trial(session, trial, TrialState.PRUNED, f"rule {decision.rule} after fold {decision.fold}")
-    return "pruned"
-
-
-def _progress(session: Session, trial: TrialRow, study: StudyRow, row: ResultRow) -> pruning.TrialProgress:
-    """The trial with a result that is not stored yet."""
-    done = fold_counts(session, [trial.id])[trial.id]
-    done.append(FoldCount(fold=row.fold, correct=row.correct, clips=row.clips))
+    before: Sequence[FoldCount],
+) -> Verdict:
+    """Store the result of a fold that is done, and decide on its trial, of which `before` was done already."""
+    done = [*before, FoldCount(fold=row.fold, correct=row.correct, clips=row.clips)]
     order = fold_order.order_of(session, study, trial)
-    return pruning.TrialProgress(
+    progress = pruning.TrialProgress(
         fold=row.fold,
         order=order,
         prefix=finished_prefix(done, order),
@@ -750,6 +734,45 @@ def _progress(session: Session, trial: TrialRow, study: StudyRow, row: ResultRow
         clips_done=sum(count.clips for count in done),
         clips_total=study.clips,
     )
+    complete = progress.clips_done == progress.clips_total
+    pruned = None
+    if not complete and not fold_order.still_learning(study, spec):
+        pruned = pruning.decide(spec, progress, fold_table(session, study, trial, row))
+    accuracy = progress.correct / progress.clips_done
+    verdict = Verdict(
+        decision="complete" if complete else "pruned" if pruned else "continue",
+        trial_accuracy=accuracy,
+        pruned=pruned,
+    )
+    row.verdict = verdict.model_dump(mode="json")
+    told = {
+        "trial": trial.number,
+        "fold": row.fold,
+        "correct": row.correct,
+        "clips": row.clips,
+        "trial_accuracy": accuracy,
+        "reused": row.reused_from is not None,
+    }
+    count_fold(session, study.id, row, told)
+    if complete:
+        lock_study(session, study.id)
+        trial.value, trial.completed = accuracy, next_completed(session, study.id)
+        _end_trial(session, trial, TrialState.COMPLETE, None)
+        if spec.fold_order == "hardest_first":
+            fold_order.learn(session, study.id)
+    elif pruned is not None:
+        trial.pruned = pruned.model_dump(mode="json")
+        _end_trial(session, trial, TrialState.PRUNED, f"rule {pruned.rule} after fold {pruned.fold}")
+    log.info(
+        "fold_accepted" if row.reused_from is None else "fold_reused",
+        study=study.name,
+        trial=trial.number,
+        fold=f"{row.fold + 1}/{study.fold_count}",
+        correct=f"{row.correct}/{row.clips}",
+        trial_accuracy=round(accuracy, 4),
+        decision=verdict.decision,
+    )
+    return verdict
 
 
 def _check_result(result: FoldResult, split: StudyFoldRow, task: FoldTask) -> None:
@@ -841,28 +864,62 @@ class _Held:
     study: StudyRow
     split: StudyFoldRow
     worker: WorkerRow
+    done: Sequence[FoldCount]
+    """Finished folds of the trial."""
+
+
+_Done = aliased(ResultRow)
 
 
 def _authorise(session: Session, key: LeaseKey) -> _Held:
-    of_lease = select(LeaseRow.trial_id).where(LeaseRow.id == key.id).scalar_subquery()
-    locked = select(TrialRow).where(TrialRow.id == of_lease).with_for_update()
-    trial = session.scalar(locked.execution_options(populate_existing=True))
+    trial = session.scalar(_LOCKED_BY_LEASE, {"lease_id": key.id})
     if trial is None:
         raise NotFound(f"there is no lease {key.id}", field="lease")
     # Asked only now: before the lock was ours, others may have changed all of it.
-    lease, fold, result, study, split, worker = session.execute(
-        select(LeaseRow, FoldRow, ResultRow, StudyRow, StudyFoldRow, WorkerRow)
-        .join(FoldRow, and_(FoldRow.trial_id == LeaseRow.trial_id, FoldRow.fold == LeaseRow.fold))
-        .outerjoin(ResultRow, and_(ResultRow.trial_id == FoldRow.trial_id, ResultRow.fold == FoldRow.fold))
-        .join(StudyRow, StudyRow.id == trial.study_id)
-        .join(StudyFoldRow, and_(StudyFoldRow.study_id == StudyRow.id, StudyFoldRow.fold == FoldRow.fold))
-        .join(WorkerRow, WorkerRow.id == LeaseRow.worker_id)
-        .where(LeaseRow.id == key.id)
-        .execution_options(populate_existing=True)
-    ).one()
+    lease, fold, result, study, split, worker, done = session.execute(_HELD, {"lease_id": key.id}).one()
     if lease.term != key.term or not compare_digest(lease.secret.encode(), key.secret.encode()):
         raise TokenRefused(f"term or secret of lease {key.id} is wrong", field="lease")
-    return _Held(lease=lease, trial=trial, fold=fold, result=result, study=study, split=split, worker=worker)
+    return _Held(
+        lease=lease,
+        trial=trial,
+        fold=fold,
+        result=result,
+        study=study,
+        split=split,
+        worker=worker,
+        done=[FoldCount(fold=fold, correct=correct, clips=clips) for fold, correct, clips in done or ()],
+    )
+
+
+_LOCKED_BY_LEASE = (
+    select(TrialRow)
+    .where(
+        TrialRow.id == select(LeaseRow.trial_id).where(LeaseRow.id == bindparam("lease_id")).scalar_subquery()
+    )
+    .with_for_update()
+    .execution_options(populate_existing=True)
+)
+_HELD = (
+    select(
+        LeaseRow,
+        FoldRow,
+        ResultRow,
+        StudyRow,
+        StudyFoldRow,
+        WorkerRow,
+        select(type_coerce(func.json_agg(func.json_build_array(_Done.fold, _Done.correct, _Done.clips)), JSON))
+        .where(_Done.trial_id == LeaseRow.trial_id)
+        .scalar_subquery(),
+    )
+    .join(TrialRow, TrialRow.id == LeaseRow.trial_id)
+    .join(FoldRow, and_(FoldRow.trial_id == LeaseRow.trial_id, FoldRow.fold == LeaseRow.fold))
+    .outerjoin(ResultRow, and_(ResultRow.trial_id == FoldRow.trial_id, ResultRow.fold == FoldRow.fold))
+    .join(StudyRow, StudyRow.id == TrialRow.study_id)
+    .join(StudyFoldRow, and_(StudyFoldRow.study_id == StudyRow.id, StudyFoldRow.fold == FoldRow.fold))
+    .join(WorkerRow, WorkerRow.id == LeaseRow.worker_id)
+    .where(LeaseRow.id == bindparam("lease_id"))
+    .execution_options(populate_existing=True)
+)
 
 
 def _check_current(held: _Held) -> None:
@@ -893,7 +950,7 @@ def _count_outcomes(session: Session, trial_id: int, fold: int, outcome: Outcome
 
 
 def _changed(session: Session, trial: TrialRow) -> None:
-    session.add(OutboxRow(trial_id=trial.id))
+    session.execute(insert(OutboxRow).values(trial_id=trial.id).inline())
 
 
 def _from_now(seconds: float) -> ColumnElement[Any]:

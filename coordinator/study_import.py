@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 
 from coordinator.events import tell
 from coordinator.scheduling import imported_result, reused_result
+from coordinator.store.complete_trials import next_completed
 from coordinator.store.tables import (
     EnqueuedRow,
     FoldRow,
@@ -274,6 +275,7 @@ def _store_trial(
         state=line.state,
         learnt_order=line.learnt_order,
         value=line.value,
+        completed=next_completed(session, study.id) if line.state == TrialState.COMPLETE else None,
         pruned=None if line.pruned is None else line.pruned.model_dump(mode="json"),
         end_reason=line.end_reason,
         created_at=line.created_at,

@@ -49,9 +49,15 @@ MUTANTS = (
     ),
     Mutant("the hash check: a second, other result", SCHEDULING, "if stored.sha256 != sha256:", "if False:"),
     Mutant(
-        "the outbox: changes of trials are not handed on",
+        "the outbox: counted folds are not handed on",
+        "coordinator/store/fold_writes.py",
+        '    insert(_outbox).values(trial_id=_given("trial_id")).cte("outbox"),\n',
+        "",
+    ),
+    Mutant(
+        "the outbox: the ends of trials are not handed on",
         SCHEDULING,
-        "    session.add(OutboxRow(trial_id=trial.id))",
+        "    session.execute(insert(OutboxRow).values(trial_id=trial.id).inline())",
         "    pass",
     ),
     Mutant(
@@ -87,8 +93,8 @@ MUTANTS = (
     Mutant(
         "the lock of a trial",
         SCHEDULING,
-        "    locked = select(TrialRow).where(TrialRow.id == of_lease).with_for_update()",
-        "    locked = select(TrialRow).where(TrialRow.id == of_lease)",
+        "    .with_for_update()\n    .execution_options(populate_existing=True)\n)\n_HELD",
+        "    .execution_options(populate_existing=True)\n)\n_HELD",
     ),
     Mutant(
         "the second look at a trial once its lock is held",

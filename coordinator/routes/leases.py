@@ -7,12 +7,12 @@ import time
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Path, Request, Response
-from starlette.concurrency import run_in_threadpool
+from sqlalchemy.orm import Session
 
 from coordinator import scheduling
 from coordinator.auth import CallerOfRequest, require
 from coordinator.problems import problems
-from coordinator.routes.transactions import Settings, Transaction, WakeLeader
+from coordinator.routes.transactions import Settings, Transaction, WakeLeader, in_transaction
 from services.contracts import (
     PRINTABLE,
     ClaimRequest,
@@ -37,7 +37,7 @@ LONG_POLL_STEP = 0.25
 """Seconds between two looks for a fold while a claim waits."""
 
 
-def _lease_key(
+async def _lease_key(
     lease_id: Annotated[str, Path(max_length=64, pattern=PRINTABLE)],
     lease_term: Annotated[int, Header(ge=1, lt=2**31)],
     lease_secret: Annotated[str, Header(max_length=100)],
@@ -58,17 +58,12 @@ async def claim(
     """Lease a fold, waiting up to `wait_seconds` for one."""
     state = request.app.state
 
-    def attempt() -> FoldAssignment | None:
-        with state.sessions.begin() as session:
-            return scheduling.claim(session, wanted, idempotency_key, state.settings, pod_uid=caller.pod_uid)
-
-    async def look() -> FoldAssignment | None:
-        async with state.turns:
-            return await run_in_threadpool(attempt)
+    def attempt(session: Session) -> FoldAssignment | None:
+        return scheduling.claim(session, wanted, idempotency_key, state.settings, pod_uid=caller.pod_uid)
 
     deadline = time.monotonic() + wanted.wait_seconds
     same = (wanted.study, wanted.caches, wanted.plans)
-    assignment = await look()
+    assignment = await in_transaction(request, attempt)
     while assignment is None:
         # A client that hung up must not be given a fold it will never hear of, and a server that is to end
         # does not wait for its callers' patience.
@@ -81,7 +76,7 @@ async def claim(
             continue
         state.looked[same] = time.monotonic()
         try:
-            assignment = await look()
+            assignment = await in_transaction(request, attempt)
         except FoldwiseError:
             state.looked.pop(same, None)
             raise
@@ -92,26 +87,23 @@ async def claim(
 
 
 @router.put("/leases/{lease_id}/result")
-def report(
-    key: Key,
-    result: FoldResult,
-    session: Transaction,
-    settings: Settings,
-    wake_leader: WakeLeader,
-    more: bool = True,
+async def report(
+    key: Key, result: FoldResult, request: Request, settings: Settings, more: bool = True
 ) -> Verdict:
     """Hand in a fold; the reply says what became of the trial and carries the next fold."""
-    verdict = scheduling.report(session, key, result, settings, more=more)
+    verdict = await in_transaction(
+        request, lambda session: scheduling.report(session, key, result, settings, more=more)
+    )
     if verdict.decision != "continue":
         # A trial has ended: another must be asked for. The projection of running trials has time.
-        wake_leader()
+        request.app.state.leader.wake()
     return verdict
 
 
 @router.post("/leases/{lease_id}/heartbeat")
-def heartbeat(key: Key, beat: Heartbeat, session: Transaction, settings: Settings) -> HeartbeatReply:
+async def heartbeat(key: Key, beat: Heartbeat, request: Request, settings: Settings) -> HeartbeatReply:
     """Renew a lease and hear what to do."""
-    return scheduling.heartbeat(session, key, beat, settings)
+    return await in_transaction(request, lambda session: scheduling.heartbeat(session, key, beat, settings))
 
 
 @router.post("/leases/{lease_id}/release", status_code=204)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from fastapi import Depends, Request
 from sqlalchemy import event
 from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
 
 from coordinator.leader import Leader
 from coordinator.settings import CoordinatorSettings
+
+T = TypeVar("T")
 
 
 async def _turn(request: Request) -> AsyncIterator[None]:
@@ -31,12 +34,26 @@ def _transaction(
 Transaction = Annotated[Session, Depends(_transaction, scope="function")]
 
 
-def _settings(request: Request) -> CoordinatorSettings:
+async def in_transaction(request: Request, work: Callable[[Session], T]) -> T:
+    """Do the work of a request that comes often in one transaction and one thread, from begin to commit.
+
+    A handler with a `Transaction` changes threads for its parts.
+    """
+
+    def begin_to_commit() -> T:
+        with request.app.state.sessions.begin() as session:
+            return work(session)
+
+    async with request.app.state.turns:
+        return await run_in_threadpool(begin_to_commit)
+
+
+async def _settings(request: Request) -> CoordinatorSettings:
     settings: CoordinatorSettings = request.app.state.settings
     return settings
 
 
-def _wake_leader(request: Request, session: Transaction) -> Callable[[], None]:
+async def _wake_leader(request: Request, session: Transaction) -> Callable[[], None]:
     leader: Leader = request.app.state.leader
 
     def wake() -> None:

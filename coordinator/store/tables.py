@@ -110,6 +110,9 @@ class InheritedTrialRow(Base):
 class TrialRow(Base):
     """A trial. `value` is set when it is complete; `pruned` when a rule ended it.
 
+    `completed` says how many trials of its study were complete with it. It is drawn under the study's lock, so
+    that a lower one never becomes visible after a higher one.
+
     `learnt_order` says that it runs its folds in the study's `fold_order`, otherwise by index.
     """
 
@@ -123,6 +126,13 @@ class TrialRow(Base):
             "number",
             postgresql_where=text("state IN ('ready', 'running')"),
         ),
+        Index(
+            "uq_trials_completed",
+            "study_id",
+            "completed",
+            unique=True,
+            postgresql_where=text("completed IS NOT NULL"),
+        ),
     )
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
     study_id: Mapped[int] = mapped_column(ForeignKey(StudyRow.id))
@@ -132,6 +142,7 @@ class TrialRow(Base):
     state: Mapped[str]
     learnt_order: Mapped[bool] = mapped_column(server_default=false())
     value: Mapped[float | None] = mapped_column(Float(53))
+    completed: Mapped[int | None]
     pruned: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     end_reason: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
