@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from cli import study_life, token_commands
+from cli import study_life, token_commands, worker_commands
 from cli.state import StateFolder, default_state
 from services.errors import EXIT_FAILURE, EXIT_TRY_AGAIN, FoldwiseError
 
@@ -29,6 +29,7 @@ app = typer.Typer(
 )
 app.add_typer(study_life.app, name="study")
 app.add_typer(token_commands.app, name="token")
+app.add_typer(worker_commands.app, name="workers")
 
 
 class Interrupted(BaseException):

@@ -23,6 +23,7 @@ from services.contracts import (
     TrialView,
     WorkerView,
 )
+from services.model_catalogue import ModelCard
 from services.search_space import ParameterValue
 from worker.coordinator_client import Connection, parse
 
@@ -126,6 +127,15 @@ class StudyClient:
     def workers(self) -> list[WorkerView]:
         """Workers heard of lately."""
         return [parse(WorkerView, item) for item in self._connection.call("GET", "/workers")]
+
+    def drain(self, worker: str, *, now: bool) -> None:
+        """Let a worker end, by its id or name: after its fold, or at once."""
+        path = f"/workers/{quote(worker, safe='')}/drain"
+        self._connection.call("POST", path, params={"now": True} if now else None)
+
+    def models(self) -> list[ModelCard]:
+        """The models of the catalogue."""
+        return [parse(ModelCard, item) for item in self._connection.call("GET", "/models")]
 
     def create_token(self, wanted: TokenSpec) -> NewToken:
         """Make a token; only this answer tells its secret."""

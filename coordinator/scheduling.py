@@ -89,6 +89,7 @@ from services.contracts import (
 )
 from services.errors import (
     CacheMismatch,
+    Conflict,
     InvalidInput,
     LeaseSuperseded,
     NotFound,
@@ -96,6 +97,7 @@ from services.errors import (
     ResultConflict,
     StudyOver,
     TokenRefused,
+    WorkerDrained,
 )
 from services.search_space import first_problem
 from services.seeds import sha256_of
@@ -104,6 +106,9 @@ log = structlog.get_logger()
 
 LAPSES_ALLOWED = 3
 """So many leases of one fold that lapsed without a word fail the fold: it kills its workers."""
+
+NAMED_SECONDS = 100.0
+"""A worker that was not heard of for so long, over three heartbeats, is not meant by its name."""
 
 SEEN_SECONDS = 10.0
 """A worker's last word is noted no more often, so that waiting for a fold writes nothing."""
@@ -144,11 +149,14 @@ def claim(
         NotFound: it does not exist.
         CacheMismatch: the worker cannot read the cache of the study it named.
         PlanNotSound: its device does not run the compute plan of the study it named.
+        WorkerDrained: the worker is to end.
     """
     _see_worker(session, request.worker, pod_uid)
     answered = session.get(ClaimRow, key)
     if answered is not None:
         return _same_answer(session, answered, settings)
+    if session.scalar(select(WorkerRow.drain).where(WorkerRow.id == request.worker.id)) is not None:
+        raise WorkerDrained(f"worker {request.worker.name} is to end: it was drained")
     if request.study is not None:
         _check_named_study(session, request.study, request)
     _end_leases(session, LeaseRow.worker_id == request.worker.id, "superseded")
@@ -197,7 +205,8 @@ def report(
     row = _scored(study, trial, split, result)
     row.lease_id, row.payload, row.sha256 = lease.id, payload, sha256
     verdict = _count(session, study, spec, trial, row, held.done)
-    if not more or (verdict.decision == "continue" and study.state != StudyState.RUNNING):
+    leaving = not more or held.worker.drain is not None
+    if leaving or (verdict.decision == "continue" and study.state != StudyState.RUNNING):
         return verdict
     following = None
     if verdict.decision == "continue":
@@ -237,6 +246,8 @@ def heartbeat(
         return HeartbeatReply(command="abandon", lease_seconds=0)
     if lease.outcome not in {None, "lapsed"}:
         return HeartbeatReply(command="abandon", lease_seconds=0)
+    if held.worker.drain == "now":
+        return HeartbeatReply(command="drain", lease_seconds=0)
     moved = lease.step != beat.step
     renewed = session.execute(
         update(LeaseRow)
@@ -297,6 +308,30 @@ def fail(session: Session, key: LeaseKey, failure: Failure) -> None:
     reports = _count_outcomes(session, trial.id, lease.fold, "trial")
     if failure.kind == "trial" and reports >= TRIAL_FAILURES_ALLOWED:
         _fail_trial(session, trial, lease.fold, failure.message)
+
+
+def drain(session: Session, worker: str, *, now: bool) -> None:
+    """Let a worker end: after the fold that it runs, or at once, giving it back. Repeating it changes nothing.
+
+    Args:
+        session: whose transaction it is.
+        worker: its id, or its name if only one worker of this name was heard of lately.
+        now: whether it should not finish its fold.
+
+    Raises:
+        NotFound: there is no such worker.
+        Conflict: there are several.
+    """
+    lately = WorkerRow.last_seen > func.clock_timestamp() - func.make_interval(0, 0, 0, 0, 0, 0, NAMED_SECONDS)
+    by_name = and_(WorkerRow.name == worker, lately)
+    found = session.scalars(select(WorkerRow).where(or_(WorkerRow.id == worker, by_name))).all()
+    if not found:
+        raise NotFound(f"there is no worker {worker!r}; `foldwise workers list` shows them", field="worker")
+    if len(found) > 1:
+        ids = ", ".join(row.id for row in found)
+        raise Conflict(f"there are {len(found)} workers {worker!r}; name one by its id: {ids}", field="worker")
+    found[0].drain = "now" if now else "after"
+    log.info("worker_drained", worker=found[0].name, now=now)
 
 
 def lapsed_leases(session: Session) -> Sequence[str]:

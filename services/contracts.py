@@ -554,7 +554,9 @@ class Heartbeat(Contract):
 class HeartbeatReply(Contract):
     """What the worker should do now."""
 
-    command: Literal["continue", "abandon"]
+    command: Literal["continue", "abandon", "drain"] = Field(
+        description="drain: release the fold and end; somebody asked for it"
+    )
     lease_seconds: FiniteFloat
 
 
@@ -674,6 +676,7 @@ class WorkerView(Contract):
     study: str | None
     trial: int | None
     fold: int | None
+    draining: bool = Field(description="whether it was told to end")
 
 
 class EventKind(StrEnum):

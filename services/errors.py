@@ -65,6 +65,12 @@ class StudyOver(FoldwiseError):
     exit_code = EXIT_DONE
 
 
+class WorkerDrained(Conflict):
+    """Somebody wants this worker to end; another one may take its place."""
+
+    exit_code = EXIT_TRY_AGAIN
+
+
 class ResultConflict(FoldwiseError):
     """Two different results were sent for the same lease."""
 

@@ -41,6 +41,7 @@ from services.errors import (
     TokenRefused,
     TooManyRequests,
     Unavailable,
+    WorkerDrained,
 )
 
 log = structlog.get_logger()
@@ -69,6 +70,7 @@ _ERRORS: tuple[type[FoldwiseError], ...] = (
     TokenRefused,
     TooManyRequests,
     Unavailable,
+    WorkerDrained,
 )
 _TRY_AGAIN = {429, 500, 502, 503, 504}
 _FAILURES_ALLOWED = 5

@@ -26,6 +26,8 @@ class HeartbeatThread:
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
         self.abandoned = False
         """The coordinator wants no more of this fold."""
+        self.drained = False
+        """The coordinator wants no more of this worker."""
 
     def progress(self, epoch: int, step: int, loss: float | None) -> None:
         """How far the training loop is; the next beat carries it."""
@@ -46,6 +48,7 @@ class HeartbeatThread:
             except FoldwiseError as error:
                 log.warning("heartbeat_failed", lease=self._lease.id, error=error.message)
                 continue
-            if reply.command == "abandon":
-                self.abandoned = True
+            self.abandoned = reply.command == "abandon"
+            self.drained = reply.command == "drain"
+            if self.abandoned or self.drained:
                 return

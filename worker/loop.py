@@ -26,6 +26,7 @@ from services.errors import (
     PlanNotSound,
     ResultConflict,
     StudyOver,
+    WorkerDrained,
 )
 from worker.coordinator_client import Connection, CoordinatorClient
 from worker.heartbeat import HeartbeatThread
@@ -45,7 +46,7 @@ ENVIRONMENT_FAILURES_ALLOWED = 3
 
 
 class Terminated(BaseException):
-    """SIGTERM or Ctrl-C: give the fold back and end."""
+    """SIGTERM, Ctrl-C, or drained: give the fold back and end."""
 
 
 class FoldAbandoned(Exception):
@@ -91,6 +92,9 @@ class Worker:
             except StudyOver as over:
                 log.info("worker_done", reason=over.message)
                 return over.exit_code
+            except WorkerDrained as drained:
+                log.info("worker_stopped", reason=drained.message)
+                return drained.exit_code
             except Terminated:
                 log.info("worker_stopped")
                 return EXIT_TRY_AGAIN
@@ -165,6 +169,8 @@ class Worker:
             heartbeat.progress(progress.epoch, progress.step, loss)
             if heartbeat.abandoned:
                 raise FoldAbandoned
+            if heartbeat.drained:
+                raise Terminated
             if time.monotonic() - last_line >= PROGRESS_SECONDS:
                 last_line = time.monotonic()
                 log.info(

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
+from coordinator import scheduling
 from coordinator.auth import require, require_by_method
 from coordinator.problems import problems
 from coordinator.routes.transactions import Settings, Transaction
 from coordinator.store import queries
 from services.clip_cache import list_caches
-from services.contracts import DatasetView, TokenScope, WorkerView
+from services.contracts import PRINTABLE, DatasetView, TokenScope, WorkerView
 from services.errors import Unavailable
+from services.model_catalogue import ModelCard, list_models
 
 router = APIRouter(tags=["system"])
 for_people = APIRouter(
@@ -64,9 +66,23 @@ def datasets(settings: Settings) -> list[DatasetView]:
     ]
 
 
+@for_people.get("/models")
+def models(settings: Settings) -> list[ModelCard]:
+    """The models a study can start its training from, by id."""
+    return list_models(settings.models_root) if settings.models_root is not None else []
+
+
 @for_people.get("/workers")
 def workers(
     session: Transaction, seen_within: Annotated[float, Query(gt=0, le=1e9)] = 300.0
 ) -> list[WorkerView]:
     """Workers heard of in the last `seen_within` seconds."""
     return queries.list_workers(session, seen_within=seen_within)
+
+
+@for_people.post("/workers/{worker}/drain", status_code=204, responses=problems(404, 409))
+def drain(
+    worker: Annotated[str, Path(max_length=200, pattern=PRINTABLE)], session: Transaction, now: bool = False
+) -> None:
+    """Let a worker end, by its id or name: after the fold it runs, or with `now` at once, giving it back."""
+    scheduling.drain(session, worker, now=now)

@@ -398,6 +398,7 @@ def list_workers(session: Session, *, seen_within: float) -> list[WorkerView]:
             study=study,
             trial=trial,
             fold=fold,
+            draining=worker.drain is not None,
         )
         for worker, seconds, study, trial, fold in rows
     ]

@@ -161,13 +161,14 @@ class FoldRow(Base):
 
 
 class WorkerRow(Base):
-    """A worker process that has asked for folds."""
+    """A worker process that has asked for folds. `drain` tells it to end: `now`, or `after` its fold."""
 
     __tablename__ = "workers"
     id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str]
     device: Mapped[str]
     pod_uid: Mapped[str | None]
+    drain: Mapped[str | None]
     first_seen: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
     last_seen: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
 

@@ -94,12 +94,20 @@ def test_a_killed_worker_costs_one_fold_and_nothing_is_counted_twice(state: Path
     assert "worker-1 ended (killed by SIGKILL)" in up.output
 
 
-def test_sigterm_gives_the_fold_back_at_once(state: Path) -> None:
+def test_sigterm_and_drain_give_the_fold_back_at_once(state: Path) -> None:
     with Up(state, workers=1) as up:
         up.create("released", "training.epochs=500", "economies.stop_when_perfect=false")
         wait_for(lambda: up.query("SELECT 1 FROM foldwise.leases WHERE step > 0"))
         up.worker("worker-1").send_signal(signal.SIGTERM)
         wait_for(lambda: up.query("SELECT 1 FROM foldwise.leases WHERE outcome = 'released'"))
+        holds = "SELECT worker_id FROM foldwise.leases WHERE outcome IS NULL AND step > 0"
+        wait_for(lambda: up.query(holds))
+        [(again,)] = up.query(holds)
+        assert (
+            "ends with its next heartbeat"
+            in foldwise("workers", "drain", again, "--now", "--state", str(state)).stdout
+        )
+        wait_for(lambda: up.query("SELECT count(*) FROM foldwise.leases WHERE outcome = 'released'") == [(2,)])
         assert up.query("SELECT count(*) FROM foldwise.leases WHERE outcome = 'lapsed'") == [(0,)]
         assert "stopped" in up.study("stop", "released")
 

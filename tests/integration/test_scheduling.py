@@ -36,6 +36,7 @@ from services.errors import (
     ResultConflict,
     StudyOver,
     TokenRefused,
+    WorkerDrained,
 )
 from tests.integration.desk import Desk, key_of, make_result, wait_until
 from tests.optuna_twin import load_twin, optuna_storage
@@ -98,6 +99,49 @@ def test_the_same_key_gets_the_same_lease_and_a_new_key_gives_the_old_one_back(d
     with pytest.raises(LeaseSuperseded):
         desk.report(first)
     assert desk.beat(first, 1) == "abandon"
+
+
+def drain(desk: Desk, worker: str, *, now: bool = False) -> None:
+    with desk.sessions.begin() as session:
+        scheduling.drain(session, worker, now=now)
+
+
+def test_a_drained_worker_ends_its_fold_and_gets_no_other(desk: Desk) -> None:
+    desk.create()
+    held = desk.must_claim("w1", key="k" * 20)
+    drain(desk, "w1")
+    assert desk.beat(held, 1) == "continue"
+    assert desk.claim("w1", key="k" * 20) == held, "the answer to a claim that was lost stays the same"
+    assert desk.report(held).next is None
+    with pytest.raises(WorkerDrained, match="w1 is to end"):
+        desk.claim("w1")
+    assert desk.must_claim("w2").fold == 1, "another goes on with its trial"
+
+
+def test_a_worker_drained_at_once_is_told_with_its_heartbeat(desk: Desk) -> None:
+    desk.create()
+    held = desk.must_claim("w1")
+    drain(desk, "worker-w1", now=True)
+    assert desk.beat(held, 1) == "drain"
+    with desk.sessions.begin() as session:
+        scheduling.release(session, key_of(held.lease))
+    assert desk.must_claim("w2").fold == 0
+
+
+def test_a_worker_is_drained_by_a_name_that_only_it_has(desk: Desk) -> None:
+    desk.create()
+    desk.claim("w1")
+    with pytest.raises(NotFound, match="no worker 'w2'"):
+        drain(desk, "w2")
+    with desk.engine.begin() as connection:
+        connection.execute(text("INSERT INTO foldwise.workers (id, name, device) VALUES ('x', 'w1', 'cpu')"))
+    with pytest.raises(Conflict, match="there are 2 workers 'w1'"):
+        drain(desk, "w1")
+    with desk.engine.begin() as connection:
+        connection.execute(
+            text("UPDATE foldwise.workers SET last_seen = now() - interval '1 h' WHERE id = 'x'")
+        )
+    drain(desk, "w1")
 
 
 def test_two_workers_never_hold_folds_of_one_trial(desk: Desk) -> None:
