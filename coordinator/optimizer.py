@@ -20,9 +20,10 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
-from optuna.storages._rdb.models import TrialIntermediateValueModel
+from optuna.storages._rdb.models import StudyModel, TrialIntermediateValueModel, TrialModel
 from optuna.trial import FrozenTrial, create_trial
 from optuna.trial import TrialState as OptunaState
+from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 
 from services.contracts import GridSampler, StudySpec, TpeSampler, TrialState
@@ -185,12 +186,20 @@ class OptunaProjection:
 
     def count(self, study_name: str) -> int:
         """How many trials Optuna has of a study; the study is made if it is not there."""
-        try:
-            return len(self._study(study_name).get_trials(deepcopy=False))
-        except KeyError:
+        # Optuna counts by reading them all.
+        counted = (
+            select(StudyModel.study_id, func.count(TrialModel.trial_id))
+            .outerjoin(TrialModel, TrialModel.study_id == StudyModel.study_id)
+            .where(StudyModel.study_name == study_name)
+            .group_by(StudyModel.study_id)
+        )
+        with self._storage.engine.connect() as connection:
+            study_id, trials = connection.execute(counted).one_or_none() or (None, 0)
+        if study_name in self._studies and self._studies[study_name]._study_id != study_id:
             # Somebody deleted it in Optuna. It is made anew, from our tables.
             del self._studies[study_name]
-            return len(self._study(study_name).get_trials(deepcopy=False))
+        self._study(study_name)
+        return trials
 
     def project(
         self, study_name: str, space: SearchSpace, records: Sequence[TrialRecord]
@@ -204,19 +213,18 @@ class OptunaProjection:
         """
         study = self._study(study_name)
         known = distributions(space)
-        # What Optuna has is read once for all of them: it reads every trial under way each time.
-        twins = study.get_trials(deepcopy=False)
+        have = self.count(study_name)
+        # Read once for all of them, and only if asked for: Optuna reads every trial under way each time.
+        twins: list[FrozenTrial] = []
         for record in records:
-            if record.number > len(twins):
-                raise WrongTwin(
-                    f"trial {record.number} of {study_name} cannot follow {len(twins)} trials in Optuna"
-                )
-            if record.number == len(twins):
-                # All at once where Optuna hears of a trial after its end, as of an imported study.
-                over = record.state.over
-                study.add_trial(_frozen(known, record, running=not over, whole=over))
-                twins = study.get_trials(deepcopy=False)
-            self._mend(study, twins[record.number], record)
+            if record.number > have:
+                raise WrongTwin(f"trial {record.number} of {study_name} cannot follow {have} trials in Optuna")
+            if record.number == have:
+                study.add_trial(_frozen(known, record, whole=True))
+                have += 1
+            else:
+                twins = twins or study.get_trials(deepcopy=False)
+                self._mend(study, twins[record.number], record)
             yield record
 
     def _mend(self, study: optuna.Study, twin: FrozenTrial, record: TrialRecord) -> None:
