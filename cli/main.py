@@ -84,8 +84,20 @@ def synth(
 
 @app.command(epilog="Example: foldwise preprocess --dataset ckplus --root /data/CK+")
 def preprocess(
-    dataset: Annotated[str, typer.Option(help="Layout of the dataset: ckplus.")],
+    dataset: Annotated[
+        str,
+        typer.Option(
+            help="Its layout: ckplus, oulu-casia, video-folder, or one that an installed package reads."
+        ),
+    ],
     root: Annotated[Path, typer.Option(help="Folder of the dataset.")],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="KEY=VALUE. oulu-casia: modality, lighting; video-folder: manifest, name, colour.",
+        ),
+    ] = None,
     cache_root: Annotated[
         Path | None,
         typer.Option(
@@ -100,7 +112,9 @@ def preprocess(
 ) -> None:
     """Turn a dataset into a clip cache; a killed run goes on where it stopped."""
     from cli.progress import preprocessing_progress
+    from cli.show import skipped_lines
     from preprocessing.clips import ClipSettings
+    from preprocessing.datasets.registry import read_settings
     from preprocessing.job import preprocess as run
 
     console = _console(json)
@@ -111,6 +125,7 @@ def preprocess(
             cache_root or StateFolder(default_state()).caches,
             settings=ClipSettings(frames=frames, frame_size=frame_size, detector=detector),
             processes=processes,
+            reader_settings=read_settings(set_ or []),
             report=report,
         )
     manifest = outcome.manifest
@@ -120,8 +135,8 @@ def preprocess(
         console.print(f"flagged: {clip_id}: {'; '.join(flags)}", highlight=False, soft_wrap=True)
     for clip_id, reason in manifest.dropped.items():
         console.print(f"dropped: {clip_id}: {reason}", highlight=False, soft_wrap=True)
-    if manifest.skipped:
-        console.print(f"{len(manifest.skipped)} sequences without a usable label, listed in manifest.json")
+    for line in skipped_lines(manifest.skipped):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     counts = ", ".join(f"{name} {count}" for name, count in manifest.class_counts.items())
     console.print(f"{manifest.clips} clips of {manifest.subjects} subjects ({counts})", highlight=False)
     console.print(f"{outcome.folder}", highlight=False, soft_wrap=True)

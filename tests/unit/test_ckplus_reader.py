@@ -8,7 +8,7 @@ import pytest
 
 from preprocessing.datasets.ckplus import CLASSES, COMPLETE_COUNTS, read_ckplus
 from preprocessing.datasets.reader import Dataset
-from preprocessing.datasets.registry import DATASETS, read_dataset
+from preprocessing.datasets.registry import BUILT_IN, read_dataset
 from services.errors import InvalidInput, NotFound
 
 HAPPY = "   5.0000000e+00\n"
@@ -110,7 +110,7 @@ def test_a_label_without_images_is_skipped(root: Path) -> None:
     assert found["cohn-kanade-images/S012/001"].startswith("no label and no images")
 
 
-def test_stray_files_are_ignored(root: Path) -> None:
+def test_stray_files_are_left_out_with_a_reason(root: Path) -> None:
     images = root / "cohn-kanade-images"
     labels = root / "Emotion"
     for stray in (
@@ -134,7 +134,25 @@ def test_stray_files_are_ignored(root: Path) -> None:
     (sequence,) = dataset.sequences
     assert len(sequence.frames) == 11
     assert sequence.label == "happy"
-    assert dataset.skipped == ()
+    system = "hidden, or left by an operating system"
+    assert dataset.reasons(root) == {
+        "cohn-kanade-images/.DS_Store": system,
+        "cohn-kanade-images/S005/.DS_Store": system,
+        "cohn-kanade-images/S005/001/.DS_Store": system,
+        "cohn-kanade-images/S005/001/Thumbs.db": system,
+        "cohn-kanade-images/S005/001/S005_001_00000012.png.baiduyun.uploading.cfg": (
+            "a file that is not part of the layout of CK+"
+        ),
+        "cohn-kanade-images/S005/001/S005_001_00000001.png:Zone.Identifier": system,
+        "cohn-kanade-images/S005/001/._S005_001_00000001.png": system,
+        "cohn-kanade-images/S005/001/S006_001_00000001.png": "an image that does not belong into this folder",
+        "cohn-kanade-images/S005/001/S005_001_00000013.png": "a folder named like an image",
+        "cohn-kanade-images/Licence": "a folder that is not part of the layout of CK+",
+        "cohn-kanade-images/S005/notes": "a folder that is not part of the layout of CK+",
+        "Emotion/S005/001/.DS_Store": system,
+        "Emotion/S005/001/._S005_001_00000011_emotion.txt": system,
+        "Emotion/S005/001/AAA_first_of_all.txt": "a file that is not part of the layout of CK+",
+    }
 
 
 def test_frames_are_ordered_by_number(tmp_path: Path) -> None:
@@ -225,7 +243,7 @@ def test_the_complete_set_is_read_without_a_warning(tmp_path: Path) -> None:
 
 def test_datasets_go_by_name(root: Path) -> None:
     assert read_dataset("ckplus", root) == read_ckplus(root)
-    assert set(DATASETS) >= {"ckplus"}
+    assert set(BUILT_IN) >= {"ckplus"}
 
 
 def test_an_unknown_dataset_is_told_the_known_ones(root: Path) -> None:
