@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 from collections import deque
@@ -19,6 +20,17 @@ from preprocessing.faces import Image
 
 # OpenCV's copy of FFmpeg writes about broken files into the terminal; they are told of as flags instead.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+
+_THE_FILES_OWN_FAULT = {
+    errno.EACCES,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.ENXIO,
+    errno.EPERM,
+}
 
 _SAME_MOMENT = 1e-3
 """Seconds: playing times are rounded to milliseconds in some containers."""
@@ -57,6 +69,8 @@ def read_last_frames(sequence: Sequence, count: int, *, colour: bool) -> LastFra
     Args:
         count: at least 1; no more frames than these are held at a time.
         colour: BGR images; otherwise colours are decoded to gray.
+
+    Raises `OSError` where the disk fails, see `pass_over`.
     """
     if sequence.video is not None:
         return _of_video(sequence.video, sequence.span, count, colour=colour)
@@ -73,10 +87,23 @@ def read_last_frames(sequence: Sequence, count: int, *, colour: bool) -> LastFra
     return LastFrames(frames=tuple(frames), flags=tuple(flags))
 
 
+def pass_over(path: Path, error: OSError) -> None:
+    """Return where a file cannot be read by its own fault: it is gone, a folder, forbidden.
+
+    Raises `error` where the disk or the network failed: that is no property of the dataset, and a cache made
+    in spite of it would lack frames that are there.
+    """
+    if error.errno not in _THE_FILES_OWN_FAULT:
+        if error.filename is None:  # it failed while it was read, not when it was opened
+            error.filename = str(path)
+        raise error
+
+
 def _read_image(path: Path, *, colour: bool) -> Image | None:
     try:
         content = np.frombuffer(path.read_bytes(), dtype=np.uint8)
-    except OSError:
+    except OSError as error:
+        pass_over(path, error)
         return None
     if content.size == 0:
         return None
@@ -89,30 +116,32 @@ def _read_image(path: Path, *, colour: bool) -> Image | None:
 
 def _of_video(path: Path, span: Span, count: int, *, colour: bool) -> LastFrames:
     """Every frame from the file's first is decoded: with some codecs seeking lands on another."""
-    start, end, slack = span.start or 0.0, math.inf if span.end is None else span.end, 0.0
-    if span.seconds:
-        slack = _SAME_MOMENT
+    name = as_text(path.name)
+    start, end = span.start or 0.0, math.inf if span.end is None else span.end
+    slack = _SAME_MOMENT if span.seconds else 0.0
     last: deque[Frame] = deque(maxlen=count)
-    number, place = 0, 0.0
+    number, place, lost = 0, 0.0, 0
     try:
         with _opened(path) as capture:
             while place <= end + slack and capture.grab():
                 place = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000 if span.seconds else float(number)
                 if start - slack <= place <= end + slack:
                     there, image = capture.retrieve()
+                    lost += not there
                     if there:
                         frame = image if colour else cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
-                        last.append(Frame(f"{as_text(path.name)}#{number}", np.asarray(frame, np.uint8)))
+                        last.append(Frame(f"{name}#{number}", np.asarray(frame, np.uint8)))
                 number += 1
+            # an estimate in some containers
             promised = capture.get(cv2.CAP_PROP_FRAME_COUNT)
     except OSError as error:
-        return LastFrames(frames=(), flags=(f"unreadable video {as_text(path.name)}: {error.strerror}",))
-    # what a header says of a file's length is an estimate in some containers
-    whole = (
-        number >= _MOST * promised if span.end is None else place >= end - (_LAST_MOMENT if span.seconds else 0)
-    )
-    flags = () if whole else (f"{as_text(path.name)} ends after {number} frames, before it should",)
-    return LastFrames(frames=tuple(last), flags=flags)
+        pass_over(path, error)
+        return LastFrames(frames=(), flags=(f"unreadable video {name}: {error.strerror}",))
+    flags = [f"{lost} frames of {name} cannot be decoded"] if lost else []
+    earliest = end - (_LAST_MOMENT if span.seconds else 0.0)
+    if number < _MOST * promised if span.end is None else place < earliest:
+        flags.append(f"{name} breaks off after {number} frames")
+    return LastFrames(frames=tuple(last), flags=tuple(flags))
 
 
 @contextmanager

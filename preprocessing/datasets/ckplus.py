@@ -18,6 +18,7 @@ from preprocessing.datasets.reader import (
     naming,
 )
 from preprocessing.datasets.tree import Tree, is_file, is_folder
+from preprocessing.frames import pass_over
 from services.errors import InvalidInput
 
 NAME = "ckplus"
@@ -190,6 +191,7 @@ def _read_label(folder: Path | None, files: list[Path]) -> tuple[str | None, str
             with path.open("rb") as file:
                 texts.add(file.read(_LABEL_BYTES).decode("utf-8", "replace").strip())
         except OSError as error:
+            pass_over(path, error)
             return None, f"its label file cannot be read: {error.strerror}"
     if len(texts) > 1:
         return None, f"{len(files)} label files that contradict each other"

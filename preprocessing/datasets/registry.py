@@ -78,7 +78,7 @@ def _find(name: str) -> Reader:
             field="dataset",
         )
     if len(brought) > 1:
-        packages = ", ".join(_package(point) for point in brought)
+        packages = ", ".join(sorted(_package(point) for point in brought))
         raise InvalidInput(
             f"dataset is {name!r}, of which several packages bring a reader ({packages}); "
             "uninstall all but one.",

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from preprocessing.datasets.reader import Skipped
+from preprocessing.frames import pass_over
 from services.errors import InvalidInput, NotFound
 
 Why = Callable[[Path], str | None]
@@ -18,7 +19,7 @@ _LEFT_BY_SYSTEMS = {".ds_store", "thumbs.db", "desktop.ini", "__macosx", ".spotl
 class Tree:
     """Lists folders and keeps account: what a reader neither uses nor skips, `finish` skips with a reason.
 
-    Nothing is opened. What cannot be listed, dangles or is neither a file nor a folder raises nothing.
+    Nothing is opened. What is forbidden, dangles or is neither a file nor a folder raises nothing.
     """
 
     def __init__(self, root: Path, *, layout: str) -> None:
@@ -43,10 +44,14 @@ class Tree:
             )
 
     def entries(self, folder: Path) -> list[Path]:
-        """Everything in a folder, by name; a folder that cannot be listed is skipped and empty."""
+        """Everything in a folder, by name; a folder that cannot be listed is skipped and empty.
+
+        Raises `OSError` where the disk fails, see `pass_over`.
+        """
         try:
             names = os.listdir(folder)
         except OSError as error:
+            pass_over(folder, error)
             if folder not in self._closed:
                 self._closed.add(folder)
                 self.skip(folder, f"cannot be listed: {error.strerror}")
