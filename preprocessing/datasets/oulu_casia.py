@@ -133,20 +133,17 @@ def _find_subjects(tree: Tree, modality: str, lighting: str) -> Path:
 
 
 def _holders_of_subjects(tree: Tree) -> Iterator[Path]:
-    """Folders with subjects in them, outermost first; a folder that links lead back to is looked at once."""
-    level, seen = [tree.root], set()
+    """Folders with subjects in them, outermost first; links that lead back up are not followed."""
+    level = [(tree.root, frozenset({os.path.realpath(tree.root)}))]
     for _ in range(SEARCH_DEPTH + 1):
-        below: list[Path] = []
-        for folder in level:
-            real = os.path.realpath(folder)
-            if real in seen:
-                continue
-            seen.add(real)
+        below = []
+        for folder, above in level:
             children = tree.folders(folder)
             if any(_SUBJECT_FOLDER.fullmatch(child.name) for child in children):
                 yield folder
-            else:
-                below += children
+                continue
+            real = [(child, os.path.realpath(child)) for child in children]
+            below += [(child, above | {where}) for child, where in real if where not in above]
         level = below
 
 
