@@ -151,7 +151,8 @@ def preprocess(
     for line in skipped_lines(manifest.skipped):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     counts = ", ".join(f"{name} {count}" for name, count in manifest.class_counts.items())
-    console.print(f"{manifest.clips} clips of {manifest.subjects} subjects ({counts})", highlight=False)
+    made = f"{manifest.clips} clips of {manifest.subjects} subjects ({counts})"
+    console.print(made, highlight=False, markup=False, soft_wrap=True)
     console.print(f"{outcome.folder}", highlight=False, soft_wrap=True)
     if json:
         print(manifest.model_dump_json())

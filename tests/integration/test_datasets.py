@@ -145,3 +145,22 @@ def test_the_command_says_what_it_did_not_read(videos: Path, tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["dataset"] == "films"
     assert "not read: 3 x neither a video nor an image: [red].txt, a.txt, b.txt\n" in done.stderr
+
+
+def test_synth_draws_what_preprocess_reads(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "cli.main", "synth", str(tmp_path / "set"), "--layout", "oulu-casia"]
+    drawn = subprocess.run(
+        [*command, "--subjects", "2", "--classes", "happy, fear", "--gray"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert (
+        drawn.stdout.splitlines()[-1] == f"foldwise preprocess --dataset oulu-casia --root {tmp_path / 'set'}"
+    )
+    sequences = read_dataset("oulu-casia", tmp_path / "set").sequences
+    assert {sequence.label for sequence in sequences} == {"happy", "fear"}
+    assert len(sequences) == 4
+    other = subprocess.run([*command, "--subjects", "3"], capture_output=True, text=True, check=False)
+    assert other.returncode == 2
+    assert "other settings" in other.stderr
