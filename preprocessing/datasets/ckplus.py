@@ -125,14 +125,15 @@ def _find_folders(tree: Tree) -> tuple[Path, Path]:
     """The folders of images and labels: side by side, or each in the folder of its own archive."""
     images: list[Path] = []
     labels: list[Path] = []
+    pairs: list[tuple[Path, Path]] = []
     level = [tree.root]
     for _ in range(SEARCH_DEPTH + 1):
-        children = [child for path in level for child in tree.folders(path)]
-        here = [path for path in children if path.name == IMAGES]
-        images += here
-        labels += [path for path in children if path.name == LABELS]
-        level = [path for path in children if path not in here]
-    pairs = [(i, x) for i in images for x in labels if i.parent == x.parent]
+        level = [child for path in level for child in tree.folders(path)]
+        images += [path for path in level if path.name == IMAGES]
+        labels += [path for path in level if path.name == LABELS]
+        pairs = [(one, other) for one in images for other in labels if one.parent == other.parent]
+        if pairs:
+            break
     if not pairs and len(images) == len(labels) == 1:
         pairs = [(images[0], labels[0])]
     if len(pairs) == 1:

@@ -18,7 +18,7 @@ from preprocessing.datasets.reader import (
     differences,
     naming,
 )
-from preprocessing.datasets.tree import Tree, is_file
+from preprocessing.datasets.tree import Tree, is_file, is_folder
 from services.errors import InvalidInput
 
 NAME = "oulu-casia"
@@ -90,7 +90,7 @@ def read_oulu_casia(root: Path, *, modality: str = "VL", lighting: str = "Strong
             return f"not asked for: modality is {modality} and lighting {lighting}"
         if _SUBJECT_FOLDER.fullmatch(path.name):
             return "a subject without an emotion's folder"
-        return "no emotion of the set" if path.parent.parent == top else None
+        return "no emotion of the set" if path.parent.parent == top and is_folder(path) else None
 
     return Dataset(
         name=NAME,

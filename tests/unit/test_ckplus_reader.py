@@ -258,6 +258,14 @@ def test_archives_unpacked_each_in_its_own_folder(root: Path, tmp_path_factory: 
     assert read_ckplus(other).skipped == ()
 
 
+def test_a_set_further_down_is_not_looked_for(root: Path) -> None:
+    add_frames(root / "backup", "S006", "001", [1])
+    add_label(root / "backup", "S006", "001", 1, HAPPY)
+    dataset = read_ckplus(root)
+    assert [sequence.clip_id for sequence in dataset.sequences] == ["S005_001"]
+    assert dataset.reasons(root) == {"backup": "a folder that is not part of the layout of CK+"}
+
+
 def test_what_else_the_distribution_holds_is_listed(root: Path) -> None:
     (root / "Landmarks" / "S005").mkdir(parents=True)
     (root / "FACS").mkdir()
