@@ -108,6 +108,7 @@ def preprocess(
         list[str] | None,
         typer.Option(
             "--set",
+            envvar="FOLDWISE_READER_SETTINGS",
             help="KEY=VALUE. oulu-casia: modality, lighting; video-folder: manifest, name, colour.",
         ),
     ] = None,

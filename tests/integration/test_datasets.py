@@ -133,8 +133,9 @@ def test_the_command_says_what_it_did_not_read(videos: Path, tmp_path: Path) -> 
             [
                 *(sys.executable, "-m", "cli.main", "preprocess", "--dataset", "video_folder"),
                 *("--root", tmp_path / "set", "--cache-root", tmp_path / "caches", "--frame-size", "32"),
-                *("--processes", "1", "--set", "name=films", "--json"),
+                *("--processes", "1", "--json"),
             ],
+            env={**os.environ, "FOLDWISE_READER_SETTINGS": "name=films colour=no"},
             capture_output=True,
             text=True,
             check=False,
@@ -143,7 +144,8 @@ def test_the_command_says_what_it_did_not_read(videos: Path, tmp_path: Path) -> 
         for path in videos.glob("*.txt"):
             path.unlink()
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["dataset"] == "films"
+    manifest = json.loads(done.stdout)
+    assert (manifest["dataset"], manifest["channels"]) == ("films", 1)
     assert "not read: 3 x neither a video nor an image: [red].txt, a.txt, b.txt\n" in done.stderr
 
 
