@@ -1,6 +1,6 @@
 """Whether the synthetic sets are good for what they are for: faces are found, and time tells more than a frame.
 
-    python -m benchmarks.synthetic_sets [--subjects 24] [--difficulty 0.5] [--width 8] [--frame-size 32]
+    python -m benchmarks.synthetic_sets [--subjects 24] [--difficulty 0.5] [--width 8] [--frame-size 48]
 
 First each layout and colour is drawn at three difficulties, and every detector looks at every frame. Then one
 network is trained twice on the same folds, seeds and settings: on the clips, and on clips whose every frame is
@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--subjects", type=int, default=24)
     parser.add_argument("--difficulty", type=float, default=0.5)
     parser.add_argument("--width", type=int, default=8)
-    parser.add_argument("--frame-size", type=int, default=32)
+    parser.add_argument("--frame-size", type=int, default=48)
     parser.add_argument("--epochs", type=int, default=16)
     parser.add_argument("--folds", type=int, default=4)
     parser.add_argument("--seeds", type=int, default=1)

@@ -104,7 +104,7 @@ def preprocess(
         ),
     ],
     root: Annotated[Path, typer.Option(help="Folder of the dataset.")],
-    set_: Annotated[
+    reader_settings: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
@@ -139,7 +139,7 @@ def preprocess(
             cache_root or StateFolder(default_state()).caches,
             settings=ClipSettings(frames=frames, frame_size=frame_size, detector=detector),
             processes=processes,
-            reader_settings=read_settings(set_ or []),
+            reader_settings=read_settings(reader_settings or []),
             report=report,
         )
     manifest = outcome.manifest
