@@ -59,34 +59,60 @@ def demo(
         print(json_library.dumps(asdict(result)))
 
 
-@app.command(epilog="Example: foldwise synth faces --subjects 12 --difficulty 0.5")
+@app.command(epilog="Example: foldwise synth faces --subjects 12 --difficulty 0.5 --layout oulu-casia")
 def synth(
     folder: Annotated[Path, typer.Argument(help="Folder to write the tree to.")],
+    layout: Annotated[str, typer.Option(help="ckplus or oulu-casia.")] = "ckplus",
     subjects: Annotated[int, typer.Option(help="How many people.")] = 12,
-    clips_per_class: Annotated[int, typer.Option(help="Sequences of each emotion per person.")] = 1,
+    classes: Annotated[
+        str | None, typer.Option(help="Some of the layout's emotions, such as anger,happy,fear; default: all.")
+    ] = None,
+    clips_per_class: Annotated[
+        int, typer.Option(help="Sequences of each emotion per person; oulu-casia has room for one.")
+    ] = 1,
     seed: Annotated[int, typer.Option(help="The same seed draws the same faces.")] = 0,
     difficulty: Annotated[float, typer.Option(help="0 is easy, 1 is hard.")] = 0.5,
+    colour: Annotated[
+        bool | None, typer.Option("--colour/--gray", help="Default: gray for ckplus, colour for oulu-casia.")
+    ] = None,
 ) -> None:
-    """Write a CK+ tree of synthetic moving faces."""
+    """Write synthetic moving faces in the layout of a dataset."""
     from cli.progress import writing_progress
-    from preprocessing.datasets.synthetic import write_ckplus_tree
+    from preprocessing.datasets.synthetic import write_synthetic_tree
 
     with writing_progress(_console(False)) as progress:
-        write_ckplus_tree(
+        write_synthetic_tree(
             folder,
+            layout=layout,
             subjects=subjects,
+            classes=None if classes is None else [name.strip() for name in classes.split(",")],
             clips_per_class=clips_per_class,
             seed=seed,
             difficulty=difficulty,
+            colour=colour,
             progress=progress,
         )
-    print(f"{folder} is a CK+ tree now; next: foldwise preprocess --dataset ckplus --root {folder}")
+    print(f"{folder} is a set in the layout {layout} now; next:")
+    print(f"foldwise preprocess --dataset {layout} --root {folder}")
 
 
 @app.command(epilog="Example: foldwise preprocess --dataset ckplus --root /data/CK+")
 def preprocess(
-    dataset: Annotated[str, typer.Option(help="Layout of the dataset: ckplus.")],
+    dataset: Annotated[
+        str,
+        typer.Option(
+            help="Its layout: ckplus, oulu-casia, video-folder, or one that an installed package reads."
+        ),
+    ],
     root: Annotated[Path, typer.Option(help="Folder of the dataset.")],
+    reader_settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            envvar="FOLDWISE_READER_SETTINGS",
+            help="KEY=VALUE. oulu-casia: modality, lighting; video-folder: manifest, name, colour.",
+        ),
+    ] = None,
     cache_root: Annotated[
         Path | None,
         typer.Option(
@@ -101,7 +127,9 @@ def preprocess(
 ) -> None:
     """Turn a dataset into a clip cache; a killed run goes on where it stopped."""
     from cli.progress import preprocessing_progress
+    from cli.show import skipped_lines
     from preprocessing.clips import ClipSettings
+    from preprocessing.datasets.registry import read_settings
     from preprocessing.job import preprocess as run
 
     console = _console(json)
@@ -112,6 +140,7 @@ def preprocess(
             cache_root or StateFolder(default_state()).caches,
             settings=ClipSettings(frames=frames, frame_size=frame_size, detector=detector),
             processes=processes,
+            reader_settings=read_settings(reader_settings or []),
             report=report,
         )
     manifest = outcome.manifest
@@ -121,10 +150,11 @@ def preprocess(
         console.print(f"flagged: {clip_id}: {'; '.join(flags)}", highlight=False, soft_wrap=True)
     for clip_id, reason in manifest.dropped.items():
         console.print(f"dropped: {clip_id}: {reason}", highlight=False, soft_wrap=True)
-    if manifest.skipped:
-        console.print(f"{len(manifest.skipped)} sequences without a usable label, listed in manifest.json")
+    for line in skipped_lines(manifest.skipped):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     counts = ", ".join(f"{name} {count}" for name, count in manifest.class_counts.items())
-    console.print(f"{manifest.clips} clips of {manifest.subjects} subjects ({counts})", highlight=False)
+    made = f"{manifest.clips} clips of {manifest.subjects} subjects ({counts})"
+    console.print(made, highlight=False, markup=False, soft_wrap=True)
     console.print(f"{outcome.folder}", highlight=False, soft_wrap=True)
     if json:
         print(manifest.model_dump_json())

@@ -1,9 +1,8 @@
-"""One sequence of images becomes one face clip: last frames, largest face, square gray crops, CLAHE beside."""
+"""One sequence becomes one face clip: last frames, largest face, square crops, CLAHE beside."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -11,6 +10,7 @@ import numpy as np
 
 from preprocessing.datasets.reader import Sequence
 from preprocessing.faces import FaceBox, FaceDetector, Image
+from preprocessing.frames import read_last_frames
 from services.clip_cache import CacheRecord, Frames
 
 
@@ -35,7 +35,7 @@ class ClipSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class FaceClip:
-    """A finished clip; both arrays uint8, frames x size x size."""
+    """A finished clip; both arrays uint8, frames x size x size, or x 3 (RGB) where it is in colour."""
 
     record: CacheRecord
     plain: Frames
@@ -51,7 +51,7 @@ class DroppedClip:
 
 
 def make_clip(
-    sequence: Sequence, *, root: Path, settings: ClipSettings, detector: FaceDetector
+    sequence: Sequence, *, settings: ClipSettings, detector: FaceDetector, colour: bool = False
 ) -> FaceClip | DroppedClip:
     """Crop the face of the last readable frames of a sequence.
 
@@ -60,18 +60,10 @@ def make_clip(
     flag of the clip. A sequence without a readable frame, or without a face, is dropped.
 
     Args:
-        root: the dataset's root; the record names sources relative to it.
+        colour: crops keep their colours (RGB); otherwise all frames are decoded to gray (paper, section 4.1).
     """
-    flags: list[str] = []
-    images: list[tuple[str, Image]] = []
-    for path in reversed(sequence.frames):
-        image = _read_gray(path)
-        if image is None:
-            flags.append(f"unreadable frame {path.name}")
-            continue
-        images.insert(0, (path.name, image))
-        if len(images) == settings.frames:
-            break
+    read = read_last_frames(sequence, settings.frames, colour=colour)
+    images, flags = read.frames, list(read.flags)
     if not images:
         return DroppedClip(clip_id=sequence.clip_id, reason="none of its frames can be read as an image")
 
@@ -91,7 +83,7 @@ def make_clip(
         clip_id=sequence.clip_id,
         subject=sequence.subject,
         label=sequence.label,
-        source=sequence.frames[0].parent.relative_to(root).as_posix(),
+        source=sequence.source,
         frames=tuple(names + [names[-1]] * repeated),
         detector=detector.name,
         boxes=tuple(_rounded(box) for box in found + [found[-1]] * repeated),
@@ -101,24 +93,9 @@ def make_clip(
     )
     return FaceClip(
         record=record,
-        plain=np.stack(crops),
-        clahe=np.stack([clahe.apply(crop).astype(np.uint8) for crop in crops]),
+        plain=np.stack([_as_stored(crop) for crop in crops]),
+        clahe=np.stack([_as_stored(_equalised(crop, clahe)) for crop in crops]),
     )
-
-
-def _read_gray(path: Path) -> Image | None:
-    try:
-        content = np.frombuffer(path.read_bytes(), dtype=np.uint8)
-    except OSError:
-        return None
-    if content.size == 0:
-        return None
-    # Some sequences of CK+ are in colour: all are decoded to gray (paper, section 4.1).
-    try:
-        image: Any = cv2.imdecode(content, cv2.IMREAD_GRAYSCALE)
-    except cv2.error:  # a header that asks for more pixels than OpenCV allows
-        return None
-    return None if image is None else image.astype(np.uint8, copy=False)
 
 
 def _largest(detector: FaceDetector, image: Image) -> FaceBox | None:
@@ -143,9 +120,23 @@ def _crop(image: Image, box: FaceBox, size: int) -> Image:
     if face.size == 0:
         # The box comes from a neighbouring frame of another size and lies outside this one.
         face = image
-    shrinks = min(face.shape) > size
+    shrinks = min(face.shape[:2]) > size
     resized = cv2.resize(face, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     return resized.astype(np.uint8, copy=False)
+
+
+def _equalised(crop: Image, clahe: cv2.CLAHE) -> Image:
+    """Of colours only the lightness is changed (L of Lab)."""
+    if crop.ndim == 2:
+        return clahe.apply(crop).astype(np.uint8)
+    lab = cv2.cvtColor(crop, cv2.COLOR_BGR2LAB)
+    lab[..., 0] = clahe.apply(lab[..., 0])
+    return cv2.cvtColor(lab, cv2.COLOR_LAB2BGR).astype(np.uint8)
+
+
+def _as_stored(crop: Image) -> Image:
+    """RGB, as everything but OpenCV has it."""
+    return crop if crop.ndim == 2 else crop[..., ::-1]
 
 
 def _rounded(box: FaceBox | None) -> tuple[float, float, float, float] | None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +17,7 @@ import cv2
 import structlog
 
 from preprocessing.clips import ClipSettings, DroppedClip, make_clip
-from preprocessing.datasets.reader import Dataset, Sequence
+from preprocessing.datasets.reader import Dataset, Sequence, as_text
 from preprocessing.datasets.registry import read_dataset
 from preprocessing.faces import FaceDetector, make_detector
 from services.clip_cache import (
@@ -28,6 +27,7 @@ from services.clip_cache import (
     cache_folder,
     open_cache,
     remove_leftovers,
+    sha256_of_file,
 )
 from services.errors import EXIT_FAILURE, FoldwiseError, InvalidInput
 from services.seeds import sha256_of
@@ -57,6 +57,7 @@ def preprocess(
     *,
     settings: ClipSettings,
     processes: int,
+    reader_settings: Mapping[str, str] | None = None,
     report: Report = lambda _stage, _done, _total: None,
 ) -> Outcome:
     """Make the clip cache of a dataset, or go on where a killed run stopped, or find it finished.
@@ -66,6 +67,7 @@ def preprocess(
         root: the dataset's folder.
         cache_root: the cache goes to `<cache_root>/<dataset>/<fingerprint>`.
         processes: clips made at the same time.
+        reader_settings: what the reader is asked for, such as `{"lighting": "Weak"}`.
 
     Raises:
         InvalidInput, NotFound: unknown dataset or detector, or no such tree.
@@ -74,15 +76,15 @@ def preprocess(
     if processes < 1:
         raise InvalidInput(f"processes is {processes}; give 1 or more", field="processes")
     root = root.expanduser().absolute()
-    found = read_dataset(dataset, root)
+    found = read_dataset(dataset, root, reader_settings)
     if not found.sequences:
-        raise InvalidInput(f"{root} holds no labelled sequence of {dataset}", field="root")
+        raise InvalidInput(_nothing_found(found, root), field="root")
     detector = make_detector(settings.detector)
     fingerprint = _fingerprint(found, settings, detector, report)
-    folder = cache_folder(cache_root, dataset, fingerprint)
+    folder = cache_folder(cache_root, found.name, fingerprint)
     made = 0
     if folder.exists():
-        remove_leftovers(cache_root, dataset, fingerprint)
+        remove_leftovers(cache_root, found.name, fingerprint)
     else:
         try:
             made = _fill(found, root, cache_root, fingerprint, settings, processes, report)
@@ -100,20 +102,36 @@ def preprocess(
     return Outcome(manifest=cache.manifest, folder=folder, made=made, flagged=flagged)
 
 
+def _nothing_found(found: Dataset, root: Path) -> str:
+    message = f"{as_text(str(root))} holds no labelled sequence of {found.name}"
+    reasons = found.reasons(root)
+    first = next((f"; {where}: {reason}" for where, reason in reasons.items()), "; the folder is empty")
+    return message + (f"; {len(reasons)} things in it were left out, such as" if reasons else "") + first
+
+
 def _fingerprint(found: Dataset, settings: ClipSettings, detector: FaceDetector, report: Report) -> str:
     inputs = []
+    hash_of = cache(_hash)  # one video can hold many sequences
     for done, sequence in enumerate(found.sequences, start=1):
-        frames = [[path.name, _hash(path)] for path in sequence.frames]
-        inputs.append([sequence.clip_id, sequence.subject, sequence.label, frames])
+        files = [[as_text(path.name), hash_of(path)] for path in sequence.files]
+        inputs.append([sequence.clip_id, sequence.subject, sequence.label, files, asdict(sequence.span)])
         report("hash", done, len(found.sequences))
     return sha256_of(
-        [FORMAT_VERSION, found.name, found.classes, settings.as_dict(), detector.weights_sha256, inputs]
+        [
+            FORMAT_VERSION,
+            found.name,
+            found.classes,
+            found.colour,
+            settings.as_dict(),
+            detector.weights_sha256,
+            inputs,
+        ]
     )
 
 
 def _hash(path: Path) -> str:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return sha256_of_file(path)
     except OSError as error:
         return f"unreadable: {error.errno}"
 
@@ -133,7 +151,7 @@ def _fill(
     # Spawned, not forked: OpenCV's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=context, initializer=_set_up_process) as pool:
-        waiting = {pool.submit(_make_one, sequence, root, settings, writer) for sequence in missing}
+        waiting = {pool.submit(_make_one, sequence, settings, found.colour, writer) for sequence in missing}
         try:
             while waiting:
                 finished, waiting = wait(waiting, timeout=1.0, return_when=FIRST_EXCEPTION)
@@ -146,18 +164,14 @@ def _fill(
     manifest = writer.finish(
         clip_ids=[sequence.clip_id for sequence in found.sequences],
         classes=found.classes,
-        settings=settings.as_dict(),
+        settings={**settings.as_dict(), "reader": dict(found.settings)},
         tools={"opencv": cv2.__version__, "foldwise": version("foldwise")},
-        skipped={_below(root, skipped.path): skipped.reason for skipped in found.skipped},
+        skipped=found.reasons(root),
         warnings=found.warnings,
     )
     for clip_id, reason in manifest.dropped.items():
         log.warning("clip_dropped", clip=clip_id, reason=reason)
     return len(missing)
-
-
-def _below(root: Path, path: Path) -> str:
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
 
 
 def _set_up_process() -> None:
@@ -173,8 +187,8 @@ def _end_with_parent() -> None:
         os._exit(EXIT_FAILURE)
 
 
-def _make_one(sequence: Sequence, root: Path, settings: ClipSettings, writer: CacheWriter) -> None:
-    clip = make_clip(sequence, root=root, settings=settings, detector=_detector(settings.detector))
+def _make_one(sequence: Sequence, settings: ClipSettings, colour: bool, writer: CacheWriter) -> None:
+    clip = make_clip(sequence, settings=settings, detector=_detector(settings.detector), colour=colour)
     if isinstance(clip, DroppedClip):
         writer.drop(clip.clip_id, clip.reason)
     else:
