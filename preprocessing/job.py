@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import multiprocessing
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cache
@@ -21,6 +22,7 @@ from preprocessing.clips import ClipSettings, DroppedClip, make_clip
 from preprocessing.datasets.reader import Dataset, Sequence
 from preprocessing.datasets.registry import read_dataset
 from preprocessing.faces import FaceDetector, make_detector
+from preprocessing.frames import read_bytes
 from services.clip_cache import (
     FORMAT_VERSION,
     CacheManifest,
@@ -28,8 +30,9 @@ from services.clip_cache import (
     cache_folder,
     open_cache,
     remove_leftovers,
+    sole_writer,
 )
-from services.errors import EXIT_FAILURE, FoldwiseError, InvalidInput
+from services.errors import EXIT_FAILURE, FoldwiseError, InvalidInput, Unavailable
 from services.seeds import sha256_of
 
 log = structlog.get_logger()
@@ -69,7 +72,8 @@ def preprocess(
 
     Raises:
         InvalidInput, NotFound: unknown dataset or detector, or no such tree.
-        FoldwiseError: no clip could be made, or the disk refused.
+        FoldwiseError: no clip could be made, or the disk is full.
+        Unavailable: a disk failed, or another process makes the same cache now. What is done is kept.
     """
     if processes < 1:
         raise InvalidInput(f"processes is {processes}; give 1 or more", field="processes")
@@ -78,44 +82,70 @@ def preprocess(
     if not found.sequences:
         raise InvalidInput(f"{root} holds no labelled sequence of {dataset}", field="root")
     detector = make_detector(settings.detector)
-    fingerprint = _fingerprint(found, settings, detector, report)
-    folder = cache_folder(cache_root, dataset, fingerprint)
-    made = 0
-    if folder.exists():
+    try:
+        fingerprint = _fingerprint(found, settings, detector, report, threads=processes)
+        folder = cache_folder(cache_root, dataset, fingerprint)
+        made = 0
+        if not folder.exists():
+            with sole_writer(cache_root, dataset, fingerprint):
+                # Another process may have finished it while this one came to the lock.
+                if not folder.exists():
+                    made = _fill(found, root, cache_root, fingerprint, settings, processes, report)
         remove_leftovers(cache_root, dataset, fingerprint)
-    else:
-        try:
-            made = _fill(found, root, cache_root, fingerprint, settings, processes, report)
-        except OSError as error:
-            raise FoldwiseError(
-                f"{error.filename or cache_root}: {error.strerror}; what is done is kept, run the same again"
-            ) from error
-        except BrokenProcessPool as error:
-            raise FoldwiseError(
-                "a process that makes clips was killed, perhaps because memory ran out; what is done is kept, "
-                "run the same again, with fewer processes"
-            ) from error
+    except OSError as error:
+        raise _disk_trouble(error, cache_root) from error
+    except BrokenProcessPool as error:
+        raise FoldwiseError(
+            "a process that makes clips was killed, perhaps because memory ran out; what is done is kept, "
+            "run the same again, with fewer processes"
+        ) from error
     cache = open_cache(folder)
     flagged = {record.clip_id: record.flags for record in cache.records if record.flags}
     return Outcome(manifest=cache.manifest, folder=folder, made=made, flagged=flagged)
 
 
-def _fingerprint(found: Dataset, settings: ClipSettings, detector: FaceDetector, report: Report) -> str:
+def _fingerprint(
+    found: Dataset, settings: ClipSettings, detector: FaceDetector, report: Report, *, threads: int
+) -> str:
     inputs = []
-    for done, sequence in enumerate(found.sequences, start=1):
-        frames = [[path.name, _hash(path)] for path in sequence.frames]
-        inputs.append([sequence.clip_id, sequence.subject, sequence.label, frames])
-        report("hash", done, len(found.sequences))
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for done, (sequence, hashes) in enumerate(
+                zip(found.sequences, pool.map(_hashes, found.sequences), strict=True), start=1
+            ):
+                frames = [[path.name, sha256] for path, sha256 in zip(sequence.frames, hashes, strict=True)]
+                inputs.append([sequence.clip_id, sequence.subject, sequence.label, frames])
+                report("hash", done, len(found.sequences))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
     return sha256_of(
         [FORMAT_VERSION, found.name, found.classes, settings.as_dict(), detector.weights_sha256, inputs]
     )
 
 
+def _hashes(sequence: Sequence) -> list[str]:
+    return [_hash(path) for path in sequence.frames]
+
+
 def _hash(path: Path) -> str:
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        return f"unreadable: {error.errno}"
+    content = read_bytes(path)
+    return "unreadable" if content is None else hashlib.sha256(content).hexdigest()
+
+
+def _disk_trouble(error: OSError, cache_root: Path) -> FoldwiseError:
+    where = error.filename or cache_root
+    kept = "the clips that are done are kept"
+    if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+        return FoldwiseError(
+            f"no space is left for the clip cache below {cache_root} ({error.strerror}); {kept}: make room, "
+            "then run the same again"
+        )
+    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}:
+        return InvalidInput(
+            f"{where}: {error.strerror}; give a cache root that can be written to", field="cache_root"
+        )
+    return Unavailable(f"{where}: {error.strerror}; {kept}: run the same again once the disk answers")
 
 
 def _fill(
