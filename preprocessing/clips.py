@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -105,7 +106,8 @@ def make_clip(
         root: the dataset's root; the record names sources relative to it.
         colour: make clips of three channels; otherwise pictures in colour become gray.
     """
-    frames, unreadable = read_last_frames(sequence, settings.frames, colour=colour)
+    read = read_last_frames(sequence, settings.frames, colour=colour)
+    frames = read.frames
     if not frames:
         return DroppedClip(clip_id=sequence.clip_id, reason="none of its frames can be read as an image")
     faces = [_inside(detector.detect(frame.image), frame.image) for frame in frames]
@@ -130,7 +132,7 @@ def make_clip(
         boxes=tuple(_rounded(box) for box in recorded),
         confidences=tuple(round(box.confidence, 4) if box else None for box in recorded),
         repeated=repeated,
-        flags=tuple(_flags(unreadable, faces, with_face, settings)),
+        flags=(*read.flags, *_flags(faces, with_face, settings)),
     )
     plain = np.stack(crops)
     return FaceClip(
@@ -171,7 +173,7 @@ def _too_few(with_face: int, frames: int, settings: ClipSettings) -> str:
     )
 
 
-def _boxes(found: list[FaceBox | None], frames: list[Frame], choice: BoxChoice) -> list[FaceBox]:
+def _boxes(found: list[FaceBox | None], frames: tuple[Frame, ...], choice: BoxChoice) -> list[FaceBox]:
     boxes = fill_gaps(found)
     if boxes is None:
         return [
@@ -197,19 +199,15 @@ def _crop(image: Image, box: FaceBox, size: int) -> Image:
     return resized.astype(np.uint8, copy=False)
 
 
-def _flags(
-    unreadable: list[str], faces: list[tuple[FaceBox, ...]], with_face: int, settings: ClipSettings
-) -> list[str]:
-    flags = [f"unreadable frame {name}" for name in unreadable]
+def _flags(faces: list[tuple[FaceBox, ...]], with_face: int, settings: ClipSettings) -> Iterator[str]:
     frames = len(faces)
     if with_face == 0:
-        flags.append(f"no face in any of {frames} frames: whole pictures are kept")
+        yield f"no face in any of {frames} frames: whole pictures are kept"
     elif with_face < frames:
         few = " (too few)" if with_face < settings.least_faces * frames else ""
-        flags.append(f"no face in {frames - with_face} of {frames} frames{few}")
+        yield f"no face in {frames - with_face} of {frames} frames{few}"
     if several := sum(len(found) > 1 for found in faces):
-        flags.append(f"several faces in {several} of {frames} frames")
-    return flags
+        yield f"several faces in {several} of {frames} frames"
 
 
 def _rounded(box: FaceBox | None) -> tuple[float, float, float, float] | None:

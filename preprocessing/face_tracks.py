@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from preprocessing.faces import FaceBox
+from preprocessing.faces import FaceBox, intersection_over_union
 
 
 def follow_one_face(found: Sequence[Sequence[FaceBox]]) -> list[FaceBox | None]:
@@ -64,12 +64,3 @@ def median_box(boxes: Sequence[FaceBox]) -> FaceBox:
         for value in np.median([(b.x, b.y, b.x + b.width, b.y + b.height, b.confidence) for b in boxes], axis=0)
     )
     return FaceBox(x=left, y=top, width=right - left, height=bottom - top, confidence=confidence)
-
-
-def intersection_over_union(one: FaceBox, other: FaceBox) -> float:
-    """The share of the area covered by either box that both cover, in [0, 1]."""
-    across = min(one.x + one.width, other.x + other.width) - max(one.x, other.x)
-    down = min(one.y + one.height, other.y + other.height) - max(one.y, other.y)
-    both = max(across, 0.0) * max(down, 0.0)
-    either = one.area + other.area - both
-    return both / either if either > 0.0 else 0.0

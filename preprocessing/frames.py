@@ -1,11 +1,11 @@
-"""The last readable frames of a sequence, as arrays."""
+"""The frames of a sequence as images."""
 
 from __future__ import annotations
 
 import errno
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -23,62 +23,73 @@ _THE_FILES_OWN_FAULT = {
     errno.ENXIO,
     errno.EPERM,
 }
-"""Errors that trying again does not mend; any other says that the disk or the network failed."""
+
+
+class Frame(NamedTuple):
+    """One frame that was read."""
+
+    name: str
+    """Of its file."""
+
+    image: Image
+    """uint8, height x width, or height x width x 3 (BGR)."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Frame:
-    """A decoded frame."""
+class LastFrames:
+    """The end of a sequence."""
 
-    name: str
-    """Its file's name."""
+    frames: tuple[Frame, ...]
+    """In temporal order."""
 
-    image: Image
-    """uint8, H x W (gray) or H x W x 3 (BGR)."""
+    flags: tuple[str, ...]
+    """What could not be read, in words, last first."""
 
 
-def read_last_frames(sequence: Sequence, count: int, *, colour: bool) -> tuple[list[Frame], list[str]]:
-    """The last `count` readable frames of a sequence in temporal order, and the names of those passed over.
+def read_last_frames(sequence: Sequence, count: int, *, colour: bool) -> LastFrames:
+    """The last `count` frames that can be read, fewer where there are fewer, none where none can be.
 
-    All are decoded to gray, or all to colour. Raises `OSError` where the disk fails, as `read_bytes` does.
+    Args:
+        count: at least 1; no more frames than these are held at a time.
+        colour: BGR images; otherwise colours are decoded to gray.
+
+    Raises `OSError` where the disk fails, see `pass_over`.
     """
     frames: list[Frame] = []
-    unreadable: list[str] = []
+    flags: list[str] = []
     for path in reversed(sequence.frames):
-        content = read_bytes(path)
-        image = None if content is None else _decode(content, colour=colour)
+        image = _read_image(path, colour=colour)
         if image is None:
-            unreadable.append(path.name)
+            flags.append(f"unreadable frame {path.name}")
             continue
-        frames.insert(0, Frame(name=path.name, image=image))
+        frames.insert(0, Frame(path.name, image))
         if len(frames) == count:
             break
-    return frames, unreadable
+    return LastFrames(frames=tuple(frames), flags=tuple(flags))
 
 
-def read_bytes(path: Path) -> bytes | None:
-    """A file's content, or None where the file itself cannot be read: it is gone, a folder, forbidden.
+def pass_over(path: Path, error: OSError) -> None:
+    """Return where a file cannot be read by its own fault: it is gone, a folder, forbidden.
 
-    Raises `OSError` where the disk or the network fails: that is no property of the dataset, and a cache made
+    Raises `error` where the disk or the network failed: that is no property of the dataset, and a cache made
     in spite of it would lack frames that are there.
     """
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        if error.errno in _THE_FILES_OWN_FAULT:
-            return None
-        if error.filename is None:  # failed while it was read, not when it was opened
+    if error.errno not in _THE_FILES_OWN_FAULT:
+        if error.filename is None:  # it failed while it was read, not when it was opened
             error.filename = str(path)
-        raise
+        raise error
 
 
-def _decode(content: bytes, *, colour: bool) -> Image | None:
-    if not content:
+def _read_image(path: Path, *, colour: bool) -> Image | None:
+    try:
+        content = np.frombuffer(path.read_bytes(), dtype=np.uint8)
+    except OSError as error:
+        pass_over(path, error)
+        return None
+    if content.size == 0:
         return None
     try:
-        image: Any = cv2.imdecode(
-            np.frombuffer(content, dtype=np.uint8), cv2.IMREAD_COLOR if colour else cv2.IMREAD_GRAYSCALE
-        )
+        image: Any = cv2.imdecode(content, cv2.IMREAD_COLOR if colour else cv2.IMREAD_GRAYSCALE)
     except cv2.error:  # a header that asks for more pixels than OpenCV allows
         return None
     return None if image is None else image.astype(np.uint8, copy=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import multiprocessing
 import os
 import threading
@@ -22,7 +21,7 @@ from preprocessing.clips import ClipSettings, DroppedClip, make_clip
 from preprocessing.datasets.reader import Dataset, Sequence
 from preprocessing.datasets.registry import read_dataset
 from preprocessing.faces import FaceDetector, make_detector
-from preprocessing.frames import read_bytes
+from preprocessing.frames import pass_over
 from services.clip_cache import (
     FORMAT_VERSION,
     CacheManifest,
@@ -30,6 +29,7 @@ from services.clip_cache import (
     cache_folder,
     open_cache,
     remove_leftovers,
+    sha256_of_file,
     sole_writer,
 )
 from services.errors import EXIT_FAILURE, FoldwiseError, InvalidInput, Unavailable
@@ -129,8 +129,11 @@ def _hashes(sequence: Sequence) -> list[str]:
 
 
 def _hash(path: Path) -> str:
-    content = read_bytes(path)
-    return "unreadable" if content is None else hashlib.sha256(content).hexdigest()
+    try:
+        return sha256_of_file(path)
+    except OSError as error:
+        pass_over(path, error)
+        return f"unreadable: {error.errno}"
 
 
 def _disk_trouble(error: OSError, cache_root: Path) -> FoldwiseError:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from preprocessing.face_tracks import fill_gaps, follow_one_face, intersection_over_union, median_box
-from preprocessing.faces import FaceBox
+from preprocessing.face_tracks import fill_gaps, follow_one_face, median_box
+from preprocessing.faces import FaceBox, intersection_over_union
 
 
 def box(x: float, y: float = 0.0, side: float = 10.0) -> FaceBox:

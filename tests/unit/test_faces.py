@@ -142,8 +142,8 @@ def test_refuses_an_impossible_threshold(make: type[YuNet | Res10], threshold: f
 
 
 def test_refuses_a_tiny_search_size() -> None:
-    with pytest.raises(InvalidInput, match="longest_side is 8"):
-        YuNet(longest_side=8)
+    with pytest.raises(InvalidInput, match="search_sides is \\(192, 8\\)"):
+        YuNet(search_sides=(192, 8))
 
 
 @pytest.mark.parametrize(("name", "weights"), [("yunet", YUNET), ("res10", RES10_WEIGHTS)])
