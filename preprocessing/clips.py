@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,8 +18,25 @@ from preprocessing.frames import Frame, read_last_frames
 from services.clip_cache import CacheRecord, Frames
 from services.errors import InvalidInput
 
-BoxChoice = Literal["frame", "median"]
-FewFaces = Literal["drop", "keep"]
+
+class BoxChoice(StrEnum):
+    """Which box a frame is cropped to."""
+
+    FRAME = "frame"
+    """Its own."""
+
+    MEDIAN = "median"
+    """The clip's median box for all frames: it does not tremble, and the head moves in it."""
+
+
+class FewFaces(StrEnum):
+    """What becomes of a clip with a face in too few of its frames."""
+
+    DROP = "drop"
+    """It is left out, and listed with the reason."""
+
+    KEEP = "keep"
+    """It is kept, and flagged."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,25 +55,18 @@ class ClipSettings:
 
     detector: str = "yunet"
 
-    box: BoxChoice = "frame"
-    """Each frame is cropped to its own box, or all to the clip's median box, which does not tremble."""
+    box: BoxChoice = BoxChoice.FRAME
 
     least_faces: float = 0.5
     """A clip with a face in a smaller share of its frames has too few."""
 
-    few_faces: FewFaces = "drop"
-    """What becomes of a clip with too few: left out, or kept and flagged."""
+    few_faces: FewFaces = FewFaces.DROP
 
     clahe_clip_limit: float = 2.0
     clahe_tiles: int = 8
 
     def __post_init__(self) -> None:
         """Raises `InvalidInput` for a value out of range."""
-        for name, choices in (("box", get_args(BoxChoice)), ("few_faces", get_args(FewFaces))):
-            if getattr(self, name) not in choices:
-                raise InvalidInput(
-                    f"{name} is {getattr(self, name)!r}; use one of: {', '.join(choices)}.", field=name
-                )
         if not 0.0 <= self.least_faces <= 1.0:
             raise InvalidInput(
                 f"least_faces is {self.least_faces}; give a share from 0 to 1.", field="least_faces"
@@ -113,7 +124,7 @@ def make_clip(
     faces = [_inside(detector.detect(frame.image), frame.image) for frame in frames]
     found = follow_one_face(faces)
     with_face = len(found) - found.count(None)
-    if with_face < max(settings.least_faces * len(found), 1) and settings.few_faces == "drop":
+    if with_face < max(settings.least_faces * len(found), 1) and settings.few_faces is FewFaces.DROP:
         return DroppedClip(clip_id=sequence.clip_id, reason=_too_few(with_face, len(found), settings))
 
     boxes = _boxes(found, frames, settings.box)
@@ -180,7 +191,7 @@ def _boxes(found: list[FaceBox | None], frames: tuple[Frame, ...], choice: BoxCh
             FaceBox(x=0.0, y=0.0, width=f.image.shape[1], height=f.image.shape[0], confidence=0.0)
             for f in frames
         ]
-    if choice == "median":
+    if choice is BoxChoice.MEDIAN:
         # Of the frames with a face: a box that stands in for several would count several times.
         return [median_box([box for box in found if box is not None])] * len(boxes)
     return boxes

@@ -22,6 +22,7 @@ from preprocessing.datasets.reader import Dataset, Sequence
 from preprocessing.datasets.registry import read_dataset
 from preprocessing.faces import FaceDetector, make_detector
 from preprocessing.frames import pass_over
+from preprocessing.near_copies import NearCopies, find_near_copies
 from services.clip_cache import (
     FORMAT_VERSION,
     CacheManifest,
@@ -51,6 +52,8 @@ class Outcome:
     """Clips made by this run; the others were there already."""
     flagged: dict[str, tuple[str, ...]]
     """Clips in the cache with something to know about them."""
+    near_copies: tuple[NearCopies, ...]
+    """Clips of different subjects that show the same."""
 
 
 def preprocess(
@@ -101,7 +104,13 @@ def preprocess(
         ) from error
     cache = open_cache(folder)
     flagged = {record.clip_id: record.flags for record in cache.records if record.flags}
-    return Outcome(manifest=cache.manifest, folder=folder, made=made, flagged=flagged)
+    return Outcome(
+        manifest=cache.manifest,
+        folder=folder,
+        made=made,
+        flagged=flagged,
+        near_copies=find_near_copies(cache),
+    )
 
 
 def _fingerprint(
@@ -168,6 +177,7 @@ def _fill(
     with ProcessPoolExecutor(processes, mp_context=context, initializer=_set_up_process) as pool:
         waiting = {pool.submit(_make_one, sequence, root, settings, writer) for sequence in missing}
         try:
+            report("clips", total - len(waiting), total)
             while waiting:
                 finished, waiting = wait(waiting, timeout=1.0, return_when=FIRST_EXCEPTION)
                 for future in finished:
