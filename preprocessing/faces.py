@@ -16,11 +16,17 @@ from services.errors import InvalidInput
 
 Image = npt.NDArray[np.uint8]
 
-_WINDOW = 384
-"""Pixels on a side of YuNet's closer look."""
+_GLANCE, _SEARCH = 128, 320
+"""Pixels on the longer side of the picture that YuNet searches: at first, and if that shows no large face."""
 
-_CLOSE_FACE = 300
-"""Pixels on the longer side of a face, at most, in that window."""
+_LARGE = 0.2
+"""Of the picture's longer side, at least, that a large face's longer side takes up."""
+
+_WINDOW = (288, 352)
+"""Width and height in pixels of YuNet's closer look."""
+
+_CLOSE_FACE = (240, 300)
+"""Width and height in pixels of a face, at most, in that window."""
 
 _GRID = 32
 """Pixels from cell to cell of YuNet's coarsest map."""
@@ -96,87 +102,74 @@ def make_detector(name: str) -> FaceDetector:
 class YuNet:
     """OpenCV's YuNet, in two looks: a search of the picture made small, then each face at full size.
 
-    The network knows faces of about 10 to 300 pixels, and its time goes with the number of pixels. Where a face
-    is costs little to find; exact edges come from a square window around it, for faces of up to 300 pixels
-    pixel for pixel. Only where the first search finds nothing is the picture searched less reduced.
+    The network knows faces of about 10 to 300 pixels, and its time goes with the number of pixels. Where a
+    large face is costs little to find; the exact edges of any face come from a window around it, for faces of
+    up to 240 x 300 pixels pixel for pixel.
     """
 
     name = "yunet"
     weights_sha256 = YUNET.sha256
 
-    def __init__(self, *, score_threshold: float = 0.6, search_sides: tuple[int, ...] = (192, 320)) -> None:
+    def __init__(self, *, score_threshold: float = 0.6) -> None:
         """`score_threshold` is the least confidence of a face.
 
-        A frame is scaled down until its longer side has the first of `search_sides` pixels, and if that finds
-        nothing the next.
-
-        Raises `InvalidInput` for settings out of range or weights that differ from the pinned ones,
+        Raises `InvalidInput` for a threshold out of range or weights that differ from the pinned ones,
         and `NotFound` where the weights are not installed.
         """
         _check_threshold(score_threshold)
-        if not search_sides or min(search_sides) < 32:
-            raise InvalidInput(
-                f"search_sides is {search_sides}; give one or more, of 32 pixels or more.", field="search_sides"
-            )
-        self._search_sides = search_sides
         weights = str(find_weights(YUNET))
         # One network for each input size: after a change of size OpenCV can answer with infinite boxes.
         self._nets = {
-            side: cv2.FaceDetectorYN.create(weights, "", (side, side), score_threshold)
-            for side in {*search_sides, _WINDOW}
+            size: cv2.FaceDetectorYN.create(weights, "", size, score_threshold)
+            for size in ((_GLANCE, _GLANCE), (_SEARCH, _SEARCH), _WINDOW)
         }
 
     def detect(self, image: Image) -> tuple[FaceBox, ...]:
         """See `FaceDetector.detect`."""
         _check(image)
+        longest = max(image.shape[:2])
+        faces = self._search(image, _GLANCE)
+        if longest > _GLANCE and not any(max(f.width, f.height) >= _LARGE * longest for f in faces):
+            faces = self._search(image, _SEARCH)
+        return _largest_first(faces)
+
+    def _search(self, image: Image, side: int) -> set[FaceBox]:
         height, width = image.shape[:2]
-        for side in self._search_sides:
-            shrink = min(1.0, side / max(height, width))
-            size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
-            faces = self._find(
-                _scaled(image, size), side, left=0, top=0, across=width / size[0], down=height / size[1]
-            )
-            closer = {self._look_closer(image, face, shrink) for face in faces} - {None}
-            if closer:
-                return _largest_first(face for face in closer if face is not None)
-        return ()
+        shrink = min(1.0, side / max(height, width))
+        found = self._find(image, shrink, (side, side), left=0, top=0)
+        closer = (face if shrink == 1.0 else self._look_closer(image, face, shrink) for face in found)
+        return {face for face in closer if face is not None}
 
     def _look_closer(self, image: Image, face: FaceBox, shrink: float) -> FaceBox | None:
         """The same face with the edges that it has in a window around it; None where there is none."""
-        scale = min(1.0, _CLOSE_FACE / max(face.width, face.height))
+        scale = min(1.0, _CLOSE_FACE[0] / face.width, _CLOSE_FACE[1] / face.height)
         if scale <= shrink:
             return face
-        height, width = image.shape[:2]
-        reach = round(_WINDOW / scale)
         # At full size the window starts where the network's own grid has a cell, so that it sees the face as
         # it would in the whole picture.
-        left, top = (
-            max(0, min(int(middle - reach / 2), side - reach)) // _GRID * _GRID
-            for middle, side in (
-                (face.x + face.width / 2, _up_to_grid(width)),
-                (face.y + face.height / 2, _up_to_grid(height)),
-            )
-        )
-        part = image[top : top + reach, left : left + reach]
-        size = (max(1, round(part.shape[1] * scale)), max(1, round(part.shape[0] * scale)))
-        found = self._find(
-            _scaled(part, size),
-            _WINDOW,
-            left=left,
-            top=top,
-            across=part.shape[1] / size[0],
-            down=part.shape[0] / size[1],
-        )
+        left, reach_across = _window(face.x + face.width / 2, _WINDOW[0] / scale, image.shape[1])
+        top, reach_down = _window(face.y + face.height / 2, _WINDOW[1] / scale, image.shape[0])
+        part = image[top : top + reach_down, left : left + reach_across]
+        found = self._find(part, scale, _WINDOW, left=left, top=top)
         best = max(found, key=lambda other: intersection_over_union(face, other), default=None)
         return best if best is not None and intersection_over_union(face, best) > _SAME_FACE else None
 
-    def _find(
-        self, image: Image, side: int, *, left: int, top: int, across: float, down: float
-    ) -> list[FaceBox]:
-        """The faces of a picture that fits into a square, in pixels of the one it was cut out of and scaled."""
-        padded = np.zeros((side, side, 3), np.uint8)
-        padded[: image.shape[0], : image.shape[1]] = _as_bgr(image)
-        _, rows = self._nets[side].detect(padded)
+    def _find(self, image: Image, scale: float, room: tuple[int, int], *, left: int, top: int) -> list[FaceBox]:
+        """The faces in a part of a picture that begins at `left` and `top`, in pixels of the whole.
+
+        It is scaled and padded to `room`, a width and a height.
+        """
+        height, width = image.shape[:2]
+        size = (min(max(1, round(width * scale)), room[0]), min(max(1, round(height * scale)), room[1]))
+        small: Any = image
+        if size != (width, height):
+            # INTER_AREA: the others alias when they scale down far
+            small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        padded = np.zeros((room[1], room[0], 3), np.uint8)
+        padded[: size[1], : size[0]] = _as_bgr(small)
+        # one factor per axis: each side was rounded on its own
+        across, down = width / size[0], height / size[1]
+        _, rows = self._nets[room].detect(padded)
         # typed as an array, but None where there is no face
         found: Any = rows
         return [
@@ -261,15 +254,10 @@ def _largest_first(boxes: Iterable[FaceBox]) -> tuple[FaceBox, ...]:
     return tuple(sorted(boxes, key=lambda box: (-box.area, -box.confidence, box.x, box.y)))
 
 
-def _scaled(image: Image, size: tuple[int, int]) -> Image:
-    if size == (image.shape[1], image.shape[0]):
-        return image
-    # INTER_AREA: the others alias when they scale down far
-    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
-
-
-def _up_to_grid(side: int) -> int:
-    return -(-side // _GRID) * _GRID
+def _window(middle: float, reach: float, limit: int) -> tuple[int, int]:
+    """Where a window around `middle` starts on an axis, on the grid, and how many pixels it reaches."""
+    last = max(0, (-(-limit // _GRID) * _GRID - round(reach)) // _GRID)
+    return min(max(round((middle - reach / 2) / _GRID), 0), last) * _GRID, round(reach)
 
 
 def _as_bgr(image: Any) -> Any:

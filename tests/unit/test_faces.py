@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import skimage.data
 
+from preprocessing.datasets.ckplus import read_ckplus
+from preprocessing.datasets.synthetic import write_ckplus_tree
 from preprocessing.detector_weights import RES10_LAYERS, RES10_WEIGHTS, YUNET, PinnedFile, find_weights
-from preprocessing.faces import FaceBox, FaceDetector, Image, Res10, YuNet, make_detector
+from preprocessing.faces import (
+    FaceBox,
+    FaceDetector,
+    Image,
+    Res10,
+    YuNet,
+    intersection_over_union,
+    make_detector,
+)
 from services.errors import InvalidInput, NotFound
 
 # read off the picture: between the eyes and the mouth of the astronaut
@@ -141,9 +152,19 @@ def test_refuses_an_impossible_threshold(make: type[YuNet | Res10], threshold: f
         make(score_threshold=threshold)
 
 
-def test_refuses_a_tiny_search_size() -> None:
-    with pytest.raises(InvalidInput, match="search_sides is \\(192, 8\\)"):
-        YuNet(search_sides=(192, 8))
+@pytest.mark.parametrize("subject", [0, 1])
+def test_yunet_gives_the_boxes_of_a_search_at_full_size(tmp_path: Path, subject: int) -> None:
+    write_ckplus_tree(tmp_path, subjects=subject + 1, seed=subject)
+    sequences = read_ckplus(tmp_path).sequences[-7:]
+    plain = cv2.FaceDetectorYN.create(str(find_weights(YUNET)), "", (640, 490), 0.6)
+    yunet = YuNet()
+    for path in (sequence.frames[-1] for sequence in sequences):
+        image = cv2.imread(str(path))
+        assert image is not None
+        rows = plain.detect(image)[1]
+        x, y, width, height = max(rows.tolist(), key=lambda row: row[2] * row[3])[:4]
+        expected = FaceBox(x=x, y=y, width=width, height=height, confidence=1.0)
+        assert intersection_over_union(yunet.detect(np.asarray(image, np.uint8))[0], expected) >= 0.9
 
 
 @pytest.mark.parametrize(("name", "weights"), [("yunet", YUNET), ("res10", RES10_WEIGHTS)])
