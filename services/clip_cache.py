@@ -329,7 +329,8 @@ class CacheWriter:
     def _read_part(self, clip_id: str, name: str) -> Frames:
         path = self._part(clip_id)
         try:
-            with np.load(path, allow_pickle=False) as part:
+            # Opened here: of a file that is no archive, NumPy leaves its own handle open.
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as part:
                 content: Frames = part[name]
         except (zipfile.BadZipFile, ValueError, KeyError, EOFError) as error:
             path.unlink(missing_ok=True)
