@@ -44,8 +44,22 @@ def _use_settings(context: typer.Context, path: Path | None) -> Path | None:
 
 
 def preprocess(
-    dataset: Annotated[str, typer.Option(envvar="FOLDWISE_DATASET", help="Layout of the dataset: ckplus.")],
+    dataset: Annotated[
+        str,
+        typer.Option(
+            envvar="FOLDWISE_DATASET",
+            help="Its layout: ckplus, oulu-casia, video-folder, or one that an installed package reads.",
+        ),
+    ],
     root: Annotated[Path, typer.Option(envvar="FOLDWISE_DATASET_ROOT", help="Folder of the dataset.")],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            envvar="FOLDWISE_READER_SETTINGS",
+            help="KEY=VALUE. oulu-casia: modality, lighting; video-folder: manifest, name, colour.",
+        ),
+    ] = None,
     preset: Annotated[
         str | None,
         typer.Option(
@@ -102,6 +116,7 @@ def preprocess(
     from cli.progress import preprocessing_progress
     from cli.secret import read_secret
     from preprocessing.clips import BoxChoice, ClipSettings, FewFaces
+    from preprocessing.datasets.registry import read_settings
     from preprocessing.job import preprocess as run
 
     if register is not None:
@@ -122,6 +137,7 @@ def preprocess(
                 few_faces=_one_of(FewFaces, few_faces, "few_faces"),
             ),
             processes=processes,
+            reader_settings=read_settings(set_ or []),
             report=report,
         )
     _say_outcome(outcome, console)
@@ -193,17 +209,22 @@ def _read_settings(path: Path, context: typer.Context) -> dict[str, Any]:
     content = read_file(path, "settings")
     if not isinstance(content, dict):
         raise InvalidInput(f"{path} must hold NAME: VALUE lines", field="settings")
-    known = {parameter.name for parameter in context.command.params} - {"preset", "settings", "json", "help"}
+    options = (parameter.name for parameter in context.command.params if parameter.name)
+    # `set` cannot name a Python argument
+    names = {name.rstrip("_"): name for name in options}
+    known = names.keys() - {"preset", "settings", "json", "help"}
     values = {str(key).replace("-", "_"): value for key, value in content.items()}
     if unknown := sorted(values.keys() - known):
         raise InvalidInput(
-            f"{path} sets {unknown[0]!r}, which is no option; use: {', '.join(sorted(map(str, known)))}",
+            f"{path} sets {unknown[0]!r}, which is no option; use: {', '.join(sorted(known))}",
             field=unknown[0],
         )
-    return values
+    return {names[key]: value for key, value in values.items()}
 
 
 def _say_outcome(outcome: Outcome, console: Console) -> None:
+    from cli.show import skipped_lines
+
     def say(text: str) -> None:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
 
@@ -216,8 +237,8 @@ def _say_outcome(outcome: Outcome, console: Console) -> None:
         say(f"dropped: {clip_id}: {reason}")
     for pair in outcome.near_copies:
         say(f"leak: {pair}")
-    if manifest.skipped:
-        say(f"{len(manifest.skipped)} sequences without a usable label, listed in manifest.json")
+    for line in skipped_lines(manifest.skipped):
+        say(line)
     counts = ", ".join(f"{name} {count}" for name, count in manifest.class_counts.items())
     say(f"{manifest.clips} clips of {manifest.subjects} subjects ({counts})")
     say(

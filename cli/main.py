@@ -58,28 +58,41 @@ def demo(
         print(json_library.dumps(asdict(result)))
 
 
-@app.command(epilog="Example: foldwise synth faces --subjects 12 --difficulty 0.5")
+@app.command(epilog="Example: foldwise synth faces --subjects 12 --difficulty 0.5 --layout oulu-casia")
 def synth(
     folder: Annotated[Path, typer.Argument(help="Folder to write the tree to.")],
+    layout: Annotated[str, typer.Option(help="ckplus or oulu-casia.")] = "ckplus",
     subjects: Annotated[int, typer.Option(help="How many people.")] = 12,
-    clips_per_class: Annotated[int, typer.Option(help="Sequences of each emotion per person.")] = 1,
+    classes: Annotated[
+        str | None, typer.Option(help="Some of the layout's emotions, such as anger,happy,fear; default: all.")
+    ] = None,
+    clips_per_class: Annotated[
+        int, typer.Option(help="Sequences of each emotion per person; oulu-casia has room for one.")
+    ] = 1,
     seed: Annotated[int, typer.Option(help="The same seed draws the same faces.")] = 0,
     difficulty: Annotated[float, typer.Option(help="0 is easy, 1 is hard.")] = 0.5,
+    colour: Annotated[
+        bool | None, typer.Option("--colour/--gray", help="Default: gray for ckplus, colour for oulu-casia.")
+    ] = None,
 ) -> None:
-    """Write a CK+ tree of synthetic moving faces."""
+    """Write synthetic moving faces in the layout of a dataset."""
     from cli.progress import writing_progress
-    from preprocessing.datasets.synthetic import write_ckplus_tree
+    from preprocessing.datasets.synthetic import write_synthetic_tree
 
     with writing_progress(_console(False)) as progress:
-        write_ckplus_tree(
+        write_synthetic_tree(
             folder,
+            layout=layout,
             subjects=subjects,
+            classes=None if classes is None else [name.strip() for name in classes.split(",")],
             clips_per_class=clips_per_class,
             seed=seed,
             difficulty=difficulty,
+            colour=colour,
             progress=progress,
         )
-    print(f"{folder} is a CK+ tree now; next: foldwise preprocess --dataset ckplus --root {folder}")
+    print(f"{folder} is a set in the layout {layout} now; next:")
+    print(f"foldwise preprocess --dataset {layout} --root {folder}")
 
 
 app.command(epilog="Example: foldwise preprocess --dataset ckplus --root /data/CK+")(cache_commands.preprocess)

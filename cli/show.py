@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,10 +35,23 @@ _STYLES = {
     TrialState.READY: "dim",
 }
 
+_NAMED = 3
+"""How many of the things left out for one reason are named."""
+
 
 def percent(value: float | None) -> str:
     """`97.55 %`, or a dash for nothing."""
     return "-" if value is None else f"{100 * value:.2f} %"
+
+
+def skipped_lines(skipped: Mapping[str, str]) -> Iterator[str]:
+    """A line for each reason why a reader left things out, the most frequent first, with a few names."""
+    by_reason: dict[str, list[str]] = {}
+    for where, reason in skipped.items():
+        by_reason.setdefault(reason, []).append(where)
+    for reason, places in sorted(by_reason.items(), key=lambda pair: -len(pair[1])):
+        named = ", ".join(places[:_NAMED]) + (", ... (all in manifest.json)" if len(places) > _NAMED else "")
+        yield f"not read: {len(places)} x {reason}: {named}"
 
 
 def studies_table(studies: Sequence[StudyView]) -> Table:

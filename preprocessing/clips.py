@@ -1,11 +1,10 @@
-"""One sequence of images becomes one face clip: last frames, one person's face, square crops, CLAHE beside."""
+"""One sequence becomes one face clip: last frames, one person's face, square crops, CLAHE beside."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -99,12 +98,7 @@ class DroppedClip:
 
 
 def make_clip(
-    sequence: Sequence,
-    *,
-    root: Path,
-    settings: ClipSettings,
-    detector: FaceDetector,
-    colour: bool = False,
+    sequence: Sequence, *, settings: ClipSettings, detector: FaceDetector, colour: bool = False
 ) -> FaceClip | DroppedClip:
     """Crop the face of the last readable frames of a sequence.
 
@@ -114,8 +108,7 @@ def make_clip(
     as the settings say. Where it is kept without any face, the whole pictures stand for the crops.
 
     Args:
-        root: the dataset's root; the record names sources relative to it.
-        colour: make clips of three channels; otherwise pictures in colour become gray.
+        colour: crops keep their colours (RGB); otherwise all frames are decoded to gray (paper, section 4.1).
     """
     read = read_last_frames(sequence, settings.frames, colour=colour)
     frames = read.frames
@@ -137,7 +130,7 @@ def make_clip(
         clip_id=sequence.clip_id,
         subject=sequence.subject,
         label=sequence.label,
-        source=sequence.frames[0].parent.relative_to(root).as_posix(),
+        source=sequence.source,
         frames=tuple(names + [names[-1]] * repeated),
         detector=detector.name,
         boxes=tuple(_rounded(box) for box in recorded),

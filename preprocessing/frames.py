@@ -1,8 +1,13 @@
-"""The frames of a sequence as images."""
+"""The frames of a sequence as images, from image files and from videos."""
 
 from __future__ import annotations
 
 import errno
+import math
+import os
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,8 +15,11 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from preprocessing.datasets.reader import Sequence
+from preprocessing.datasets.reader import Sequence, Span, as_text
 from preprocessing.faces import Image
+
+# OpenCV's copy of FFmpeg writes about broken files into the terminal; they are told of as flags instead.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 _THE_FILES_OWN_FAULT = {
     errno.EACCES,
@@ -24,12 +32,21 @@ _THE_FILES_OWN_FAULT = {
     errno.EPERM,
 }
 
+_SAME_MOMENT = 1e-3
+"""Seconds: playing times are rounded to milliseconds in some containers."""
+
+_LAST_MOMENT = 0.1
+"""Seconds: a video's last frame begins somewhat before its end."""
+
+_MOST = 0.9
+"""The share of the frames that a video's header promises which must be there."""
+
 
 class Frame(NamedTuple):
     """One frame that was read."""
 
     name: str
-    """Of its file."""
+    """Of its file; in a video, the file's with the number of the frame, counted from 0."""
 
     image: Image
     """uint8, height x width, or height x width x 3 (BGR)."""
@@ -55,14 +72,16 @@ def read_last_frames(sequence: Sequence, count: int, *, colour: bool) -> LastFra
 
     Raises `OSError` where the disk fails, see `pass_over`.
     """
+    if sequence.video is not None:
+        return _of_video(sequence.video, sequence.span, count, colour=colour)
     frames: list[Frame] = []
     flags: list[str] = []
     for path in reversed(sequence.frames):
         image = _read_image(path, colour=colour)
         if image is None:
-            flags.append(f"unreadable frame {path.name}")
+            flags.append(f"unreadable frame {as_text(path.name)}")
             continue
-        frames.insert(0, Frame(path.name, image))
+        frames.insert(0, Frame(as_text(path.name), image))
         if len(frames) == count:
             break
     return LastFrames(frames=tuple(frames), flags=tuple(flags))
@@ -93,3 +112,47 @@ def _read_image(path: Path, *, colour: bool) -> Image | None:
     except cv2.error:  # a header that asks for more pixels than OpenCV allows
         return None
     return None if image is None else image.astype(np.uint8, copy=False)
+
+
+def _of_video(path: Path, span: Span, count: int, *, colour: bool) -> LastFrames:
+    """Every frame from the file's first is decoded: with some codecs seeking lands on another."""
+    name = as_text(path.name)
+    start, end = span.start or 0.0, math.inf if span.end is None else span.end
+    slack = _SAME_MOMENT if span.seconds else 0.0
+    last: deque[Frame] = deque(maxlen=count)
+    number, place, lost = 0, 0.0, 0
+    try:
+        with _opened(path) as capture:
+            while place <= end + slack and capture.grab():
+                place = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000 if span.seconds else float(number)
+                if start - slack <= place <= end + slack:
+                    there, image = capture.retrieve()
+                    lost += not there
+                    if there:
+                        frame = image if colour else cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
+                        last.append(Frame(f"{name}#{number}", np.asarray(frame, np.uint8)))
+                number += 1
+            # an estimate in some containers
+            promised = capture.get(cv2.CAP_PROP_FRAME_COUNT)
+    except OSError as error:
+        pass_over(path, error)
+        return LastFrames(frames=(), flags=(f"unreadable video {name}: {error.strerror}",))
+    flags = [f"{lost} frames of {name} cannot be decoded"] if lost else []
+    earliest = end - (_LAST_MOMENT if span.seconds else 0.0)
+    if number < _MOST * promised if span.end is None else place < earliest:
+        flags.append(f"{name} breaks off after {number} frames")
+    return LastFrames(frames=tuple(last), flags=tuple(flags))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[cv2.VideoCapture]:
+    # By descriptor: OpenCV takes text only, which not every file name is, and reads some as patterns.
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        capture = cv2.VideoCapture(f"/dev/fd/{descriptor}", cv2.CAP_FFMPEG)
+        try:
+            yield capture
+        finally:
+            capture.release()
+    finally:
+        os.close(descriptor)

@@ -6,10 +6,10 @@ import errno
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +18,7 @@ import cv2
 import structlog
 
 from preprocessing.clips import ClipSettings, DroppedClip, make_clip
-from preprocessing.datasets.reader import Dataset, Sequence
+from preprocessing.datasets.reader import Dataset, Sequence, as_text
 from preprocessing.datasets.registry import read_dataset
 from preprocessing.faces import FaceDetector, make_detector
 from preprocessing.frames import pass_over
@@ -63,6 +63,7 @@ def preprocess(
     *,
     settings: ClipSettings,
     processes: int,
+    reader_settings: Mapping[str, str] | None = None,
     report: Report = lambda _stage, _done, _total: None,
 ) -> Outcome:
     """Make the clip cache of a dataset, or go on where a killed run stopped, or find it finished.
@@ -72,6 +73,7 @@ def preprocess(
         root: the dataset's folder.
         cache_root: the cache goes to `<cache_root>/<dataset>/<fingerprint>`.
         processes: clips made at the same time.
+        reader_settings: what the reader is asked for, such as `{"lighting": "Weak"}`.
 
     Raises:
         InvalidInput, NotFound: unknown dataset or detector, or no such tree.
@@ -81,20 +83,20 @@ def preprocess(
     if processes < 1:
         raise InvalidInput(f"processes is {processes}; give 1 or more", field="processes")
     root = root.expanduser().absolute()
-    found = read_dataset(dataset, root)
+    found = read_dataset(dataset, root, reader_settings)
     if not found.sequences:
-        raise InvalidInput(f"{root} holds no labelled sequence of {dataset}", field="root")
+        raise InvalidInput(_nothing_found(found, root), field="root")
     detector = make_detector(settings.detector)
     try:
         fingerprint = _fingerprint(found, settings, detector, report, threads=processes)
-        folder = cache_folder(cache_root, dataset, fingerprint)
+        folder = cache_folder(cache_root, found.name, fingerprint)
         made = 0
         if not folder.exists():
-            with sole_writer(cache_root, dataset, fingerprint):
+            with sole_writer(cache_root, found.name, fingerprint):
                 # Another process may have finished it while this one came to the lock.
                 if not folder.exists():
                     made = _fill(found, root, cache_root, fingerprint, settings, processes, report)
-        remove_leftovers(cache_root, dataset, fingerprint)
+        remove_leftovers(cache_root, found.name, fingerprint)
     except OSError as error:
         raise _disk_trouble(error, cache_root) from error
     except BrokenProcessPool as error:
@@ -113,28 +115,48 @@ def preprocess(
     )
 
 
+def _nothing_found(found: Dataset, root: Path) -> str:
+    message = f"{as_text(str(root))} holds no labelled sequence of {found.name}"
+    reasons = found.reasons(root)
+    first = next((f"; {where}: {reason}" for where, reason in reasons.items()), "; the folder is empty")
+    return message + (f"; {len(reasons)} things in it were left out, such as" if reasons else "") + first
+
+
 def _fingerprint(
     found: Dataset, settings: ClipSettings, detector: FaceDetector, report: Report, *, threads: int
 ) -> str:
     inputs = []
+    hash_of = cache(_hash)  # one video can hold many sequences
+
+    def hashes_of(sequence: Sequence) -> list[str]:
+        return [hash_of(path) for path in sequence.files]
+
     with ThreadPoolExecutor(threads) as pool:
         try:
             for done, (sequence, hashes) in enumerate(
-                zip(found.sequences, pool.map(_hashes, found.sequences), strict=True), start=1
+                zip(found.sequences, pool.map(hashes_of, found.sequences), strict=True), start=1
             ):
-                frames = [[path.name, sha256] for path, sha256 in zip(sequence.frames, hashes, strict=True)]
-                inputs.append([sequence.clip_id, sequence.subject, sequence.label, frames])
+                files = [
+                    [as_text(path.name), sha256] for path, sha256 in zip(sequence.files, hashes, strict=True)
+                ]
+                inputs.append(
+                    [sequence.clip_id, sequence.subject, sequence.label, files, asdict(sequence.span)]
+                )
                 report("hash", done, len(found.sequences))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
     return sha256_of(
-        [FORMAT_VERSION, found.name, found.classes, settings.as_dict(), detector.weights_sha256, inputs]
+        [
+            FORMAT_VERSION,
+            found.name,
+            found.classes,
+            found.colour,
+            settings.as_dict(),
+            detector.weights_sha256,
+            inputs,
+        ]
     )
-
-
-def _hashes(sequence: Sequence) -> list[str]:
-    return [_hash(path) for path in sequence.frames]
 
 
 def _hash(path: Path) -> str:
@@ -175,7 +197,7 @@ def _fill(
     # Spawned, not forked: OpenCV's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=context, initializer=_set_up_process) as pool:
-        waiting = {pool.submit(_make_one, sequence, root, settings, writer) for sequence in missing}
+        waiting = {pool.submit(_make_one, sequence, settings, found.colour, writer) for sequence in missing}
         try:
             report("clips", total - len(waiting), total)
             while waiting:
@@ -189,18 +211,14 @@ def _fill(
     manifest = writer.finish(
         clip_ids=[sequence.clip_id for sequence in found.sequences],
         classes=found.classes,
-        settings=settings.as_dict(),
+        settings={**settings.as_dict(), "reader": dict(found.settings)},
         tools={"opencv": cv2.__version__, "foldwise": version("foldwise")},
-        skipped={_below(root, skipped.path): skipped.reason for skipped in found.skipped},
+        skipped=found.reasons(root),
         warnings=found.warnings,
     )
     for clip_id, reason in manifest.dropped.items():
         log.warning("clip_dropped", clip=clip_id, reason=reason)
     return len(missing)
-
-
-def _below(root: Path, path: Path) -> str:
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
 
 
 def _set_up_process() -> None:
@@ -216,8 +234,8 @@ def _end_with_parent() -> None:
         os._exit(EXIT_FAILURE)
 
 
-def _make_one(sequence: Sequence, root: Path, settings: ClipSettings, writer: CacheWriter) -> None:
-    clip = make_clip(sequence, root=root, settings=settings, detector=_detector(settings.detector))
+def _make_one(sequence: Sequence, settings: ClipSettings, colour: bool, writer: CacheWriter) -> None:
+    clip = make_clip(sequence, settings=settings, detector=_detector(settings.detector), colour=colour)
     if isinstance(clip, DroppedClip):
         writer.drop(clip.clip_id, clip.reason)
     else:

@@ -49,7 +49,7 @@ class CacheRecord(BaseModel):
     subject: str
     label: str
     source: str
-    """Folder of the frames, relative to the dataset's root."""
+    """Folder of the frames, or the video; relative to the dataset, wherever that lies."""
     frames: tuple[str, ...]
     """File name of each cached frame; a repeated frame stands again."""
     detector: str

@@ -7,13 +7,21 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
-from preprocessing.datasets.reader import Dataset, Sequence, Skipped
-from services.errors import InvalidInput, NotFound
+from preprocessing.datasets.reader import (
+    SYNTHETIC_MARKER,
+    Dataset,
+    Sequence,
+    as_text,
+    differences,
+    naming,
+)
+from preprocessing.datasets.tree import Tree, is_file, is_folder
+from preprocessing.frames import pass_over
+from services.errors import InvalidInput
 
+NAME = "ckplus"
 IMAGES = "cohn-kanade-images"
 LABELS = "Emotion"
 SEARCH_DEPTH = 2
@@ -43,144 +51,189 @@ COMPLETE_COUNTS = {
     "contempt": 18,
 }
 
-_SUBJECT_FOLDER = re.compile(r"S\d+")
-_SEQUENCE_FOLDER = re.compile(r"\d+")
-_IMAGE_FILE = re.compile(r"(S\d+_\d+)_(\d+)\.png", re.IGNORECASE)
-_LABEL_FILE = re.compile(r"(S\d+_\d+)_(\d+)_emotion\.txt", re.IGNORECASE)
+_NOT_READ = {
+    "facs": "action units, which foldwise does not read",
+    "facs_labels": "action units, which foldwise does not read",
+    "landmarks": "landmarks, which foldwise does not read",
+}
+"""What else the distribution holds."""
+
+# [0-9] and not \d, which is true of digits of every script
+_SUBJECT_FOLDER = re.compile(r"S[0-9]+", re.IGNORECASE)
+_SEQUENCE_FOLDER = re.compile(r"[0-9]+")
+_IMAGE_FILE = re.compile(r"(S[0-9]+_[0-9]+)_([0-9]+)\.png", re.IGNORECASE)
+_LABEL_FILE = re.compile(r"(S[0-9]+_[0-9]+)_([0-9]+)_emotion\.txt", re.IGNORECASE)
+
+_LABEL_BYTES = 1000
+"""More than any label file holds: whatever else has its name is not read as a whole."""
 
 
 def read_ckplus(root: Path) -> Dataset:
     """The labelled sequences under `root`, which holds the two folders or is up to two levels above them.
 
-    Every sequence of either folder is among `sequences` or `skipped`; images are not opened.
-    A set that is not the complete one (327 sequences of 118 subjects) is told in `warnings`.
+    Everything under `root` is part of a sequence or among `skipped`; images are not opened. A set that is not
+    the complete one (327 sequences of 118 subjects) is told in `warnings`, unless `foldwise synth` wrote it.
 
     Raises `NotFound` where `root` is not there, and `InvalidInput` where it is no folder, where the two
     folders are not found, or where there is more than one pair of them.
     """
-    images, labels = _find_folders(root.expanduser().absolute())
+    tree = Tree(root, layout="CK+")
+    images, labels = _find_folders(tree)
+    image_folders, label_folders = _sequence_folders(tree, images), _sequence_folders(tree, labels)
     sequences: list[Sequence] = []
-    skipped: list[Skipped] = []
     cut: list[str] = []
-    for subject, number in sorted(_sequence_folders(images) | _sequence_folders(labels)):
-        clip_id = f"{subject}_{number}"
-        image_folder, label_folder = images / subject / number, labels / subject / number
-        frames = _numbered(image_folder, _IMAGE_FILE, clip_id)
-        label_files = _numbered(label_folder, _LABEL_FILE, clip_id)
-        label, reason = _read_label(label_folder, [path for _, path in label_files])
+    for clip_id in sorted(image_folders.keys() | label_folders.keys()):
+        image_folder, label_folder = image_folders.get(clip_id), label_folders.get(clip_id)
+        frames = _numbered(tree, image_folder, _IMAGE_FILE, clip_id)
+        label_files = _numbered(tree, label_folder, _LABEL_FILE, clip_id)
+        label, reason = _read_label(label_folder, list(label_files.values()))
         if not frames:
-            where = image_folder if image_folder.is_dir() else label_folder
+            label = None
             reason = f"{'a label' if label_files else 'no label'} and no images named {clip_id}_<number>.png"
-            skipped.append(Skipped(path=where, reason=reason))
-        elif label is None:
-            skipped.append(Skipped(path=image_folder, reason=reason))
-        else:
-            sequences.append(
-                Sequence(
-                    clip_id=clip_id, subject=subject, label=label, frames=tuple(path for _, path in frames)
-                )
+        if label is None:
+            if image_folder is not None:
+                tree.skip(image_folder, reason)
+            if label_folder is not None and (image_folder is None or tree.entries(label_folder)):
+                tree.skip(label_folder, reason)
+            elif label_folder is not None:
+                tree.use(label_folder)
+            continue
+        assert image_folder is not None  # noqa: S101 - for the type checker; it holds the frames
+        tree.use(*frames.values(), *label_files.values())
+        sequences.append(
+            Sequence(
+                clip_id=clip_id,
+                subject=clip_id.split("_")[0],
+                label=label,
+                source=as_text(image_folder.relative_to(images.parent).as_posix()),
+                frames=tuple(frames.values()),
             )
-            if label_files[-1][0] != frames[-1][0]:
-                cut.append(clip_id)
+        )
+        if max(label_files) != max(frames):
+            cut.append(clip_id)
+    warnings = (*_incomplete(tree, images, sequences), *_cut_sequences(cut))
     return Dataset(
-        name="ckplus",
+        name=NAME,
         classes=CLASSES,
-        sequences=tuple(sorted(sequences, key=lambda sequence: sequence.clip_id)),
-        skipped=tuple(skipped),
-        warnings=(*_differences(sequences), *_cut_sequences(cut)),
+        sequences=tuple(sequences),
+        skipped=tree.finish(_why_not),
+        warnings=warnings,
     )
 
 
-def _find_folders(root: Path) -> tuple[Path, Path]:
-    if not root.exists():
-        raise NotFound(f"root is {root}, which does not exist; give the folder that holds CK+.", field="root")
-    if not root.is_dir():
-        raise InvalidInput(f"root is {root}, which is a file; give the folder that holds CK+.", field="root")
-    level = [root]
+def _find_folders(tree: Tree) -> tuple[Path, Path]:
+    """The folders of images and labels: side by side, or each in the folder of its own archive."""
+    images: list[Path] = []
+    labels: list[Path] = []
+    pairs: list[tuple[Path, Path]] = []
+    level = [tree.root]
     for _ in range(SEARCH_DEPTH + 1):
-        holders = [path for path in level if (path / IMAGES).is_dir() and (path / LABELS).is_dir()]
-        if len(holders) > 1:
-            found = ", ".join(str(path) for path in holders)
-            raise InvalidInput(
-                f"root is {root}, under which several folders hold CK+ ({found}); give one of them.",
-                field="root",
-            )
-        if holders:
-            return holders[0] / IMAGES, holders[0] / LABELS
-        level = [child for path in level for child in _subfolders(path)]
+        level = [child for path in level for child in tree.folders(path)]
+        images += [path for path in level if path.name == IMAGES]
+        labels += [path for path in level if path.name == LABELS]
+        pairs = [(one, other) for one in images for other in labels if one.parent == other.parent]
+        if pairs:
+            break
+    if not pairs and len(images) == len(labels) == 1:
+        pairs = [(images[0], labels[0])]
+    if len(pairs) == 1:
+        return pairs[0]
+    if pairs:
+        found = ", ".join(as_text(str(path.parent)) for path, _ in pairs)
+        raise InvalidInput(
+            f"root is {tree.root}, under which several folders hold CK+ ({found}); give one of them.",
+            field="root",
+        )
     raise InvalidInput(
-        f"root is {root}, but no folder in it, up to {SEARCH_DEPTH} levels down, holds both {IMAGES!r} and "
-        f"{LABELS!r}; unpack both there, side by side.",
+        f"root is {tree.root}, but no folder in it, up to {SEARCH_DEPTH} levels down, holds both "
+        f"{IMAGES!r} and {LABELS!r}; unpack both there, side by side.",
         field="root",
     )
 
 
-def _subfolders(path: Path) -> list[Path]:
-    # macOS archives carry a second, hollow tree of the same names in __MACOSX
-    return sorted(
-        child for child in path.iterdir() if child.is_dir() and not child.name.startswith((".", "__MACOSX"))
-    )
+def _sequence_folders(tree: Tree, top: Path) -> dict[str, Path]:
+    """Folders by clip id."""
+    found: dict[str, Path] = {}
+    for subject in tree.folders(top):
+        if not _SUBJECT_FOLDER.fullmatch(subject.name):
+            continue
+        for number in tree.folders(subject):
+            if not _SEQUENCE_FOLDER.fullmatch(number.name):
+                continue
+            clip_id = f"{subject.name.upper()}_{number.name}"
+            if clip_id in found:
+                tree.skip(number, f"a second folder of {clip_id}")
+            else:
+                found[clip_id] = number
+    return found
 
 
-def _sequence_folders(top: Path) -> set[tuple[str, str]]:
-    return {
-        (subject.name, number.name)
-        for subject in top.iterdir()
-        if subject.is_dir() and _SUBJECT_FOLDER.fullmatch(subject.name)
-        for number in subject.iterdir()
-        if number.is_dir() and _SEQUENCE_FOLDER.fullmatch(number.name)
-    }
+def _numbered(tree: Tree, folder: Path | None, pattern: re.Pattern[str], clip_id: str) -> dict[int, Path]:
+    """The files of this clip whose names match by their trailing integers, ordered by these."""
+    found: dict[int, Path] = {}
+    for path in tree.files(folder) if folder is not None else []:
+        match = pattern.fullmatch(path.name)
+        if match and match[1].upper() == clip_id:
+            number = int(match[2])
+            if number in found:
+                tree.skip(path, f"has the same number as {found[number].name}")
+            else:
+                found[number] = path
+    return dict(sorted(found.items()))
 
 
-def _numbered(folder: Path, pattern: re.Pattern[str], clip_id: str) -> list[tuple[int, Path]]:
-    """The files of this clip whose names match, with their trailing integers, ordered by these."""
-
-    def matches() -> Iterator[tuple[int, Path]]:
-        for path in folder.iterdir():
-            match = pattern.fullmatch(path.name)
-            if match and match[1].upper() == clip_id and path.is_file():
-                yield int(match[2]), path
-
-    return sorted(matches()) if folder.is_dir() else []
-
-
-def _read_label(folder: Path, files: list[Path]) -> tuple[str | None, str]:
+def _read_label(folder: Path | None, files: list[Path]) -> tuple[str | None, str]:
     """The class, or None and the reason."""
     if not files:
-        return None, "no label file: its label folder is empty" if folder.is_dir() else "no label folder"
-    texts = {path.read_text(encoding="utf-8", errors="replace").strip() for path in files}
+        return None, "no label folder" if folder is None else "no label file: its label folder is empty"
+    texts = set()
+    for path in files:
+        try:
+            with path.open("rb") as file:
+                texts.add(file.read(_LABEL_BYTES).decode("utf-8", "replace").strip())
+        except OSError as error:
+            pass_over(path, error)
+            return None, f"its label file cannot be read: {error.strerror}"
     if len(texts) > 1:
         return None, f"{len(files)} label files that contradict each other"
     text = texts.pop()
+    shown = ascii(text[:40])
     try:
         code = float(text)
     except ValueError:
-        return None, f"label {text[:40]!r} is not a number"
+        return None, f"label {shown} is not a number"
     if code == NEUTRAL_CODE:
         return None, "label 0 (neutral) is not one of the seven emotions"
     label = LABEL_OF_CODE.get(int(code)) if code.is_integer() else None
-    return label, "" if label else f"label {text[:40]!r} is not a code of CK+ (1 to 7)"
+    return label, "" if label else f"label {shown} is not a code of CK+ (1 to 7)"
 
 
-def _differences(sequences: list[Sequence]) -> Iterator[str]:
-    subjects = len({sequence.subject for sequence in sequences})
-    counts = Counter(sequence.label for sequence in sequences)
-    pairs = [
-        ("sequences", len(sequences), sum(COMPLETE_COUNTS.values())),
-        ("subjects", subjects, COMPLETE_SUBJECTS),
-        *((label, counts[label], COMPLETE_COUNTS[label]) for label in CLASSES),
-    ]
-    differing = [
-        f"{found} {what} instead of {complete}" for what, found, complete in pairs if found != complete
-    ]
-    if differing:
-        yield f"This is not the complete CK+ set: {', '.join(differing)}."
+def _why_not(path: Path) -> str | None:
+    if path.name.casefold() in _NOT_READ:
+        return _NOT_READ[path.name.casefold()]
+    if _IMAGE_FILE.fullmatch(path.name) and is_folder(path):
+        return "a folder named like an image"
+    if _IMAGE_FILE.fullmatch(path.name):
+        return "an image that does not belong into this folder"
+    if _LABEL_FILE.fullmatch(path.name):
+        return "a label that does not belong into this folder"
+    if _SUBJECT_FOLDER.fullmatch(path.name):
+        return "a subject without a sequence"
+    return None
 
 
-def _cut_sequences(clip_ids: list[str]) -> Iterator[str]:
-    if clip_ids:
-        named = ", ".join(clip_ids[:5]) + (", ..." if len(clip_ids) > 5 else "")
-        yield (
-            f"In {len(clip_ids)} sequences the label names another last frame than the images have, "
-            f"so frames may be missing: {named}."
-        )
+def _incomplete(tree: Tree, images: Path, sequences: list[Sequence]) -> tuple[str, ...]:
+    marker = images.parent / SYNTHETIC_MARKER
+    if is_file(marker):
+        tree.use(marker)
+        return ()
+    return differences(sequences, name="CK+", subjects=COMPLETE_SUBJECTS, counts=COMPLETE_COUNTS)
+
+
+def _cut_sequences(clip_ids: list[str]) -> tuple[str, ...]:
+    if not clip_ids:
+        return ()
+    return (
+        f"In {len(clip_ids)} sequences the label names another last frame than the images have, "
+        f"so frames may be missing: {naming(clip_ids)}.",
+    )

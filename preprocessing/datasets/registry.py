@@ -1,29 +1,133 @@
-"""The datasets that can be read, by name."""
+"""The readers by name: foldwise's own, and those that installed packages bring along as entry points."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+import re
+from collections.abc import Callable, Iterable, Mapping
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
-from preprocessing.datasets.ckplus import read_ckplus
+from preprocessing.datasets import ckplus, oulu_casia, video_folder
 from preprocessing.datasets.reader import Dataset
-from services.errors import InvalidInput
+from services.errors import FoldwiseError, InvalidInput
 
-Reader = Callable[[Path], Dataset]
+ENTRY_POINTS = "foldwise.datasets"
+"""The group of entry points in which a package names its readers."""
 
-DATASETS: dict[str, Reader] = {"ckplus": read_ckplus}
+Reader = Callable[..., Dataset]
+"""A function of the dataset's folder; its keyword-only arguments are its settings, all of them text."""
+
+BUILT_IN: Mapping[str, Reader] = {
+    ckplus.NAME: ckplus.read_ckplus,
+    oulu_casia.NAME: oulu_casia.read_oulu_casia,
+    video_folder.NAME: video_folder.read_video_folder,
+}
+
+_DATASET_NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 
 
-def read_dataset(name: str, root: Path) -> Dataset:
-    """What the reader of that name finds under `root`.
+def dataset_names() -> tuple[str, ...]:
+    """All names that `read_dataset` knows, in alphabetical order."""
+    return tuple(sorted({*BUILT_IN, *_of_packages()}))
 
-    Raises `InvalidInput` for an unknown name, and whatever the reader raises.
+
+def read_dataset(name: str, root: Path, settings: Mapping[str, str] | None = None) -> Dataset:
+    """What the reader of that name finds under `root`. Hyphens and underscores in the name are the same.
+
+    Raises:
+        InvalidInput: unknown name or setting, or two packages that both bring a reader of this name.
+        FoldwiseError: a package's reader that cannot be loaded, or gives what is no `Dataset`.
+        Whatever the reader raises.
     """
-    try:
-        read = DATASETS[name]
-    except KeyError:
-        known = ", ".join(sorted(DATASETS))
+    reader = _find(name.replace("_", "-"))
+    wanted = dict(settings or {})
+    known = _settings_of(reader)
+    for key in wanted:
+        if key not in known:
+            there = f"its settings are: {', '.join(known)}" if known else "it has no settings"
+            raise InvalidInput(f"setting {key!r} is not known to the reader of {name}; {there}.", field=key)
+    found = reader(root, **wanted)
+    _check(found, name)
+    return found
+
+
+def read_settings(texts: Iterable[str]) -> dict[str, str]:
+    """A reader's settings from texts like `lighting=Weak`.
+
+    Raises `InvalidInput` for a text without `=` and for a setting that is given twice.
+    """
+    settings: dict[str, str] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not (key and equals):
+            raise InvalidInput(f"setting {text!r} is no KEY=VALUE; write it like lighting=Weak.", field="set")
+        if key in settings:
+            raise InvalidInput(f"setting {key!r} is given twice; give it once.", field=key)
+        settings[key] = value
+    return settings
+
+
+def _find(name: str) -> Reader:
+    if name in BUILT_IN:
+        return BUILT_IN[name]
+    brought = _of_packages().get(name, [])
+    if not brought:
         raise InvalidInput(
-            f"dataset is {name!r}, which is not known; use one of: {known}.", field="dataset"
-        ) from None
-    return read(root)
+            f"dataset is {name!r}, which is not known; use one of: {', '.join(dataset_names())}.",
+            field="dataset",
+        )
+    if len(brought) > 1:
+        packages = ", ".join(sorted(_package(point) for point in brought))
+        raise InvalidInput(
+            f"dataset is {name!r}, of which several packages bring a reader ({packages}); "
+            "uninstall all but one.",
+            field="dataset",
+        )
+    try:
+        reader: Reader = brought[0].load()
+    except Exception as error:
+        raise FoldwiseError(
+            f"the reader of {name} from {_package(brought[0])} ({brought[0].value}) cannot be loaded: {error!r}"
+        ) from error
+    return reader
+
+
+def _of_packages() -> dict[str, list[EntryPoint]]:
+    """Entry points by name. One that has the name of a reader of ours is never asked for."""
+    found: dict[str, list[EntryPoint]] = {}
+    for point in entry_points(group=ENTRY_POINTS):
+        found.setdefault(point.name.replace("_", "-"), []).append(point)
+    return found
+
+
+def _package(point: EntryPoint) -> str:
+    return point.dist.name if point.dist is not None else "a package"
+
+
+def _settings_of(reader: Reader) -> tuple[str, ...]:
+    parameters = inspect.signature(reader).parameters.values()
+    return tuple(parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY)
+
+
+def _check(found: object, name: str) -> None:
+    """What all that follows relies on; a reader of someone else's may have overlooked it."""
+    problem = _problem(found) if isinstance(found, Dataset) else f"a {type(found).__name__} and no Dataset"
+    if problem is not None:
+        raise FoldwiseError(f"the reader of {name} gave {problem}; correct the reader")
+
+
+def _problem(found: Dataset) -> str | None:
+    if not _DATASET_NAME.fullmatch(found.name):
+        return f"the name {found.name!r}, which is not of lower case letters, digits and hyphens"
+    ids = [sequence.clip_id for sequence in found.sequences]
+    if len(set(ids)) != len(ids):
+        return f"the clip id {next(one for one in ids if ids.count(one) > 1)!r} twice"
+    if ids != sorted(ids):
+        return "sequences that are not ordered by clip id"
+    for sequence in found.sequences:
+        if sequence.label not in found.classes:
+            return f"{sequence.clip_id!r} the label {sequence.label!r}, which is not among its classes"
+        if bool(sequence.frames) == (sequence.video is not None):
+            return f"{sequence.clip_id!r} both or neither of frames and a video"
+    return None

@@ -1,6 +1,6 @@
-"""A made-up set in the layout of CK+: drawn faces that move from neutral to the peak of an expression.
+"""Made-up sets of drawn faces that move from rest to the peak of an expression, in the layouts of genuine sets.
 
-It lets every stage run, and a network learn something, where the genuine set is not at hand. It says
+They let every stage run, and a network learn something, where the genuine sets are not at hand. They say
 nothing about real faces. A subject's resting face leans towards some other expression, and some expressions
 differ mostly in what moves first, so the change over time tells more than the last frame.
 """
@@ -8,21 +8,23 @@ differ mostly in what moves first, so the change over time tells more than the l
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from preprocessing.datasets.ckplus import CLASSES, IMAGES, LABEL_OF_CODE, LABELS
-from preprocessing.datasets.synthetic_canvas import Gray
+from preprocessing.datasets import ckplus, oulu_casia
+from preprocessing.datasets.reader import SYNTHETIC_MARKER
+from preprocessing.datasets.synthetic_canvas import Picture
 from preprocessing.datasets.synthetic_expressions import Pose
-from preprocessing.datasets.synthetic_faces import draw_face, make_backdrop
+from preprocessing.datasets.synthetic_faces import draw_face, make_backdrop, make_tints
 from preprocessing.datasets.synthetic_motion import HEIGHT, WIDTH, act, make_lights, make_person, sway
 from services.errors import InvalidInput
 
-MARKER = "synthetic.json"
+MARKER = SYNTHETIC_MARKER
 FORMAT_VERSION = 1
 MAX_SUBJECTS = 400
 MAX_CLIPS_PER_CLASS = 50
@@ -30,40 +32,70 @@ MAX_CLIPS_PER_CLASS = 50
 _UNFINISHED = "synthetic.json.unfinished"
 """The marker's name until the last file is written."""
 
+Progress = Callable[[int, int], None]
+"""Called after each sequence with the number of those done and of all."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Settings:
+    layout: str
     subjects: int
     clips_per_class: int
     seed: int
     difficulty: float
+    classes: tuple[str, ...]
+    colour: bool
+
+    def as_dict(self) -> dict[str, object]:
+        """Without what is as it was when a set could only be gray, of all classes, in the layout of CK+."""
+        values = asdict(self)
+        usual = {"layout": ckplus.NAME, "classes": ckplus.CLASSES, "colour": False}
+        return {key: value for key, value in values.items() if key not in usual or value != usual[key]}
 
 
-def write_ckplus_tree(
+def write_synthetic_tree(
     root: Path,
     *,
+    layout: str = ckplus.NAME,
     subjects: int = 12,
+    classes: Sequence[str] | None = None,
     clips_per_class: int = 1,
     seed: int = 0,
     difficulty: float = 0.5,
-    progress: Callable[[int, int], None] | None = None,
+    colour: bool | None = None,
+    progress: Progress | None = None,
 ) -> None:
-    """Writes a tree that `read_ckplus` reads: gray PNG frames of 640 x 490 and label files.
+    """Writes a tree that the reader of `layout` reads.
 
-    Every subject has `clips_per_class` sequences of 8 to 16 frames for each of the seven classes; some also
-    have an unlabelled one. `difficulty` in [0, 1] scales how far resting faces and expressions overlap, and
-    the noise. The same settings give the same bytes with the same libraries. `progress` is called after each
-    sequence with the number of those done and of all.
+    `ckplus`: PNG frames of 640 x 490, gray, and label files; some subjects also have an unlabelled sequence.
+    `oulu-casia`: JPEG frames of 320 x 240 in colour, of visible light, strong. Sequences have 8 to 16 frames.
+    The same settings give the same bytes with the same libraries. A tree of the same settings that is already
+    there and complete is left as it is; one that was interrupted is completed.
 
-    A tree of the same settings that is already there and complete is left as it is; one that was interrupted
-    is completed. Raises `InvalidInput` for a value out of range, and for a folder with anything else in it.
+    Args:
+        subjects: people, 1 to 400.
+        classes: some of the layout's; None: all.
+        clips_per_class: sequences of each class of a subject, 1 to 50; `oulu-casia` has room for one.
+        seed: the same one draws the same faces.
+        difficulty: from 0 to 1; scales how far resting faces and expressions overlap, and the noise.
+        colour: None: as the genuine set is.
+
+    Raises `InvalidInput` for a value out of range, and for a folder with anything else in it.
     """
+    if layout not in _CLASSES:
+        raise InvalidInput(f"layout is {layout!r}; use one of: {', '.join(_CLASSES)}.", field="layout")
     settings = _Settings(
-        subjects=subjects, clips_per_class=clips_per_class, seed=seed, difficulty=float(difficulty)
+        layout=layout,
+        subjects=subjects,
+        clips_per_class=clips_per_class,
+        seed=seed,
+        difficulty=float(difficulty),
+        classes=_in_order(_CLASSES[layout] if classes is None else classes, _CLASSES[layout]),
+        colour=layout == oulu_casia.NAME if colour is None else colour,
     )
     _check(settings)
     clips = list(_plan(settings))
-    marker = json.dumps({"format_version": FORMAT_VERSION, **asdict(settings)}, indent=2) + "\n"
+    marker = json.dumps({"format_version": FORMAT_VERSION, **settings.as_dict()}, indent=2) + "\n"
     if _is_there(root, marker, clips):
         return
     (root / _UNFINISHED).write_text(marker, encoding="utf-8")
@@ -75,30 +107,45 @@ def write_ckplus_tree(
     (root / _UNFINISHED).replace(root / MARKER)
 
 
+write_ckplus_tree = partial(write_synthetic_tree, layout=ckplus.NAME)
+"""`write_synthetic_tree` in the layout of CK+."""
+
+_CLASSES = {ckplus.NAME: ckplus.CLASSES, oulu_casia.NAME: oulu_casia.CLASSES}
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Clip:
     subject: int
     """Counted from 0; the random numbers of a subject and a clip hang on these counts."""
 
-    subject_id: str
     number: int
     label: str | None
-    first_frame: int
-    length: int
+    folders: tuple[str, ...]
+    """That hold its files, relative to the root; CK+ has empty ones for labels that are not there."""
 
-    @property
-    def folder(self) -> str:
-        return f"{self.subject_id}/{self.number:03d}"
+    frames: tuple[str, ...]
+    """Files relative to the root, first to last."""
 
-    @property
-    def frame_names(self) -> list[str]:
-        stem = f"{self.subject_id}_{self.number:03d}"
-        return [f"{stem}_{self.first_frame + i:08d}" for i in range(self.length)]
+    label_file: str | None
+
+
+def _in_order(classes: Sequence[str], known: tuple[str, ...]) -> tuple[str, ...]:
+    """The classes in the order of the layout, each once."""
+    if unknown := [name for name in classes if name not in known]:
+        raise InvalidInput(f"classes holds {unknown[0]!r}; use some of: {', '.join(known)}.", field="classes")
+    if not classes:
+        raise InvalidInput(f"classes is empty; use some of: {', '.join(known)}.", field="classes")
+    return tuple(name for name in known if name in classes)
 
 
 def _check(settings: _Settings) -> None:
     _check_count("subjects", settings.subjects, MAX_SUBJECTS)
     _check_count("clips_per_class", settings.clips_per_class, MAX_CLIPS_PER_CLASS)
+    if settings.layout == oulu_casia.NAME and settings.clips_per_class > 1:
+        raise InvalidInput(
+            f"clips_per_class is {settings.clips_per_class}; the layout {settings.layout} has room for 1.",
+            field="clips_per_class",
+        )
     if settings.seed < 0:
         raise InvalidInput(f"seed is {settings.seed}; give a whole number from 0.", field="seed")
     if not 0.0 <= settings.difficulty <= 1.0:
@@ -118,22 +165,45 @@ def _plan(settings: _Settings) -> Iterator[_Clip]:
     for subject in range(settings.subjects):
         # ids leave gaps, as the genuine ones do
         person += 1 + (subject % 5 == 1) + (int(rng.integers(0, 2)) if subject else 0)
-        labels: list[str | None] = [label for label in CLASSES for _ in range(settings.clips_per_class)]
-        if subject % 3 == 1 or settings.subjects == 1:
+        labels: list[str | None] = [one for one in settings.classes for _ in range(settings.clips_per_class)]
+        if settings.layout == ckplus.NAME and (subject % 3 == 1 or settings.subjects == 1):
             labels.append(None)
         # in a new order for each subject, or the number of a sequence would tell its class
         for number, index in enumerate(rng.permutation(len(labels)), start=1):
             planned += 1
             length, late, first = (int(value) for value in rng.integers((10, 0, 2), (17, 5, 30)))
-            yield _Clip(
-                subject=subject,
-                subject_id=f"S{person:03d}",
-                number=number,
-                label=labels[index],
-                first_frame=first if late == 0 else 1,
-                # some are shorter than a window, in the smallest of trees too
-                length=8 + subject % 2 if planned % 17 == 4 else length,
-            )
+            # some are shorter than a window, in the smallest of trees too
+            length = 8 + subject % 2 if planned % 17 == 4 else length
+            label = labels[index]
+            if label is not None and settings.layout == oulu_casia.NAME:
+                yield _oulu_casia_clip(subject, person, number, label, length)
+            else:
+                yield _ckplus_clip(subject, person, number, label, first if late == 0 else 1, length)
+
+
+def _ckplus_clip(subject: int, person: int, number: int, label: str | None, first: int, length: int) -> _Clip:
+    folder, stem = f"S{person:03d}/{number:03d}", f"S{person:03d}_{number:03d}"
+    names = [f"{stem}_{first + i:08d}" for i in range(length)]
+    return _Clip(
+        subject=subject,
+        number=number,
+        label=label,
+        folders=(f"{ckplus.IMAGES}/{folder}", f"{ckplus.LABELS}/{folder}"),
+        frames=tuple(f"{ckplus.IMAGES}/{folder}/{name}.png" for name in names),
+        label_file=None if label is None else f"{ckplus.LABELS}/{folder}/{names[-1]}_emotion.txt",
+    )
+
+
+def _oulu_casia_clip(subject: int, person: int, number: int, label: str, length: int) -> _Clip:
+    folder = f"OriginalImg/VL/Strong/P{person:03d}/{oulu_casia.FOLDER_OF_CLASS[label]}"
+    return _Clip(
+        subject=subject,
+        number=number,
+        label=label,
+        folders=(folder,),
+        frames=tuple(f"{folder}/{frame:03d}.jpeg" for frame in range(length)),
+        label_file=None,
+    )
 
 
 def _is_there(root: Path, marker: str, clips: list[_Clip]) -> bool:
@@ -161,41 +231,50 @@ def _is_there(root: Path, marker: str, clips: list[_Clip]) -> bool:
 
 def _files(root: Path, clips: list[_Clip]) -> Iterator[Path]:
     for clip in clips:
-        yield from (root / IMAGES / clip.folder / f"{name}.png" for name in clip.frame_names)
-        if clip.label is not None:
-            yield root / LABELS / clip.folder / f"{clip.frame_names[-1]}_emotion.txt"
+        yield from (root / name for name in clip.frames)
+        if clip.label_file is not None:
+            yield root / clip.label_file
 
 
 def _write_clip(root: Path, clip: _Clip, settings: _Settings) -> None:
-    images, labels = root / IMAGES / clip.folder, root / LABELS / clip.folder
-    images.mkdir(parents=True, exist_ok=True)
-    labels.mkdir(parents=True, exist_ok=True)
-    for name, frame in zip(clip.frame_names, _film(clip, settings), strict=True):
-        # the fastest of zlib's ways for pictures with noise
-        _, png = cv2.imencode(
-            ".png", frame, [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP]
-        )
-        (images / f"{name}.png").write_bytes(png.tobytes())
-    if clip.label is not None:
-        code = next(code for code, label in LABEL_OF_CODE.items() if label == clip.label)
-        path = labels / f"{clip.frame_names[-1]}_emotion.txt"
-        path.write_text(f"   {code:.7e}\n", encoding="ascii")
+    for folder in clip.folders:
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    for name, frame in zip(clip.frames, _film(clip, settings), strict=True):
+        _, content = cv2.imencode(Path(name).suffix, frame, _ENCODING[settings.layout])
+        (root / name).write_bytes(content.tobytes())
+    if clip.label_file is not None:
+        code = next(code for code, label in ckplus.LABEL_OF_CODE.items() if label == clip.label)
+        (root / clip.label_file).write_text(f"   {code:.7e}\n", encoding="ascii")
 
 
-def _film(clip: _Clip, settings: _Settings) -> Iterator[Gray]:
-    """The frames of a sequence, uint8, `HEIGHT` x `WIDTH`."""
+_ENCODING = {
+    # the fastest of zlib's ways for pictures with noise
+    ckplus.NAME: [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP],
+    oulu_casia.NAME: [cv2.IMWRITE_JPEG_QUALITY, 92],
+}
+
+_SIZE = {ckplus.NAME: (WIDTH, HEIGHT), oulu_casia.NAME: (320, 240)}
+"""Width and height of a frame in pixels, as in the genuine set."""
+
+
+def _film(clip: _Clip, settings: _Settings) -> Iterator[Picture]:
+    """The frames of a sequence, uint8, height x width (x 3: blue, green, red)."""
     hard = settings.difficulty
     person = make_person(np.random.default_rng([settings.seed, 1, clip.subject]), hard)
     rng = np.random.default_rng([settings.seed, 2, clip.subject, clip.number])
-    poses = act(rng, person, clip.label, clip.length, hard)
-    lights = make_lights(rng, clip.length, hard)
+    tints = make_tints(np.random.default_rng([settings.seed, 3, clip.subject])) if settings.colour else None
+    length = len(clip.frames)
+    poses = act(rng, person, clip.label, length, hard)
+    lights = make_lights(rng, length, hard)
     backdrop = make_backdrop(rng)
-    heads = sway(rng, clip.length, hard)
+    heads = sway(rng, length, hard)
+    width, height = _SIZE[settings.layout]
     margin = 48
-    grain = rng.normal(0.0, 1.5 + 3.0 * hard * rng.random(), (HEIGHT + margin, WIDTH + margin)).astype(np.int8)
+    grain = rng.normal(0.0, 1.5 + 3.0 * hard * rng.random(), (height + margin, width + margin)).astype(np.int8)
     for pose, head, light in zip(poses, heads, lights, strict=True):
-        small = draw_face(person, Pose(*pose.tolist()), head, light, backdrop)
-        frame = cv2.resize(small, (WIDTH, HEIGHT), interpolation=cv2.INTER_LINEAR)
+        small = draw_face(person, Pose(*pose.tolist()), head, light, backdrop, tints)
+        frame = cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
         top, left = rng.integers(0, margin, 2)
-        noise = grain[top : top + HEIGHT, left : left + WIDTH]
-        yield np.asarray(cv2.add(frame, noise, dtype=cv2.CV_8U), np.uint8)
+        noise = grain[top : top + height, left : left + width]
+        alike = cv2.merge([noise, noise, noise]) if settings.colour else noise
+        yield np.asarray(cv2.add(frame, alike, dtype=cv2.CV_8U), np.uint8)

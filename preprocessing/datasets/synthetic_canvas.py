@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import cv2
 import numpy as np
@@ -11,8 +12,17 @@ import numpy.typing as npt
 Gray = npt.NDArray[np.uint8]
 """A gray picture, uint8, height x width."""
 
+Picture = npt.NDArray[np.uint8]
+"""A gray picture, or one in colour: uint8, height x width (x 3: blue, green, red)."""
+
 Points = npt.NDArray[np.float32]
 """Points as right and down from the middle of the face in half face widths, float32, n x 2."""
+
+Tint = tuple[float, float, float]
+"""What a gray tone is multiplied by for blue, green and red; a tint leaves the brightness as it is."""
+
+_TINT_UNIT = 100
+"""A tint of 1 in the canvas' map of tints: a byte holds tints up to 2.55."""
 
 _SHIFT = 4
 """Bits of sub-pixel precision of OpenCV's drawing calls: motion of less than a pixel must show."""
@@ -31,10 +41,13 @@ class Canvas:
         half_width: float,
         centre: tuple[float, float],
         head: npt.NDArray[np.float64],
+        tints: Mapping[str, Tint] | None = None,
     ) -> None:
         """`half_width` and `centre` (x, y) of the face at rest are in pixels of `backdrop`.
 
         `head`, five values of about -1 to 1: how far the head is right, down, tilted, near, and turned.
+        `tints` are the colours of the parts of the picture by name, `backdrop` among them; without any the
+        picture stays gray.
         """
         right, down, tilt, near, turn = head.tolist()
         angle = math.radians(1.5 * tilt)
@@ -44,6 +57,11 @@ class Canvas:
 
         self.fine = np.full_like(backdrop, 128)
         """Folds of the skin, likewise."""
+
+        self._tints = dict(tints or {})
+        self._tint_map = None if tints is None else np.empty((*backdrop.shape, 3), np.uint8)
+        if self._tint_map is not None:
+            self._tint_map[:] = self._tint_bytes("backdrop")
 
         self.unit = half_width * (1 + 0.01 * near)
         """Half a face width in pixels."""
@@ -58,13 +76,25 @@ class Canvas:
 
         self._turn = 0.05 * turn
 
-    def fill(self, points: Points, tone: float, *, on: Gray | None = None, depth: float = 1.0) -> None:
+    def fill(
+        self,
+        points: Points,
+        tone: float,
+        *,
+        on: Gray | None = None,
+        depth: float = 1.0,
+        tint: str | None = None,
+    ) -> None:
         """Fills an outline on `on`, or else on the picture.
 
-        `depth`: how far in front it is, and so how far it goes when the head turns.
+        `depth`: how far in front it is, and so how far it goes when the head turns. `tint`: what it is made of;
+        None leaves the colour of what it is drawn on.
         """
         target = self.image if on is None else on
-        cv2.fillPoly(target, [self._pixels(points, depth)], _tone(tone), cv2.LINE_AA, _SHIFT)
+        pixels = self._pixels(points, depth)
+        cv2.fillPoly(target, [pixels], _tone(tone), cv2.LINE_AA, _SHIFT)
+        if tint is not None and self._tint_map is not None:
+            cv2.fillPoly(self._tint_map, [pixels], self._tint_bytes(tint), cv2.LINE_AA, _SHIFT)
 
     def line(
         self, points: Points, tone: float, width: float, *, on: Gray | None = None, depth: float = 1.0
@@ -81,6 +111,16 @@ class Canvas:
             cv2.multiply(
                 self.image, cv2.GaussianBlur(layer, (0, 0), blur * self.unit), self.image, scale=1 / 128
             )
+
+    def coloured(self, gray: Gray) -> Picture:
+        """A gray picture of this canvas' size in the colours of its parts, BGR; gray where it has none."""
+        if self._tint_map is None:
+            return gray
+        three = cv2.merge([gray, gray, gray])
+        return np.asarray(cv2.multiply(three, self._tint_map, scale=1 / _TINT_UNIT), np.uint8)
+
+    def _tint_bytes(self, name: str) -> tuple[float, ...]:
+        return tuple(round(_TINT_UNIT * value) for value in self._tints[name])
 
     def _pixels(self, points: Points, depth: float) -> npt.NDArray[np.int32]:
         shifted = np.asarray(points, np.float64) + np.array([self._turn * depth, 0.0])

@@ -2,20 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from preprocessing.datasets.synthetic_canvas import Canvas, Gray, Points, curve, mirrored, oval, points_at
+from preprocessing.datasets.synthetic_canvas import (
+    Canvas,
+    Gray,
+    Picture,
+    Points,
+    Tint,
+    curve,
+    mirrored,
+    oval,
+    points_at,
+)
 from preprocessing.datasets.synthetic_expressions import SHUT, Pose
 from preprocessing.datasets.synthetic_motion import HEIGHT, SCALE, WIDTH, Light, Person
 
 _EYE_Y = -0.2
 
 
-def draw_face(person: Person, pose: Pose, head: npt.NDArray[np.float64], light: Light, backdrop: Gray) -> Gray:
-    """One picture of the size of `backdrop`, which is left as it is; `head` is a row of `sway`."""
-    canvas = Canvas(backdrop, half_width=person.half_width, centre=person.centre, head=head)
+def draw_face(
+    person: Person,
+    pose: Pose,
+    head: npt.NDArray[np.float64],
+    light: Light,
+    backdrop: Gray,
+    tints: Mapping[str, Tint] | None = None,
+) -> Picture:
+    """One picture of the size of `backdrop`, which is left as it is; `head` is a row of `sway`.
+
+    In colour with the `tints` of `make_tints`, otherwise gray.
+    """
+    canvas = Canvas(backdrop, half_width=person.half_width, centre=person.centre, head=head, tints=tints)
     _draw_head(canvas, person, pose)
     _shade_form(canvas, person, pose)
     _shade_brow_folds(canvas, person, pose)
@@ -28,7 +50,7 @@ def draw_face(person: Person, pose: Pose, head: npt.NDArray[np.float64], light: 
     _draw_nose(canvas, person, pose)
     _draw_mouth(canvas, person, pose)
     _draw_hair(canvas, person)
-    return _lit(canvas, light)
+    return canvas.coloured(_lit(canvas, light))
 
 
 def make_backdrop(rng: np.random.Generator) -> Gray:
@@ -39,24 +61,47 @@ def make_backdrop(rng: np.random.Generator) -> Gray:
     return fine.astype(np.uint8)
 
 
+def make_tints(rng: np.random.Generator) -> dict[str, Tint]:
+    """The colours of one person, drawn at random, by the parts of a picture that have them."""
+
+    def tint(red: float, green: float, blue: float) -> Tint:
+        # as bright as gray: what is drawn in colour and decoded to gray is what is drawn in gray
+        bright = 0.299 * red + 0.587 * green + 0.114 * blue
+        return blue / bright, green / bright, red / bright
+
+    def anything(spread: float) -> Tint:
+        red, green, blue = (float(value) for value in rng.uniform(1 - spread, 1 + spread, 3))
+        return tint(red, green, blue)
+
+    warm = float(rng.uniform(0.1, 0.35))
+    return {
+        "backdrop": anything(0.12),
+        "clothes": anything(0.45),
+        "hair": tint(1.08 + float(rng.uniform(0.0, 0.25)), 1.0, 0.85),
+        "lip": tint(1.3 + 0.4 * warm, 0.85, 0.85),
+        "skin": tint(1.0 + warm, 1.0, 1.0 - 0.6 * warm),
+        "white": tint(1.0, 1.0, 1.0),
+    }
+
+
 def _draw_head(canvas: Canvas, person: Person, pose: Pose) -> None:
     if person.hair in _BEHIND:
         half_width, top, bottom = _BEHIND[person.hair]
         behind = oval(0.0, (top + bottom) / 2, half_width, (bottom - top) / 2)
-        canvas.fill(behind, person.hair_tone, depth=0.0)
+        canvas.fill(behind, person.hair_tone, depth=0.0, tint="hair")
     shoulders = mirrored([0.0, 1.0, 2.2, 2.6, 2.6], [1.72, 1.72, 2.05, 2.6, 4.0])
     neck = mirrored([0.55, 0.62, 0.0], [0.6, 1.8, 2.0])
-    canvas.fill(curve(shoulders), person.clothes, depth=0.0)
-    canvas.fill(neck, person.skin * 0.72, depth=0.0)
+    canvas.fill(curve(shoulders), person.clothes, depth=0.0, tint="clothes")
+    canvas.fill(neck, person.skin * 0.72, depth=0.0, tint="skin")
     if person.hair != "long":
         for side in (-1.0, 1.0):
-            canvas.fill(oval(side, -0.08, 0.12, 0.26), person.skin * 0.85, depth=0.0)
+            canvas.fill(oval(side, -0.08, 0.12, 0.26), person.skin * 0.85, depth=0.0, tint="skin")
     jaw, chin, drop = person.jaw, person.chin, 0.16 * pose.jaw
     outline = mirrored(
         [0.0, 0.55, 0.88, 1.0, 0.98, 0.45 + 0.45 * jaw, 0.7 * jaw, 0.4 * jaw, 0.14],
         [-1.33, -1.22, -0.85, -0.35, 0.1, 0.5, 0.85 + 0.5 * drop, chin - 0.08 + drop, chin + drop],
     )
-    canvas.fill(curve(outline), person.skin, depth=0.3)
+    canvas.fill(curve(outline), person.skin, depth=0.3, tint="skin")
     if person.beard > 0:
         low = chin + drop
         beard = mirrored(
@@ -119,7 +164,7 @@ def _draw_eye(canvas: Canvas, person: Person, pose: Pose, side: float) -> None:
     lower = curve(points_at(across, _EYE_Y + low * np.array([0.0, 0.85, 0.85, 0.0])), closed=False)
     opening = np.concatenate([upper, lower])
     within, eye = np.zeros_like(canvas.image), np.full_like(canvas.image, round(person.skin * 0.5 + 125))
-    canvas.fill(opening, 255, on=within)
+    canvas.fill(opening, 255, on=within, tint="white")
     canvas.fill(oval(x, _EYE_Y - 0.01, 0.085, 0.085), person.iris, on=eye)
     canvas.fill(oval(x, _EYE_Y - 0.01, 0.04, 0.04), 8, on=eye)
     canvas.fill(oval(x - 0.03, _EYE_Y - 0.04, 0.016, 0.016), 240, on=eye)
@@ -140,7 +185,7 @@ def _draw_brow(canvas: Canvas, person: Person, pose: Pose, side: float) -> None:
     thick = person.brow_thickness * np.array([0.75, 1.0, 0.85, 0.25])
     above = curve(points_at(xs, ys - thick, side), closed=False)
     below = curve(points_at(xs, ys + thick, side), closed=False)
-    canvas.fill(np.concatenate([above, below[::-1]]), person.brow)
+    canvas.fill(np.concatenate([above, below[::-1]]), person.brow, tint="hair")
 
 
 def _draw_nose(canvas: Canvas, person: Person, pose: Pose) -> None:
@@ -183,12 +228,13 @@ def _draw_mouth(canvas: Canvas, person: Person, pose: Pose) -> None:
         hairs = mirrored(
             [0.0, 0.5 * half, 1.05 * half, 0.0], [high - 0.19, high - 0.17, low + 0.02, high - 0.02]
         )
-        canvas.fill(curve(hairs), _mixed(person.skin, person.hair_tone, 0.7 * person.moustache), depth=1.2)
-    canvas.fill(np.concatenate([top, bottom[::-1]]), person.lip)
+        tone = _mixed(person.skin, person.hair_tone, 0.7 * person.moustache)
+        canvas.fill(curve(hairs), tone, depth=1.2, tint="hair")
+    canvas.fill(np.concatenate([top, bottom[::-1]]), person.lip, tint="lip")
     if gap > 0.02:
         canvas.fill(np.concatenate([upper, lower[::-1]]), 28)
         teeth = upper + np.clip(0.55 * (lower - upper), 0.0, np.array([0.0, 0.09], np.float32))
-        canvas.fill(np.concatenate([upper, teeth[::-1]]), person.skin * 0.4 + 135)
+        canvas.fill(np.concatenate([upper, teeth[::-1]]), person.skin * 0.4 + 135, tint="white")
     canvas.line(upper, person.lip * 0.5, 0.022)
     for x, y in (left, right):
         canvas.fill(oval(x, y, 0.03, 0.025), person.lip * 0.6)
@@ -216,7 +262,7 @@ def _draw_hair(canvas: Canvas, person: Person) -> None:
         [0.93, 0.72, 0.2, -0.3, -0.72, -0.93],
         [-0.45, line + 0.12 - sweep, line - sweep, line + sweep, line + 0.14 + sweep, -0.45],
     )
-    canvas.fill(curve(np.concatenate([outside, inside])), person.hair_tone, depth=0.2)
+    canvas.fill(curve(np.concatenate([outside, inside])), person.hair_tone, depth=0.2, tint="hair")
 
 
 def _lit(canvas: Canvas, light: Light) -> Gray:

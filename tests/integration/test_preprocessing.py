@@ -82,7 +82,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Tree:
     for path in short.frames[:-3]:
         path.unlink()
 
-    as_gray = make_clip(colour, root=root, settings=SETTINGS, detector=make_detector("yunet"))
+    as_gray = make_clip(colour, settings=SETTINGS, detector=make_detector("yunet"))
     assert isinstance(as_gray, FaceClip)
     for path in colour.frames:
         image = cv2.imread(str(path), cv2.IMREAD_COLOR)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from preprocessing.datasets.ckplus import CLASSES, COMPLETE_COUNTS, read_ckplus
 from preprocessing.datasets.reader import Dataset
-from preprocessing.datasets.registry import DATASETS, read_dataset
 from services.errors import InvalidInput, NotFound
 
 HAPPY = "   5.0000000e+00\n"
@@ -110,7 +110,7 @@ def test_a_label_without_images_is_skipped(root: Path) -> None:
     assert found["cohn-kanade-images/S012/001"].startswith("no label and no images")
 
 
-def test_stray_files_are_ignored(root: Path) -> None:
+def test_stray_files_are_left_out_with_a_reason(root: Path) -> None:
     images = root / "cohn-kanade-images"
     labels = root / "Emotion"
     for stray in (
@@ -134,7 +134,25 @@ def test_stray_files_are_ignored(root: Path) -> None:
     (sequence,) = dataset.sequences
     assert len(sequence.frames) == 11
     assert sequence.label == "happy"
-    assert dataset.skipped == ()
+    system = "hidden, or left by an operating system"
+    assert dataset.reasons(root) == {
+        "cohn-kanade-images/.DS_Store": system,
+        "cohn-kanade-images/S005/.DS_Store": system,
+        "cohn-kanade-images/S005/001/.DS_Store": system,
+        "cohn-kanade-images/S005/001/Thumbs.db": system,
+        "cohn-kanade-images/S005/001/S005_001_00000012.png.baiduyun.uploading.cfg": (
+            "a file that is not part of the layout of CK+"
+        ),
+        "cohn-kanade-images/S005/001/S005_001_00000001.png:Zone.Identifier": system,
+        "cohn-kanade-images/S005/001/._S005_001_00000001.png": system,
+        "cohn-kanade-images/S005/001/S006_001_00000001.png": "an image that does not belong into this folder",
+        "cohn-kanade-images/S005/001/S005_001_00000013.png": "a folder named like an image",
+        "cohn-kanade-images/Licence": "a folder that is not part of the layout of CK+",
+        "cohn-kanade-images/S005/notes": "a folder that is not part of the layout of CK+",
+        "Emotion/S005/001/.DS_Store": system,
+        "Emotion/S005/001/._S005_001_00000011_emotion.txt": system,
+        "Emotion/S005/001/AAA_first_of_all.txt": "a file that is not part of the layout of CK+",
+    }
 
 
 def test_frames_are_ordered_by_number(tmp_path: Path) -> None:
@@ -223,12 +241,93 @@ def test_the_complete_set_is_read_without_a_warning(tmp_path: Path) -> None:
     assert dataset.warnings == ()
 
 
-def test_datasets_go_by_name(root: Path) -> None:
-    assert read_dataset("ckplus", root) == read_ckplus(root)
-    assert set(DATASETS) >= {"ckplus"}
+def test_a_source_is_the_same_wherever_the_root_is(tmp_path: Path) -> None:
+    add_frames(tmp_path / "a/b", "S005", "001", range(1, 3))
+    add_label(tmp_path / "a/b", "S005", "001", 2, HAPPY)
+    sources = [read_ckplus(root).sequences[0].source for root in (tmp_path, tmp_path / "a", tmp_path / "a/b")]
+    assert sources == ["cohn-kanade-images/S005/001"] * 3
 
 
-def test_an_unknown_dataset_is_told_the_known_ones(root: Path) -> None:
-    with pytest.raises(InvalidInput, match=r"'fer2013'.*ckplus") as refused:
-        read_dataset("fer2013", root)
-    assert refused.value.field == "dataset"
+def test_archives_unpacked_each_in_its_own_folder(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    other = tmp_path_factory.mktemp("unpacked")
+    for name, folder in (("extended-cohn-kanade-images", "cohn-kanade-images"), ("Emotion_labels", "Emotion")):
+        (other / name).mkdir()
+        (root / folder).rename(other / name / folder)
+    (sequence,) = read_ckplus(other).sequences
+    assert (sequence.clip_id, sequence.source) == ("S005_001", "cohn-kanade-images/S005/001")
+    assert read_ckplus(other).skipped == ()
+
+
+def test_a_set_further_down_is_not_looked_for(root: Path) -> None:
+    add_frames(root / "backup", "S006", "001", [1])
+    add_label(root / "backup", "S006", "001", 1, HAPPY)
+    dataset = read_ckplus(root)
+    assert [sequence.clip_id for sequence in dataset.sequences] == ["S005_001"]
+    assert dataset.reasons(root) == {"backup": "a folder that is not part of the layout of CK+"}
+
+
+def test_what_else_the_distribution_holds_is_listed(root: Path) -> None:
+    (root / "Landmarks" / "S005").mkdir(parents=True)
+    (root / "FACS").mkdir()
+    (root / "ReadMe.txt").write_text("read me")
+    assert read_ckplus(root).reasons(root) == {
+        "FACS": "action units, which foldwise does not read",
+        "Landmarks": "landmarks, which foldwise does not read",
+        "ReadMe.txt": "a file that is not part of the layout of CK+",
+    }
+
+
+def test_folders_in_lower_case_are_the_same_subject(tmp_path: Path) -> None:
+    folder = tmp_path / "cohn-kanade-images/s005/001"
+    folder.mkdir(parents=True)
+    (folder / "S005_001_00000001.png").write_bytes(b"png")
+    add_label(tmp_path, "S005", "001", 1, HAPPY)
+    (sequence,) = read_ckplus(tmp_path).sequences
+    assert (sequence.clip_id, sequence.subject) == ("S005_001", "S005")
+    add_frames(tmp_path, "S005", "001", [1])
+    assert read_ckplus(tmp_path).reasons(tmp_path) == {
+        "cohn-kanade-images/s005/001": "a second folder of S005_001"
+    }
+
+
+def test_two_images_of_one_number(root: Path) -> None:
+    (root / "cohn-kanade-images/S005/001/S005_001_3.png").write_bytes(b"png")
+    dataset = read_ckplus(root)
+    assert len(dataset.sequences[0].frames) == 11
+    assert dataset.reasons(root) == {
+        "cohn-kanade-images/S005/001/S005_001_3.png": "has the same number as S005_001_00000003.png"
+    }
+
+
+def test_digits_of_other_scripts_are_no_numbers(root: Path) -> None:
+    (root / "cohn-kanade-images/S005/001/S005_001_١٢.png").write_bytes(b"png")
+    assert len(read_ckplus(root).sequences[0].frames) == 11
+
+
+def test_labels_that_cannot_be_read_are_no_labels(tmp_path: Path) -> None:
+    for number in ("001", "002"):
+        add_frames(tmp_path, "S005", number, [1])
+        add_label(tmp_path, "S005", number, 1, None)
+    (tmp_path / "Emotion/S005/001/S005_001_00000001_emotion.txt").mkdir()
+    (tmp_path / "Emotion/S005/002/S005_002_00000001_emotion.txt").symlink_to("nowhere")
+    dataset = read_ckplus(tmp_path)
+    assert dataset.sequences == ()
+    assert set(dataset.reasons(tmp_path)) == {
+        f"{tree}/S005/{number}" for tree in ("cohn-kanade-images", "Emotion") for number in ("001", "002")
+    }
+
+
+def test_names_that_are_not_utf8_are_listed_as_text(root: Path) -> None:
+    odd = root / "cohn-kanade-images/S005/001" / os.fsdecode(b"caf\xe9.png")
+    odd.write_bytes(b"png")
+    (reason,) = read_ckplus(root).reasons(root).items()
+    assert reason == (
+        "cohn-kanade-images/S005/001/caf\\xe9.png",
+        "a file that is not part of the layout of CK+",
+    )
+
+
+def test_a_synthetic_set_is_not_held_against_the_genuine_one(root: Path) -> None:
+    (root / "synthetic.json").write_text("{}")
+    dataset = read_ckplus(root)
+    assert (dataset.warnings, dataset.skipped) == ((), ())

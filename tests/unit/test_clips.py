@@ -50,7 +50,7 @@ def with_faces(sequence: Sequence, blank: Path, count: int) -> Sequence:
 
 
 def clip_of(sequence: Sequence, root: Path, yunet: YuNet, settings: ClipSettings = SETTINGS) -> FaceClip:
-    made = make_clip(sequence, root=root, settings=settings, detector=yunet)
+    made = make_clip(sequence, settings=settings, detector=yunet)
     assert isinstance(made, FaceClip)
     return made
 
@@ -58,7 +58,7 @@ def clip_of(sequence: Sequence, root: Path, yunet: YuNet, settings: ClipSettings
 def test_a_clip_with_too_few_faces_is_dropped_with_the_numbers(
     sequence: Sequence, blank: Path, root: Path, yunet: YuNet
 ) -> None:
-    made = make_clip(with_faces(sequence, blank, 4), root=root, settings=SETTINGS, detector=yunet)
+    made = make_clip(with_faces(sequence, blank, 4), settings=SETTINGS, detector=yunet)
     assert made == DroppedClip(
         clip_id=sequence.clip_id,
         reason="a face in only 4 of its last 10 frames, a smaller share than 0.5 (least_faces)",
@@ -119,7 +119,7 @@ def test_colours_are_kept_as_red_green_blue(
     assert gray is not None
     cv2.imwrite(str(path), np.stack([gray // 2, gray // 2, gray], axis=-1))
     red = replace(sequence, frames=(path,))
-    made = make_clip(red, root=tmp_path, settings=SETTINGS, detector=yunet, colour=True)
+    made = make_clip(red, settings=SETTINGS, detector=yunet, colour=True)
     assert isinstance(made, FaceClip)
     assert made.plain.shape == made.clahe.shape == (10, 32, 32, 3)
     assert made.plain[..., 0].mean() > 1.5 * made.plain[..., 2].mean()

@@ -1,0 +1,205 @@
+"""Whether the synthetic sets are good for what they are for: faces are found, and time tells more than a frame.
+
+    python -m benchmarks.synthetic_sets [--subjects 24] [--difficulty 0.5] [--width 8] [--frame-size 32]
+
+First each layout and colour is drawn at three difficulties, and every detector looks at every frame. Then one
+network is trained twice on the same folds, seeds and settings: on the clips, and on clips whose every frame is
+their last, so that all it can learn from is the last frame. Accuracy is pooled over the folds of a
+subject-independent cross-validation, after the last epoch: no epoch is picked by the clips it is tested on.
+
+The last line is JSON:
+    faces_found             share of frames with exactly one face found, in the worst set and detector
+    frames                  looked at, all sets together
+    accuracy_3d             of the network that sees the clips
+    accuracy_last_frame     of the one that sees their last frames
+    clips, chance           clips tested; the accuracy of guessing
+    only_3d, only_last_frame  clips that one alone gets right
+    subjects, difficulty, width, frame_size, epochs, folds, seeds, seconds
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import cv2
+import numpy as np
+from rich.console import Console
+
+from benchmarks.synthetic_cache import synthetic_cache
+from preprocessing.datasets.registry import read_dataset
+from preprocessing.datasets.synthetic import write_synthetic_tree
+from preprocessing.faces import DETECTORS
+from services.clip_cache import CacheWriter, ClipCache, open_cache
+from services.contracts import (
+    ANY_CLASS,
+    Augmentation,
+    AugmentationCounts,
+    ComputePlan,
+    Economies,
+    FoldTask,
+    TrainingSettings,
+)
+from services.folds import KFold, make_folds, split_hash
+from services.search_space import Hyperparameters
+from services.seeds import sha256_of
+from worker.training.device import choose_device, keep_freed_memory
+from worker.training.engine import Engine
+from worker.training.fit import run_fold
+
+SETS = [("ckplus", False), ("ckplus", True), ("oulu-casia", True), ("oulu-casia", False)]
+DIFFICULTIES = (0.0, 0.5, 1.0)
+LOOKED_AT = 2
+"""Subjects of each set that detectors look at."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tested:
+    """What became of each clip after the last epoch."""
+
+    right: dict[str, bool]
+
+    @property
+    def accuracy(self) -> float:
+        """The share that is right."""
+        return sum(self.right.values()) / len(self.right)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--subjects", type=int, default=24)
+    parser.add_argument("--difficulty", type=float, default=0.5)
+    parser.add_argument("--width", type=int, default=8)
+    parser.add_argument("--frame-size", type=int, default=32)
+    parser.add_argument("--epochs", type=int, default=16)
+    parser.add_argument("--folds", type=int, default=4)
+    parser.add_argument("--seeds", type=int, default=1)
+    arguments = parser.parse_args()
+    console = Console()
+    started = time.monotonic()
+    shares, frames = look_at_faces(console)
+    with tempfile.TemporaryDirectory() as folder:
+        whole = synthetic_cache(
+            Path(folder),
+            subjects=arguments.subjects,
+            frame_size=arguments.frame_size,
+            difficulty=arguments.difficulty,
+        )
+        settings = TrainingSettings(
+            width=arguments.width,
+            frame_size=arguments.frame_size,
+            epochs=arguments.epochs,
+            learning_rate=1e-3,
+            augmentation=Augmentation(counts={ANY_CLASS: AugmentationCounts(flip=1, rotation=1)}),
+        )
+        still = with_last_frames_only(whole, Path(folder) / "still")
+        tested = {
+            name: cross_validate(cache, settings, arguments.folds, arguments.seeds, name, console)
+            for name, cache in (("3D-CNN", whole), ("last frame", still))
+        }
+    moving, last = tested["3D-CNN"], tested["last frame"]
+    print(
+        json.dumps(
+            {
+                "faces_found": round(min(shares), 4),
+                "frames": frames,
+                "accuracy_3d": round(moving.accuracy, 4),
+                "accuracy_last_frame": round(last.accuracy, 4),
+                "clips": len(moving.right),
+                "chance": round(1 / len(whole.manifest.classes), 4),
+                "only_3d": sum(right and not last.right[clip] for clip, right in moving.right.items()),
+                "only_last_frame": sum(right and not moving.right[clip] for clip, right in last.right.items()),
+                **vars(arguments),
+                "seconds": round(time.monotonic() - started),
+            }
+        )
+    )
+
+
+def look_at_faces(console: Console) -> tuple[list[float], int]:
+    """For each set and detector the share of frames with one face, and the number of frames."""
+    shares, total = [], 0
+    detectors = [make() for make in DETECTORS.values()]
+    for (layout, colour), difficulty in product(SETS, DIFFICULTIES):
+        with tempfile.TemporaryDirectory() as folder:
+            write_synthetic_tree(
+                Path(folder), layout=layout, colour=colour, difficulty=difficulty, subjects=LOOKED_AT, seed=1
+            )
+            paths = [p for one in read_dataset(layout, Path(folder)).sequences for p in one.frames]
+            images = [np.asarray(cv2.imread(str(path)), np.uint8) for path in paths]
+        total += len(images)
+        for detector in detectors:
+            share = sum(len(detector.detect(image)) == 1 for image in images) / len(images)
+            shares.append(share)
+            look = "colour" if colour else "gray"
+            console.print(
+                f"{layout}, {look}, difficulty {difficulty}: {detector.name} {share:.2%}", highlight=False
+            )
+    return shares, total
+
+
+def with_last_frames_only(cache: ClipCache, root: Path) -> ClipCache:
+    """A cache of the same clips whose every frame is the last one."""
+    writer = CacheWriter(root, "last-frame", sha256_of([cache.manifest.fingerprint, "last frame"]))
+    plain, clahe = cache.frames(clahe=False), cache.frames(clahe=True)
+    for row, record in enumerate(cache.records):
+        writer.add(record, *(np.repeat(frames[row][-1:], frames.shape[1], axis=0) for frames in (plain, clahe)))
+    writer.finish(
+        clip_ids=[record.clip_id for record in cache.records],
+        classes=cache.manifest.classes,
+        settings=cache.manifest.settings,
+        tools=cache.manifest.tools,
+        skipped={},
+        warnings=(),
+    )
+    return open_cache(writer.target)
+
+
+def cross_validate(
+    cache: ClipCache, settings: TrainingSettings, k: int, seeds: int, name: str, console: Console
+) -> Tested:
+    """Every clip is tested once for each seed."""
+    device = choose_device(None)
+    if device.type == "cpu":
+        keep_freed_memory()
+    engine = Engine(device)
+    folds = make_folds(cache.clips(), KFold(k=k))
+    label_of = {clip.clip_id: clip.label for clip in cache.clips()}
+    right: dict[str, bool] = {}
+    for seed, fold in product(range(seeds), folds):
+        task = FoldTask(
+            study="synthetic-sets",
+            trial=0,
+            fold=fold.index,
+            fold_name=fold.name,
+            folds=len(folds),
+            hyperparameters=Hyperparameters(),
+            training=settings,
+            economies=Economies(stop_when_perfect=False),
+            compute=ComputePlan(),
+            dataset=cache.manifest.dataset,
+            fingerprint=cache.manifest.fingerprint,
+            classes=cache.manifest.classes,
+            test_clips=fold.test_clips,
+            split_hash=split_hash(folds),
+            seed=seed,
+            study_seed=seed,
+        )
+        result = run_fold(task, cache, engine, revision=None, on_step=lambda _: None)
+        predicted = result.epochs[-1].predicted
+        found = {clip: label_of[clip] == one for clip, one in zip(fold.test_clips, predicted, strict=True)}
+        right |= {f"{seed}/{clip}": is_right for clip, is_right in found.items()}
+        console.print(
+            f"{name}, seed {seed}, fold {fold.index}: {sum(found.values())}/{len(found)} right", highlight=False
+        )
+    return Tested(right=right)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,199 @@
+"""Oulu-CASIA NIR&VIS as its authors distribute it: `OriginalImg/VL/Strong/P012/Anger/000.jpeg`.
+
+Two cameras (VL visible light, NI near infrared) saw 80 people show six emotions under three lights.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from preprocessing.datasets.reader import (
+    SYNTHETIC_MARKER,
+    Dataset,
+    Sequence,
+    as_text,
+    differences,
+    naming,
+)
+from preprocessing.datasets.tree import Tree, is_file, is_folder
+from services.errors import InvalidInput
+
+NAME = "oulu-casia"
+MODALITIES = ("VL", "NI")
+LIGHTINGS = ("Strong", "Weak", "Dark")
+SEARCH_DEPTH = 8
+
+CLASSES = ("anger", "disgust", "fear", "happy", "sadness", "surprise")
+"""In the order and with the names of the confusion matrix of the paper, so that they match those of CK+."""
+
+FOLDER_OF_CLASS = {
+    "anger": "Anger",
+    "disgust": "Disgust",
+    "fear": "Fear",
+    "happy": "Happiness",
+    "sadness": "Sadness",
+    "surprise": "Surprise",
+}
+
+COMPLETE_SUBJECTS = 80
+
+_CLASS_OF_FOLDER = {folder.casefold(): label for label, folder in FOLDER_OF_CLASS.items()}
+_SUBJECT_FOLDER = re.compile(r"P[0-9]+", re.IGNORECASE)
+_IMAGE_FILE = re.compile(r"([0-9]+)\.(?:jpe?g|png|bmp)", re.IGNORECASE)
+
+
+def read_oulu_casia(root: Path, *, modality: str = "VL", lighting: str = "Strong") -> Dataset:
+    """The sequences of one camera under one light, wherever `VL/Strong/P###` lies under `root` or at it.
+
+    Everything else under `root` is among `skipped`; images are not opened. A set that is not the complete one
+    (480 sequences of 80 subjects) is told in `warnings`, unless `foldwise synth` wrote it.
+
+    Args:
+        root: any folder above the subjects, or the one that holds them.
+        modality: `VL` (visible light; clips in colour) or `NI` (near infrared; gray clips). The paper uses VL.
+        lighting: `Strong`, `Weak` or `Dark`. The paper uses Strong.
+
+    Raises `NotFound` where `root` is not there, and `InvalidInput` for another modality or lighting, where
+    `root` is no folder, and where none or more than one of the folders looked for is there.
+    """
+    modality = _one_of("modality", modality, MODALITIES)
+    lighting = _one_of("lighting", lighting, LIGHTINGS)
+    tree = Tree(root, layout="Oulu-CASIA")
+    top = _find_subjects(tree, modality, lighting)
+    sequences: list[Sequence] = []
+    gaps: list[str] = []
+    for clip_id, folder in sorted(_emotion_folders(tree, top).items()):
+        frames = _frames(tree, folder)
+        if not frames:
+            tree.skip(folder, "no images named <number>.jpeg")
+            continue
+        tree.use(*frames.values())
+        subject, label = clip_id.split("_")
+        sequences.append(
+            Sequence(
+                clip_id=clip_id,
+                subject=subject,
+                label=label,
+                source=as_text(folder.relative_to(top.parent.parent).as_posix()),
+                frames=tuple(frames.values()),
+            )
+        )
+        if list(frames) != list(range(len(frames))):
+            gaps.append(clip_id)
+    warnings = (*_incomplete(tree, top, sequences), *_gaps(gaps))
+
+    def why_not(path: Path) -> str | None:
+        if path.name.casefold() in {name.casefold() for name in (*MODALITIES, *LIGHTINGS)}:
+            return f"not asked for: modality is {modality} and lighting {lighting}"
+        if _SUBJECT_FOLDER.fullmatch(path.name):
+            return "a subject without an emotion's folder"
+        return "no emotion of the set" if path.parent.parent == top and is_folder(path) else None
+
+    return Dataset(
+        name=NAME,
+        classes=CLASSES,
+        sequences=tuple(sequences),
+        skipped=tree.finish(why_not),
+        warnings=warnings,
+        colour=modality == "VL",
+        settings={"modality": modality, "lighting": lighting},
+    )
+
+
+def _one_of(field: str, value: str, allowed: tuple[str, ...]) -> str:
+    for known in allowed:
+        if value.casefold() == known.casefold():
+            return known
+    raise InvalidInput(f"{field} is {value!r}; use one of: {', '.join(allowed)}.", field=field)
+
+
+def _find_subjects(tree: Tree, modality: str, lighting: str) -> Path:
+    """The folder of the subjects of this camera and light."""
+    holders = list(_holders_of_subjects(tree))
+    wanted = (modality.casefold(), lighting.casefold())
+    matching = [path for path in holders if _names_of_setting(path) == wanted]
+    if len(matching) == 1:
+        return matching[0]
+    if matching:
+        found = ", ".join(as_text(str(path)) for path in matching)
+        raise InvalidInput(
+            f"root is {tree.root}, under which several folders are {modality}/{lighting} "
+            f"({found}); give one of them.",
+            field="root",
+        )
+    there = ", ".join(as_text(f"{path.parent.name}/{path.name}") for path in holders) or "none"
+    raise InvalidInput(
+        f"root is {tree.root}, but no folder {modality}/{lighting} with subjects P001, P002, ... is in it, "
+        f"up to {SEARCH_DEPTH} levels down; with subjects there are: {there}.",
+        field="root",
+    )
+
+
+def _holders_of_subjects(tree: Tree) -> Iterator[Path]:
+    """Folders with subjects in them, outermost first; links that lead back up are not followed."""
+    level = [(tree.root, frozenset({os.path.realpath(tree.root)}))]
+    for _ in range(SEARCH_DEPTH + 1):
+        below = []
+        for folder, above in level:
+            children = tree.folders(folder)
+            if any(_SUBJECT_FOLDER.fullmatch(child.name) for child in children):
+                yield folder
+                continue
+            real = [(child, os.path.realpath(child)) for child in children]
+            below += [(child, above | {where}) for child, where in real if where not in above]
+        level = below
+
+
+def _names_of_setting(folder: Path) -> tuple[str, str]:
+    return folder.parent.name.casefold(), folder.name.casefold()
+
+
+def _emotion_folders(tree: Tree, top: Path) -> dict[str, Path]:
+    """Folders by clip id."""
+    found: dict[str, Path] = {}
+    for subject in tree.folders(top):
+        if not _SUBJECT_FOLDER.fullmatch(subject.name):
+            continue
+        for folder in tree.folders(subject):
+            label = _CLASS_OF_FOLDER.get(folder.name.casefold())
+            if label is None:
+                continue
+            clip_id = f"{subject.name.upper()}_{label}"
+            if clip_id in found:
+                tree.skip(folder, f"a second folder of {clip_id}")
+            else:
+                found[clip_id] = folder
+    return found
+
+
+def _frames(tree: Tree, folder: Path) -> dict[int, Path]:
+    """Image files by their numbers, ordered by these."""
+    found: dict[int, Path] = {}
+    for path in tree.files(folder):
+        match = _IMAGE_FILE.fullmatch(path.name)
+        if match and int(match[1]) in found:
+            tree.skip(path, f"has the same number as {found[int(match[1])].name}")
+        elif match:
+            found[int(match[1])] = path
+    return dict(sorted(found.items()))
+
+
+def _incomplete(tree: Tree, top: Path, sequences: list[Sequence]) -> tuple[str, ...]:
+    for folder in top.parents[:3]:  # VL, OriginalImg, and what holds it
+        if is_file(folder / SYNTHETIC_MARKER):
+            tree.use(folder / SYNTHETIC_MARKER)
+            return ()
+    counts = dict.fromkeys(CLASSES, COMPLETE_SUBJECTS)
+    return differences(sequences, name="Oulu-CASIA", subjects=COMPLETE_SUBJECTS, counts=counts)
+
+
+def _gaps(clip_ids: list[str]) -> tuple[str, ...]:
+    if not clip_ids:
+        return ()
+    return (
+        f"In {len(clip_ids)} sequences the frames are not numbered 0, 1, 2, ... without a gap, "
+        f"so frames may be missing: {naming(clip_ids)}.",
+    )

@@ -1,0 +1,123 @@
+"""A dataset's folders as a reader walks them, with an account of everything in them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from preprocessing.datasets.reader import Skipped
+from preprocessing.frames import pass_over
+from services.errors import InvalidInput, NotFound
+
+Why = Callable[[Path], str | None]
+"""The reason why a file or folder is not used, or None where a general one will do."""
+
+_LEFT_BY_SYSTEMS = {".ds_store", "thumbs.db", "desktop.ini", "__macosx", ".spotlight-v100", ".trashes"}
+
+
+class Tree:
+    """Lists folders and keeps account: what a reader neither uses nor skips, `finish` skips with a reason.
+
+    Nothing is opened. What is forbidden, dangles or is neither a file nor a folder raises nothing.
+    """
+
+    def __init__(self, root: Path, *, layout: str) -> None:
+        """`layout` is the dataset's name for people.
+
+        Raises `NotFound` where `root` is not there and `InvalidInput` where it is no folder.
+        """
+        self.root = Path(os.path.abspath(root.expanduser()))
+        self._layout = layout
+        self._known: set[Path] = set()
+        self._closed: set[Path] = set()
+        self._skipped: list[Skipped] = []
+        if not os.path.lexists(self.root):
+            raise NotFound(
+                f"root is {self.root}, which does not exist; give the folder that holds {layout}.", field="root"
+            )
+        if not is_folder(self.root):
+            raise InvalidInput(
+                f"root is {self.root}, which is a file or a link to nothing; "
+                f"give the folder that holds {layout}.",
+                field="root",
+            )
+
+    def entries(self, folder: Path) -> list[Path]:
+        """Everything in a folder, by name; a folder that cannot be listed is skipped and empty.
+
+        Raises `OSError` where the disk fails, see `pass_over`.
+        """
+        try:
+            names = os.listdir(folder)
+        except OSError as error:
+            pass_over(folder, error)
+            if folder not in self._closed:
+                self._closed.add(folder)
+                self.skip(folder, f"cannot be listed: {error.strerror}")
+            return []
+        return [folder / name for name in sorted(names, key=os.fsencode)]
+
+    def folders(self, folder: Path) -> list[Path]:
+        """The folders in a folder, by name, but not hidden ones and those that operating systems leave."""
+        return [path for path in self.entries(folder) if is_folder(path) and not is_clutter(path)]
+
+    def files(self, folder: Path) -> list[Path]:
+        """The files in a folder, by name, but not those that operating systems leave."""
+        return [path for path in self.entries(folder) if is_file(path) and not is_clutter(path)]
+
+    def use(self, *paths: Path) -> None:
+        """Says that these are part of a sequence or tell something about one."""
+        self._known.update(paths)
+
+    def skip(self, path: Path, reason: str, *, part: str = "") -> None:
+        """Leaves out a file or a folder with all that is in it, or `part` of a file."""
+        self._known.add(path)
+        self._skipped.append(Skipped(path=path, reason=reason, part=part))
+
+    def finish(self, why: Why = lambda _path: None) -> tuple[Skipped, ...]:
+        """All that was left out, by path; what nobody has spoken of yet is skipped here, folders as a whole."""
+        holders = {parent for path in self._known for parent in path.parents}
+        waiting = [self.root] if self.root not in self._known else []
+        while waiting:
+            for path in self.entries(waiting.pop()):
+                if path in self._known:
+                    continue
+                if path in holders:
+                    waiting.append(path)
+                else:
+                    self.skip(path, self._reason(path, why))
+        return tuple(sorted(self._skipped, key=lambda skip: os.fsencode(skip.path)))
+
+    def _reason(self, path: Path, why: Why) -> str:
+        if path.is_symlink() and not path.exists():
+            return "a link to nothing"
+        if is_clutter(path):
+            return "hidden, or left by an operating system"
+        if not is_folder(path) and not is_file(path):
+            return "neither a file nor a folder"
+        kind = "folder" if is_folder(path) else "file"
+        return why(path) or f"a {kind} that is not part of the layout of {self._layout}"
+
+
+def is_clutter(path: Path) -> bool:
+    """Whether it is hidden, or of the kind that operating systems leave beside people's files."""
+    name = path.name.casefold()
+    # macOS archives carry a second, hollow tree of the same names in __MACOSX, and files that start with ._
+    return name.startswith(".") or name in _LEFT_BY_SYSTEMS or name.endswith(":zone.identifier")
+
+
+def is_folder(path: Path) -> bool:
+    """Whether it is a folder or a link to one; no error says it is not."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def is_file(path: Path) -> bool:
+    """Whether it is a regular file or a link to one; no error says it is not."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
