@@ -48,6 +48,7 @@ bench: venv  ## programs that measure, an hour on two cores; each ends with a JS
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.economies
 	$(BIN)/python -m benchmarks.pruning
+	$(BIN)/python -m benchmarks.preprocessing
 
 clean:  ## remove the environment and build leftovers; studies and caches stay
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
