@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from services.clip_cache import CacheRecord, ClipCache, Frames
 from services.errors import InvalidInput
 
-_CELL, _GAP, _LABEL_WIDTH, _HEADER, _TITLE = 72, 4, 300, 30, 58
+_CELL, _GAP, _LABEL_WIDTH, _LEAST_WIDTH, _HEADER, _TITLE = 72, 4, 300, 760, 30, 58
 _RED = (204, 0, 0)
 _MOST_FLAGGED = 20
 """Of one class; the others are counted in its header."""
@@ -52,7 +52,7 @@ def save_contact_sheet(cache: ClipCache, path: Path, *, clips_per_class: int = 4
     pitch = _CELL + _GAP
     dropped = list(_dropped_lines(cache))
     height = _TITLE + len(chosen) * _HEADER + rows * pitch + len(dropped) * 18 + 12
-    width = _LABEL_WIDTH + cache.manifest.frames * pitch + _GAP
+    width = max(_LEAST_WIDTH, _LABEL_WIDTH + cache.manifest.frames * pitch + _GAP)
     canvas = np.full((height, width, 3), 255, np.uint8)
     texts = [*_title(cache)]
     top = _TITLE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import cv2
@@ -61,6 +61,20 @@ class FaceBox:
         The edges are rounded to whole pixels. Where box and image do not meet, a slice is empty.
         """
         return _clip(self.y, self.height, image_height), _clip(self.x, self.width, image_width)
+
+    def within(self, *, image_width: int, image_height: int) -> FaceBox | None:
+        """The part of the box that lies inside an image of this size; None where that has no pixels."""
+        rows, columns = self.clipped(image_width=image_width, image_height=image_height)
+        if rows.start == rows.stop or columns.start == columns.stop:
+            return None
+        left, top = max(self.x, 0.0), max(self.y, 0.0)
+        return replace(
+            self,
+            x=left,
+            y=top,
+            width=min(self.x + self.width, image_width) - left,
+            height=min(self.y + self.height, image_height) - top,
+        )
 
 
 class FaceDetector(Protocol):

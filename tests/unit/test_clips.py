@@ -111,6 +111,23 @@ def test_a_passer_by_is_told_and_not_followed(
     assert all(box is not None and box[0] + box[2] < 640 for box in made.record.boxes)
 
 
+def test_a_face_mostly_beyond_the_edge_counts_by_what_is_in_the_picture(
+    sequence: Sequence, root: Path, yunet: YuNet, tmp_path: Path
+) -> None:
+    image = cv2.imread(str(sequence.frames[-1]), cv2.IMREAD_GRAYSCALE)
+    assert image is not None
+    (face,) = yunet.detect(np.asarray(image, np.uint8))
+    larger = cv2.resize(image, None, fx=1.15, fy=1.15)[: image.shape[0]]
+    # Of the larger face only the left 70 % are left.
+    path = tmp_path / "1.png"
+    cv2.imwrite(str(path), np.hstack([image, larger[:, : int(1.15 * (face.x + 0.7 * face.width))]]))
+    record = clip_of(replace(sequence, frames=(path,)), tmp_path, yunet).record
+    assert record.flags == ("several faces in 1 of 1 frames",)
+    box = record.boxes[0]
+    assert box is not None
+    assert box[0] + box[2] < image.shape[1]
+
+
 def test_colours_are_kept_as_red_green_blue(
     sequence: Sequence, root: Path, yunet: YuNet, tmp_path: Path
 ) -> None:

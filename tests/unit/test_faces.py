@@ -207,6 +207,17 @@ def test_a_box_is_clipped_to_the_image() -> None:
     assert image[rows, columns].shape == (10, 25)
 
 
+def test_the_part_of_a_box_within_the_image() -> None:
+    box = FaceBox(x=-5.5, y=90.25, width=30.0, height=20.0, confidence=0.9)
+    assert box.within(image_width=200, image_height=100) == FaceBox(
+        x=0.0, y=90.25, width=24.5, height=9.75, confidence=0.9
+    )
+    inside = FaceBox(x=5.5, y=9.25, width=30.0, height=20.0, confidence=0.9)
+    assert inside.within(image_width=200, image_height=100) == inside
+    assert replace(box, x=300.0).within(image_width=200, image_height=100) is None
+    assert replace(box, x=-29.8).within(image_width=200, image_height=100) is None  # less than half a pixel
+
+
 def test_a_box_beside_the_image_gives_no_pixels() -> None:
     box = FaceBox(x=300.0, y=-50.0, width=30.0, height=20.0, confidence=0.9)
     rows, columns = box.clipped(image_width=200, image_height=100)
