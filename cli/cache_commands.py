@@ -52,7 +52,7 @@ def preprocess(
         ),
     ],
     root: Annotated[Path, typer.Option(envvar="FOLDWISE_DATASET_ROOT", help="Folder of the dataset.")],
-    set_: Annotated[
+    reader_settings: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
@@ -137,7 +137,7 @@ def preprocess(
                 few_faces=_one_of(FewFaces, few_faces, "few_faces"),
             ),
             processes=processes,
-            reader_settings=read_settings(set_ or []),
+            reader_settings=read_settings(reader_settings or []),
             report=report,
         )
     _say_outcome(outcome, console)
@@ -209,17 +209,14 @@ def _read_settings(path: Path, context: typer.Context) -> dict[str, Any]:
     content = read_file(path, "settings")
     if not isinstance(content, dict):
         raise InvalidInput(f"{path} must hold NAME: VALUE lines", field="settings")
-    options = (parameter.name for parameter in context.command.params if parameter.name)
-    # `set` cannot name a Python argument
-    names = {name.rstrip("_"): name for name in options}
-    known = names.keys() - {"preset", "settings", "json", "help"}
+    known = {parameter.name for parameter in context.command.params} - {"preset", "settings", "json", "help"}
     values = {str(key).replace("-", "_"): value for key, value in content.items()}
     if unknown := sorted(values.keys() - known):
         raise InvalidInput(
-            f"{path} sets {unknown[0]!r}, which is no option; use: {', '.join(sorted(known))}",
+            f"{path} sets {unknown[0]!r}, which is no option; use: {', '.join(sorted(map(str, known)))}",
             field=unknown[0],
         )
-    return {names[key]: value for key, value in values.items()}
+    return values
 
 
 def _say_outcome(outcome: Outcome, console: Console) -> None:

@@ -30,8 +30,7 @@ class Tree:
         self.root = Path(os.path.abspath(root.expanduser()))
         self._layout = layout
         self._known: set[Path] = set()
-        self._closed: set[Path] = set()
-        self._skipped: list[Skipped] = []
+        self._skipped: dict[Skipped, None] = {}
         if not os.path.lexists(self.root):
             raise NotFound(
                 f"root is {self.root}, which does not exist; give the folder that holds {layout}.", field="root"
@@ -52,9 +51,7 @@ class Tree:
             names = os.listdir(folder)
         except OSError as error:
             pass_over(folder, error)
-            if folder not in self._closed:
-                self._closed.add(folder)
-                self.skip(folder, f"cannot be listed: {error.strerror}")
+            self.skip(folder, f"cannot be listed: {error.strerror}")
             return []
         return [folder / name for name in sorted(names, key=os.fsencode)]
 
@@ -71,9 +68,9 @@ class Tree:
         self._known.update(paths)
 
     def skip(self, path: Path, reason: str, *, part: str = "") -> None:
-        """Leaves out a file or a folder with all that is in it, or `part` of a file."""
+        """Leaves out a file, a folder with all that is in it, or `part` of a file; it may be said twice."""
         self._known.add(path)
-        self._skipped.append(Skipped(path=path, reason=reason, part=part))
+        self._skipped[Skipped(path=path, reason=reason, part=part)] = None
 
     def finish(self, why: Why = lambda _path: None) -> tuple[Skipped, ...]:
         """All that was left out, by path; what nobody has spoken of yet is skipped here, folders as a whole."""

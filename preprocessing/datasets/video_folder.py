@@ -6,6 +6,7 @@ import csv
 import io
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,6 +52,7 @@ def read_video_folder(root: Path, *, manifest: str = "", name: str = NAME, colou
     else:
         _read_folders(clips)
     sequences = tuple(clips.by_id[clip_id] for clip_id in sorted(clips.by_id))
+    clips.warnings += _alike({sequence.subject for sequence in sequences})
     return Dataset(
         name=name,
         classes=tuple(sorted({sequence.label for sequence in sequences})),
@@ -234,8 +236,15 @@ def _span(start: str, end: str) -> Span:
 
 def _images(tree: Tree, folder: Path) -> list[Path]:
     """The image files of a folder; numbers in their names count as numbers."""
-    images = [path for path in tree.files(folder) if path.suffix.casefold() in IMAGES]
-    return sorted(images, key=_natural)
+    images: dict[str, Path] = {}
+    for path in tree.files(folder):
+        if path.suffix.casefold() not in IMAGES:
+            continue
+        if path.stem in images:
+            tree.skip(path, f"named like {as_text(images[path.stem].name)}: the same frame in another format")
+        else:
+            images[path.stem] = path
+    return sorted(images.values(), key=_natural)
 
 
 def _natural(path: Path) -> list[tuple[int, bytes]]:
@@ -246,6 +255,16 @@ def _natural(path: Path) -> list[tuple[int, bytes]]:
 
 def _is_video(path: Path) -> bool:
     return is_file(path) and path.suffix.casefold() in VIDEOS and not is_clutter(path)
+
+
+def _alike(subjects: set[str]) -> Iterator[str]:
+    by_folded: dict[str, list[str]] = {}
+    for subject in sorted(subjects):
+        by_folded.setdefault("".join(subject.casefold().split()), []).append(subject)
+    for names in by_folded.values():
+        if len(names) > 1:
+            named = ", ".join(names)
+            yield f"The subjects {named} are taken for different people; if they are one, name them alike."
 
 
 def _label(text: str) -> str:

@@ -87,6 +87,22 @@ def test_two_spellings_of_one_name_are_one_clip(tmp_path: Path) -> None:
     assert [skip.reason for skip in dataset.skipped] == ["the same clip as another: Zoë/happy/a.mp4"]
 
 
+def test_one_frame_in_two_formats_is_read_once(tmp_path: Path) -> None:
+    put(tmp_path, "anna/happy/1.jpg", "anna/happy/1.png", "anna/happy/2.png")
+    dataset = read_video_folder(tmp_path)
+    assert [path.name for path in dataset.sequences[0].frames] == ["1.jpg", "2.png"]
+    assert dataset.reasons(tmp_path) == {
+        "anna/happy/1.png": "named like 1.jpg: the same frame in another format"
+    }
+
+
+def test_subjects_that_may_be_one_are_told(tmp_path: Path) -> None:
+    put(tmp_path, "Anna B/happy/1.mp4", "anna b/happy/1.mp4", "bert/happy/1.mp4")
+    assert read_video_folder(tmp_path).warnings == (
+        "The subjects Anna B, anna b are taken for different people; if they are one, name them alike.",
+    )
+
+
 def test_a_list(tmp_path: Path) -> None:
     put(tmp_path, "films/long.mp4", *(f"stills/{number}.png" for number in range(1, 13)), "films/other.mp4")
     dataset = listed(
