@@ -48,6 +48,7 @@ bench: venv  ## programs that measure, an hour on two cores; each ends with a JS
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.economies
 	$(BIN)/python -m benchmarks.pruning
+	$(BIN)/python -m benchmarks.preprocessing
 	$(BIN)/python -m benchmarks.synthetic_sets
 
 clean:  ## remove the environment and build leftovers; studies and caches stay

@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from cli import study_life, token_commands, worker_commands
+from cli import cache_commands, study_life, token_commands, worker_commands
 from cli.state import StateFolder, default_state
 from services.errors import EXIT_FAILURE, EXIT_TRY_AGAIN, FoldwiseError
 
@@ -96,68 +96,9 @@ def synth(
     print(f"foldwise preprocess --dataset {layout} --root {folder}")
 
 
-@app.command(epilog="Example: foldwise preprocess --dataset ckplus --root /data/CK+")
-def preprocess(
-    dataset: Annotated[
-        str,
-        typer.Option(
-            help="Its layout: ckplus, oulu-casia, video-folder, or one that an installed package reads."
-        ),
-    ],
-    root: Annotated[Path, typer.Option(help="Folder of the dataset.")],
-    reader_settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            envvar="FOLDWISE_READER_SETTINGS",
-            help="KEY=VALUE. oulu-casia: modality, lighting; video-folder: manifest, name, colour.",
-        ),
-    ] = None,
-    cache_root: Annotated[
-        Path | None,
-        typer.Option(
-            envvar="FOLDWISE_CACHE_ROOT", help="Folder of the clip caches; default: where `up` looks."
-        ),
-    ] = None,
-    frames: Annotated[int, typer.Option(min=1, help="Frames of a clip.")] = 10,
-    frame_size: Annotated[int, typer.Option(min=16, help="Pixels on a side of a face.")] = 112,
-    detector: Annotated[str, typer.Option(help="Face detector: yunet.")] = "yunet",
-    processes: Annotated[int, typer.Option(min=1, help="Clips made at once.")] = os.cpu_count() or 1,
-    json: Json = False,
-) -> None:
-    """Turn a dataset into a clip cache; a killed run goes on where it stopped."""
-    from cli.progress import preprocessing_progress
-    from cli.show import skipped_lines
-    from preprocessing.clips import ClipSettings
-    from preprocessing.datasets.registry import read_settings
-    from preprocessing.job import preprocess as run
-
-    console = _console(json)
-    with preprocessing_progress(console) as report:
-        outcome = run(
-            dataset,
-            root,
-            cache_root or StateFolder(default_state()).caches,
-            settings=ClipSettings(frames=frames, frame_size=frame_size, detector=detector),
-            processes=processes,
-            reader_settings=read_settings(reader_settings or []),
-            report=report,
-        )
-    manifest = outcome.manifest
-    for warning in manifest.warnings:
-        console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
-    for clip_id, flags in outcome.flagged.items():
-        console.print(f"flagged: {clip_id}: {'; '.join(flags)}", highlight=False, soft_wrap=True)
-    for clip_id, reason in manifest.dropped.items():
-        console.print(f"dropped: {clip_id}: {reason}", highlight=False, soft_wrap=True)
-    for line in skipped_lines(manifest.skipped):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-    counts = ", ".join(f"{name} {count}" for name, count in manifest.class_counts.items())
-    made = f"{manifest.clips} clips of {manifest.subjects} subjects ({counts})"
-    console.print(made, highlight=False, markup=False, soft_wrap=True)
-    console.print(f"{outcome.folder}", highlight=False, soft_wrap=True)
-    if json:
-        print(manifest.model_dump_json())
+app.command(epilog="Example: foldwise preprocess --dataset ckplus --root /data/CK+")(cache_commands.preprocess)
+app.command(epilog="Example: foldwise inspect ckplus --sheet sheet.png")(cache_commands.inspect)
+app.command(epilog="Example: foldwise verify ckplus")(cache_commands.verify)
 
 
 @app.command(

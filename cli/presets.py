@@ -84,6 +84,21 @@ PRESETS: dict[str, StudySpec] = {
 }
 
 
+def clip_preset(name: str) -> dict[str, str | int]:
+    """Options of `foldwise preprocess` that make the clips a preset wants; the paper's use its detector.
+
+    Raises:
+        NotFound: there is none; the message lists those there are.
+    """
+    spec = get_preset(name)
+    return {
+        "dataset": spec.cache,
+        "frames": spec.training.frames,
+        "frame_size": spec.training.frame_size,
+        "detector": "yunet" if name == "demo" else "res10",
+    }
+
+
 def get_preset(name: str) -> StudySpec:
     """The spec of that name.
 

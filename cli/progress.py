@@ -8,7 +8,17 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 from preprocessing.job import Report
 
@@ -22,31 +32,41 @@ _STAGES = {"hash": "reading", "clips": "clips", "frames": "frames"}
 
 @contextmanager
 def preprocessing_progress(console: Console) -> Iterator[Report]:
-    """A reporter of (stage, done, total)."""
+    """A reporter of (stage, done, total).
+
+    Rate and time left count from a stage's first report: what an earlier run has done is not this one's speed.
+    """
     if console.is_terminal:
         with Progress(
             TextColumn("    {task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
+            _Rate(),
             TimeRemainingColumn(),
             console=console,
         ) as bars:
-            tasks = {stage: bars.add_task(title, visible=False) for stage, title in _STAGES.items()}
+            tasks: dict[str, TaskID] = {}
 
             def bar(stage: str, done: int, total: int) -> None:
-                bars.update(tasks[stage], completed=done, total=total, visible=True)
+                if stage not in tasks:
+                    tasks[stage] = bars.add_task(_STAGES[stage], completed=done, total=total)
+                bars.update(tasks[stage], completed=done, total=total)
 
             yield bar
         return
-    started = last = time.monotonic()
+    begun: dict[str, tuple[float, int]] = {}
+    last = time.monotonic()
 
     def line(stage: str, done: int, total: int) -> None:
         nonlocal last
         now = time.monotonic()
-        if now - last >= LINE_SECONDS or (done == total and stage != "hash"):
+        started, before = begun.setdefault(stage, (now, done))
+        over = done == total and stage != "hash" and done > before
+        if now - last >= LINE_SECONDS or over:
             last = now
-            rate = done / max(now - started, 1e-9)
-            console.print(f"    {_STAGES[stage]} {done}/{total}, {rate:.1f} per second", highlight=False)
+            rate = (done - before) / max(now - started, 1e-9)
+            left = f", {_duration((total - done) / rate)} left" if rate > 0 and not over else ""
+            console.print(f"    {_STAGES[stage]} {done}/{total}, {rate:.1f} per second{left}", highlight=False)
 
     yield line
 
@@ -71,3 +91,19 @@ def training_progress(console: Console, epochs: int | None) -> Iterator[Callable
             console.print(f"    epoch {progress.epoch}{of}, step {progress.step}", highlight=False)
 
     yield line
+
+
+class _Rate(ProgressColumn):
+    """How many a second."""
+
+    def render(self, task: Task) -> Text:
+        """Blank until it is known."""
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.1f}/s")
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes == 0:
+        return f"{rest} s"
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

