@@ -33,7 +33,7 @@ router = APIRouter(
     responses=problems(400, 401, 403, 404, 409, 413, 422, 429, 503),
 )
 
-LONG_POLL_STEP = 0.25
+LONG_POLL_STEP = 0.1
 """Seconds between two looks for a fold while a claim waits."""
 
 
