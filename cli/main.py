@@ -35,9 +35,15 @@ class Interrupted(BaseException):
     """Ctrl-C or SIGTERM. Not KeyboardInterrupt, which typer turns into an exit code of its own."""
 
 
+LOOPBACK = "127.0.0.1"
+
 State = Annotated[Path | None, typer.Option(help="State folder; the default is in the user's data folder.")]
 Json = Annotated[bool, typer.Option("--json", help="End with one JSON line for programs.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda:0, ...; default: a GPU if there is one.")]
+Database = Annotated[
+    str | None,
+    typer.Option(help="URL of PostgreSQL; or FOLDWISE_DATABASE_URL, or the file FOLDWISE_DATABASE_URL_FILE."),
+]
 Models = Annotated[Path | None, typer.Option(envvar="FOLDWISE_MODELS", help="Folder of the model catalogue.")]
 
 
@@ -134,10 +140,8 @@ def preprocess(
     "foldwise coordinator --database-url postgresql+psycopg2://me@db/foldwise --cache-root /cache"
 )
 def coordinator(
-    database_url: Annotated[
-        str, typer.Option(envvar="FOLDWISE_DATABASE_URL", help="SQLAlchemy URL of PostgreSQL.")
-    ],
     cache_root: Annotated[Path, typer.Option(envvar="FOLDWISE_CACHE_ROOT", help="Folder of the clip caches.")],
+    database_url: Database = None,
     models: Models = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8080,
@@ -168,25 +172,34 @@ def coordinator(
             envvar="FOLDWISE_TOKEN_REVIEW_ACCOUNTS", help="NAMESPACE/NAME of a service account that may."
         ),
     ] = None,
+    migrates: Annotated[
+        bool, typer.Option("--migrate/--no-migrate", help="Or wait until `foldwise migrate` has done it.")
+    ] = True,
 ) -> None:
     """Run the coordinator on a PostgreSQL."""
     import socket
 
-    from cli.secret import is_given, read_secret
-    from cli.serve import bind, serve_coordinator
+    from cli.ports import bind
+    from cli.secret import is_given, read_database_url, read_secret
+    from cli.serve import serve_coordinator
     from coordinator.settings import CoordinatorSettings
     from k8s.token_review import TokenReviewer
     from services.logs import configure_logs
 
     configure_logs()
     settings = CoordinatorSettings(
-        database_url=database_url,
+        database_url=read_database_url(database_url),
         cache_root=cache_root.absolute(),
         models_root=models.absolute() if models else None,
         admin_token=read_secret("FOLDWISE_ADMIN_TOKEN", what="the admin token"),
         worker_token=(
             read_secret("FOLDWISE_WORKER_TOKEN", what="the workers' token")
             if is_given("FOLDWISE_WORKER_TOKEN")
+            else None
+        ),
+        read_token=(
+            read_secret("FOLDWISE_READ_TOKEN", what="the token for reading")
+            if is_given("FOLDWISE_READ_TOKEN")
             else None
         ),
         lease_seconds=lease_seconds,
@@ -202,7 +215,7 @@ def coordinator(
     listener = bind(host, port) if fd is None else socket.socket(fileno=fd)
     # The server ends its requests on SIGTERM and then passes the signal on: that is a good end.
     with contextlib.suppress(Interrupted):
-        serve_coordinator(settings, listener, reviewer)
+        serve_coordinator(settings, listener, reviewer, migrates=migrates)
 
 
 @app.command(
@@ -212,10 +225,19 @@ def worker(
     url: Annotated[str, typer.Option(envvar="FOLDWISE_URL", help="Address of the coordinator.")],
     cache_root: Annotated[Path, typer.Option(envvar="FOLDWISE_CACHE_ROOT", help="Folder of the clip caches.")],
     models: Models = None,
-    study: Annotated[str | None, typer.Option(help="Serve this study alone and end with it.")] = None,
-    name: Annotated[str | None, typer.Option(help="Name in logs and lists; default: host and process.")] = None,
+    study: Annotated[
+        str | None, typer.Option(envvar="FOLDWISE_STUDY", help="Serve this study alone and end with it.")
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(envvar="FOLDWISE_WORKER_NAME", help="Name in logs and lists; default: host and process."),
+    ] = None,
     device: Device = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+    alive_file: Annotated[
+        Path | None,
+        typer.Option(envvar="FOLDWISE_ALIVE_FILE", help="Touched whenever the worker gets on, for a probe."),
+    ] = None,
 ) -> None:
     """Run a worker: it waits for its coordinator, trains folds and reports them."""
     from cli.secret import read_secret
@@ -234,6 +256,7 @@ def worker(
         cache_root=cache_root.absolute(),
         models_root=models.absolute() if models else None,
         measurements=measurements_file(),
+        alive_file=alive_file,
         study=study,
         device=device,
         threads=threads,
@@ -332,13 +355,77 @@ def replay(
 @app.command(epilog="Example: foldwise dashboard --port 8081")
 def dashboard(
     state: State = None,
-    database_url: Annotated[str | None, typer.Option(envvar="FOLDWISE_DATABASE_URL")] = None,
+    database_url: Database = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; beyond loopback it needs --url.")] = LOOPBACK,
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8081,
+    url: Annotated[
+        str | None,
+        typer.Option(envvar="FOLDWISE_URL", help="Coordinator whose tokens are asked for, as passwords."),
+    ] = None,
 ) -> None:
-    """Serve Optuna's dashboard on 127.0.0.1; it has no login, so it never listens elsewhere."""
-    from cli.dashboard import serve_dashboard
+    """Serve Optuna's dashboard: open on 127.0.0.1, or behind the tokens of a coordinator."""
+    from cli.dashboard import serve_behind_tokens, serve_on_loopback
+    from cli.secret import is_given, read_database_url
 
-    serve_dashboard(StateFolder(state or default_state()), database_url, port)
+    given = database_url is not None or is_given("FOLDWISE_DATABASE_URL")
+    database = read_database_url(database_url) if given else None
+    if host == LOOPBACK:
+        serve_on_loopback(StateFolder(state or default_state()), database, port)
+    else:
+        serve_behind_tokens(database, url, host, port)
+
+
+@app.command(epilog="Example: FOLDWISE_DATABASE_URL_FILE=url foldwise migrate --wait-seconds 300")
+def migrate(
+    database_url: Database = None,
+    wait_seconds: Annotated[float, typer.Option(min=0, help="So long for the database to answer.")] = 0.0,
+) -> None:
+    """Bring a database up to date: our schema, Optuna's tables, and the dashboard's right to read them.
+
+    The dashboard's role is that of FOLDWISE_DASHBOARD_DATABASE_URL or the file it names with _FILE.
+    """
+    from cli.migrate import bring_up_to_date
+    from cli.secret import is_given, read_database_url
+
+    reader = "FOLDWISE_DASHBOARD_DATABASE_URL"
+    bring_up_to_date(
+        read_database_url(database_url),
+        reader_url=read_database_url(None, reader) if is_given(reader) else None,
+        wait_seconds=wait_seconds,
+    )
+
+
+@app.command(epilog="Example: foldwise doctor --url http://127.0.0.1:8080")
+def doctor(
+    url: Annotated[
+        str | None, typer.Option(envvar="FOLDWISE_URL", help="Coordinator; the token is FOLDWISE_TOKEN.")
+    ] = None,
+    state: State = None,
+    cache_root: Annotated[Path | None, typer.Option(envvar="FOLDWISE_CACHE_ROOT")] = None,
+    database_url: Database = None,
+    json: Json = False,
+) -> None:
+    """Look at a service and this machine; say what is wrong and how to mend it. Exit code 1 if something is."""
+    from cli.doctor import look_at_cache, look_at_database, look_at_machine, look_at_service
+    from cli.secret import is_given, read_database_url
+    from cli.show import finding_lines
+    from cli.study_commands import reach
+
+    findings = list(look_at_machine())
+    if cache_root is not None:
+        findings.append(look_at_cache(cache_root))
+    if database_url is not None or is_given("FOLDWISE_DATABASE_URL"):
+        findings += look_at_database(read_database_url(database_url))
+    if url is not None or state is not None or StateFolder(default_state()).service() is not None:
+        with reach(url, state) as client:
+            findings += look_at_service(client.connection)
+    console = _console(json)
+    for finding in findings:
+        for line in finding_lines(finding):
+            console.print(line, highlight=False, soft_wrap=True)
+    if json:
+        print(json_library.dumps([finding.as_json() for finding in findings]))
+    raise typer.Exit(0 if all(finding.good for finding in findings) else EXIT_FAILURE)
 
 
 @app.command(epilog="Example: foldwise up --workers 2, then: foldwise study create --preset ckplus-loso")

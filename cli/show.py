@@ -24,6 +24,7 @@ from services.search_space import title_of
 
 if TYPE_CHECKING:
     # torch takes seconds to load, and not every image has it.
+    from cli.doctor import Finding
     from cli.replay import Comparison
 
 _STYLES = {
@@ -216,3 +217,10 @@ def comparison_lines(record: FoldRecord, found: Comparison) -> Iterator[str]:
     )
     if found.environment:
         yield "equal bits are promised only where device, torch, CUDA, cuDNN and threads are the same"
+
+
+def finding_lines(finding: Finding) -> Iterator[str]:
+    """What the doctor found, and what to do about it."""
+    yield f"{'ok ' if finding.good else 'BAD'} {finding.what}: {finding.found}"
+    if finding.fix is not None:
+        yield f"    {finding.fix}"

@@ -37,6 +37,11 @@ class StudyClient:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
+    @property
+    def connection(self) -> Connection:
+        """What it calls through."""
+        return self._connection
+
     def create(self, spec: StudySpec) -> StudyView:
         """Create a study; it starts at once unless the spec says not to."""
         return parse(StudyView, self._connection.call("POST", "/studies", body=spec))

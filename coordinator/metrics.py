@@ -140,6 +140,11 @@ def _of_database(counts: ServiceCounts) -> Iterator[Metric]:
         ("study", "state"),
         {(study, state.value): count for (study, state), count in counts.trials.items()},
     )
+    yield _gauge(
+        "foldwise_open_trials",
+        "Trials that wait or run, of studies that run: so many workers would find work.",
+        counts.open_trials,
+    )
     yield _gauge("foldwise_workers", "Workers heard of in the last five minutes.", counts.workers)
     yield _gauge("foldwise_outbox_length", "Changes that Optuna has not heard of yet.", counts.outbox)
 

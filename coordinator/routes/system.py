@@ -17,6 +17,7 @@ from coordinator.store import queries
 from services.clip_cache import list_caches
 from services.contracts import DatasetView, TokenScope, WorkerView
 from services.errors import Unavailable
+from services.revision import running_revision
 
 router = APIRouter(tags=["system"])
 for_people = APIRouter(
@@ -34,14 +35,19 @@ def alive() -> dict[str, str]:
 
 
 @router.get("/readyz", responses=problems(503))
-def ready(request: Request) -> dict[str, str | bool]:
-    """The database answers too."""
+def ready(request: Request) -> dict[str, str | bool | None]:
+    """The database answers too; with what is running."""
     try:
         with request.app.state.sessions() as session:
             session.execute(text("SELECT 1 FROM foldwise.schema_version"))
     except SQLAlchemyError as error:
         raise Unavailable("the database does not answer") from error
-    return {"status": "ready", "leader": request.app.state.leader.is_leader}
+    return {
+        "status": "ready",
+        "leader": request.app.state.leader.is_leader,
+        "version": request.app.version,
+        "revision": running_revision(),
+    }
 
 
 @router.get(
