@@ -172,6 +172,13 @@ def coordinator(
             envvar="FOLDWISE_TOKEN_REVIEW_ACCOUNTS", help="NAMESPACE/NAME of a service account that may."
         ),
     ] = None,
+    worker_template: Annotated[
+        str | None,
+        typer.Option(
+            envvar="FOLDWISE_WORKER_TEMPLATE",
+            help="ConfigMap of the chart with the Job that each running study gets; works inside a cluster.",
+        ),
+    ] = None,
     migrates: Annotated[
         bool, typer.Option("--migrate/--no-migrate", help="Or wait until `foldwise migrate` has done it.")
     ] = True,
@@ -183,6 +190,7 @@ def coordinator(
     from cli.secret import is_given, read_database_url, read_secret
     from cli.serve import serve_coordinator
     from coordinator.settings import CoordinatorSettings
+    from k8s.cluster import Cluster
     from k8s.token_review import TokenReviewer
     from services.logs import configure_logs
 
@@ -202,6 +210,7 @@ def coordinator(
             if is_given("FOLDWISE_READ_TOKEN")
             else None
         ),
+        worker_template=worker_template,
         lease_seconds=lease_seconds,
         heartbeat_seconds=lease_seconds / 3,
         requests_per_second=requests_per_second,
@@ -215,7 +224,8 @@ def coordinator(
     listener = bind(host, port) if fd is None else socket.socket(fileno=fd)
     # The server ends its requests on SIGTERM and then passes the signal on: that is a good end.
     with contextlib.suppress(Interrupted):
-        serve_coordinator(settings, listener, reviewer, migrates=migrates)
+        cluster = Cluster.around() if worker_template else None
+        serve_coordinator(settings, listener, reviewer, cluster=cluster, migrates=migrates)
 
 
 @app.command(
@@ -393,6 +403,23 @@ def migrate(
         reader_url=read_database_url(None, reader) if is_given(reader) else None,
         wait_seconds=wait_seconds,
     )
+
+
+@app.command(epilog="Example: foldwise logs first --follow")
+def logs(
+    study: Annotated[str, typer.Argument(help="Name of the study.")],
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
+    tail: Annotated[int | None, typer.Option(min=0, help="Only so many last lines of each pod.")] = None,
+    url: Annotated[
+        str | None, typer.Option(envvar="FOLDWISE_URL", help="Coordinator; the token is FOLDWISE_TOKEN.")
+    ] = None,
+    state: State = None,
+) -> None:
+    """Print what a study's workers write in Kubernetes, each line after its pod's name."""
+    from cli.study_commands import reach
+
+    with reach(url, state) as client:
+        client.logs(study, sys.stdout.buffer, follow=follow, tail=tail)
 
 
 @app.command(epilog="Example: foldwise doctor --url http://127.0.0.1:8080")

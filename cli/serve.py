@@ -10,6 +10,7 @@ from coordinator.app import create_app
 from coordinator.settings import CoordinatorSettings
 from coordinator.store.database import connect, migrate
 from coordinator.store.preparation import wait_for_schema
+from k8s.cluster import Cluster
 from k8s.token_review import TokenReviewer
 
 SCHEMA_SECONDS = 600.0
@@ -21,6 +22,7 @@ def serve_coordinator(
     listener: socket.socket,
     reviewer: TokenReviewer | None = None,
     *,
+    cluster: Cluster | None = None,
     migrates: bool = True,
 ) -> None:
     """Run the coordinator until SIGTERM or Ctrl-C; requests under way are answered first.
@@ -29,6 +31,7 @@ def serve_coordinator(
         settings: given at the start.
         listener: a bound socket.
         reviewer: as `create_app` takes it.
+        cluster: likewise.
         migrates: bring the schema up to date first; otherwise wait until it is.
 
     Raises:
@@ -42,7 +45,7 @@ def serve_coordinator(
     else:
         wait_for_schema(engine, SCHEMA_SECONDS)
     engine.dispose()
-    app = create_app(settings, ending=lambda: server.should_exit, reviewer=reviewer)
+    app = create_app(settings, ending=lambda: server.should_exit, reviewer=reviewer, cluster=cluster)
     config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=5)
     server = uvicorn.Server(config)
     server.run(sockets=[listener])

@@ -21,6 +21,7 @@ from cli.show import (
     studies_table,
     study_summary,
     trials_table,
+    workers_lines,
 )
 from cli.state import StateFolder, default_state
 from cli.study_client import StudyClient
@@ -123,6 +124,29 @@ def watch(name: Name, url: Url = None, state: State = None) -> None:
     """Follow a study until it is over."""
     with reach(url, state) as client:
         study_summary(Console(), watch_study(client, name, Console()))
+
+
+@app.command(epilog="Example: foldwise study workers first 8")
+def workers(
+    name: Name,
+    number: Annotated[
+        int | None, typer.Argument(min=0, help="Pods of workers from now on; left out, they are shown.")
+    ] = None,
+    url: Url = None,
+    state: State = None,
+    json: Json = False,
+) -> None:
+    """Show a study's pods in Kubernetes, or say how many there should be."""
+    with reach(url, state) as client:
+        if number is not None:
+            client.set_workers(name, number)
+        found = client.study_workers(name)
+    if json:
+        print(found.model_dump_json())
+        return
+    console = Console()
+    for line in workers_lines(found):
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -28,6 +28,9 @@ class CoordinatorSettings:
     models_root: Path | None = None
     """Folder of the model catalogue, for studies that start from one of its models."""
 
+    worker_template: str | None = None
+    """ConfigMap of the chart with the Job of a study's workers; None where people start workers."""
+
     lease_seconds: float = 90.0
     """A lease that is not renewed for so long lapses."""
 

@@ -14,6 +14,7 @@ from coordinator.auth import require, require_by_method
 from coordinator.problems import problems
 from coordinator.routes.transactions import Settings, Transaction
 from coordinator.store import queries
+from coordinator.worker_jobs import WorkerJobs
 from services.clip_cache import list_caches
 from services.contracts import DatasetView, TokenScope, WorkerView
 from services.errors import Unavailable
@@ -72,7 +73,10 @@ def datasets(settings: Settings) -> list[DatasetView]:
 
 @for_people.get("/workers")
 def workers(
-    session: Transaction, seen_within: Annotated[float, Query(gt=0, le=1e9)] = 300.0
+    request: Request, session: Transaction, seen_within: Annotated[float, Query(gt=0, le=1e9)] = 300.0
 ) -> list[WorkerView]:
-    """Workers heard of in the last `seen_within` seconds."""
-    return queries.list_workers(session, seen_within=seen_within)
+    """Workers heard of in the last `seen_within` seconds, with their pods where they are known."""
+    found = queries.list_workers(session, seen_within=seen_within)
+    jobs: WorkerJobs | None = request.app.state.worker_jobs
+    pods = {} if jobs is None else {pod.name: pod for pod in jobs.pods()}
+    return [worker.model_copy(update={"pod": pods.get(worker.name)}) for worker in found]

@@ -28,6 +28,9 @@ class ServiceCounts:
     trials: dict[tuple[str, TrialState], int]
     """By study and state; every state of every study is there."""
 
+    running: frozenset[str]
+    """Names of the studies that run."""
+
     open_trials: int
     """Ready or running, of studies that run."""
 
@@ -53,6 +56,7 @@ def service_counts(session: Session, *, seen_within: float) -> ServiceCounts:
         .group_by(StudyRow.name, TrialRow.state)
     ):
         trials[name, TrialState(state)] = count
+    running = session.scalars(select(StudyRow.name).where(StudyRow.state == StudyState.RUNNING)).all()
     open_trials = session.scalar(
         select(func.count())
         .select_from(TrialRow)
@@ -68,6 +72,7 @@ def service_counts(session: Session, *, seen_within: float) -> ServiceCounts:
         leases_ended=outcomes,
         leases_live=session.scalar(live) or 0,
         trials=trials,
+        running=frozenset(running),
         open_trials=open_trials or 0,
         workers=workers or 0,
         outbox=outbox or 0,
