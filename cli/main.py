@@ -17,18 +17,36 @@ import typer
 from rich.console import Console
 
 from cli import study_life, token_commands
+from cli.cluster_access import Place, chosen
 from cli.state import StateFolder, default_state
-from services.errors import EXIT_FAILURE, EXIT_TRY_AGAIN, FoldwiseError
+from services.errors import EXIT_FAILURE, EXIT_TRY_AGAIN, FoldwiseError, InvalidInput
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    help="Hyper-parameter search for 3D-CNN facial emotion recognition, fold by fold.",
 )
 app.add_typer(study_life.app, name="study")
 app.add_typer(token_commands.app, name="token")
+
+
+@app.callback()
+def choose(
+    context: Annotated[
+        str | None,
+        typer.Option(
+            envvar="FOLDWISE_CONTEXT", help="Reach the release in this cluster, by kubectl's context."
+        ),
+    ] = None,
+    namespace: Annotated[
+        str | None,
+        typer.Option("--namespace", "-n", envvar="FOLDWISE_NAMESPACE", help="And in this namespace."),
+    ] = None,
+) -> None:
+    """Hyper-parameter search for 3D-CNN facial emotion recognition, fold by fold."""
+    if context is not None or namespace is not None:
+        chosen.set(Place(context=context, namespace=namespace))
 
 
 class Interrupted(BaseException):
@@ -432,8 +450,8 @@ def doctor(
     database_url: Database = None,
     json: Json = False,
 ) -> None:
-    """Look at a service and this machine; say what is wrong and how to mend it. Exit code 1 if something is."""
-    from cli.doctor import look_at_cache, look_at_database, look_at_machine, look_at_service
+    """Look at this machine, a service, a cluster: what is wrong, how to mend it. Exit code 1 if something is."""
+    from cli.doctor import Finding, look_at_cache, look_at_database, look_at_machine, look_at_service
     from cli.secret import is_given, read_database_url
     from cli.show import finding_lines
     from cli.study_commands import reach
@@ -443,9 +461,17 @@ def doctor(
         findings.append(look_at_cache(cache_root))
     if database_url is not None or is_given("FOLDWISE_DATABASE_URL"):
         findings += look_at_database(read_database_url(database_url))
-    if url is not None or state is not None or StateFolder(default_state()).service() is not None:
-        with reach(url, state) as client:
-            findings += look_at_service(client.connection)
+    place = chosen.get()
+    if place is not None:
+        from cli.cluster_doctor import look_at_cluster
+
+        findings += look_at_cluster(place)
+    try:
+        if place or url or state or StateFolder(default_state()).service() is not None:
+            with reach(url, state) as client:
+                findings += look_at_service(client.connection)
+    except FoldwiseError as error:
+        findings.append(Finding(what="service", good=False, found=error.message))
     console = _console(json)
     for finding in findings:
         for line in finding_lines(finding):
@@ -487,6 +513,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     try:
+        _refuse_root()
         app()
     except FoldwiseError as error:
         print(f"foldwise: {error.message}", file=sys.stderr)
@@ -497,6 +524,13 @@ def main() -> None:
     except Interrupted:
         print("foldwise: stopped; run the same command again to go on", file=sys.stderr)
         sys.exit(EXIT_TRY_AGAIN)
+
+
+def _refuse_root() -> None:
+    """An image is made for a user without rights; a pod that overrides that should not go unnoticed."""
+    user = os.environ.get("FOLDWISE_IMAGE_USER")
+    if user is not None and os.geteuid() == 0:
+        raise InvalidInput(f"this image does not run as root; leave its user, {user}, or give another number")
 
 
 def _interrupt(_number: int, _frame: object) -> None:

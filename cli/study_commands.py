@@ -12,6 +12,7 @@ import yaml
 from pydantic import ValidationError
 from rich.console import Console
 
+from cli.cluster_access import chosen, reach_release
 from cli.presets import get_preset
 from cli.secret import read_secret
 from cli.show import (
@@ -210,11 +211,20 @@ def build_spec(
 
 @contextmanager
 def reach(url: str | None, state: Path | None) -> Iterator[StudyClient]:
-    """A client of the coordinator at `url`, or of the service that runs on this machine.
+    """A client of the coordinator in the cluster that was chosen, at `url`, or on this machine.
 
     Raises:
-        InvalidInput: neither is there, or the token is missing.
+        InvalidInput: none is there, or the token is missing.
+        NotFound, Unavailable: the cluster has no release, or none that can be reached.
     """
+    place = chosen.get()
+    if place is not None:
+        with (
+            reach_release(place) as (address, admin),
+            Connection(address, admin, give_up_after=5.0) as connection,
+        ):
+            yield StudyClient(connection)
+        return
     if url is not None and state is None:
         token = read_secret("FOLDWISE_TOKEN", what=f"the token for {url}")
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
+import structlog
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, make_url, text
@@ -12,6 +13,8 @@ from sqlalchemy.exc import ArgumentError, OperationalError, ProgrammingError, SQ
 
 from coordinator.store.database import alembic_config
 from services.errors import Conflict, InvalidInput, Unavailable
+
+log = structlog.get_logger()
 
 RETRY_SECONDS = 1.0
 
@@ -49,6 +52,8 @@ def wait_for_schema(engine: Engine, seconds: float) -> None:
             with engine.connect() as connection:
                 found = connection.scalar(SCHEMA_VERSION)
         except (OperationalError, ProgrammingError) as error:
+            if not trouble:
+                log.info("waiting_for_schema", trouble=_first_line(error))
             trouble = _first_line(error)
             continue
         if found == head:

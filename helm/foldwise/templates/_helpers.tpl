@@ -36,6 +36,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- /* Labels of a pod: without versions, or every upgrade would change an immutable Job. */}}
 {{- define "foldwise.podLabels" -}}
 {{ include "foldwise.selector" . }}
+app.kubernetes.io/part-of: foldwise
 {{- with .root.Values.commonLabels }}
 {{ toYaml . }}
 {{- end }}
