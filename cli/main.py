@@ -450,7 +450,7 @@ def doctor(
     database_url: Database = None,
     json: Json = False,
 ) -> None:
-    """Look at this machine, a service, a cluster: what is wrong, how to mend it. Exit code 1 if something is."""
+    """Look at this machine, a service, a cluster: is anything wrong (exit code 1), and how to mend it."""
     from cli.doctor import Finding, look_at_cache, look_at_database, look_at_machine, look_at_service
     from cli.secret import is_given, read_database_url
     from cli.show import finding_lines
