@@ -15,12 +15,11 @@ from queue import Empty, SimpleQueue
 from typing import Literal
 
 import structlog
-from sqlalchemy import func, select
+from sqlalchemy import func, or_, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
 from coordinator import scheduling
-from coordinator.store.queries import parsed_spec
 from coordinator.store.tables import LeaseRow, StudyRow, TrialRow
 from k8s import worker_jobs
 from k8s.cluster import Cluster, Manifest
@@ -153,23 +152,15 @@ class WorkerJobs(threading.Thread):
         jobs, pods = self._watched(template)
         if not (jobs.listed.is_set() and pods.listed.is_set()):
             return
-        if not self._is_leader():
+        leading = self._is_leader()
+        if leading:
+            self._release_gone()
+        else:
             # The leader hears of the same pods.
             self._gone = SimpleQueue()
-            return
-        self._release_gone()
-        with self._sessions() as session:
-            needs = {need.name: need for need in _needs(session, template.workers)}
-        of_study = {_study_of(job): job for job in jobs.all()}
-        for study in needs.keys() | of_study.keys():
-            job = of_study.get(study)
-            change = wanted_change(needs.get(study), job, self._pods_of(study, {"Failed"}))
-            if change is not None:
-                try:
-                    self._do(change, template, needs.get(study), job)
-                except (FoldwiseError, SQLAlchemyError) as error:
-                    log.warning("worker_job_failed", study=study, change=change, error=str(error))
-            self._tell_queue(needs.get(study), job)
+        self._ask_reasons(jobs.all())
+        if leading:
+            self._mend_jobs(template, jobs)
 
     def view(self, study: str) -> StudyWorkersView:
         """A study's Job and pods."""
@@ -185,7 +176,7 @@ class WorkerJobs(threading.Thread):
     def stalled(self, study: str) -> str | None:
         """Why no worker of a running study can run, or None where nothing is known to hinder it.
 
-        Asks the API server only where no pod says why; if that does not answer, what it said last counts.
+        Asks nobody: it says what was heard of in the last round.
         """
         job = self._job_of(study)
         pods = self._pods_of(study)
@@ -193,7 +184,7 @@ class WorkerJobs(threading.Thread):
             return None
         if pods or worker_jobs.ended(job):
             return worker_jobs.why_stalled(job, pods, (), None)
-        events, workload = self._reasons_of(job)
+        _, events, workload = self._reasons.get(job["metadata"]["uid"], (0.0, [], None))
         return worker_jobs.why_stalled(job, pods, events, workload)
 
     def pods(self) -> list[PodView]:
@@ -256,6 +247,20 @@ class WorkerJobs(threading.Thread):
             self._ended_pods.add(uid)
         self.wake()
 
+    def _mend_jobs(self, template: Template, jobs: Watched) -> None:
+        of_study = {_study_of(job): job for job in jobs.all()}
+        with self._sessions() as session:
+            needs = {need.name: need for need in _needs(session, of_study.keys(), template.workers)}
+        for study in needs.keys() | of_study.keys():
+            job = of_study.get(study)
+            change = wanted_change(needs.get(study), job, self._pods_of(study, {"Failed"}))
+            if change is not None:
+                try:
+                    self._do(change, template, needs.get(study), job)
+                except (FoldwiseError, SQLAlchemyError) as error:
+                    log.warning("worker_job_failed", study=study, change=change, error=str(error))
+            self._tell_queue(needs.get(study), job)
+
     def _release_gone(self) -> None:
         while True:
             try:
@@ -307,6 +312,11 @@ class WorkerJobs(threading.Thread):
         )
         self._reasons.pop(job["metadata"]["uid"], None)
 
+    def _ask_reasons(self, jobs: Sequence[Manifest]) -> None:
+        for job in jobs:
+            if not worker_jobs.ended(job) and not self._pods_of(_study_of(job)):
+                self._reasons_of(job)
+
     def _reasons_of(self, job: Manifest) -> tuple[list[Manifest], Manifest | None]:
         uid = job["metadata"]["uid"]
         at, events, workload = self._reasons.get(uid, (-REASONS_SECONDS, [], None))
@@ -338,7 +348,8 @@ class WorkerJobs(threading.Thread):
         ]
 
 
-def _needs(session: Session, workers_by_default: int) -> list[Need]:
+def _needs(session: Session, with_job: Collection[str], workers_by_default: int) -> list[Need]:
+    """Of the studies that run, and of those that have a Job."""
     live = (
         select(func.count())
         .select_from(LeaseRow)
@@ -347,8 +358,9 @@ def _needs(session: Session, workers_by_default: int) -> list[Need]:
         .scalar_subquery()
     )
     needs = []
-    for study, folds in session.execute(select(StudyRow, live)):
-        asked = parsed_spec(study).workers
+    concerned = or_(StudyRow.state == StudyState.RUNNING, StudyRow.name.in_(with_job))
+    for study, folds in session.execute(select(StudyRow, live).where(concerned)):
+        asked = study.spec.get("workers")
         needs.append(
             Need(
                 id=study.id,

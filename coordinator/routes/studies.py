@@ -88,14 +88,18 @@ def pause(name: Name, request: Request, now: bool = False) -> StudyView:
 
 
 @router.post("/{name}/resume")
-def resume(name: Name, request: Request, session: Transaction, wake_leader: WakeLeader) -> StudyView:
+def resume(name: Name, request: Request) -> StudyView:
     """Go on with a paused study; a running one whose Job has failed gets another."""
-    study = studies.resume(session, name)
+    sessions = request.app.state.sessions
+    with sessions.begin() as session:
+        studies.resume(session, name)
+    request.app.state.leader.wake()
     jobs: WorkerJobs | None = request.app.state.worker_jobs
     if jobs is not None:
+        # Nobody waits for Kubernetes while the study is locked.
         jobs.retry(name)
-    wake_leader()
-    return queries.study_view(session, study)
+    with sessions.begin() as session:
+        return queries.study_view(session, queries.get_study(session, name))
 
 
 @router.post("/{name}/stop")
