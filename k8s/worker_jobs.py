@@ -72,11 +72,10 @@ class Template:
 
     @property
     def selector(self) -> str:
-        """What the pods of all workers have in common, as a label selector."""
-        labels = self.manifest["spec"]["template"]["metadata"]["labels"]
-        return ",".join(
-            f"{key}={value}" for key, value in sorted(labels.items()) if key.startswith("app.kubernetes.io/")
-        )
+        """What all Jobs and all pods of workers have in common, as a label selector."""
+        of_pods = self.manifest["spec"]["template"]["metadata"]["labels"].items()
+        common = sorted(of_pods & self.manifest.get("metadata", {}).get("labels", {}).items())
+        return ",".join(f"{key}={value}" for key, value in common)
 
     @property
     def workers(self) -> int:

@@ -18,6 +18,7 @@ from cli.main import app
 from helm import generate
 from helm.values_model import ChartValues
 from k8s.cluster import VERBS
+from k8s.worker_jobs import Template
 from tests.unit.programs import program
 
 CHART = generate.CHART
@@ -343,6 +344,19 @@ def test_a_study_s_job_is_a_queue_of_work_that_knows_our_exit_codes() -> None:
     assert (disrupted["action"], disrupted["onPodConditions"][0]["type"]) == ("Ignore", "DisruptionTarget")
     assert (again["action"], again["onExitCodes"]["values"]) == ("Ignore", [75])
     assert (permanent["action"], permanent["onExitCodes"]["values"]) == ("FailJob", [2, 64])
+
+
+def test_jobs_and_their_pods_are_found_by_one_selector(variant: list[Manifest]) -> None:
+    job = worker_job(variant)
+    config_map = named(variant, "ConfigMap", "r-foldwise-worker")
+    template = Template.of({**config_map, "metadata": {**config_map["metadata"], "uid": "u"}})
+    wanted = dict(pair.split("=") for pair in template.selector.split(","))
+    assert {"app.kubernetes.io/instance", "app.kubernetes.io/component"} <= wanted.keys()
+    for labels in (job["metadata"]["labels"], job["spec"]["template"]["metadata"]["labels"]):
+        assert wanted.items() <= labels.items()
+    deployments = [d for d in of_kind(variant, "Deployment") if d["metadata"]["name"] == "r-foldwise-worker"]
+    for deployment in deployments:
+        assert wanted.items() <= deployment["spec"]["template"]["metadata"]["labels"].items()
 
 
 def test_gpu_limits_are_a_free_map() -> None:

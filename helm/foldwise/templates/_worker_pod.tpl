@@ -114,12 +114,9 @@ apiVersion: batch/v1
 kind: Job
 metadata:
   labels:
-    {{- include "foldwise.selector" (dict "root" . "component" "worker") | nindent 4 }}
+    {{- include "foldwise.podLabels" (dict "root" . "component" "worker") | nindent 4 }}
     {{- with $v.kueue.queueName }}
     kueue.x-k8s.io/queue-name: {{ . }}
-    {{- end }}
-    {{- with .Values.commonLabels }}
-    {{- toYaml . | nindent 4 }}
     {{- end }}
   {{- with $v.kueue.minParallelism }}
   annotations:
