@@ -291,7 +291,10 @@ def worker(
     )
     if name is not None:
         settings = replace(settings, name=name)
-    raise typer.Exit(Worker(settings).run())
+    code = Worker(settings).run()
+    sys.stdout.flush()
+    # All is given back; to unload PyTorch would take longer than a pod that is told to end should.
+    os._exit(code)
 
 
 @app.command(epilog="Example: foldwise pretrain --name oulu --preset oulu-10fold --parameter temporal_size=3")
