@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN_IN_PARALLEL ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-long chaos mutants check format bench clean
+.PHONY: help venv demo test test-long chaos mutants check chart control-plane images format bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -38,6 +38,15 @@ check: venv  ## formatting, lint, types, import contracts
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+chart: venv  ## make the chart's values.schema.json and table of values anew
+	$(BIN)/python -m helm.generate
+
+control-plane:  ## build the Kubernetes that tests/cluster runs on, with Go; etcd comes from your system
+	tests/cluster/build-control-plane
+
+images:  ## the four images, with docker, podman or buildah; see docs/kubernetes.md
+	images/build
 
 format: venv  ## format and mend what can be mended
 	$(BIN)/ruff format .

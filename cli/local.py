@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 
 from cli.embedded_postgres import embedded_postgres
-from cli.serve import bind
+from cli.ports import bind
 from cli.state import Service, StateFolder
 from cli.study_client import StudyClient
 from services.errors import EXIT_PERMANENT, EXIT_TRY_AGAIN, EXIT_USAGE, FoldwiseError

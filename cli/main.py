@@ -17,28 +17,52 @@ import typer
 from rich.console import Console
 
 from cli import cache_commands, study_life, token_commands, worker_commands
+from cli.cluster_access import Place, chosen
 from cli.state import StateFolder, default_state
-from services.errors import EXIT_FAILURE, EXIT_TRY_AGAIN, FoldwiseError
+from services.errors import EXIT_FAILURE, EXIT_TRY_AGAIN, FoldwiseError, InvalidInput
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    help="Hyper-parameter search for 3D-CNN facial emotion recognition, fold by fold.",
 )
 app.add_typer(study_life.app, name="study")
 app.add_typer(token_commands.app, name="token")
 app.add_typer(worker_commands.app, name="workers")
 
 
+@app.callback()
+def choose(
+    context: Annotated[
+        str | None,
+        typer.Option(
+            envvar="FOLDWISE_CONTEXT", help="Reach the release in this cluster, by kubectl's context."
+        ),
+    ] = None,
+    namespace: Annotated[
+        str | None,
+        typer.Option("--namespace", "-n", envvar="FOLDWISE_NAMESPACE", help="And in this namespace."),
+    ] = None,
+) -> None:
+    """Hyper-parameter search for 3D-CNN facial emotion recognition, fold by fold."""
+    if context is not None or namespace is not None:
+        chosen.set(Place(context=context, namespace=namespace))
+
+
 class Interrupted(BaseException):
     """Ctrl-C or SIGTERM. Not KeyboardInterrupt, which typer turns into an exit code of its own."""
 
 
+LOOPBACK = "127.0.0.1"
+
 State = Annotated[Path | None, typer.Option(help="State folder; the default is in the user's data folder.")]
 Json = Annotated[bool, typer.Option("--json", help="End with one JSON line for programs.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda:0, ...; default: a GPU if there is one.")]
+Database = Annotated[
+    str | None,
+    typer.Option(help="URL of PostgreSQL; or FOLDWISE_DATABASE_URL, or the file FOLDWISE_DATABASE_URL_FILE."),
+]
 Models = Annotated[Path | None, typer.Option(envvar="FOLDWISE_MODELS", help="Folder of the model catalogue.")]
 
 
@@ -106,10 +130,8 @@ app.command(epilog="Example: foldwise verify ckplus")(cache_commands.verify)
     "foldwise coordinator --database-url postgresql://me@db/foldwise --cache-root /cache"
 )
 def coordinator(
-    database_url: Annotated[
-        str, typer.Option(envvar="FOLDWISE_DATABASE_URL", help="SQLAlchemy URL of PostgreSQL.")
-    ],
     cache_root: Annotated[Path, typer.Option(envvar="FOLDWISE_CACHE_ROOT", help="Folder of the clip caches.")],
+    database_url: Database = None,
     models: Models = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8080,
@@ -140,19 +162,31 @@ def coordinator(
             envvar="FOLDWISE_TOKEN_REVIEW_ACCOUNTS", help="NAMESPACE/NAME of a service account that may."
         ),
     ] = None,
+    worker_template: Annotated[
+        str | None,
+        typer.Option(
+            envvar="FOLDWISE_WORKER_TEMPLATE",
+            help="ConfigMap of the chart with the Job that each running study gets; works inside a cluster.",
+        ),
+    ] = None,
+    migrates: Annotated[
+        bool, typer.Option("--migrate/--no-migrate", help="Or wait until `foldwise migrate` has done it.")
+    ] = True,
 ) -> None:
     """Run the coordinator on a PostgreSQL."""
     import socket
 
-    from cli.secret import is_given, read_secret
-    from cli.serve import bind, serve_coordinator
+    from cli.ports import bind
+    from cli.secret import is_given, read_database_url, read_secret
+    from cli.serve import serve_coordinator
     from coordinator.settings import CoordinatorSettings
+    from k8s.cluster import Cluster
     from k8s.token_review import TokenReviewer
     from services.logs import configure_logs
 
     configure_logs()
     settings = CoordinatorSettings(
-        database_url=database_url,
+        database_url=read_database_url(database_url),
         cache_root=cache_root.absolute(),
         models_root=models.absolute() if models else None,
         admin_token=read_secret("FOLDWISE_ADMIN_TOKEN", what="the admin token"),
@@ -161,6 +195,12 @@ def coordinator(
             if is_given("FOLDWISE_WORKER_TOKEN")
             else None
         ),
+        read_token=(
+            read_secret("FOLDWISE_READ_TOKEN", what="the token for reading")
+            if is_given("FOLDWISE_READ_TOKEN")
+            else None
+        ),
+        worker_template=worker_template,
         lease_seconds=lease_seconds,
         heartbeat_seconds=lease_seconds / 3,
         requests_per_second=requests_per_second,
@@ -174,7 +214,8 @@ def coordinator(
     listener = bind(host, port) if fd is None else socket.socket(fileno=fd)
     # The server ends its requests on SIGTERM and then passes the signal on: that is a good end.
     with contextlib.suppress(Interrupted):
-        serve_coordinator(settings, listener, reviewer)
+        cluster = Cluster.around() if worker_template else None
+        serve_coordinator(settings, listener, reviewer, cluster=cluster, migrates=migrates)
 
 
 @app.command(
@@ -184,10 +225,19 @@ def worker(
     url: Annotated[str, typer.Option(envvar="FOLDWISE_URL", help="Address of the coordinator.")],
     cache_root: Annotated[Path, typer.Option(envvar="FOLDWISE_CACHE_ROOT", help="Folder of the clip caches.")],
     models: Models = None,
-    study: Annotated[str | None, typer.Option(help="Serve this study alone and end with it.")] = None,
-    name: Annotated[str | None, typer.Option(help="Name in logs and lists; default: host and process.")] = None,
+    study: Annotated[
+        str | None, typer.Option(envvar="FOLDWISE_STUDY", help="Serve this study alone and end with it.")
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(envvar="FOLDWISE_WORKER_NAME", help="Name in logs and lists; default: host and process."),
+    ] = None,
     device: Device = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+    alive_file: Annotated[
+        Path | None,
+        typer.Option(envvar="FOLDWISE_ALIVE_FILE", help="Touched whenever the worker gets on, for a probe."),
+    ] = None,
 ) -> None:
     """Run a worker: it waits for its coordinator, trains folds and reports them."""
     from cli.secret import read_secret
@@ -206,13 +256,17 @@ def worker(
         cache_root=cache_root.absolute(),
         models_root=models.absolute() if models else None,
         measurements=measurements_file(),
+        alive_file=alive_file,
         study=study,
         device=device,
         threads=threads,
     )
     if name is not None:
         settings = replace(settings, name=name)
-    raise typer.Exit(Worker(settings).run())
+    code = Worker(settings).run()
+    sys.stdout.flush()
+    # All is given back; to unload PyTorch would take longer than a pod that is told to end should.
+    os._exit(code)
 
 
 @app.command(epilog="Example: foldwise pretrain --name oulu --preset oulu-10fold --parameter temporal_size=3")
@@ -304,13 +358,102 @@ def replay(
 @app.command(epilog="Example: foldwise dashboard --port 8081")
 def dashboard(
     state: State = None,
-    database_url: Annotated[str | None, typer.Option(envvar="FOLDWISE_DATABASE_URL")] = None,
+    database_url: Database = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; beyond loopback it needs --url.")] = LOOPBACK,
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8081,
+    url: Annotated[
+        str | None,
+        typer.Option(envvar="FOLDWISE_URL", help="Coordinator whose tokens are asked for, as passwords."),
+    ] = None,
 ) -> None:
-    """Serve Optuna's dashboard on 127.0.0.1; it has no login, so it never listens elsewhere."""
-    from cli.dashboard import serve_dashboard
+    """Serve Optuna's dashboard: open on 127.0.0.1, or behind the tokens of a coordinator."""
+    from cli.dashboard import serve_behind_tokens, serve_on_loopback
+    from cli.secret import is_given, read_database_url
 
-    serve_dashboard(StateFolder(state or default_state()), database_url, port)
+    given = database_url is not None or is_given("FOLDWISE_DATABASE_URL")
+    database = read_database_url(database_url) if given else None
+    if host == LOOPBACK:
+        serve_on_loopback(StateFolder(state or default_state()), database, port)
+    else:
+        serve_behind_tokens(database, url, host, port)
+
+
+@app.command(epilog="Example: FOLDWISE_DATABASE_URL_FILE=url foldwise migrate --wait-seconds 300")
+def migrate(
+    database_url: Database = None,
+    wait_seconds: Annotated[float, typer.Option(min=0, help="So long for the database to answer.")] = 0.0,
+) -> None:
+    """Bring a database up to date: our schema, Optuna's tables, and the dashboard's right to read them.
+
+    The dashboard's role is that of FOLDWISE_DASHBOARD_DATABASE_URL or the file it names with _FILE.
+    """
+    from cli.migrate import bring_up_to_date
+    from cli.secret import is_given, read_database_url
+
+    reader = "FOLDWISE_DASHBOARD_DATABASE_URL"
+    bring_up_to_date(
+        read_database_url(database_url),
+        reader_url=read_database_url(None, reader) if is_given(reader) else None,
+        wait_seconds=wait_seconds,
+    )
+
+
+@app.command(epilog="Example: foldwise logs first --follow")
+def logs(
+    study: Annotated[str, typer.Argument(help="Name of the study.")],
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
+    tail: Annotated[int | None, typer.Option(min=0, help="Only so many last lines of each pod.")] = None,
+    url: Annotated[
+        str | None, typer.Option(envvar="FOLDWISE_URL", help="Coordinator; the token is FOLDWISE_TOKEN.")
+    ] = None,
+    state: State = None,
+) -> None:
+    """Print what a study's workers write in Kubernetes, each line after its pod's name."""
+    from cli.study_commands import reach
+
+    with reach(url, state) as client:
+        client.logs(study, sys.stdout.buffer, follow=follow, tail=tail)
+
+
+@app.command(epilog="Example: foldwise doctor --url http://127.0.0.1:8080")
+def doctor(
+    url: Annotated[
+        str | None, typer.Option(envvar="FOLDWISE_URL", help="Coordinator; the token is FOLDWISE_TOKEN.")
+    ] = None,
+    state: State = None,
+    cache_root: Annotated[Path | None, typer.Option(envvar="FOLDWISE_CACHE_ROOT")] = None,
+    database_url: Database = None,
+    json: Json = False,
+) -> None:
+    """Look at this machine, a service, a cluster: is anything wrong (exit code 1), and how to mend it."""
+    from cli.doctor import Finding, look_at_cache, look_at_database, look_at_machine, look_at_service
+    from cli.secret import is_given, read_database_url
+    from cli.show import finding_lines
+    from cli.study_commands import reach
+
+    findings = list(look_at_machine())
+    if cache_root is not None:
+        findings.append(look_at_cache(cache_root))
+    if database_url is not None or is_given("FOLDWISE_DATABASE_URL"):
+        findings += look_at_database(read_database_url(database_url))
+    place = chosen.get()
+    if place is not None:
+        from cli.cluster_doctor import look_at_cluster
+
+        findings += look_at_cluster(place)
+    try:
+        if place or url or state or StateFolder(default_state()).service() is not None:
+            with reach(url, state) as client:
+                findings += look_at_service(client.connection)
+    except FoldwiseError as error:
+        findings.append(Finding(what="service", good=False, found=error.message))
+    console = _console(json)
+    for finding in findings:
+        for line in finding_lines(finding):
+            console.print(line, highlight=False, soft_wrap=True)
+    if json:
+        print(json_library.dumps([finding.as_json() for finding in findings]))
+    raise typer.Exit(0 if all(finding.good for finding in findings) else EXIT_FAILURE)
 
 
 @app.command(epilog="Example: foldwise up --workers 2, then: foldwise study create --preset ckplus-loso")
@@ -345,6 +488,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     try:
+        _refuse_root()
         app()
     except FoldwiseError as error:
         print(f"foldwise: {error.message}", file=sys.stderr)
@@ -355,6 +499,13 @@ def main() -> None:
     except Interrupted:
         print("foldwise: stopped; run the same command again to go on", file=sys.stderr)
         sys.exit(EXIT_TRY_AGAIN)
+
+
+def _refuse_root() -> None:
+    """An image is made for a user without rights; a pod that overrides that should not go unnoticed."""
+    user = os.environ.get("FOLDWISE_IMAGE_USER")
+    if user is not None and os.geteuid() == 0:
+        raise InvalidInput(f"this image does not run as root; leave its user, {user}, or give another number")
 
 
 def _interrupt(_number: int, _frame: object) -> None:

@@ -32,3 +32,12 @@ def read_secret(variable: str, *, what: str) -> str:
 def is_given(variable: str) -> bool:
     """Whether `<variable>_FILE` or `<variable>` is set."""
     return bool(os.environ.get(f"{variable}_FILE") or os.environ.get(variable))
+
+
+def read_database_url(given: str | None, variable: str = "FOLDWISE_DATABASE_URL") -> str:
+    """The URL that was given, or that of the environment or its file.
+
+    Raises:
+        InvalidInput, NotFound: as `read_secret`.
+    """
+    return given or read_secret(variable, what="the URL of the database")

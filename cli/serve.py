@@ -1,4 +1,4 @@
-"""Web servers on a port that is known to be free before anything else starts."""
+"""The coordinator as a web server, on a port that is known to be free before anything else starts."""
 
 from __future__ import annotations
 
@@ -9,43 +9,43 @@ import uvicorn
 from coordinator.app import create_app
 from coordinator.settings import CoordinatorSettings
 from coordinator.store.database import connect, migrate
+from coordinator.store.preparation import wait_for_schema
+from k8s.cluster import Cluster
 from k8s.token_review import TokenReviewer
-from services.errors import InvalidInput
 
-
-def bind(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes any that is free.
-
-    Raises:
-        InvalidInput: the port is occupied, or not ours to take.
-    """
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-        # From here on a caller's connection waits for the server instead of being refused.
-        listener.listen(128)
-    except OSError as error:
-        listener.close()
-        raise InvalidInput(
-            f"--port {port} on {host}: {error.strerror}; choose another with --port", field="port"
-        ) from error
-    return listener
+SCHEMA_SECONDS = 600.0
+"""A coordinator that does not migrate waits so long for another process to do it."""
 
 
 def serve_coordinator(
-    settings: CoordinatorSettings, listener: socket.socket, reviewer: TokenReviewer | None = None
+    settings: CoordinatorSettings,
+    listener: socket.socket,
+    reviewer: TokenReviewer | None = None,
+    *,
+    cluster: Cluster | None = None,
+    migrates: bool = True,
 ) -> None:
     """Run the coordinator until SIGTERM or Ctrl-C; requests under way are answered first.
 
+    Args:
+        settings: given at the start.
+        listener: a bound socket.
+        reviewer: as `create_app` takes it.
+        cluster: likewise.
+        migrates: bring the schema up to date first; otherwise wait until it is.
+
     Raises:
         InvalidInput, Unavailable: the database's URL is wrong, or it does not answer.
+        Conflict: its schema is of a newer program.
     """
     # Here and not in the application: what is wrong with the database is one line, not a server's traceback.
     engine = connect(settings.database_url)
-    migrate(engine)
+    if migrates:
+        migrate(engine)
+    else:
+        wait_for_schema(engine, SCHEMA_SECONDS)
     engine.dispose()
-    app = create_app(settings, ending=lambda: server.should_exit, reviewer=reviewer)
+    app = create_app(settings, ending=lambda: server.should_exit, reviewer=reviewer, cluster=cluster)
     config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=5)
     server = uvicorn.Server(config)
     server.run(sockets=[listener])

@@ -16,6 +16,7 @@ from services.contracts import (
     FoldRecord,
     FoldView,
     StudyView,
+    StudyWorkersView,
     TrialState,
     TrialView,
     WorkerView,
@@ -24,6 +25,7 @@ from services.search_space import title_of
 
 if TYPE_CHECKING:
     # torch takes seconds to load, and not every image has it.
+    from cli.doctor import Finding
     from cli.replay import Comparison
 
 _STYLES = {
@@ -174,6 +176,8 @@ def study_summary(console: Console, study: StudyView) -> None:
     )
     console.print(f"  {sum(study.trials.values())} of {study.spec.trials} trials: {counts or 'none yet'}")
     console.print(f"  {study.folds_done} folds counted")
+    if study.stalled is not None:
+        console.print(f"  [bold]stalled[/bold], no worker can run: {study.stalled}", highlight=False)
     if study.best is None:
         console.print("  no trial has ended yet")
         return
@@ -229,3 +233,24 @@ def comparison_lines(record: FoldRecord, found: Comparison) -> Iterator[str]:
     )
     if found.environment:
         yield "equal bits are promised only where device, torch, CUDA, cuDNN and threads are the same"
+
+
+def workers_lines(workers: StudyWorkersView) -> Iterator[str]:
+    """A study's Job and pods in Kubernetes."""
+    if workers.job is None:
+        yield "no Job of workers: the study does not run, or its coordinator starts none"
+        return
+    yield f"Job {workers.job}: {workers.wanted} wanted" + (", suspended" if workers.suspended else "")
+    if workers.stalled is not None:
+        yield f"stalled: {workers.stalled}"
+    for pod in workers.pods:
+        gpus = ", ".join(f"{amount} x {name}" for name, amount in pod.gpus.items()) or "no GPU"
+        why = f"  {pod.reason}: {pod.message}" if pod.reason else ""
+        yield f"  {pod.name}  {pod.phase}  {pod.node or 'no node yet'}  {gpus}{why}"
+
+
+def finding_lines(finding: Finding) -> Iterator[str]:
+    """What the doctor found, and what to do about it."""
+    yield f"{'ok ' if finding.good else 'BAD'} {finding.what}: {finding.found}"
+    if finding.fix is not None:
+        yield f"    {finding.fix}"

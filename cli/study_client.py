@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import IO
+from typing import IO, Any
 from urllib.parse import quote
 
 from services.contracts import (
@@ -18,9 +18,11 @@ from services.contracts import (
     NewToken,
     StudySpec,
     StudyView,
+    StudyWorkersView,
     TokenSpec,
     TokenView,
     TrialView,
+    WorkerCount,
     WorkerView,
 )
 from services.model_catalogue import ModelCard
@@ -37,6 +39,11 @@ class StudyClient:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+
+    @property
+    def connection(self) -> Connection:
+        """What it calls through."""
+        return self._connection
 
     def create(self, spec: StudySpec) -> StudyView:
         """Create a study; it starts at once unless the spec says not to."""
@@ -72,6 +79,21 @@ class StudyClient:
         """Set how many trials a study runs in all."""
         path = f"/studies/{quote(name, safe='')}/budget"
         return parse(StudyView, self._connection.call("POST", path, body=Budget(trials=trials)))
+
+    def set_workers(self, name: str, workers: int | None) -> StudyView:
+        """Set how many pods of workers a study has in Kubernetes; None is what the chart says."""
+        path = f"/studies/{quote(name, safe='')}/workers"
+        return parse(StudyView, self._connection.call("POST", path, body=WorkerCount(workers=workers)))
+
+    def study_workers(self, name: str) -> StudyWorkersView:
+        """A study's Job and pods in Kubernetes."""
+        path = f"/studies/{quote(name, safe='')}/workers"
+        return parse(StudyWorkersView, self._connection.call("GET", path))
+
+    def logs(self, name: str, file: IO[bytes], *, follow: bool, tail: int | None) -> None:
+        """Write the logs of a study's pods to a file as they come."""
+        params: dict[str, Any] = {"follow": follow} | ({} if tail is None else {"tail": tail})
+        self._connection.download(f"/studies/{quote(name, safe='')}/logs", file, params=params)
 
     def clone(self, name: str, clone: Clone) -> StudyView:
         """Create a study like another."""

@@ -12,6 +12,7 @@ import yaml
 from pydantic import ValidationError
 from rich.console import Console
 
+from cli.cluster_access import chosen, reach_release
 from cli.presets import get_preset
 from cli.secret import read_secret
 from cli.show import (
@@ -21,6 +22,7 @@ from cli.show import (
     studies_table,
     study_summary,
     trials_table,
+    workers_lines,
 )
 from cli.state import StateFolder, default_state
 from cli.study_client import StudyClient
@@ -125,6 +127,29 @@ def watch(name: Name, url: Url = None, state: State = None) -> None:
         study_summary(Console(), watch_study(client, name, Console()))
 
 
+@app.command(epilog="Example: foldwise study workers first 8")
+def workers(
+    name: Name,
+    number: Annotated[
+        int | None, typer.Argument(min=0, help="Pods of workers from now on; left out, they are shown.")
+    ] = None,
+    url: Url = None,
+    state: State = None,
+    json: Json = False,
+) -> None:
+    """Show a study's pods in Kubernetes, or say how many there should be."""
+    with reach(url, state) as client:
+        if number is not None:
+            client.set_workers(name, number)
+        found = client.study_workers(name)
+    if json:
+        print(found.model_dump_json())
+        return
+    console = Console()
+    for line in workers_lines(found):
+        console.print(line, highlight=False, soft_wrap=True)
+
+
 @app.command()
 def start(name: Name, url: Url = None, state: State = None) -> None:
     """Start a draft."""
@@ -186,11 +211,20 @@ def build_spec(
 
 @contextmanager
 def reach(url: str | None, state: Path | None) -> Iterator[StudyClient]:
-    """A client of the coordinator at `url`, or of the service that runs on this machine.
+    """A client of the coordinator in the cluster that was chosen, at `url`, or on this machine.
 
     Raises:
-        InvalidInput: neither is there, or the token is missing.
+        InvalidInput: none is there, or the token is missing.
+        NotFound, Unavailable: the cluster has no release, or none that can be reached.
     """
+    place = chosen.get()
+    if place is not None:
+        with (
+            reach_release(place) as (address, admin),
+            Connection(address, admin, give_up_after=5.0) as connection,
+        ):
+            yield StudyClient(connection)
+        return
     if url is not None and state is None:
         token = read_secret("FOLDWISE_TOKEN", what=f"the token for {url}")
     else:

@@ -9,7 +9,7 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
-from sqlalchemy.orm import sessionmaker
+from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import QueuePool
 from starlette.concurrency import run_in_threadpool
 
@@ -18,9 +18,11 @@ from coordinator.callers import Callers
 from coordinator.leader import Leader
 from coordinator.metrics import RequestMetrics, ServiceCollector, add_process_metrics
 from coordinator.problems import add_handlers
-from coordinator.routes import events, leases, studies, study_life, system, tokens
+from coordinator.routes import events, leases, studies, study_life, study_workers, system, tokens
 from coordinator.settings import CoordinatorSettings
 from coordinator.store.database import CONNECTIONS_FOR_REQUESTS, connect
+from coordinator.worker_jobs import WorkerJobs
+from k8s.cluster import Cluster
 from k8s.token_review import TokenReviewer
 
 MAX_BODY_BYTES = 16 * 2**20
@@ -35,6 +37,7 @@ def create_app(
     *,
     ending: Callable[[], bool] = lambda: False,
     reviewer: TokenReviewer | None = None,
+    cluster: Cluster | None = None,
 ) -> FastAPI:
     """The application for one database, whose schema is up to date; starting it starts the leader.
 
@@ -42,12 +45,18 @@ def create_app(
         settings: given at the start.
         ending: whether the server was told to end; a claim that waits is then answered at once.
         reviewer: asked about tokens that are not ours; its service accounts may do what workers may.
+        cluster: where each study that runs has a Job of workers, made of `settings.worker_template`.
 
     Raises:
         InvalidInput: at start, the database's URL is wrong.
     """
     registry = CollectorRegistry()
     add_process_metrics(registry)
+
+    def _worker_jobs(sessions: sessionmaker[Session], leader: Leader) -> WorkerJobs | None:
+        if cluster is None or settings.worker_template is None:
+            return None
+        return WorkerJobs(cluster, settings.worker_template, sessions, is_leader=lambda: leader.is_leader)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -56,13 +65,21 @@ def create_app(
         app.state.callers = Callers(app.state.sessions, settings, reviewer)
         leader = app.state.leader = Leader(engine, settings)
         assert isinstance(engine.pool, QueuePool)  # noqa: S101 - SQLAlchemy's default for PostgreSQL
+        jobs = app.state.worker_jobs = _worker_jobs(app.state.sessions, leader)
         service = ServiceCollector(
-            app.state.sessions, is_leader=lambda: leader.is_leader, connections=engine.pool.checkedout
+            app.state.sessions,
+            is_leader=lambda: leader.is_leader,
+            connections=engine.pool.checkedout,
+            stalled=None if jobs is None else jobs.stalled,
         )
         registry.register(service)
         leader.start()
+        if jobs is not None:
+            jobs.start()
         yield
         registry.unregister(service)
+        if jobs is not None:
+            await run_in_threadpool(jobs.stop)
         # A round under way is finished first; requests go on being answered meanwhile.
         await run_in_threadpool(leader.stop)
         await run_in_threadpool(app.state.callers.close)
@@ -89,6 +106,7 @@ def create_app(
     app.include_router(leases.router)
     app.include_router(studies.router)
     app.include_router(study_life.router)
+    app.include_router(study_workers.router)
     app.include_router(events.router)
     app.include_router(tokens.router)
     app.include_router(system.router)

@@ -63,7 +63,11 @@ class Callers:
         self._settings = settings
         self._reviewer = reviewer
         self._clock = clock
-        given = ((TokenScope.ADMIN, settings.admin_token), (TokenScope.WORKER, settings.worker_token))
+        given = (
+            (TokenScope.ADMIN, settings.admin_token),
+            (TokenScope.WORKER, settings.worker_token),
+            (TokenScope.READ, settings.read_token),
+        )
         self._given = [
             (_sha256(token), Caller(name=f"the {scope.value} token given at the start", scope=scope))
             for scope, token in given

@@ -91,11 +91,13 @@ class ServiceCollector(Collector):
         *,
         is_leader: Callable[[], bool],
         connections: Callable[[], int],
+        stalled: Callable[[str], str | None] | None = None,
     ) -> None:
-        """`connections` tells how many of the database's are in use."""
+        """`connections` tells how many of the database's are in use, `stalled` why a study has no workers."""
         self._sessions = sessions
         self._is_leader = is_leader
         self._connections = connections
+        self._stalled = stalled
 
     def collect(self) -> Iterator[Metric]:
         """See prometheus_client."""
@@ -113,6 +115,12 @@ class ServiceCollector(Collector):
             return
         yield _gauge("foldwise_database_up", "1 when the database answered this request.", 1)
         yield from _of_database(counts)
+        if self._stalled is not None:
+            yield _gauge(
+                "foldwise_studies_stalled",
+                "Studies that run and for which Kubernetes can run no worker.",
+                sum(self._stalled(study) is not None for study in counts.running),
+            )
 
 
 def add_process_metrics(registry: CollectorRegistry) -> None:
@@ -139,6 +147,11 @@ def _of_database(counts: ServiceCounts) -> Iterator[Metric]:
         "Trials by study and state.",
         ("study", "state"),
         {(study, state.value): count for (study, state), count in counts.trials.items()},
+    )
+    yield _gauge(
+        "foldwise_open_trials",
+        "Trials that wait or run, of studies that run: so many workers would find work.",
+        counts.open_trials,
     )
     yield _gauge("foldwise_workers", "Workers heard of in the last five minutes.", counts.workers)
     yield _gauge("foldwise_outbox_length", "Changes that Optuna has not heard of yet.", counts.outbox)

@@ -334,6 +334,29 @@ def drain(session: Session, worker: str, *, now: bool) -> None:
     log.info("worker_drained", worker=found[0].name, now=now)
 
 
+def end_worker(session: Session, name: str, pod_uid: str, *, disrupted: bool) -> int:
+    """End the leases of the worker in a pod that is gone; how many there were.
+
+    A pod that was taken away (`disrupted`) gives its fold back unharmed. One that died counts as a lease that
+    lapsed, so that a fold that kills its workers is found out.
+    """
+    of_pod = select(WorkerRow.id).where(
+        or_(WorkerRow.pod_uid == pod_uid, and_(WorkerRow.pod_uid.is_(None), WorkerRow.name == name))
+    )
+    theirs = LeaseRow.worker_id.in_(of_pod)
+    live = session.scalars(select(LeaseRow.id).where(theirs, LeaseRow.outcome.is_(None))).all()
+    if disrupted:
+        _end_leases(session, theirs, "released")
+    elif live:
+        # The leader's next round finds them lapsed, and counts them.
+        session.execute(
+            update(LeaseRow)
+            .where(LeaseRow.id.in_(live), LeaseRow.outcome.is_(None))
+            .values(expires_at=func.clock_timestamp())
+        )
+    return len(live)
+
+
 def lapsed_leases(session: Session) -> Sequence[str]:
     """Ids of the live leases whose time is over."""
     return session.scalars(

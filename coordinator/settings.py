@@ -22,8 +22,14 @@ class CoordinatorSettings:
     worker_token: str | None
     """May claim folds and speak of its own leases, nothing else; None where every worker has its own."""
 
+    read_token: str | None = None
+    """May read everything, for programs that watch; None where they have tokens of their own."""
+
     models_root: Path | None = None
     """Folder of the model catalogue, for studies that start from one of its models."""
+
+    worker_template: str | None = None
+    """ConfigMap of the chart with the Job of a study's workers; None where people start workers."""
 
     lease_seconds: float = 90.0
     """A lease that is not renewed for so long lapses."""

@@ -128,6 +128,17 @@ def set_budget(session: Session, name: str, trials: int) -> StudyRow:
     return study
 
 
+def set_workers(session: Session, name: str, workers: int | None) -> StudyRow:
+    """Set how many pods of workers a study has in Kubernetes; None is what the chart says."""
+    study = get_study(session, name, lock=True)
+    if StudyState(study.state).over:
+        raise Conflict(f"study {name} is {study.state}; it needs no workers", field="state")
+    study.spec = {**study.spec, "workers": workers}
+    tell(session, study.id, EventKind.STUDY_CHANGED, workers=workers)
+    log.info("study_workers", study=name, workers=workers)
+    return study
+
+
 def enqueue(
     session: Session, name: str, configurations: Sequence[Mapping[str, ParameterValue]]
 ) -> tuple[int, ...]:

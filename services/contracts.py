@@ -40,6 +40,9 @@ ANY_CLASS = "*"
 TRIALS_ALLOWED = 100_000
 """In one study."""
 
+WORKERS_ALLOWED = 10_000
+"""Of one study in Kubernetes."""
+
 
 class Contract(BaseModel):
     """Base of all wire types: frozen, nothing unknown."""
@@ -317,6 +320,9 @@ class StudySpec(Contract):
         None, ge=1, description="the study is stopped so long after it was started"
     )
     priority: int = Field(0, ge=-100, le=100, description="folds of the highest priority are leased first")
+    workers: int | None = Field(
+        None, ge=0, le=WORKERS_ALLOWED, description="pods in Kubernetes; null: as many as the chart says"
+    )
     start: bool = True
 
     @model_validator(mode="after")
@@ -398,6 +404,12 @@ class Budget(Contract):
     """`POST /studies/{name}/budget`: how many trials to run in all."""
 
     trials: int = Field(ge=1, le=TRIALS_ALLOWED)
+
+
+class WorkerCount(Contract):
+    """`POST /studies/{name}/workers`: how many pods of workers Kubernetes should run."""
+
+    workers: int | None = Field(ge=0, le=WORKERS_ALLOWED, description="null: as many as the chart says")
 
 
 class Clone(Contract):
@@ -614,6 +626,31 @@ class StudyView(Contract):
     best: TrialView | None = Field(
         description="best complete trial; with none, the pruned one of highest bound"
     )
+    stalled: str | None = Field(
+        None, description="why Kubernetes can run no worker of it, in the words of whoever hinders it"
+    )
+
+
+class PodView(Contract):
+    """A worker's pod as Kubernetes has it."""
+
+    name: str
+    uid: str
+    phase: str = Field(description="Pending, Running, Succeeded, Failed, Unknown or Terminating")
+    node: str | None
+    gpus: dict[str, str] = Field(description="extended resources it was given, such as nvidia.com/gpu: 1")
+    reason: str | None = Field(description="why it does not start, or why it ended")
+    message: str | None
+
+
+class StudyWorkersView(Contract):
+    """A study's workers in Kubernetes."""
+
+    job: str | None = Field(description="name of its Job; null where there is none")
+    wanted: int | None = Field(description="pods of the Job; null where there is none")
+    suspended: bool
+    stalled: str | None
+    pods: tuple[PodView, ...]
 
 
 class FoldView(Contract):
@@ -677,6 +714,7 @@ class WorkerView(Contract):
     trial: int | None
     fold: int | None
     draining: bool = Field(description="whether it was told to end")
+    pod: PodView | None = Field(None, description="as Kubernetes has it, where the coordinator asks it")
 
 
 class EventKind(StrEnum):

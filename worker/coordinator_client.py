@@ -165,7 +165,7 @@ class Connection:
             time.sleep(wait)
             pause = min(pause * 2, 10.0)
 
-    def download(self, path: str, file: IO[bytes]) -> None:
+    def download(self, path: str, file: IO[bytes], *, params: Mapping[str, Any] | None = None) -> None:
         """Write the body of an answer to a file as it comes. Not repeated.
 
         Raises:
@@ -175,13 +175,16 @@ class Connection:
         """
         with (
             self._unrepeated(),
-            self._http.stream("GET", path, timeout=STREAM_TIMEOUT, headers=self._authorization()) as response,
+            self._http.stream(
+                "GET", path, params=params, timeout=STREAM_TIMEOUT, headers=self._authorization()
+            ) as response,
         ):
             if not response.is_success:
                 response.read()
                 _decode(response)
             for chunk in response.iter_bytes():
                 file.write(chunk)
+                file.flush()
 
     def upload(self, path: str, file: IO[bytes], *, params: Mapping[str, Any] | None = None) -> Any:
         """Send a file as the body of a POST; the decoded JSON of the answer. Not repeated.

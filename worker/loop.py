@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import time
 import uuid
@@ -28,6 +27,7 @@ from services.errors import (
     StudyOver,
     WorkerDrained,
 )
+from services.revision import running_revision
 from worker.coordinator_client import Connection, CoordinatorClient
 from worker.heartbeat import HeartbeatThread
 from worker.settings import WorkerSettings
@@ -37,6 +37,9 @@ from worker.training.fit import Progress, run_fold
 from worker.training.pretrained import PretrainedModel, open_pretrained
 
 log = structlog.get_logger()
+
+ALIVE_SECONDS = 5.0
+"""The file that says so is touched no more often."""
 
 PROGRESS_SECONDS = 10.0
 """At most one progress line in so many seconds."""
@@ -64,6 +67,7 @@ class Worker:
         self._stopping = False
         self._interruptible = False
         self._failures_in_a_row = 0
+        self._alive_at = -ALIVE_SECONDS
 
     def run(self) -> int:
         """Work until there is no more to do; the exit code of the process.
@@ -104,6 +108,7 @@ class Worker:
         while True:
             if self._stopping:
                 raise Terminated
+            self._note_alive()
             if assignment is None:
                 # A claim whose reply came too late was answered with a lease that has lapsed: claim again.
                 with self._interrupts(), contextlib.suppress(LeaseSuperseded):
@@ -166,6 +171,7 @@ class Worker:
             nonlocal last_line, loss
             # Not every step reads the loss back from the device.
             loss = progress.loss if progress.loss is not None else loss
+            self._note_alive()
             heartbeat.progress(progress.epoch, progress.step, loss)
             if heartbeat.abandoned:
                 raise FoldAbandoned
@@ -187,7 +193,7 @@ class Worker:
             assignment,
             cache,
             self._engine,
-            revision=os.environ.get("FOLDWISE_REVISION"),
+            revision=running_revision(),
             on_step=on_step,
             pretrained=self._pretrained(assignment.training.pretrained),
         )
@@ -233,6 +239,12 @@ class Worker:
 
     def _fingerprints(self) -> list[str]:
         return [manifest.fingerprint for manifest in list_caches(self._settings.cache_root)]
+
+    def _note_alive(self) -> None:
+        if self._settings.alive_file is None or time.monotonic() - self._alive_at < ALIVE_SECONDS:
+            return
+        self._alive_at = time.monotonic()
+        self._settings.alive_file.touch()
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         self._stopping = True

@@ -27,6 +27,9 @@ class WorkerSettings:
     measurements: Path | None = None
     """File that keeps what was measured of this device; None measures anew in every process."""
 
+    alive_file: Path | None = None
+    """Touched whenever the worker gets on: a probe of its age finds one that hangs."""
+
     study: str | None = None
     """Only folds of this study, and end when it is over; None: folds of any study, for ever."""
 

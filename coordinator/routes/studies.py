@@ -11,6 +11,7 @@ from coordinator.auth import require_by_method
 from coordinator.problems import problems
 from coordinator.routes.transactions import Settings, Transaction, WakeLeader
 from coordinator.store import queries
+from coordinator.worker_jobs import WorkerJobs
 from services.contracts import (
     PRINTABLE,
     ConfusionView,
@@ -55,9 +56,13 @@ def list_all(
 
 
 @router.get("/{name}")
-def show(name: Name, session: Transaction) -> StudyView:
-    """One study with its counts and its best trial."""
-    return queries.study_view(session, queries.get_study(session, name))
+def show(name: Name, request: Request, session: Transaction) -> StudyView:
+    """One study with its counts and its best trial, and why it has no workers if Kubernetes says so."""
+    view = queries.study_view(session, queries.get_study(session, name))
+    jobs: WorkerJobs | None = request.app.state.worker_jobs
+    if jobs is None or view.state != StudyState.RUNNING:
+        return view
+    return view.model_copy(update={"stalled": jobs.stalled(name)})
 
 
 @router.post("/{name}/start")
@@ -83,11 +88,18 @@ def pause(name: Name, request: Request, now: bool = False) -> StudyView:
 
 
 @router.post("/{name}/resume")
-def resume(name: Name, session: Transaction, wake_leader: WakeLeader) -> StudyView:
-    """Go on with a paused study."""
-    study = studies.resume(session, name)
-    wake_leader()
-    return queries.study_view(session, study)
+def resume(name: Name, request: Request) -> StudyView:
+    """Go on with a paused study; a running one whose Job has failed gets another."""
+    sessions = request.app.state.sessions
+    with sessions.begin() as session:
+        studies.resume(session, name)
+    request.app.state.leader.wake()
+    jobs: WorkerJobs | None = request.app.state.worker_jobs
+    if jobs is not None:
+        # Nobody waits for Kubernetes while the study is locked.
+        jobs.retry(name)
+    with sessions.begin() as session:
+        return queries.study_view(session, queries.get_study(session, name))
 
 
 @router.post("/{name}/stop")

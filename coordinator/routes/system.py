@@ -15,10 +15,12 @@ from coordinator.auth import require, require_by_method
 from coordinator.problems import problems
 from coordinator.routes.transactions import Settings, Transaction
 from coordinator.store import queries
+from coordinator.worker_jobs import WorkerJobs
 from services.clip_cache import list_caches
 from services.contracts import PRINTABLE, DatasetView, TokenScope, WorkerView
 from services.errors import Unavailable
 from services.model_catalogue import ModelCard, list_models
+from services.revision import running_revision
 
 router = APIRouter(tags=["system"])
 for_people = APIRouter(
@@ -36,14 +38,19 @@ def alive() -> dict[str, str]:
 
 
 @router.get("/readyz", responses=problems(503))
-def ready(request: Request) -> dict[str, str | bool]:
-    """The database answers too."""
+def ready(request: Request) -> dict[str, str | bool | None]:
+    """The database answers too; with what is running."""
     try:
         with request.app.state.sessions() as session:
             session.execute(text("SELECT 1 FROM foldwise.schema_version"))
     except SQLAlchemyError as error:
         raise Unavailable("the database does not answer") from error
-    return {"status": "ready", "leader": request.app.state.leader.is_leader}
+    return {
+        "status": "ready",
+        "leader": request.app.state.leader.is_leader,
+        "version": request.app.version,
+        "revision": running_revision(),
+    }
 
 
 @router.get(
@@ -74,10 +81,13 @@ def models(settings: Settings) -> list[ModelCard]:
 
 @for_people.get("/workers")
 def workers(
-    session: Transaction, seen_within: Annotated[float, Query(gt=0, le=1e9)] = 300.0
+    request: Request, session: Transaction, seen_within: Annotated[float, Query(gt=0, le=1e9)] = 300.0
 ) -> list[WorkerView]:
-    """Workers heard of in the last `seen_within` seconds."""
-    return queries.list_workers(session, seen_within=seen_within)
+    """Workers heard of in the last `seen_within` seconds, with their pods where they are known."""
+    found = queries.list_workers(session, seen_within=seen_within)
+    jobs: WorkerJobs | None = request.app.state.worker_jobs
+    pods = {} if jobs is None else {pod.name: pod for pod in jobs.pods()}
+    return [worker.model_copy(update={"pod": pods.get(worker.name)}) for worker in found]
 
 
 @for_people.post("/workers/{worker}/drain", status_code=204, responses=problems(404, 409))

@@ -8,7 +8,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from coordinator.store.tables import LeaseRow, OutboxRow, ResultRow, StudyRow, TrialRow, WorkerRow
-from services.contracts import TrialState
+from services.contracts import StudyState, TrialState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +27,12 @@ class ServiceCounts:
     leases_live: int
     trials: dict[tuple[str, TrialState], int]
     """By study and state; every state of every study is there."""
+
+    running: frozenset[str]
+    """Names of the studies that run."""
+
+    open_trials: int
+    """Ready or running, of studies that run."""
 
     workers: int
     """Heard of within the time that was asked for."""
@@ -50,6 +56,13 @@ def service_counts(session: Session, *, seen_within: float) -> ServiceCounts:
         .group_by(StudyRow.name, TrialRow.state)
     ):
         trials[name, TrialState(state)] = count
+    running = session.scalars(select(StudyRow.name).where(StudyRow.state == StudyState.RUNNING)).all()
+    open_trials = session.scalar(
+        select(func.count())
+        .select_from(TrialRow)
+        .join(StudyRow, StudyRow.id == TrialRow.study_id)
+        .where(StudyRow.state == StudyState.RUNNING, TrialRow.state.in_([TrialState.READY, TrialState.RUNNING]))
+    )
     since = func.clock_timestamp() - func.make_interval(0, 0, 0, 0, 0, 0, seen_within)
     workers = session.scalar(select(func.count()).select_from(WorkerRow).where(WorkerRow.last_seen > since))
     outbox = session.scalar(select(func.count()).select_from(OutboxRow))
@@ -59,6 +72,8 @@ def service_counts(session: Session, *, seen_within: float) -> ServiceCounts:
         leases_ended=outcomes,
         leases_live=session.scalar(live) or 0,
         trials=trials,
+        running=frozenset(running),
+        open_trials=open_trials or 0,
         workers=workers or 0,
         outbox=outbox or 0,
     )

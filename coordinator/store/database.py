@@ -16,6 +16,7 @@ MIGRATION_LOCK = 0x666F6C64_00000001
 """Advisory lock held while migrating, so that two starting replicas do it once."""
 
 DRIVER = "postgresql+psycopg"
+"""It prepares what is asked often."""
 
 CONNECTIONS_FOR_REQUESTS = 8
 """So many transactions of requests run at once; the others wait for their turn without a connection."""
@@ -30,24 +31,32 @@ def connect(url: str) -> Engine:
     Raises:
         InvalidInput: `url` is no URL of a PostgreSQL.
     """
+    # With the leader's own connection and Optuna's three, a coordinator has 16.
+    return create_engine(
+        with_driver(url),
+        pool_size=CONNECTIONS_FOR_REQUESTS,
+        max_overflow=CONNECTIONS_BESIDE,
+        pool_pre_ping=True,
+        pool_recycle=1800,
+    )
+
+
+def with_driver(url: str) -> str:
+    """The URL with our driver, whether it is written `postgresql://`, `postgres://` or names another one.
+
+    Raises:
+        InvalidInput: it is no URL of a PostgreSQL.
+    """
     try:
         given = make_url(url)
-        if given.get_backend_name() != "postgresql":
-            raise ArgumentError("another database")
-        # With the leader's own connection and Optuna's three, a coordinator has 16.
-        # Whatever driver the URL names: this one prepares what is asked often.
-        return create_engine(
-            given.set(drivername=DRIVER),
-            pool_size=CONNECTIONS_FOR_REQUESTS,
-            max_overflow=CONNECTIONS_BESIDE,
-            pool_pre_ping=True,
-            pool_recycle=1800,
-        )
-    except (ArgumentError, ImportError) as error:
+    except ArgumentError:
+        given = None
+    if given is None or given.get_backend_name() not in {"postgresql", "postgres"}:
         raise InvalidInput(
             "--database-url is no URL of a PostgreSQL; write postgresql://USER:PASSWORD@HOST/NAME",
             field="database_url",
-        ) from error
+        )
+    return given.set(drivername=DRIVER).render_as_string(hide_password=False)
 
 
 def migrate(engine: Engine) -> None:

@@ -248,7 +248,7 @@ def test_a_worker_whose_cache_does_not_match_ends_for_good(quiet_up: Up, tmp_pat
 @pytest.mark.parametrize(
     ("url", "code", "words"),
     [
-        ("postgresql+psycopg2://127.0.0.1:9/x", 75, "database does not answer"),
+        ("postgresql://127.0.0.1:9/x", 75, "database does not answer"),
         ("nonsense", 2, "no URL of a PostgreSQL"),
         ("sqlite://", 2, "no URL of a PostgreSQL"),
     ],

@@ -10,7 +10,7 @@ from dataclasses import replace
 import httpx
 import uvicorn
 
-from cli.serve import bind
+from cli.ports import bind
 from coordinator.app import create_app
 from coordinator.settings import CoordinatorSettings
 

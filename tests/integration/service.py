@@ -10,7 +10,7 @@ import httpx
 import uvicorn
 from fastapi import FastAPI
 
-from cli.serve import bind
+from cli.ports import bind
 from services.contracts import NewToken, TokenScope
 
 ADMIN_TOKEN = "admin-token-of-this-test"

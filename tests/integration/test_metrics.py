@@ -58,6 +58,7 @@ def test_the_databases_counts_are_told_whichever_coordinator_is_asked(desk: Desk
         key("foldwise_trials", study="equal", state="running"): 0,
         key("foldwise_trials", study="other", state="running"): 1,
         key("foldwise_trials", study="other", state="ready"): 2,
+        key("foldwise_open_trials"): 3,
         key("foldwise_workers"): 2,
         key("foldwise_outbox_length"): 0,
         key("foldwise_database_up"): 1,

@@ -1,0 +1,72 @@
+# Four images: coordinator, worker, preprocessing, dashboard (`make images`). Each carries the extra it needs and runs
+# as user 10001 on a read-only root. BASE is a Debian with Python 3.11 or newer among its packages.
+ARG BASE=debian:bookworm-slim
+
+FROM ${BASE} AS runtime
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends python3 tini \
+ && rm -rf /var/lib/apt/lists/* \
+ && groupadd --gid 10001 foldwise \
+ && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp foldwise
+ENV PATH=/opt/foldwise/bin:/usr/bin:/bin \
+    FOLDWISE_IMAGE_USER=10001 \
+    HOME=/tmp \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1
+# tini is process 1: signals reach the program behind it, and what it leaves behind is buried.
+ENTRYPOINT ["/usr/bin/tini", "--", "foldwise"]
+USER 10001:10001
+
+FROM runtime AS build
+USER 0:0
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends python3-venv \
+ && rm -rf /var/lib/apt/lists/* \
+ && python3 -m venv /opt/foldwise
+WORKDIR /source
+COPY pyproject.toml constraints.txt README.md ./
+COPY services services
+COPY coordinator coordinator
+COPY worker worker
+COPY preprocessing preprocessing
+COPY k8s k8s
+COPY cli cli
+# pip has done its work then, and nothing in an image installs anything.
+COPY images/install images/install
+
+FROM build AS coordinator-build
+RUN images/install coordinator
+FROM build AS worker-build
+RUN images/install worker
+FROM build AS preprocessing-build
+RUN images/install preprocessing
+FROM build AS dashboard-build
+RUN images/install dashboard
+
+FROM runtime AS coordinator
+COPY --from=coordinator-build /opt/foldwise /opt/foldwise
+ARG REVISION=
+ENV FOLDWISE_REVISION=${REVISION}
+
+# A compiled compute plan needs a C compiler: COMPILER="gcc g++ libc6-dev python3-dev" adds one. Without, a worker says
+# that it runs no compiled plan, and gets folds of all others.
+FROM runtime AS worker
+ARG COMPILER=
+USER 0:0
+RUN if [ -n "${COMPILER}" ]; then apt-get update \
+ && apt-get install --yes --no-install-recommends ${COMPILER} \
+ && rm -rf /var/lib/apt/lists/*; fi
+USER 10001:10001
+COPY --from=worker-build /opt/foldwise /opt/foldwise
+ARG REVISION=
+ENV FOLDWISE_REVISION=${REVISION}
+
+FROM runtime AS preprocessing
+COPY --from=preprocessing-build /opt/foldwise /opt/foldwise
+ARG REVISION=
+ENV FOLDWISE_REVISION=${REVISION}
+
+FROM runtime AS dashboard
+COPY --from=dashboard-build /opt/foldwise /opt/foldwise
+ARG REVISION=
+ENV FOLDWISE_REVISION=${REVISION}

@@ -1,0 +1,124 @@
+"""What a database needs before coordinators and dashboards run on it, done by a process of its own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import structlog
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from sqlalchemy import Connection, Engine, make_url, text
+from sqlalchemy.exc import ArgumentError, OperationalError, ProgrammingError, SQLAlchemyError
+
+from coordinator.store.database import alembic_config
+from services.errors import Conflict, InvalidInput, Unavailable
+
+log = structlog.get_logger()
+
+RETRY_SECONDS = 1.0
+
+SCHEMA_VERSION = text("SELECT version_num FROM foldwise.schema_version")
+
+
+def wait_for_database(engine: Engine, seconds: float) -> None:
+    """Return once the database answers.
+
+    Raises:
+        Unavailable: it did not for so long.
+    """
+    trouble = ""
+    for _ in _tries(seconds):
+        try:
+            with engine.connect():
+                return
+        except OperationalError as error:
+            trouble = _first_line(error)
+    raise Unavailable(f"the database did not answer for {seconds:g} s: {trouble}; start it or correct its URL")
+
+
+def wait_for_schema(engine: Engine, seconds: float) -> None:
+    """Return once the schema is of the revision that this program was written for.
+
+    Raises:
+        Unavailable: it was not for so long.
+        Conflict: the schema is of a newer program.
+    """
+    scripts = ScriptDirectory.from_config(alembic_config())
+    head = scripts.get_current_head()
+    trouble = ""
+    for _ in _tries(seconds):
+        try:
+            with engine.connect() as connection:
+                found = connection.scalar(SCHEMA_VERSION)
+        except (OperationalError, ProgrammingError) as error:
+            if not trouble:
+                log.info("waiting_for_schema", trouble=_first_line(error))
+            trouble = _first_line(error)
+            continue
+        if found == head:
+            return
+        try:
+            scripts.get_revision(found)
+        except CommandError as error:
+            raise Conflict(
+                f"the database's schema is of revision {found}, this program knows them up to {head}: "
+                "run the newer foldwise again, or restore the database from before its upgrade"
+            ) from error
+        trouble = f"its revision is {found}, not {head}"
+    raise Unavailable(f"the schema was not ready for {seconds:g} s: {trouble}; run `foldwise migrate`")
+
+
+def let_read(engine: Engine, reader_url: str) -> None:
+    """Let the role of `reader_url` read Optuna's tables, those to come too, and nothing of ours.
+
+    A role that does not exist is made, with the password of the URL.
+
+    Raises:
+        InvalidInput: the URL names no role, or the role is missing and cannot be made by ours.
+    """
+    try:
+        url = make_url(reader_url)
+    except ArgumentError as error:
+        raise InvalidInput("the dashboard's database URL is no URL", field="dashboard_database_url") from error
+    if not url.username:
+        raise InvalidInput("the dashboard's database URL names no role", field="dashboard_database_url")
+    with engine.begin() as connection:
+        if url.username == connection.scalar(text("SELECT current_user")):
+            return
+        role = engine.dialect.identifier_preparer.quote(url.username)
+        known = connection.scalar(text("SELECT 1 FROM pg_roles WHERE rolname = :name"), {"name": url.username})
+        if not known:
+            try:
+                _make_role(connection, url.username, url.password or "")
+            except SQLAlchemyError as error:
+                raise InvalidInput(
+                    f"the role {url.username} of the dashboard does not exist and cannot be made: "
+                    f"{_first_line(error)}; make it, then run `foldwise migrate` again",
+                    field="dashboard_database_url",
+                ) from error
+        connection.execute(text(f"GRANT USAGE ON SCHEMA public TO {role}"))
+        connection.execute(text(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}"))
+        connection.execute(text(f"ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT SELECT ON TABLES TO {role}"))
+
+
+def _make_role(connection: Connection, name: str, password: str) -> None:
+    # Statements that make roles take no parameters; PostgreSQL itself quotes what stands in them.
+    statement = connection.scalar(
+        text("SELECT format('CREATE ROLE %I LOGIN PASSWORD %L', CAST(:name AS text), CAST(:password AS text))"),
+        {"name": name, "password": password},
+    )
+    connection.execution_options(no_parameters=True).exec_driver_sql(str(statement))
+
+
+def _tries(seconds: float) -> Iterator[None]:
+    """Once at least, then every so often until the time is over."""
+    deadline = time.monotonic() + seconds
+    yield
+    while time.monotonic() < deadline:
+        time.sleep(RETRY_SECONDS)
+        yield
+
+
+def _first_line(error: SQLAlchemyError) -> str:
+    return str(getattr(error, "orig", None) or error).strip().splitlines()[0]

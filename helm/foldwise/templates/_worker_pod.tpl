@@ -1,0 +1,143 @@
+{{- /* The pod of a worker, in studies' Jobs and in the Deployment. dict: root, restartPolicy */}}
+{{- define "foldwise.workerPod" -}}
+{{- $root := .root }}
+{{- $v := $root.Values.worker }}
+metadata:
+  labels:
+    {{- include "foldwise.podLabels" (dict "root" $root "component" "worker" "extra" $v.podLabels) | nindent 4 }}
+  {{- with $v.podAnnotations }}
+  annotations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+spec:
+  restartPolicy: {{ .restartPolicy }}
+  serviceAccountName: {{ include "foldwise.workerAccount" $root }}
+  automountServiceAccountToken: false
+  # Its pods' addresses as environment variables are of no use, and many.
+  enableServiceLinks: false
+  {{- include "foldwise.pullSecrets" $root | nindent 2 }}
+  {{- with $v.runtimeClassName }}
+  runtimeClassName: {{ . }}
+  {{- end }}
+  terminationGracePeriodSeconds: {{ $v.terminationGracePeriodSeconds }}
+  {{- include "foldwise.podSecurity" $root | nindent 2 }}
+  {{- with $v.resourceClaims }}
+  resourceClaims:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  containers:
+    - name: worker
+      image: {{ include "foldwise.image" (dict "root" $root "image" $v.image) }}
+      imagePullPolicy: {{ $v.image.pullPolicy }}
+      args:
+        - worker
+        {{- if $v.threads }}
+        - --threads={{ $v.threads }}
+        {{- end }}
+      {{- include "foldwise.containerSecurity" $root | nindent 6 }}
+      env:
+        {{- include "foldwise.writableEnv" $root | nindent 8 }}
+        - {name: FOLDWISE_LOG, value: json}
+        - {name: FOLDWISE_URL, value: {{ include "foldwise.url" $root | quote }}}
+        - {name: FOLDWISE_TOKEN_FILE, value: /var/run/secrets/foldwise/token}
+        - {name: FOLDWISE_CACHE_ROOT, value: /cache}
+        - {name: FOLDWISE_ALIVE_FILE, value: /tmp/alive}
+        - name: FOLDWISE_WORKER_NAME
+          valueFrom: {fieldRef: {fieldPath: metadata.name}}
+        {{- if $root.Values.artifacts.enabled }}
+        - {name: FOLDWISE_MODELS, value: /artifacts/models}
+        {{- end }}
+        {{- with $v.image.digest }}
+        - {name: FOLDWISE_IMAGE_DIGEST, value: {{ . | quote }}}
+        {{- end }}
+        {{- with $v.extraEnv }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
+      {{- with $v.extraEnvFrom }}
+      envFrom:
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
+      livenessProbe:
+        # Touched by the training loop and by every answer of the coordinator.
+        exec:
+          command: [sh, -c, test -n "$(find /tmp/alive -mmin -{{ div (add $v.hangSeconds 59) 60 }})"]
+        initialDelaySeconds: 120
+        periodSeconds: 60
+        timeoutSeconds: 10
+        failureThreshold: 3
+      resources:
+        {{- toYaml $v.resources | nindent 8 }}
+      volumeMounts:
+        - {name: cache, mountPath: /cache, readOnly: true}
+        {{- if $root.Values.artifacts.enabled }}
+        - {name: artifacts, mountPath: /artifacts, readOnly: true}
+        {{- end }}
+        - {name: token, mountPath: /var/run/secrets/foldwise, readOnly: true}
+        - {name: tmp, mountPath: /tmp}
+        - {name: shm, mountPath: /dev/shm}
+        {{- with $v.extraVolumeMounts }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
+  {{- include "foldwise.placement" $v | nindent 2 }}
+  {{- include "foldwise.affinity" (dict "root" $root "affinity" $v.affinity "component" "worker") | nindent 2 }}
+  volumes:
+    - name: cache
+      persistentVolumeClaim: {claimName: {{ include "foldwise.cacheClaim" $root }}, readOnly: true}
+    {{- if $root.Values.artifacts.enabled }}
+    - name: artifacts
+      persistentVolumeClaim: {claimName: {{ include "foldwise.artifactsClaim" $root }}, readOnly: true}
+    {{- end }}
+    - name: token
+      {{- if $root.Values.coordinator.tokenReview.enabled }}
+      projected:
+        sources:
+          - serviceAccountToken:
+              audience: {{ $root.Values.coordinator.tokenReview.audience }}
+              expirationSeconds: 3600
+              path: token
+      {{- else }}
+      secret:
+        secretName: {{ include "foldwise.authSecret" $root }}
+        items: [{key: worker-token, path: token}]
+      {{- end }}
+    - {name: tmp, emptyDir: {}}
+    - {name: shm, emptyDir: {medium: Memory, sizeLimit: {{ $v.shmSize }}}}
+    {{- with $v.extraVolumes }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+{{- end }}
+
+{{- /* The Job that the coordinator makes for a study, which adds its name, labels, parallelism and FOLDWISE_STUDY. */}}
+{{- define "foldwise.workerJob" -}}
+{{- $v := .Values.worker }}
+apiVersion: batch/v1
+kind: Job
+metadata:
+  labels:
+    {{- include "foldwise.podLabels" (dict "root" . "component" "worker") | nindent 4 }}
+    {{- with $v.kueue.queueName }}
+    kueue.x-k8s.io/queue-name: {{ . }}
+    {{- end }}
+  {{- with $v.kueue.minParallelism }}
+  annotations:
+    kueue.x-k8s.io/job-min-parallelism: {{ . | quote }}
+  {{- end }}
+spec:
+  # A queue of work: no completions. The first worker to exit with 0 says that the study is over.
+  parallelism: {{ $v.parallelism }}
+  backoffLimit: {{ $v.backoffLimit }}
+  podReplacementPolicy: Failed
+  ttlSecondsAfterFinished: {{ $v.ttlSecondsAfterFinished }}
+  podFailurePolicy:
+    rules:
+      - action: Ignore
+        onPodConditions: [{type: DisruptionTarget, status: "True"}]
+      # Try again: the worker was told to end, or its coordinator was gone.
+      - action: Ignore
+        onExitCodes: {containerName: worker, operator: In, values: [75]}
+      # Settings, token or cache are wrong: no other pod would fare better.
+      - action: FailJob
+        onExitCodes: {containerName: worker, operator: In, values: [2, 64]}
+  template:
+    {{- include "foldwise.workerPod" (dict "root" . "restartPolicy" "Never") | nindent 4 }}
+{{- end }}

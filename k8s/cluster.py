@@ -1,0 +1,270 @@
+"""A namespace of a Kubernetes cluster: the few calls that foldwise makes of its API server.
+
+`VERBS` is all that may be asked, and what the chart's Role grants: a call that is not in it is refused here
+already, so the two cannot drift apart unseen.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import ssl
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from k8s.token_review import SERVICE_ACCOUNT
+from services.errors import Conflict, FoldwiseError, InvalidInput, NotFound, Unavailable
+
+Manifest = dict[str, Any]
+"""An object as Kubernetes writes it in JSON."""
+
+ANSWER_SECONDS = 15.0
+WATCH_SECONDS = 240
+"""A watch is asked for anew after so long: a connection that died in silence is noticed by then."""
+
+VERBS = frozenset(
+    [
+        *(("batch", "jobs", verb) for verb in ("create", "get", "list", "watch", "patch", "delete")),
+        *(("", "pods", verb) for verb in ("get", "list", "watch")),
+        ("", "pods/log", "get"),
+        ("", "events", "list"),
+        ("", "configmaps", "get"),
+        ("kueue.x-k8s.io", "workloads", "list"),
+        ("kueue.x-k8s.io", "workloads", "patch"),
+    ]
+)
+"""(API group, resource, verb) of every call."""
+
+_VERSIONS = {"": "api/v1", "batch": "apis/batch/v1", "kueue.x-k8s.io": "apis/kueue.x-k8s.io/v1beta1"}
+
+
+class WatchTooOld(Exception):
+    """What happened since is not kept any more: list again."""
+
+
+class Cluster:
+    """One namespace. Safe to share by threads."""
+
+    def __init__(
+        self,
+        url: str,
+        namespace: str,
+        *,
+        token_file: Path | None = None,
+        ca_file: Path | None = None,
+        certificate: tuple[Path, Path] | None = None,
+    ) -> None:
+        """The namespace at the API server `url`.
+
+        Args:
+            url: such as `https://10.0.0.1:443`.
+            namespace: of jobs, pods and all else.
+            token_file: read again for each call, since it is replaced every hour; or
+            certificate: a client's certificate and key.
+            ca_file: the certificates that the API server is checked by.
+
+        Raises:
+            InvalidInput: a file cannot be read.
+        """
+        self.namespace = namespace
+        self._token_file = token_file
+        try:
+            trusted = ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
+            if certificate is not None:
+                trusted.load_cert_chain(*certificate)
+            self._headers()
+        except OSError as error:
+            raise InvalidInput(
+                f"cannot read {error.filename or ca_file}: {error.strerror}; "
+                "--worker-template needs a pod with automountServiceAccountToken"
+            ) from error
+        self._http = httpx.Client(base_url=url, verify=trusted, trust_env=False, timeout=ANSWER_SECONDS)
+
+    @classmethod
+    def around(cls) -> Cluster:
+        """The namespace that this process runs in.
+
+        Raises:
+            InvalidInput: it runs in none.
+        """
+        host, port = os.environ.get("KUBERNETES_SERVICE_HOST"), os.environ.get("KUBERNETES_SERVICE_PORT", "443")
+        if not host:
+            raise InvalidInput(
+                "--worker-template works only inside Kubernetes: KUBERNETES_SERVICE_HOST is not set"
+            )
+        try:
+            namespace = (SERVICE_ACCOUNT / "namespace").read_text(encoding="ascii").strip()
+        except OSError as error:
+            raise InvalidInput(f"cannot read {error.filename}: {error.strerror}") from error
+        return cls(
+            f"https://{f'[{host}]' if ':' in host else host}:{port}",
+            namespace,
+            token_file=SERVICE_ACCOUNT / "token",
+            ca_file=SERVICE_ACCOUNT / "ca.crt",
+        )
+
+    def get(self, group: str, resource: str, name: str) -> Manifest:
+        """One object.
+
+        Raises:
+            NotFound, FoldwiseError, Unavailable: as the API server says.
+        """
+        return self._call("GET", self._path(group, resource, "get", name))
+
+    def list(self, group: str, resource: str, **query: str) -> Manifest:
+        """A list: `items`, and the `metadata.resourceVersion` from which to watch.
+
+        Raises:
+            FoldwiseError, Unavailable: as the API server says.
+        """
+        return self._call("GET", self._path(group, resource, "list"), query=query)
+
+    def create(self, group: str, resource: str, manifest: Manifest) -> Manifest:
+        """Make an object.
+
+        Raises:
+            Conflict: it exists.
+            FoldwiseError, Unavailable: as the API server says.
+        """
+        return self._call("POST", self._path(group, resource, "create"), body=manifest)
+
+    def patch(self, group: str, resource: str, name: str, changes: Manifest) -> Manifest:
+        """Change what a JSON merge patch (RFC 7396) names.
+
+        Raises:
+            NotFound, FoldwiseError, Unavailable: as the API server says.
+        """
+        return self._call("PATCH", self._path(group, resource, "patch", name), body=changes)
+
+    def delete(self, group: str, resource: str, name: str) -> None:
+        """Delete an object and, behind it, what it owns; one that is gone already is fine.
+
+        Raises:
+            FoldwiseError, Unavailable: as the API server says.
+        """
+        query = {"propagationPolicy": "Background"}
+        try:
+            self._call("DELETE", self._path(group, resource, "delete", name), query=query)
+        except NotFound:
+            return
+
+    def watch(self, group: str, resource: str, since: str, **query: str) -> Iterator[tuple[str, Manifest]]:
+        """What changes after the version `since`: ADDED, MODIFIED, DELETED or BOOKMARK, and the object.
+
+        Ends by itself after a few minutes; then watch on from the last object's resource version.
+
+        Raises:
+            WatchTooOld: that version is forgotten.
+            FoldwiseError, Unavailable: as the API server says, or the connection broke.
+        """
+        path = self._path(group, resource, "watch")
+        asked = {
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "timeoutSeconds": str(WATCH_SECONDS),
+            "resourceVersion": since,
+            **query,
+        }
+        with self._stream(path, asked) as lines:
+            for line in lines:
+                event = json.loads(line)
+                changed: Manifest = event["object"]
+                if event["type"] == "ERROR":
+                    if changed.get("code") == HTTPStatus.GONE:
+                        raise WatchTooOld
+                    raise FoldwiseError(f"a watch of {resource} ended: {changed.get('message')}")
+                yield str(event["type"]), changed
+
+    def log(self, pod: str, *, follow: bool, tail: int | None = None) -> Iterator[str]:
+        """The lines of a pod's log, to the end or, with `follow`, until its container ends.
+
+        Raises:
+            NotFound, FoldwiseError, Unavailable: as the API server says, or the connection broke.
+        """
+        query = {"follow": str(follow).lower()} | ({} if tail is None else {"tailLines": str(tail)})
+        with self._stream(f"{self._path('', 'pods/log', 'get', pod)}", query) as lines:
+            yield from lines
+
+    def close(self) -> None:
+        """End its connections; watches and logs under way end with them."""
+        self._http.close()
+
+    @contextmanager
+    def _stream(self, path: str, query: Mapping[str, str]) -> Iterator[Iterator[str]]:
+        # The server ends a watch in time; before that, silence means that nothing happens.
+        timeout = httpx.Timeout(ANSWER_SECONDS, read=WATCH_SECONDS + ANSWER_SECONDS)
+        try:
+            with self._http.stream(
+                "GET", path, params=dict(query), headers=self._headers(), timeout=timeout
+            ) as response:
+                if response.status_code == HTTPStatus.GONE:
+                    raise WatchTooOld
+                if not response.is_success:
+                    response.read()
+                    _raise(response)
+                yield response.iter_lines()
+        except (httpx.TransportError, httpx.StreamError, OSError) as error:
+            raise _unreachable(error) from error
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Manifest | None = None,
+        query: Mapping[str, str] | None = None,
+    ) -> Manifest:
+        kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
+        try:
+            response = self._http.request(
+                method,
+                path,
+                content=None if body is None else json.dumps(body),
+                params=query,
+                headers={**self._headers(), "Content-Type": kind},
+            )
+        except (httpx.TransportError, OSError) as error:
+            raise _unreachable(error) from error
+        if not response.is_success:
+            _raise(response)
+        answer: Manifest = response.json()
+        return answer
+
+    def _path(self, group: str, resource: str, verb: str, name: str | None = None) -> str:
+        if (group, resource, verb) not in VERBS:
+            raise AssertionError(f"{verb} {resource} is not among the verbs that the chart grants")
+        parent, _, part = resource.partition("/")
+        path = f"/{_VERSIONS[group]}/namespaces/{self.namespace}/{parent}"
+        return "/".join([path, *([name] if name else []), *([part] if part else [])])
+
+    def _headers(self) -> dict[str, str]:
+        if self._token_file is None:
+            return {}
+        return {"Authorization": f"Bearer {self._token_file.read_text(encoding='ascii').strip()}"}
+
+
+def _raise(response: httpx.Response) -> None:
+    try:
+        said = str(response.json()["message"])
+    except (ValueError, KeyError, TypeError):
+        said = f"status {response.status_code}"
+    message = f"the Kubernetes API server says: {said}"
+    match response.status_code:
+        case HTTPStatus.NOT_FOUND:
+            raise NotFound(message)
+        case HTTPStatus.CONFLICT:
+            raise Conflict(message)
+        case HTTPStatus.TOO_MANY_REQUESTS | HTTPStatus.SERVICE_UNAVAILABLE | HTTPStatus.INTERNAL_SERVER_ERROR:
+            raise Unavailable(message)
+    raise FoldwiseError(message)
+
+
+def _unreachable(error: Exception) -> Unavailable:
+    return Unavailable(
+        f"the Kubernetes API server does not answer ({str(error) or type(error).__name__}); try again"
+    )

@@ -1,0 +1,197 @@
+"""The Job of a study's workers: how it is made from the chart's template, and what its state means.
+
+A Job is a queue of work: so many pods at once, no number of completions, and the first worker to exit with 0
+says that the study is over. What the chart decides (image, resources, policies) comes from its template; ours
+are name, labels, owner, parallelism and the study that the workers are told to serve.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import yaml
+
+from k8s.cluster import Manifest
+from services.contracts import PodView
+from services.errors import InvalidInput
+
+STUDY_LABEL = "foldwise/study"
+WORKERS_ANNOTATION = "foldwise/workers"
+"""How many workers were asked for last. Kueue may have lowered the parallelism; that is not undone."""
+
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+CONTAINER = "worker"
+
+_NAME_LENGTH = 57
+"""Of a Job: its pods' names, and the label that names it, are six characters longer and have 63."""
+
+_CANNOT_START = {
+    "CreateContainerConfigError",
+    "CreateContainerError",
+    "ErrImageNeverPull",
+    "ErrImagePull",
+    "ImagePullBackOff",
+    "InvalidImageName",
+    "RunContainerError",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Template:
+    """The chart's template of a worker Job, and the object that owns all Jobs made of it."""
+
+    manifest: Manifest
+    owner: Manifest
+
+    @classmethod
+    def of(cls, config_map: Manifest) -> Template:
+        """The template in a ConfigMap's `job.yaml`.
+
+        Raises:
+            InvalidInput: there is none, or it has no container named `worker`.
+        """
+        name = config_map["metadata"]["name"]
+        try:
+            manifest = yaml.safe_load(config_map["data"]["job.yaml"])
+            containers = manifest["spec"]["template"]["spec"]["containers"]
+            fitting = any(container["name"] == CONTAINER for container in containers)
+        except (KeyError, TypeError, yaml.YAMLError) as error:
+            raise InvalidInput(f"--worker-template {name}: its job.yaml is no Job") from error
+        if not fitting:
+            raise InvalidInput(f"--worker-template {name}: its Job has no container {CONTAINER!r}")
+        owner = {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "name": name,
+            "uid": config_map["metadata"]["uid"],
+        }
+        return cls(manifest=manifest, owner=owner)
+
+    @property
+    def selector(self) -> str:
+        """What all Jobs and all pods of workers have in common, as a label selector."""
+        of_pods = self.manifest["spec"]["template"]["metadata"]["labels"].items()
+        common = sorted(of_pods & self.manifest.get("metadata", {}).get("labels", {}).items())
+        return ",".join(f"{key}={value}" for key, value in common)
+
+    @property
+    def workers(self) -> int:
+        """Pods of a study that does not say how many."""
+        return int(self.manifest["spec"].get("parallelism", 1))
+
+    def job(self, *, study: str, study_id: int, workers: int) -> Manifest:
+        """The Job of a study."""
+        job = copy.deepcopy(self.manifest)
+        metadata = job.setdefault("metadata", {})
+        metadata["name"] = job_name(self.owner["name"], study, study_id)
+        metadata.setdefault("labels", {})[STUDY_LABEL] = study
+        metadata.setdefault("annotations", {})[WORKERS_ANNOTATION] = str(workers)
+        metadata["ownerReferences"] = [self.owner]
+        job["spec"]["parallelism"] = workers
+        # Kueue lets it go on when it is admitted.
+        job["spec"]["suspend"] = QUEUE_LABEL in metadata["labels"]
+        pod = job["spec"]["template"]
+        pod["metadata"]["labels"][STUDY_LABEL] = study
+        for container in pod["spec"]["containers"]:
+            if container["name"] == CONTAINER:
+                container.setdefault("env", []).append({"name": "FOLDWISE_STUDY", "value": study})
+        return job
+
+
+def job_name(owner: str, study: str, study_id: int) -> str:
+    """Unique for a study of a release, and readable; the id tells apart what had to be cut."""
+    end = f"-{study_id}"
+    start = f"{owner.removesuffix('-worker')[:24].rstrip('-.')}-{study}"
+    return re.sub(r"[^a-z0-9-]", "-", start[: _NAME_LENGTH - len(end)]).rstrip("-") + end
+
+
+def ended(job: Manifest) -> str | None:
+    """`Complete` or `Failed` once a Job has ended."""
+    ends = _conditions(job, {"Complete", "Failed"}, "True")
+    return str(ends[0]["type"]) if ends else None
+
+
+def queued(job: Manifest) -> bool:
+    """Kueue decides when it runs."""
+    return QUEUE_LABEL in job["metadata"].get("labels", {})
+
+
+def is_over(pod: Manifest) -> bool:
+    """None of a pod's containers will run again."""
+    return pod.get("status", {}).get("phase") in {"Succeeded", "Failed"}
+
+
+def pod_view(pod: Manifest) -> PodView:
+    """A pod as people read it."""
+    status = pod.get("status", {})
+    reason, message = _trouble(pod) or (status.get("reason"), status.get("message"))
+    gpus: dict[str, str] = {}
+    for container in pod["spec"]["containers"]:
+        for resource, amount in container.get("resources", {}).get("limits", {}).items():
+            # Extended resources have a domain; those that are no GPU are of use to know, too.
+            if "/" in resource:
+                gpus[resource] = str(amount)
+    return PodView(
+        name=pod["metadata"]["name"],
+        uid=pod["metadata"]["uid"],
+        phase="Terminating" if pod["metadata"].get("deletionTimestamp") else status.get("phase", "Unknown"),
+        node=pod["spec"].get("nodeName"),
+        gpus=gpus,
+        reason=reason,
+        message=message,
+    )
+
+
+def why_stalled(
+    job: Manifest, pods: Sequence[Manifest], events: Sequence[Manifest], workload: Manifest | None
+) -> str | None:
+    """Why no worker of a running study can run, in the words of whoever hinders it; None where nobody does.
+
+    Args:
+        job: of the study.
+        pods: of the Job that have not ended.
+        events: of the Job.
+        workload: Kueue's, where the Job waits in a queue.
+    """
+    if any(pod.get("status", {}).get("phase") == "Running" for pod in pods):
+        return None
+    said = [
+        *(f"the Job has failed: {_words(c)}" for c in _conditions(job, {"Failed"}, "True")),
+        *(": ".join(part for part in trouble if part) for pod in pods if (trouble := _trouble(pod))),
+    ]
+    if job["spec"].get("suspend") and workload is not None:
+        waits = _conditions(workload, {"QuotaReserved", "Admitted"}, "False")
+        said += [f"Kueue: {_words(condition)}" for condition in waits]
+    if not pods:
+        warnings = [event for event in events if event.get("type") == "Warning"]
+        said += [_words(event) for event in sorted(warnings, key=_time_of, reverse=True)]
+    return said[0] if said else None
+
+
+def _conditions(item: Manifest, types: set[str], status: str) -> list[Manifest]:
+    conditions = item.get("status", {}).get("conditions") or ()
+    return [c for c in conditions if c["type"] in types and c["status"] == status]
+
+
+def _words(said: Manifest) -> str:
+    return f"{said.get('reason')}: {said.get('message')}"
+
+
+def _trouble(pod: Manifest) -> tuple[str, str | None] | None:
+    """Why a pod does not start, if anyone has said so."""
+    for condition in _conditions(pod, {"PodScheduled"}, "False"):
+        return str(condition.get("reason")), condition.get("message")
+    for container in pod.get("status", {}).get("containerStatuses") or ():
+        waiting = container.get("state", {}).get("waiting") or {}
+        if waiting.get("reason") in _CANNOT_START:
+            return str(waiting["reason"]), waiting.get("message")
+    return None
+
+
+def _time_of(event: Manifest) -> str:
+    return str(
+        event.get("lastTimestamp") or event.get("eventTime") or event["metadata"].get("creationTimestamp")
+    )

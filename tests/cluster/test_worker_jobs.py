@@ -1,0 +1,340 @@
+"""Studies' Jobs on a real control plane, with the chart installed and the rights that its Role grants."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, text
+
+from coordinator import studies as study_life
+from coordinator.worker_jobs import WorkerJobs
+from helm.generate import CHART
+from k8s.cluster import Cluster
+from services.errors import FoldwiseError
+from tests.cluster.control_plane import ControlPlane, control_plane, wait_until, why_not
+from tests.integration.desk import Desk
+from tests.unit.programs import program
+
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(why_not() is not None, reason=why_not() or ""),
+]
+
+Manifest = dict[str, Any]
+NODE = {"cpu": "64", "memory": "256Gi", "pods": "110", "nvidia.com/gpu": "4"}
+
+
+@pytest.fixture(scope="module")
+def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    with control_plane(tmp_path_factory.mktemp("kubernetes")) as running:
+        yield running
+
+
+@pytest.fixture
+def desk(engine: Engine, cache_root: Path) -> Desk:
+    return Desk(engine, cache_root)
+
+
+def helm(plane: ControlPlane, *arguments: str) -> str:
+    done = subprocess.run(
+        [program("helm"), *arguments],
+        env={**os.environ, "KUBECONFIG": str(plane.kubeconfig())},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def install(plane: ControlPlane, namespace: str, *arguments: str) -> str:
+    # The claims need a kubelet's node and are of no interest here.
+    size = ("--set", "worker.resources.limits.nvidia\\.com/gpu=1")
+    where = ("--namespace", namespace, "--create-namespace")
+    return helm(plane, "upgrade", "--install", "f", str(CHART), *where, *size, *arguments)
+
+
+class Place:
+    """A namespace with the chart in it, a desk beside it, and the thread's rounds taken one by one."""
+
+    def __init__(self, plane: ControlPlane, namespace: str, desk: Desk) -> None:
+        self.plane = plane
+        self.namespace = namespace
+        self.desk = desk
+        self.cluster: Cluster = plane.as_account(namespace, "f-foldwise")
+        self.jobs = WorkerJobs(self.cluster, "f-foldwise-worker", desk.sessions, is_leader=lambda: True)
+
+    def until(self, condition: Callable[[], Any]) -> Any:
+        def look() -> Any:
+            self.jobs.round()
+            return condition()
+
+        return wait_until(look)
+
+    def objects(self, kind: str) -> list[Manifest]:
+        group = "/apis/batch/v1" if kind == "jobs" else "/api/v1"
+        path = f"{group}/namespaces/{self.namespace}/{kind}"
+        items: list[Manifest] = self.plane.must("GET", f"{path}?labelSelector=foldwise/study")["items"]
+        return items
+
+    def job(self) -> Manifest:
+        (job,) = self.until(lambda: self.objects("jobs"))
+        return dict(job)
+
+    def pods(self, number: int) -> list[Manifest]:
+        found: list[Manifest] = self.until(
+            lambda: len(pods := self.living()) == number and self.knows(number) and pods
+        )
+        return found
+
+    def living(self) -> list[Manifest]:
+        return [
+            pod
+            for pod in self.objects("pods")
+            if pod["status"]["phase"] in {"Pending", "Running"} and not pod["metadata"].get("deletionTimestamp")
+        ]
+
+    def others(self, pod: Manifest) -> list[Manifest]:
+        return [other for other in self.living() if other["metadata"]["uid"] != pod["metadata"]["uid"]]
+
+    def knows(self, number: int) -> bool:
+        return len([p for p in self.jobs.view("s").pods if p.phase in {"Pending", "Running"}]) == number
+
+    def study(self, change: Callable[..., Any], *arguments: Any) -> None:
+        with self.desk.sessions.begin() as session:
+            change(session, "s", *arguments)
+
+    def outcome(self, lease: str) -> str | None:
+        with self.desk.engine.connect() as connection:
+            query = text("SELECT outcome FROM foldwise.leases WHERE id = :id")
+            found: str | None = connection.scalar(query, {"id": lease})
+            return found
+
+    def delete(self, pod: Manifest) -> None:
+        # As a node that was taken back: nobody waits for its kubelet.
+        path = f"/api/v1/namespaces/{self.namespace}/pods/{pod['metadata']['name']}?gracePeriodSeconds=0"
+        self.plane.must("DELETE", path)
+
+    def run(self, pod: Manifest) -> None:
+        self.plane.set_status(self.namespace, pod["metadata"]["name"], {"phase": "Running"})
+
+    def end(self, pod: Manifest, code: int, conditions: list[Manifest] | None = None) -> None:
+        terminated = {"exitCode": code, "reason": "Error" if code else "Completed"}
+        state = {"name": "worker", "image": "i", "imageID": "", "ready": False, "restartCount": 0}
+        self.plane.set_status(
+            self.namespace,
+            pod["metadata"]["name"],
+            {
+                "phase": "Failed" if code else "Succeeded",
+                "conditions": conditions or [],
+                "containerStatuses": [{**state, "state": {"terminated": terminated}}],
+            },
+        )
+
+
+@pytest.fixture
+def place(plane: ControlPlane, desk: Desk, request: pytest.FixtureRequest) -> Iterator[Place]:
+    namespace = request.node.name.replace("_", "-").removeprefix("test-")[:40].strip("-")
+    install(plane, namespace)
+    made = Place(plane, namespace, desk)
+    yield made
+    made.jobs._ending = True
+    for watched in (made.jobs._jobs, made.jobs._pods):
+        if watched is not None:
+            watched.stop()
+    made.cluster.close()
+
+
+def test_helm_keeps_its_secrets(plane: ControlPlane) -> None:
+    def stored() -> Any:
+        return plane.must("GET", "/api/v1/namespaces/kept/secrets/f-foldwise-auth")["data"]
+
+    notes = install(plane, "kept")
+    assert notes.count("--namespace kept") >= 4
+    first = stored()
+    assert len(set(first.values())) == 3
+    install(plane, "kept", "--set", "coordinator.image.tag=v2")
+    assert stored() == first
+    helm(plane, "uninstall", "f", "--namespace", "kept")
+    install(plane, "kept")
+    assert stored() == first
+
+
+def test_pods_of_the_chart_pass_the_restricted_standard(place: Place) -> None:
+    """The API server's own admission plugin judges the worker's pods, made by the Job controller."""
+    enforce = {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
+    path = f"/api/v1/namespaces/{place.namespace}"
+    place.plane.must("PATCH", path, enforce, "application/merge-patch+json")
+    place.desk.create(workers=2)
+    assert len(place.pods(2)) == 2
+
+
+def test_a_study_has_a_job_from_its_start_to_its_end(place: Place) -> None:
+    place.desk.create(workers=2)
+    job = place.job()
+    assert job["metadata"]["name"].startswith("f-foldwise-s-")
+    assert job["metadata"]["ownerReferences"][0]["name"] == "f-foldwise-worker"
+    assert job["spec"]["parallelism"] == 2
+    assert job["spec"]["completions"] is None if "completions" in job["spec"] else True
+    one, two = place.pods(2)
+    assert {"name": "FOLDWISE_STUDY", "value": "s"} in one["spec"]["containers"][0]["env"]
+    for pod in (one, two):
+        place.run(pod)
+    place.study(study_life.set_workers, 4)
+    place.pods(4)
+    place.study(study_life.set_workers, 1)
+    place.pods(1)
+    last = place.living()[0]
+    place.run(last)
+    place.until(lambda: any(pod.phase == "Running" for pod in place.jobs.view("s").pods))
+    place.study(study_life.stop, "enough")
+    place.jobs.round()
+    # It ends of itself: the worker hears from the coordinator that the study is over.
+    assert place.job()["metadata"].get("deletionTimestamp") is None
+    place.end(last, 0)
+    place.until(lambda: (place.job()["status"].get("succeeded") or 0) >= 1)
+
+
+def test_pausing_waits_for_folds_under_way_and_resuming_goes_on(place: Place) -> None:
+    place.desk.create()
+    (pod,) = place.pods(1)
+    held = place.desk.must_claim(pod["metadata"]["name"])
+    place.study(study_life.pause)
+    for _ in range(3):
+        place.jobs.round()
+    assert not place.job()["spec"].get("suspend")
+    place.desk.report(held, more=False)
+    place.until(lambda: place.job()["spec"].get("suspend"))
+    place.until(lambda: not place.living())
+    assert place.jobs.view("s").suspended
+    place.study(study_life.resume)
+    place.pods(1)
+
+
+def test_the_fold_of_a_pod_that_is_taken_away_is_free_at_once(place: Place) -> None:
+    place.desk.create()
+    (pod,) = place.pods(1)
+    held = place.desk.must_claim(pod["metadata"]["name"])
+    place.delete(pod)
+    place.until(lambda: place.outcome(held.lease.id) == "released")
+    (another,) = place.until(lambda: place.others(pod))
+    again = place.desk.must_claim(another["metadata"]["name"])
+    assert (again.fold, again.lease.term) == (held.fold, held.lease.term + 1)
+    # Evicted, as by a node under pressure: it is known by a condition, and not counted against the Job either.
+    target = {"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet", "message": ""}
+    place.end(another, 137, [target])
+    place.until(lambda: place.outcome(again.lease.id) == "released")
+    place.until(lambda: len(place.living()) == 1)
+    assert place.job()["status"].get("failed", 0) == 0 or not place.job()["status"].get("conditions")
+
+
+def test_a_pod_that_dies_of_itself_counts_against_its_fold(place: Place) -> None:
+    place.desk.create()
+    (pod,) = place.pods(1)
+    held = place.desk.must_claim(pod["metadata"]["name"])
+    place.end(pod, 137)
+
+    def lapsed() -> bool:
+        place.desk.leader.round()
+        return place.outcome(held.lease.id) == "lapsed"
+
+    place.until(lapsed)
+
+
+def test_stalled_in_the_scheduler_s_words_until_there_is_a_node(place: Place) -> None:
+    place.desk.create()
+    place.pods(1)
+    said = place.until(lambda: place.jobs.stalled("s"))
+    assert said.startswith("Unschedulable: ")
+    assert "nodes available" in said or "nodes are available" in said
+    (pod,) = place.jobs.view("s").pods
+    assert (pod.phase, pod.node, pod.gpus) == ("Pending", None, {"nvidia.com/gpu": "1"})
+
+
+def test_stalled_in_the_words_of_a_quota(place: Place) -> None:
+    quota = {"metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
+    place.plane.must("POST", f"/api/v1/namespaces/{place.namespace}/resourcequotas", quota)
+    place.desk.create()
+    said = place.until(lambda: place.jobs.stalled("s"))
+    assert said.startswith("FailedCreate: ")
+    assert "exceeded quota" in said
+
+
+def test_a_job_that_failed_says_why_and_resuming_makes_another(place: Place) -> None:
+    place.desk.create()
+    (pod,) = place.pods(1)
+    first = place.job()
+    # 64: its token or cache is wrong, and no other pod would fare better.
+    place.end(pod, 64)
+    said = place.until(lambda: (s := place.jobs.stalled("s")) and "PodFailurePolicy" in s and s)
+    assert "exit code 64" in said
+    place.jobs.round()
+    assert place.job()["metadata"]["uid"] == first["metadata"]["uid"]
+    place.study(study_life.resume)
+    place.jobs.retry("s")
+    place.until(lambda: place.objects("jobs") and place.job()["metadata"]["uid"] != first["metadata"]["uid"])
+
+
+def test_exit_code_75_is_replaced_and_not_counted(place: Place) -> None:
+    # One failure that counts would fail the Job.
+    install(place.plane, place.namespace, "--set", "worker.backoffLimit=0")
+    place.desk.create()
+    (pod,) = place.pods(1)
+    place.end(pod, 75)
+    place.until(lambda: place.others(pod))
+    (another,) = place.pods(1)
+    place.end(another, 1)
+    said = place.until(lambda: place.jobs.stalled("s"))
+    assert said.startswith("the Job has failed: BackoffLimitExceeded")
+
+
+def test_more_trials_for_a_study_that_was_complete_make_another_job(place: Place) -> None:
+    place.desk.create(trials=1)
+    (pod,) = place.pods(1)
+    first = place.job()["metadata"]["uid"]
+    place.run(pod)
+    place.until(lambda: place.jobs.view("s").pods[0].phase == "Running")
+    assignment = place.desk.claim(pod["metadata"]["name"])
+    while assignment is not None:
+        assignment = place.desk.report(assignment).next
+    place.desk.leader.round()
+    assert place.desk.study().state == "complete"
+    place.end(pod, 0)
+    place.until(lambda: (place.job()["status"].get("succeeded") or 0) >= 1)
+    place.study(study_life.set_budget, 2)
+    place.until(lambda: place.objects("jobs") and place.job()["metadata"]["uid"] != first)
+
+
+def test_a_release_that_goes_takes_its_jobs_along(place: Place) -> None:
+    place.desk.create()
+    place.pods(1)
+    helm(place.plane, "uninstall", "f", "--namespace", place.namespace)
+    wait_until(lambda: not place.objects("jobs"))
+
+
+def test_the_role_grants_nothing_else(place: Place) -> None:
+    for verb, resource in (("list", "secrets"), ("list", "configmaps"), ("delete", "pods"), ("list", "nodes")):
+        review = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SubjectAccessReview",
+            "spec": {
+                "user": f"system:serviceaccount:{place.namespace}:f-foldwise",
+                "resourceAttributes": {"namespace": place.namespace, "verb": verb, "resource": resource},
+            },
+        }
+        answer = place.plane.must("POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", review)
+        assert not answer["status"]["allowed"], (verb, resource)
+    stranger = Cluster(
+        place.plane.url,
+        "kube-system",
+        token_file=place.plane.folder / f"{place.namespace}-f-foldwise.token",
+        ca_file=place.plane.folder / "ca.crt",
+    )
+    with pytest.raises(FoldwiseError, match="forbidden"):
+        stranger.list("batch", "jobs")
+    stranger.close()
