@@ -21,6 +21,7 @@ The last line is JSON:
     rss_growth         memory of the coordinator process at its end over that after a tenth of the reports
     idle_gap_p95_s     95th percentile of a worker's wait between the end of a fold and its next
     errors             answers other than success
+    round_trip_ms      median of `SELECT 1` from here: what the machine was like in that hour
 """
 
 from __future__ import annotations
@@ -135,6 +136,7 @@ def _claims(folder: Path, console: Console, *, finished: int, claims: int) -> di
             study = tables.create(protocol={"kind": "kfold", "k": 10}, trials=count + 4)
             write_trials(tables.engine, study, first=0, trials=count, folds_done=10, folds=10, state="complete")
             write_trials(tables.engine, study, first=count, trials=4, folds_done=0, folds=10, state="ready")
+        round_trip = _round_trip(few.engine)
         for _ in range(claims):
             for tables, count in ((few, FEW), (many, finished)):
                 started = time.perf_counter()
@@ -148,6 +150,7 @@ def _claims(folder: Path, console: Console, *, finished: int, claims: int) -> di
     return {
         "claim_p95_growth": round(_p95(taken[finished]) / _p95(taken[FEW]), 3),
         "claim_p95_ms": round(1e3 * _p95(taken[finished]), 2),
+        "round_trip_ms": round(1e3 * round_trip, 3),
     }
 
 
@@ -332,6 +335,16 @@ def _databases(folder: Path, *, folds: int, names: list[str]) -> Iterator[list[T
             for tables in made:
                 tables.engine.dispose()
             server.dispose()
+
+
+def _round_trip(engine: Engine) -> float:
+    seconds = []
+    with engine.connect() as connection:
+        for _ in range(1000):
+            started = time.perf_counter()
+            connection.execute(text("SELECT 1"))
+            seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)
 
 
 def _key(assignment: FoldAssignment) -> LeaseKey:
