@@ -9,8 +9,9 @@ No training: results are made up. In turn, so that a change of the machine's spe
    `trial.report` and `should_prune` with its MedianPruner, both in process, with 64 running trials of 60 values
    each and the same number of finished ones, in a Leave-One-Subject-Out study of 118 folds.
 3. Over HTTP, with a coordinator process and simulated workers, up to eight at a trial: 24 of them with folds of
-   a second, for the time a worker waits between two folds; then `--workers` of them with no training at all
-   until `--reports` are in.
+   a second, for the time a worker waits between two folds; `--many` of them with folds of twenty seconds, for
+   the share of their time that they wait; then `--workers` of them with no training at all until `--reports`
+   are in.
 
 The last line is JSON:
     claim_p95_growth   95th percentile of a claim with many finished trials over that with 100
@@ -20,6 +21,7 @@ The last line is JSON:
     connections        most connections to PostgreSQL at any moment of that
     rss_growth         memory of the coordinator process at its end over that after a tenth of the reports
     idle_gap_p95_s     95th percentile of a worker's wait between the end of a fold and its next
+    many, idle_share   so many workers with folds of 20 s, and the share of their time between folds
     errors             answers other than success
     round_trip_ms      median of `SELECT 1` from here: what the machine was like in that hour
 """
@@ -113,6 +115,7 @@ def main() -> None:
     parser.add_argument("--claims", type=int, default=400)
     parser.add_argument("--finished-loso", type=int, default=64, help="finished trials beside the running ones")
     parser.add_argument("--workers", type=int, default=200)
+    parser.add_argument("--many", type=int, default=500)
     parser.add_argument("--reports", type=int, default=20_000)
     arguments = parser.parse_args()
     console = Console()
@@ -122,7 +125,13 @@ def main() -> None:
         folder.chmod(0o755)
         figures = _claims(folder / "claims", console, finished=arguments.finished, claims=arguments.claims)
         figures |= _reports(folder / "reports", console, finished=arguments.finished_loso)
-        figures |= _over_http(folder / "http", console, workers=arguments.workers, reports=arguments.reports)
+        figures |= _over_http(
+            folder / "http",
+            console,
+            workers=arguments.workers,
+            many=arguments.many,
+            reports=arguments.reports,
+        )
     print(json.dumps(figures))
 
 
@@ -230,11 +239,14 @@ def _optuna_study(tables: Tables, *, finished: int, rng: random.Random) -> optun
 # --- 3. Over HTTP -----------------------------------------------------------------------------------------
 
 
-def _over_http(folder: Path, console: Console, *, workers: int, reports: int) -> dict[str, float | int]:
+def _over_http(
+    folder: Path, console: Console, *, workers: int, many: int, reports: int
+) -> dict[str, float | int]:
     state = StateFolder(folder)
     write_cache(state.caches, subjects=SUBJECTS)
     with (
-        local_service(state, workers=0, port=0, say=lambda _: None) as service,
+        # A cluster's leases: of a machine's own, those of the many would lapse before a fold of theirs ends.
+        local_service(state, workers=0, port=0, say=lambda _: None, lease_seconds=90) as service,
         ProcessPoolExecutor(1, mp_context=get_context("spawn")) as elsewhere,
     ):
         service.client.create(
@@ -242,6 +254,7 @@ def _over_http(folder: Path, console: Console, *, workers: int, reports: int) ->
         )
         load = partial(simulate, service.service.url, service.service.worker_token, study="load")
         calm = elsewhere.submit(load, workers=24, seconds=30, fold_seconds=1.0).result()
+        crowd = elsewhere.submit(load, workers=many, seconds=90, fold_seconds=20.0).result()
         watch = _Watch(service)
         parts: list[Load] = []
         for share in (0.1, 0.9):
@@ -252,11 +265,12 @@ def _over_http(folder: Path, console: Console, *, workers: int, reports: int) ->
             watch.mark()
         watch.stop()
     rate = parts[1].reports / parts[1].seconds
-    errors = [error for seen in (calm, *parts) for error in seen.errors]
+    errors = [error for seen in (calm, crowd, *parts) for error in seen.errors]
     table = Table("over HTTP", "")
     table.add_row("reports per second", f"{rate:.0f}")
     table.add_row("24 workers' wait between two folds, median", f"{_ms(statistics.median(calm.gaps))} ms")
     table.add_row("95 % below", f"{_ms(_p95(calm.gaps))} ms")
+    table.add_row(f"{many} workers with folds of 20 s, share of time between folds", f"{_idle(crowd):.1%}")
     table.add_row("connections", str(watch.connections))
     table.add_row("memory, MB", ", ".join(f"{rss / 1e6:.0f}" for rss in watch.memory))
     table.add_row("errors", "; ".join(errors[:3]) or "none")
@@ -268,8 +282,16 @@ def _over_http(folder: Path, console: Console, *, workers: int, reports: int) ->
         "connections": watch.connections,
         "rss_growth": round(watch.memory[-1] / watch.memory[0] - 1, 3),
         "idle_gap_p95_s": round(_p95(calm.gaps), 4),
+        "many": many,
+        "idle_share": round(_idle(crowd), 4),
         "errors": len(errors),
     }
+
+
+def _idle(load: Load) -> float:
+    """Share of the workers' time between folds, but before their first."""
+    later = sum(load.later_gaps)
+    return later / (later + load.folding)
 
 
 class _Watch:

@@ -28,6 +28,12 @@ class Load:
     gaps: list[float] = field(default_factory=list)
     """Seconds of a worker between the end of a fold and the next fold at hand."""
 
+    later_gaps: list[float] = field(default_factory=list)
+    """Those but a worker's first, before which it had no fold."""
+
+    folding: float = 0.0
+    """Seconds spent on folds, of all workers."""
+
     errors: list[str] = field(default_factory=list)
 
 
@@ -85,7 +91,7 @@ async def _work(
     info = WorkerInfo(id=str(uuid.uuid4()), name=f"simulated-{number}", device="none")
     claim = ClaimRequest(worker=info, study=study, caches=(FINGERPRINT,), wait_seconds=20)
     assignment: FoldAssignment | None = None
-    waiting_since = time.monotonic()
+    first, waiting_since = True, time.monotonic()
     while not over():
         if assignment is None:
             answer = await _send(
@@ -97,9 +103,14 @@ async def _work(
                 load.errors.append(f"claim: {answer.status_code} {answer.text[:200]}")
                 return
             continue
-        load.gaps.append(time.monotonic() - waiting_since)
+        began = time.monotonic()
+        load.gaps.append(began - waiting_since)
+        if not first:
+            load.later_gaps.append(began - waiting_since)
+        first = False
         await asyncio.sleep(fold_seconds * rng.uniform(0.5, 1.5))
         waiting_since = time.monotonic()
+        load.folding += waiting_since - began
         lease = assignment.lease
         answer = await _send(
             http,

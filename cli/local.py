@@ -94,6 +94,7 @@ def local_service(
     say: Callable[[str], None],
     study: str | None = None,
     threads: int | None = None,
+    lease_seconds: float = LOCAL_LEASE_SECONDS,
 ) -> Iterator[LocalService]:
     """Run PostgreSQL, a coordinator and `workers` workers on a state folder while the context lasts.
 
@@ -104,6 +105,7 @@ def local_service(
         say: told in a sentence what happens.
         study: the only study that workers serve; None for any.
         threads: CPU threads of each worker.
+        lease_seconds: until a fold whose worker says nothing goes to another one.
 
     Raises:
         Conflict: a service runs on this folder already.
@@ -119,7 +121,7 @@ def local_service(
             service = Service(
                 url=url, admin_token=admin, worker_token=worker, database_url=database_url, pid=os.getpid()
             )
-            fd, lease = str(listener.fileno()), str(LOCAL_LEASE_SECONDS)
+            fd, lease = str(listener.fileno()), str(lease_seconds)
             coordinator = _spawn(
                 ["coordinator", "--fd", fd, *_folders(state), "--lease-seconds", lease],
                 {
