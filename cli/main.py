@@ -396,6 +396,7 @@ def migrate(
         reader_url=read_database_url(None, reader) if is_given(reader) else None,
         wait_seconds=wait_seconds,
     )
+    print("the database is up to date")
 
 
 @app.command(epilog="Example: foldwise logs first --follow")

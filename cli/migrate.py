@@ -24,9 +24,8 @@ def bring_up_to_date(database_url: str, *, reader_url: str | None, wait_seconds:
         wait_for_database(engine, wait_seconds)
         migrate(engine)
         # Makes its tables, so that a dashboard has something to read before the first study.
-        OptunaProjection(database_url)
+        OptunaProjection(engine.url.render_as_string(hide_password=False))
         if reader_url is not None:
             let_read(engine, reader_url)
     finally:
         engine.dispose()
-    print("the database is up to date")

@@ -34,7 +34,8 @@ def wait_for_database(engine: Engine, seconds: float) -> None:
                 return
         except OperationalError as error:
             trouble = _first_line(error)
-    raise Unavailable(f"the database did not answer for {seconds:g} s: {trouble}; start it or correct its URL")
+    waited = f"did not answer for {seconds:g} s" if seconds else "does not answer"
+    raise Unavailable(f"the database {waited}: {trouble}; start it or correct its URL")
 
 
 def wait_for_schema(engine: Engine, seconds: float) -> None:

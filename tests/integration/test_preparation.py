@@ -93,7 +93,7 @@ def test_a_coordinator_that_does_not_migrate_waits_for_the_schema(engine: Engine
 
 def test_a_database_that_is_not_there_is_waited_for_and_then_named() -> None:
     engine = connect("postgresql://nobody@127.0.0.1:1/none")
-    with pytest.raises(Unavailable, match=r"did not answer for 0 s: .*refused"):
+    with pytest.raises(Unavailable, match=r"does not answer: .*refused"):
         wait_for_database(engine, 0)
     engine.dispose()
 
