@@ -214,8 +214,9 @@ class OptunaProjection:
         study = self._study(study_name)
         known = distributions(space)
         have = self.count(study_name)
-        # Read once for all of them, and only if asked for: Optuna reads every trial under way each time.
-        twins: list[FrozenTrial] = []
+        # Those under way are read once for all, and only if asked for. Not through the study, which would keep
+        # every trial that has ended in memory.
+        running: dict[int, FrozenTrial] = {}
         for record in records:
             if record.number > have:
                 raise WrongTwin(f"trial {record.number} of {study_name} cannot follow {have} trials in Optuna")
@@ -223,9 +224,18 @@ class OptunaProjection:
                 study.add_trial(_frozen(known, record, whole=True))
                 have += 1
             else:
-                twins = twins or study.get_trials(deepcopy=False)
-                self._mend(study, twins[record.number], record)
+                running = running or self._running(study)
+                self._mend(study, running.get(record.number) or self._trial(study, record.number), record)
             yield record
+
+    def _running(self, study: optuna.Study) -> dict[int, FrozenTrial]:
+        states = (OptunaState.RUNNING,)
+        trials = self._storage.get_all_trials(study._study_id, deepcopy=False, states=states)
+        return {trial.number: trial for trial in trials}
+
+    def _trial(self, study: optuna.Study, number: int) -> FrozenTrial:
+        trial_id = self._storage.get_trial_id_from_study_id_trial_number(study._study_id, number)
+        return self._storage.get_trial(trial_id)
 
     def _mend(self, study: optuna.Study, twin: FrozenTrial, record: TrialRecord) -> None:
         if twin.params != dict(record.parameters):
