@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from worker.training.fit import Progress as Training
 
 LINE_SECONDS = 10.0
-_STAGES = {"hash": "reading", "clips": "clips", "frames": "frames"}
+_STAGES = {"hash": "reading", "clips": "clips", "sequences": "sequences"}
 
 
 @contextmanager
@@ -75,7 +75,7 @@ def preprocessing_progress(console: Console) -> Iterator[Report]:
 def writing_progress(console: Console) -> Iterator[Callable[[int, int], None]]:
     """A reporter of (done, total)."""
     with preprocessing_progress(console) as report:
-        yield lambda done, total: report("frames", done, total)
+        yield lambda done, total: report("sequences", done, total)
 
 
 @contextmanager
