@@ -7,8 +7,6 @@ already, so the two cannot drift apart unseen.
 from __future__ import annotations
 
 import json
-import os
-import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -17,11 +15,14 @@ from typing import Any
 
 import httpx
 
-from k8s.token_review import SERVICE_ACCOUNT
+from k8s.api_server import SERVICE_ACCOUNT, address_in_cluster, open_client
 from services.errors import Conflict, FoldwiseError, InvalidInput, NotFound, Unavailable
 
 Manifest = dict[str, Any]
 """An object as Kubernetes writes it in JSON."""
+
+_OPTION = "--worker-template"
+"""What needs it, for messages."""
 
 ANSWER_SECONDS = 15.0
 WATCH_SECONDS = 240
@@ -72,18 +73,14 @@ class Cluster:
             InvalidInput: a file cannot be read.
         """
         self.namespace = namespace
-        self._token_file = token_file
-        try:
-            trusted = ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
-            if certificate is not None:
-                trusted.load_cert_chain(*certificate)
-            self._headers()
-        except OSError as error:
-            raise InvalidInput(
-                f"cannot read {error.filename or ca_file}: {error.strerror}; "
-                "--worker-template needs a pod with automountServiceAccountToken"
-            ) from error
-        self._http = httpx.Client(base_url=url, verify=trusted, trust_env=False, timeout=ANSWER_SECONDS)
+        self._http = open_client(
+            url,
+            option=_OPTION,
+            timeout=ANSWER_SECONDS,
+            ca_file=ca_file,
+            token_file=token_file,
+            certificate=certificate,
+        )
 
     @classmethod
     def around(cls) -> Cluster:
@@ -92,17 +89,13 @@ class Cluster:
         Raises:
             InvalidInput: it runs in none.
         """
-        host, port = os.environ.get("KUBERNETES_SERVICE_HOST"), os.environ.get("KUBERNETES_SERVICE_PORT", "443")
-        if not host:
-            raise InvalidInput(
-                "--worker-template works only inside Kubernetes: KUBERNETES_SERVICE_HOST is not set"
-            )
+        url = address_in_cluster(_OPTION)
         try:
             namespace = (SERVICE_ACCOUNT / "namespace").read_text(encoding="ascii").strip()
         except OSError as error:
             raise InvalidInput(f"cannot read {error.filename}: {error.strerror}") from error
         return cls(
-            f"https://{f'[{host}]' if ':' in host else host}:{port}",
+            url,
             namespace,
             token_file=SERVICE_ACCOUNT / "token",
             ca_file=SERVICE_ACCOUNT / "ca.crt",
@@ -199,9 +192,7 @@ class Cluster:
         # The server ends a watch in time; before that, silence means that nothing happens.
         timeout = httpx.Timeout(ANSWER_SECONDS, read=WATCH_SECONDS + ANSWER_SECONDS)
         try:
-            with self._http.stream(
-                "GET", path, params=dict(query), headers=self._headers(), timeout=timeout
-            ) as response:
+            with self._http.stream("GET", path, params=dict(query), timeout=timeout) as response:
                 if response.status_code == HTTPStatus.GONE:
                     raise WatchTooOld
                 if not response.is_success:
@@ -226,7 +217,7 @@ class Cluster:
                 path,
                 content=None if body is None else json.dumps(body),
                 params=query,
-                headers={**self._headers(), "Content-Type": kind},
+                headers={"Content-Type": kind},
             )
         except (httpx.TransportError, OSError) as error:
             raise _unreachable(error) from error
@@ -241,11 +232,6 @@ class Cluster:
         parent, _, part = resource.partition("/")
         path = f"/{_VERSIONS[group]}/namespaces/{self.namespace}/{parent}"
         return "/".join([path, *([name] if name else []), *([part] if part else [])])
-
-    def _headers(self) -> dict[str, str]:
-        if self._token_file is None:
-            return {}
-        return {"Authorization": f"Bearer {self._token_file.read_text(encoding='ascii').strip()}"}
 
 
 def _raise(response: httpx.Response) -> None:

@@ -7,8 +7,6 @@ know audiences would otherwise pass a token that was made for somebody else.
 
 from __future__ import annotations
 
-import os
-import ssl
 from collections.abc import Collection
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -18,12 +16,12 @@ import httpx
 import structlog
 from pydantic import BaseModel, ValidationError
 
+from k8s.api_server import SERVICE_ACCOUNT, address_in_cluster, open_client
 from services.errors import InvalidInput, Unavailable
 
 log = structlog.get_logger()
 
-SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-"""Where a pod finds its own token and the API server's CA certificate."""
+_OPTION = "--token-review-audience"
 
 ANSWER_SECONDS = 5.0
 """The API server is not waited for any longer."""
@@ -68,16 +66,9 @@ class TokenReviewer:
                 raise InvalidInput(f"--token-review-account {account!r} is no NAMESPACE/NAME")
         self._audience = audience
         self._accounts = frozenset(accounts)
-        self._token_file = token_file
-        try:
-            self._own_token()
-            trusted = ssl.create_default_context(cafile=str(ca_file))
-        except OSError as error:
-            raise InvalidInput(
-                f"cannot read {error.filename or ca_file}: {error.strerror}; "
-                "--token-review-audience needs a pod with automountServiceAccountToken"
-            ) from error
-        self._http = httpx.Client(base_url=url, verify=trusted, trust_env=False, timeout=ANSWER_SECONDS)
+        self._http = open_client(
+            url, option=_OPTION, timeout=ANSWER_SECONDS, ca_file=ca_file, token_file=token_file
+        )
 
     @classmethod
     def in_cluster(cls, audience: str, accounts: Collection[str]) -> TokenReviewer:
@@ -86,13 +77,8 @@ class TokenReviewer:
         Raises:
             InvalidInput: it runs in none, or as the constructor says.
         """
-        host, port = os.environ.get("KUBERNETES_SERVICE_HOST"), os.environ.get("KUBERNETES_SERVICE_PORT", "443")
-        if not host:
-            raise InvalidInput(
-                "--token-review-audience works only inside Kubernetes: KUBERNETES_SERVICE_HOST is not set"
-            )
         return cls(
-            f"https://{f'[{host}]' if ':' in host else host}:{port}",
+            address_in_cluster(_OPTION),
             audience=audience,
             accounts=accounts,
             token_file=SERVICE_ACCOUNT / "token",
@@ -111,11 +97,7 @@ class TokenReviewer:
             "spec": {"token": token, "audiences": [self._audience]},
         }
         try:
-            answer = self._http.post(
-                "/apis/authentication.k8s.io/v1/tokenreviews",
-                json=asked,
-                headers={"Authorization": f"Bearer {self._own_token()}"},
-            )
+            answer = self._http.post("/apis/authentication.k8s.io/v1/tokenreviews", json=asked)
         except (httpx.TransportError, OSError) as error:
             log.warning("token_review_failed", error=str(error) or type(error).__name__)
             raise Unavailable("the Kubernetes API server does not answer; try again") from error
@@ -155,9 +137,6 @@ class TokenReviewer:
             return None
         uids = status.user.extra.get(_POD_UID, [])
         return ServiceAccount(name=account, pod_uid=uids[0] if uids else None)
-
-    def _own_token(self) -> str:
-        return self._token_file.read_text(encoding="ascii").strip()
 
 
 class _User(BaseModel):
