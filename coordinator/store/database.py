@@ -38,6 +38,8 @@ def connect(url: str) -> Engine:
         max_overflow=CONNECTIONS_BESIDE,
         pool_pre_ping=True,
         pool_recycle=1800,
+        # Of a database without an encoding the driver would hand out bytes, before anyone could say so.
+        connect_args={"client_encoding": "utf8"},
     )
 
 
@@ -64,9 +66,18 @@ def migrate(engine: Engine) -> None:
 
     Raises:
         Unavailable: the database does not answer.
+        InvalidInput: its encoding cannot hold every text.
     """
     try:
         with engine.connect() as connection:
+            encoding = connection.scalar(text("SHOW server_encoding"))
+            if encoding != "UTF8":
+                name = connection.scalar(text("SELECT current_database()"))
+                raise InvalidInput(
+                    f"the database {name} has the encoding {encoding}, which cannot hold every text; make one "
+                    f"with CREATE DATABASE {name} ENCODING 'UTF8' TEMPLATE template0",
+                    field="database_url",
+                )
             connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": MIGRATION_LOCK})
             try:
                 connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))

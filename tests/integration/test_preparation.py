@@ -15,7 +15,7 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 
 import httpx
 import pytest
-from sqlalchemy import Engine, make_url, text
+from sqlalchemy import Engine, create_engine, make_url, text
 from sqlalchemy.exc import ProgrammingError
 from typer.testing import CliRunner
 
@@ -96,6 +96,19 @@ def test_a_database_that_is_not_there_is_waited_for_and_then_named() -> None:
     with pytest.raises(Unavailable, match=r"does not answer: .*refused"):
         wait_for_database(engine, 0)
     engine.dispose()
+
+
+def test_a_database_that_cannot_hold_every_text_is_refused(postgres: str) -> None:
+    """As `initdb` makes one where no locale is set, in a container say."""
+    server = create_engine(postgres, isolation_level="AUTOCOMMIT")
+    with server.connect() as connection:
+        connection.execute(text("CREATE DATABASE bare ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0"))
+    url = make_url(postgres).set(database="bare").render_as_string(hide_password=False)
+    with pytest.raises(InvalidInput, match="the database bare has the encoding SQL_ASCII"):
+        bring_up_to_date(url, reader_url=None, wait_seconds=0)
+    with server.connect() as connection:
+        connection.execute(text("DROP DATABASE bare"))
+    server.dispose()
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg2"])
