@@ -18,6 +18,14 @@ MIGRATION_LOCK = 0x666F6C64_00000001
 DRIVER = "postgresql+psycopg"
 """It prepares what is asked often."""
 
+CONNECT_ARGS = {
+    # Of a database without an encoding the driver would hand out bytes, before anyone could say so.
+    "client_encoding": "utf8",
+    # A role of the name of our schema, as the chart's, would have it in its path, and Optuna's tables in it.
+    "options": "-c search_path=public",
+}
+"""Of every connection, Optuna's too."""
+
 CONNECTIONS_FOR_REQUESTS = 8
 """So many transactions of requests run at once; the others wait for their turn without a connection."""
 
@@ -38,8 +46,7 @@ def connect(url: str) -> Engine:
         max_overflow=CONNECTIONS_BESIDE,
         pool_pre_ping=True,
         pool_recycle=1800,
-        # Of a database without an encoding the driver would hand out bytes, before anyone could say so.
-        connect_args={"client_encoding": "utf8"},
+        connect_args=CONNECT_ARGS,
     )
 
 
