@@ -60,8 +60,6 @@ def release(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     made.declare_gpus(2)
     put_faces(made)
     yield made
-    for what, seen in made.measured:
-        print(f"{what:60} {seen}")
     run("kubectl", "delete", "namespace", made.namespace, "--wait=false")
 
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +44,14 @@ class Release:
     """One namespace with the chart in it."""
 
     namespace: str
-    measured: list[tuple[str, str]] = field(default_factory=list)
-    """What happened, and how long it took or what was seen."""
 
     def image(self, name: str) -> str:
         """What the chart calls an image where its values are the defaults."""
         return f"foldwise/{name}:{VERSION}"
+
+    def note(self, what: str, seen: str) -> None:
+        """Say what happened, and how long it took: the table of docs/cluster.md."""
+        print(f"\n    {what}: {seen}", flush=True)
 
     def kubectl(self, *arguments: str, given: str | None = None) -> str:
         return run("kubectl", "--namespace", self.namespace, *arguments, given=given)
@@ -131,8 +133,8 @@ class Release:
         )
 
     def held(self, study: str) -> list[dict[str, Any]]:
-        """Leases under way whose training loop has made a step."""
-        return [lease for lease in self.leases(study) if not lease["ended_at"] and (lease["step"] or 0) > 0]
+        """Leases under way."""
+        return [lease for lease in self.leases(study) if not lease["ended_at"]]
 
     def wait_for_end(self, study: str) -> None:
         wait_until(lambda: self.state(study) == "complete", PATIENCE)

@@ -42,14 +42,10 @@ def test_install_to_the_first_fold(release: Release) -> None:
     cached = time.time()
     release.create("first", "--set", "workers=2")
     (first, *_) = wait_until(lambda: release.leases("first"), PATIENCE)
-    release.measured += [
-        ("helm install to a ready coordinator and dashboard", f"{ready - began:.0f} s"),
-        ("helm install to a filled cache", f"{cached - began:.0f} s"),
-        (
-            "helm install to the first fold",
-            f"{datetime.fromisoformat(first['granted_at']).timestamp() - began:.0f} s",
-        ),
-    ]
+    granted = datetime.fromisoformat(first["granted_at"]).timestamp()
+    release.note("helm install to a ready coordinator and dashboard", f"{ready - began:.0f} s")
+    release.note("helm install to a filled cache", f"{cached - began:.0f} s")
+    release.note("helm install to the first fold", f"{granted - began:.0f} s")
 
 
 def test_a_study_has_two_pods_with_a_gpu_each_until_it_ends(release: Release) -> None:
@@ -110,7 +106,7 @@ def went_on(release: Release, study: str, lost: dict[str, Any], since: str, what
     (ended,) = [lease for lease in release.leases(study) if lease["id"] == lost["id"]]
     free = seconds_between(since, ended["ended_at"])
     leased = seconds_between(since, granted["granted_at"])
-    release.measured.append((what, f"fold free after {free:.1f} s, leased again after {leased:.1f} s"))
+    release.note(what, f"fold free after {free:.1f} s, leased again after {leased:.1f} s")
 
 
 def at_work(release: Release, study: str, workers: int = 2) -> list[dict[str, Any]]:
@@ -127,11 +123,12 @@ def finish(release: Release, study: str, trials: int = 2) -> None:
     wait_until(lambda: not release.pods(study), PATIENCE)
 
 
-LONGER = ("--set", "workers=2", "--set", "workers_per_trial=2", "--set", "training.epochs=12")
+TOGETHER = ("--set", "workers=2", "--set", "workers_per_trial=2")
+"""Two workers that share the folds of one trial."""
 
 
 def test_a_worker_deleted_in_a_fold(release: Release) -> None:
-    release.create("deleted", *LONGER)
+    release.create("deleted", *TOGETHER)
     (lease, *_) = at_work(release, "deleted")
     since = release.now()
     release.kubectl("delete", "pod", lease["worker"], "--wait=false")
@@ -142,7 +139,7 @@ def test_a_worker_deleted_in_a_fold(release: Release) -> None:
 
 def test_a_worker_that_is_killed_at_once(release: Release) -> None:
     """As on a node that was taken back: no SIGTERM reached it."""
-    release.create("killed", *LONGER)
+    release.create("killed", *TOGETHER)
     (lease, *_) = at_work(release, "killed")
     since = release.now()
     release.kubectl("delete", "pod", lease["worker"], "--grace-period=0", "--force")
@@ -151,7 +148,7 @@ def test_a_worker_that_is_killed_at_once(release: Release) -> None:
 
 
 def test_a_worker_that_is_evicted(release: Release) -> None:
-    release.create("evicted", *LONGER)
+    release.create("evicted", *TOGETHER)
     (lease, *_) = at_work(release, "evicted")
     since = release.now()
     name = lease["worker"]
@@ -166,7 +163,7 @@ def test_a_worker_that_is_evicted(release: Release) -> None:
 
 
 def test_a_worker_that_is_killed_for_want_of_memory(release: Release) -> None:
-    release.create("memory", *LONGER)
+    release.create("memory", *TOGETHER)
     (lease, *_) = at_work(release, "memory")
     since = release.now()
     # What is in /dev/shm is memory of the pod; at the limit the kernel kills its largest process.
@@ -185,7 +182,7 @@ def test_a_worker_that_is_killed_for_want_of_memory(release: Release) -> None:
 
 
 def test_a_node_that_takes_no_more_pods(release: Release) -> None:
-    release.create("cordoned", *LONGER)
+    release.create("cordoned", *TOGETHER)
     (lease, *_) = at_work(release, "cordoned")
     (node,) = {pod["spec"]["nodeName"] for pod in release.pods("cordoned", "Running")}
     release.kubectl("cordon", node)
@@ -206,38 +203,36 @@ def test_a_node_that_takes_no_more_pods(release: Release) -> None:
 
 
 def test_a_coordinator_that_is_deleted(release: Release) -> None:
-    release.create("coordinator", *LONGER)
+    release.create("coordinator", *TOGETHER)
     at_work(release, "coordinator")
     since = release.now()
     before = len(release.leases("coordinator"))
     (pod,) = release.objects("pods", COORDINATOR)
     release.kubectl("delete", "pod", pod["metadata"]["name"])
     release.wait_for_rollout()
-    release.measured.append(
-        ("coordinator deleted: ready again", f"{seconds_between(since, release.now()):.1f} s")
-    )
+    release.note("coordinator deleted: ready again", f"{seconds_between(since, release.now()):.1f} s")
     granted = wait_until(lambda: release.leases("coordinator")[before:], PATIENCE)[0]["granted_at"]
-    release.measured.append(("coordinator deleted: next fold", f"{seconds_between(since, granted):.1f} s"))
+    release.note("coordinator deleted: next fold", f"{seconds_between(since, granted):.1f} s")
     finish(release, "coordinator")
     # No fold was run twice: the workers had their leases all the time.
     assert all(lease["outcome"] == "done" for lease in release.leases("coordinator"))
 
 
 def test_a_database_that_is_deleted(release: Release) -> None:
-    release.create("database", *LONGER)
+    release.create("database", *TOGETHER)
     at_work(release, "database")
     before = len(release.leases("database"))
     since = time.monotonic()
     release.kubectl("delete", "pod", f"{NAME}-postgresql-0")
     release.kubectl("wait", "pod", f"{NAME}-postgresql-0", "--for=condition=ready", "--timeout=300s")
-    release.measured.append(("database deleted: ready again", f"{time.monotonic() - since:.1f} s"))
+    release.note("database deleted: ready again", f"{time.monotonic() - since:.1f} s")
     wait_until(lambda: release.leases("database")[before:], PATIENCE)
-    release.measured.append(("database deleted: next fold", f"{time.monotonic() - since:.1f} s"))
+    release.note("database deleted: next fold", f"{time.monotonic() - since:.1f} s")
     finish(release, "database")
 
 
 def test_an_upgrade_while_a_study_runs(release: Release) -> None:
-    release.create("upgraded", *LONGER)
+    release.create("upgraded", *TOGETHER)
     at_work(release, "upgraded")
     (job,) = release.objects("jobs", "foldwise/study=upgraded")
     before = {pod["metadata"]["uid"] for pod in release.pods("upgraded", "Running")}
@@ -260,7 +255,7 @@ def test_an_upgrade_while_a_study_runs(release: Release) -> None:
 
 
 def test_a_study_that_is_paused_and_resumed(release: Release) -> None:
-    release.create("paused", *LONGER)
+    release.create("paused", *TOGETHER)
     at_work(release, "paused")
     release.foldwise("study", "pause", "paused")
     wait_until(lambda: not release.pods("paused"), PATIENCE)
@@ -273,7 +268,7 @@ def test_a_study_that_is_paused_and_resumed(release: Release) -> None:
 
 
 def test_more_workers_than_gpus_then_more_gpus_then_one_worker(release: Release) -> None:
-    release.create("resized", *LONGER, "--set", "workers_per_trial=4")
+    release.create("resized", *TOGETHER, "--set", "workers_per_trial=4")
     release.running("resized", 2)
     release.foldwise("study", "workers", "resized", "4")
     wait_until(lambda: len(release.pods("resized", "Pending")) == 2, PATIENCE)
@@ -290,14 +285,14 @@ def test_more_workers_than_gpus_then_more_gpus_then_one_worker(release: Release)
         release.foldwise("study", "workers", "resized", "1")
         release.running("resized", 1)
         given_back = [lease for lease in release.leases("resized") if lease["outcome"] == "released"]
-        release.measured.append(("4 workers to 1: folds given back", str(len(given_back))))
+        release.note("4 workers to 1: folds given back", str(len(given_back)))
         finish(release, "resized")
     finally:
         release.declare_gpus(2)
 
 
 def test_uninstall_leaves_no_pod_and_install_goes_on(release: Release) -> None:
-    release.create("kept", *LONGER, "--set", "trials=3")
+    release.create("kept", *TOGETHER, "--set", "trials=3")
     at_work(release, "kept")
     wait_until(lambda: any(lease["outcome"] == "done" for lease in release.leases("kept")), PATIENCE)
     done = {lease["id"] for lease in release.leases("kept") if lease["outcome"] == "done"}
@@ -310,7 +305,7 @@ def test_uninstall_leaves_no_pod_and_install_goes_on(release: Release) -> None:
     began = time.monotonic()
     release.install()
     release.wait_for_rollout()
-    release.measured.append(("helm install over what was kept: ready", f"{time.monotonic() - began:.0f} s"))
+    release.note("helm install over what was kept: ready", f"{time.monotonic() - began:.0f} s")
     assert release.state("first") == "complete"
     assert done <= {lease["id"] for lease in release.leases("kept") if lease["outcome"] == "done"}
     finish(release, "kept", trials=3)
