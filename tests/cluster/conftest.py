@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -52,15 +53,29 @@ def cluster() -> None:
 
 
 @pytest.fixture(scope="session")
-def release(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Release]:
+def release(cluster: None) -> Iterator[Release]:
     """A namespace with a dataset on a volume, and nothing installed yet; it is deleted at the end."""
-    made = Release(f"foldwise-{os.getpid()}")
-    run("kubectl", "create", "namespace", made.namespace)
-    run("kubectl", "label", "namespace", made.namespace, "pod-security.kubernetes.io/warn=restricted")
-    made.declare_gpus(2)
-    put_faces(made)
-    yield made
-    run("kubectl", "delete", "namespace", made.namespace, "--wait=false")
+    with namespace(f"foldwise-{os.getpid()}") as made:
+        made.declare_gpus(2)
+        yield made
+
+
+@pytest.fixture
+def elsewhere(cluster: None) -> Iterator[Release]:
+    """Another one."""
+    with namespace(f"elsewhere-{os.getpid()}") as made:
+        yield made
+
+
+@contextmanager
+def namespace(name: str) -> Iterator[Release]:
+    made = Release(name)
+    run("kubectl", "create", "namespace", name)
+    try:
+        put_faces(made)
+        yield made
+    finally:
+        run("kubectl", "delete", "namespace", name, "--wait=false")
 
 
 def put_faces(release: Release) -> None:

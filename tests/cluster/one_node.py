@@ -82,7 +82,8 @@ def up() -> Path:
     kubeconfig = control_plane.write_kubeconfig(FOLDER, "admin", URL)
     control_plane.write_kubeconfig(FOLDER, "kubelet", URL)
     _start_containers()
-    subprocess.run([Path(__file__).parent / "load-images", CONTAINERD, FOLDER / "images"], check=True, stdout=2)
+    load = Path(__file__).parent / "load-images"
+    subprocess.run([load, CONTAINERD, FOLDER / "images", programs], check=True, stdout=2)
     _start_control_plane(programs)
     _start_node(programs)
     with control_plane.open_admin(FOLDER, URL) as admin:

@@ -103,6 +103,11 @@ class Release:
         for deployment in (NAME, f"{NAME}-dashboard"):
             self.kubectl("rollout", "status", f"deployment/{deployment}", f"--timeout={PATIENCE:.0f}s")
 
+    def wait_for_caches(self) -> None:
+        """Until preprocessing has filled them."""
+        filled = ("--for=condition=complete", f"--timeout={PATIENCE:.0f}s")
+        self.kubectl("wait", "job", "--selector=app.kubernetes.io/component=preprocessing", *filled)
+
     def declare_gpus(self, number: int) -> None:
         """What a device plugin would say of the first node."""
         node = self.objects("nodes")[0]["metadata"]["name"]

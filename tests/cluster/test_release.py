@@ -37,8 +37,7 @@ def test_install_to_the_first_fold(release: Release) -> None:
     assert f"--namespace {release.namespace}" in notes
     release.wait_for_rollout()
     ready = time.time()
-    filled = ("--for=condition=complete", f"--timeout={PATIENCE:.0f}s")
-    release.kubectl("wait", "job", "--selector=app.kubernetes.io/component=preprocessing", *filled)
+    release.wait_for_caches()
     cached = time.time()
     release.create("first", "--set", "workers=2")
     (first, *_) = wait_until(lambda: release.leases("first"), PATIENCE)
@@ -289,6 +288,55 @@ def test_more_workers_than_gpus_then_more_gpus_then_one_worker(release: Release)
         finish(release, "resized")
     finally:
         release.declare_gpus(2)
+
+
+DATABASE = {
+    "apiVersion": "v1",
+    "kind": "Pod",
+    "metadata": {"name": "database", "labels": {"app": "database"}},
+    "spec": {
+        "containers": [
+            {
+                "name": "postgres",
+                "image": "postgres:18",
+                "imagePullPolicy": "IfNotPresent",
+                "env": [
+                    {"name": "POSTGRES_USER", "value": "me"},
+                    {"name": "POSTGRES_DB", "value": "studies"},
+                    {"name": "POSTGRES_PASSWORD_FILE", "value": "/secret/password"},
+                    {"name": "PGDATA", "value": "/var/lib/postgresql/18/docker"},
+                ],
+                "readinessProbe": {"exec": {"command": ["pg_isready", "-h", "127.0.0.1"]}, "periodSeconds": 1},
+                "volumeMounts": [
+                    {"name": "secret", "mountPath": "/secret"},
+                    {"name": "run", "mountPath": "/var/run/postgresql"},
+                ],
+            }
+        ],
+        "volumes": [
+            {"name": "secret", "secret": {"secretName": "database"}},
+            {"name": "run", "emptyDir": {}},
+        ],
+    },
+}
+
+
+def test_an_external_database(release: Release, elsewhere: Release) -> None:
+    """Somebody else's, named by a Secret; the schema is made by a hook before anything is installed."""
+    stored = {"password": "p", "uri": "postgresql://me:p@database/studies"}
+    metadata = {"name": "database"}
+    elsewhere.apply({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": stored})
+    elsewhere.apply(DATABASE)
+    ports = {"selector": {"app": "database"}, "ports": [{"port": 5432}]}
+    elsewhere.apply({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": ports})
+    elsewhere.kubectl("wait", "pod/database", "--for=condition=ready", "--timeout=300s")
+    elsewhere.install("--set=postgresql.enabled=false", "--set=externalDatabase.existingSecret=database")
+    elsewhere.wait_for_rollout()
+    elsewhere.wait_for_caches()
+    elsewhere.create("outside", "--set", "trials=1")
+    wait_until(lambda: elsewhere.study("outside")["state"] == "complete", PATIENCE)
+    assert elsewhere.study("outside")["folds_done"] == 4
+    elsewhere.helm("uninstall", NAME)
 
 
 def test_uninstall_leaves_no_pod_and_install_goes_on(release: Release) -> None:
