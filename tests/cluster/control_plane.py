@@ -140,11 +140,11 @@ def control_plane(folder: Path) -> Iterator[ControlPlane]:
         yield plane
 
 
-def wait_until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
+def wait_until(condition: Callable[[], Any], seconds: float = 30.0, pause: float = 0.05) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
+        time.sleep(pause)
     return found
 
 

@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,9 +87,7 @@ class Release:
 
     def running(self, study: str, number: int) -> list[Manifest]:
         """Wait until so many pods of a study run."""
-        found: list[Manifest] = wait_until(
-            lambda: len(pods := self.pods(study, "Running")) == number and pods, PATIENCE
-        )
+        found: list[Manifest] = until(lambda: len(pods := self.pods(study, "Running")) == number and pods)
         return found
 
     def create(self, study: str, *arguments: str) -> None:
@@ -142,7 +140,7 @@ class Release:
         return [lease for lease in self.leases(study) if not lease["ended_at"]]
 
     def wait_for_end(self, study: str) -> None:
-        wait_until(lambda: self.state(study) == "complete", PATIENCE)
+        until(lambda: self.state(study) == "complete")
 
     def state(self, study: str) -> str:
         return str(self.ask(f"SELECT state FROM foldwise.studies WHERE name = '{study}'")[0]["state"])
@@ -176,7 +174,7 @@ class Release:
         done = [lease["id"] for lease in self.leases(study) if lease["outcome"] == "done"]
         assert sorted(done) == sorted(row["lease_id"] for row in counted)
         assert all(lease["ended_at"] for lease in self.leases(study))
-        wait_until(lambda: not self.ask("SELECT seq FROM foldwise.outbox"))
+        until(lambda: not self.ask("SELECT seq FROM foldwise.outbox"))
         with self.database_url() as url:
             twins = load_twin(url, study).trials
         assert len(twins) == trials
@@ -187,6 +185,11 @@ class Release:
             assert twin.state.name == "COMPLETE"
             assert twin.value == sum(row["correct"] for row in own) / clips
             assert len(twin.intermediate_values) == folds
+
+
+def until(condition: Callable[[], Any]) -> Any:
+    """Wait for something in the cluster; what was found. Each look costs a program its start: not too often."""
+    return wait_until(condition, PATIENCE, pause=0.5)
 
 
 def run(*command: str, given: str | None = None) -> str:

@@ -19,8 +19,7 @@ import httpx
 import pytest
 
 from cli.cluster_access import Kubectl, Place
-from tests.cluster.control_plane import wait_until
-from tests.cluster.release import NAME, PATIENCE, VERSION, Release
+from tests.cluster.release import NAME, VERSION, Release, until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
 
@@ -40,7 +39,7 @@ def test_install_to_the_first_fold(release: Release) -> None:
     release.wait_for_caches()
     cached = time.time()
     release.create("first", "--set", "workers=2")
-    (first, *_) = wait_until(lambda: release.leases("first"), PATIENCE)
+    (first, *_) = until(lambda: release.leases("first"))
     granted = datetime.fromisoformat(first["granted_at"]).timestamp()
     release.note("helm install to a ready coordinator and dashboard", f"{ready - began:.0f} s")
     release.note("helm install to a filled cache", f"{cached - began:.0f} s")
@@ -55,10 +54,10 @@ def test_a_study_has_two_pods_with_a_gpu_each_until_it_ends(release: Release) ->
     assert all(pod["metadata"]["name"] in view for pod in pods)
     release.wait_for_end("first")
     release.check("first")
-    job = wait_until(lambda: completed(release, "first"), PATIENCE)
+    job = until(lambda: completed(release, "first"))
     assert not job["status"].get("failed")
     # Its GPUs are free.
-    wait_until(lambda: not release.pods("first"), PATIENCE)
+    until(lambda: not release.pods("first"))
     logs = release.kubectl("logs", "--selector=foldwise/study=first", "--tail=10")
     assert "fold_done" in logs
 
@@ -101,7 +100,7 @@ def went_on(release: Release, study: str, lost: dict[str, Any], since: str, what
             if all(lease[key] == lost[key] for key in same) and lease["term"] > lost["term"]
         ]
 
-    (granted, *_) = wait_until(again, PATIENCE)
+    (granted, *_) = until(again)
     (ended,) = [lease for lease in release.leases(study) if lease["id"] == lost["id"]]
     free = seconds_between(since, ended["ended_at"])
     leased = seconds_between(since, granted["granted_at"])
@@ -110,16 +109,14 @@ def went_on(release: Release, study: str, lost: dict[str, Any], since: str, what
 
 def at_work(release: Release, study: str, workers: int = 2) -> list[dict[str, Any]]:
     """Wait until so many workers of a study are in the middle of a fold."""
-    found: list[dict[str, Any]] = wait_until(
-        lambda: len(held := release.held(study)) >= workers and held, PATIENCE
-    )
+    found: list[dict[str, Any]] = until(lambda: len(held := release.held(study)) >= workers and held)
     return found
 
 
 def finish(release: Release, study: str, trials: int = 2) -> None:
     release.wait_for_end(study)
     release.check(study, trials)
-    wait_until(lambda: not release.pods(study), PATIENCE)
+    until(lambda: not release.pods(study))
 
 
 TOGETHER = ("--set", "workers=2", "--set", "workers_per_trial=2")
@@ -190,10 +187,9 @@ def test_a_node_that_takes_no_more_pods(release: Release) -> None:
         release.kubectl("delete", "pod", lease["worker"], "--wait=false")
         # The other worker goes on, and takes the fold over.
         went_on(release, "cordoned", lease, since, "worker pod deleted, its node cordoned")
-        (waiting,) = wait_until(lambda: release.pods("cordoned", "Pending"), PATIENCE)
-        seen = wait_until(
-            lambda: "unschedulable" in (said := release.foldwise("study", "workers", "cordoned")) and said,
-            PATIENCE,
+        (waiting,) = until(lambda: release.pods("cordoned", "Pending"))
+        seen = until(
+            lambda: "unschedulable" in (said := release.foldwise("study", "workers", "cordoned")) and said
         )
         assert waiting["metadata"]["name"] in seen
     finally:
@@ -210,7 +206,7 @@ def test_a_coordinator_that_is_deleted(release: Release) -> None:
     release.kubectl("delete", "pod", pod["metadata"]["name"])
     release.wait_for_rollout()
     release.note("coordinator deleted: ready again", f"{seconds_between(since, release.now()):.1f} s")
-    granted = wait_until(lambda: release.leases("coordinator")[before:], PATIENCE)[0]["granted_at"]
+    granted = until(lambda: release.leases("coordinator")[before:])[0]["granted_at"]
     release.note("coordinator deleted: next fold", f"{seconds_between(since, granted):.1f} s")
     finish(release, "coordinator")
     # No fold was run twice: the workers had their leases all the time.
@@ -225,7 +221,7 @@ def test_a_database_that_is_deleted(release: Release) -> None:
     release.kubectl("delete", "pod", f"{NAME}-postgresql-0")
     release.kubectl("wait", "pod", f"{NAME}-postgresql-0", "--for=condition=ready", "--timeout=300s")
     release.note("database deleted: ready again", f"{time.monotonic() - since:.1f} s")
-    wait_until(lambda: release.leases("database")[before:], PATIENCE)
+    until(lambda: release.leases("database")[before:])
     release.note("database deleted: next fold", f"{time.monotonic() - since:.1f} s")
     finish(release, "database")
 
@@ -239,7 +235,7 @@ def test_an_upgrade_while_a_study_runs(release: Release) -> None:
     tags = [f"--set={part}.image.tag={next_tag}" for part in ("coordinator", "dashboard", "worker")]
     release.install(*tags)
     release.wait_for_rollout()
-    (pod,) = wait_until(lambda: len(found := release.objects("pods", COORDINATOR)) == 1 and found, PATIENCE)
+    (pod,) = until(lambda: len(found := release.objects("pods", COORDINATOR)) == 1 and found)
     assert pod["spec"]["containers"][0]["image"].endswith(next_tag)
     # The Job under way keeps its pods and its image.
     assert before == {pod["metadata"]["uid"] for pod in release.pods("upgraded", "Running")}
@@ -257,7 +253,7 @@ def test_a_study_that_is_paused_and_resumed(release: Release) -> None:
     release.create("paused", *TOGETHER)
     at_work(release, "paused")
     release.foldwise("study", "pause", "paused")
-    wait_until(lambda: not release.pods("paused"), PATIENCE)
+    until(lambda: not release.pods("paused"))
     (job,) = release.objects("jobs", "foldwise/study=paused")
     assert job["spec"]["suspend"]
     # Folds under way were finished and counted first.
@@ -270,12 +266,11 @@ def test_more_workers_than_gpus_then_more_gpus_then_one_worker(release: Release)
     release.create("resized", *TOGETHER, "--set", "workers_per_trial=4")
     release.running("resized", 2)
     release.foldwise("study", "workers", "resized", "4")
-    wait_until(lambda: len(release.pods("resized", "Pending")) == 2, PATIENCE)
-    said = wait_until(
+    until(lambda: len(release.pods("resized", "Pending")) == 2)
+    said = until(
         lambda: (
             "Insufficient nvidia.com/gpu" in (said := release.foldwise("study", "workers", "resized")) and said
-        ),
-        PATIENCE,
+        )
     )
     assert said.count("Running") == 2
     release.declare_gpus(4)
@@ -334,7 +329,7 @@ def test_an_external_database(release: Release, elsewhere: Release) -> None:
     elsewhere.wait_for_rollout()
     elsewhere.wait_for_caches()
     elsewhere.create("outside", "--set", "trials=1")
-    wait_until(lambda: elsewhere.study("outside")["state"] == "complete", PATIENCE)
+    until(lambda: elsewhere.study("outside")["state"] == "complete")
     assert elsewhere.study("outside")["folds_done"] == 4
     elsewhere.helm("uninstall", NAME)
 
@@ -342,11 +337,11 @@ def test_an_external_database(release: Release, elsewhere: Release) -> None:
 def test_uninstall_leaves_no_pod_and_install_goes_on(release: Release) -> None:
     release.create("kept", *TOGETHER, "--set", "trials=3")
     at_work(release, "kept")
-    wait_until(lambda: any(lease["outcome"] == "done" for lease in release.leases("kept")), PATIENCE)
+    until(lambda: any(lease["outcome"] == "done" for lease in release.leases("kept")))
     done = {lease["id"] for lease in release.leases("kept") if lease["outcome"] == "done"}
     token = secret(release)
     release.helm("uninstall", NAME)
-    wait_until(lambda: not release.objects("pods", "app.kubernetes.io/part-of=foldwise"), PATIENCE)
+    until(lambda: not release.objects("pods", "app.kubernetes.io/part-of=foldwise"))
     claims = {claim["metadata"]["name"] for claim in release.objects("pvc")}
     assert claims == {"faces", f"{NAME}-cache", f"data-{NAME}-postgresql-0"}
     assert secret(release) == token

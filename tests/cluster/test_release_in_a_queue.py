@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from tests.cluster.conftest import namespace
-from tests.cluster.control_plane import folder_of_programs, wait_until
-from tests.cluster.release import PATIENCE, Release, run
+from tests.cluster.control_plane import folder_of_programs
+from tests.cluster.release import PATIENCE, Release, run, until
 from tests.unit.programs import program
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
@@ -39,7 +39,7 @@ def kueue(cluster: None) -> None:
 def queued(kueue: None) -> Iterator[Release]:
     with namespace(f"queued-{os.getpid()}") as release:
         release.declare_gpus(2)
-        wait_until(lambda: make_queues(release), PATIENCE)
+        until(lambda: make_queues(release))
         release.install(f"--set=worker.kueue.queueName={OURS}", "--set=worker.kueue.minParallelism=1")
         release.wait_for_rollout()
         release.wait_for_caches()
@@ -74,12 +74,12 @@ def make_queues(release: Release) -> bool:
 
 
 def job_of(release: Release, study: str) -> Any:
-    (job,) = wait_until(lambda: release.objects("jobs", f"foldwise/study={study}"), PATIENCE)
+    (job,) = until(lambda: release.objects("jobs", f"foldwise/study={study}"))
     return job
 
 
 def finished(release: Release, study: str) -> None:
-    wait_until(lambda: release.state(study) == "complete", PATIENCE)
+    until(lambda: release.state(study) == "complete")
     release.check(study, trials=release.study(study)["spec"]["trials"])
 
 
@@ -87,14 +87,12 @@ def test_a_study_waits_until_another_makes_room(queued: Release) -> None:
     queued.create("first", "--set", "workers=2", "--set", "workers_per_trial=2")
     queued.running("first", 2)
     queued.create("second", "--set", "workers=2", "--set", "trials=1")
-    said = wait_until(
-        lambda: "Kueue: " in (said := queued.foldwise("study", "workers", "second")) and said, PATIENCE
-    )
+    said = until(lambda: "Kueue: " in (said := queued.foldwise("study", "workers", "second")) and said)
     queued.note("what a study says that waits in the queue", said.strip().splitlines()[-1])
     assert job_of(queued, "second")["spec"]["suspend"]
     # Paused, it gives its place away, after the folds under way.
     queued.foldwise("study", "pause", "first")
-    wait_until(lambda: not queued.pods("first"), PATIENCE)
+    until(lambda: not queued.pods("first"))
     assert {lease["outcome"] for lease in queued.leases("first")} == {"done"}
     queued.running("second", 2)
     queued.foldwise("study", "resume", "first")
@@ -112,7 +110,7 @@ def test_a_study_starts_with_fewer_pods_where_the_quota_has_no_more(queued: Rele
 def test_a_study_that_borrowed_is_preempted_and_goes_on_with_less(queued: Release) -> None:
     queued.create("borrows", "--set", "workers=2", "--set", "workers_per_trial=2", "--set", "trials=3")
     queued.running("borrows", 2)
-    wait_until(lambda: len(queued.held("borrows")) == 2, PATIENCE)
+    until(lambda: len(queued.held("borrows")) == 2)
     claim = {"name": "own", "image": queued.image("coordinator"), "command": ["sleep", "infinity"]}
     gpu = {"limits": {"nvidia.com/gpu": "1"}, "requests": {"cpu": "10m", "memory": "10Mi"}}
     pod = {
