@@ -96,6 +96,10 @@ def synth(
     ] = 1,
     seed: Annotated[int, typer.Option(help="The same seed draws the same faces.")] = 0,
     difficulty: Annotated[float, typer.Option(help="0 is easy, 1 is hard.")] = 0.5,
+    fade: Annotated[
+        float,
+        typer.Option(help="How far expressions are gone again by the last frame: 0 at their peak, 1 gone."),
+    ] = 0.0,
     colour: Annotated[
         bool | None, typer.Option("--colour/--gray", help="Default: gray for ckplus, colour for oulu-casia.")
     ] = None,
@@ -113,6 +117,7 @@ def synth(
             clips_per_class=clips_per_class,
             seed=seed,
             difficulty=difficulty,
+            fade=fade,
             colour=colour,
             progress=progress,
         )
