@@ -19,13 +19,13 @@ from coordinator.store.fold_map import MappedTrial
 from services.contracts import StudySpec, TrialState
 from services.search_space import ParameterValue, Range
 
-TRIALS_NEEDED = 20
+TRIALS_NEEDED = 40
 """Complete trials; from fewer, importance says more of chance than of parameters."""
 
 TRIALS_LOOKED_AT = 2000
 """Complete trials at most, the last ones; the work grows with them."""
 
-LETTERS_ON_A_LINE = 22
+LETTERS_ON_A_LINE = 14
 """Under a small chart."""
 
 JITTER = 0.32
