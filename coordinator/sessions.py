@@ -14,6 +14,10 @@ from sqlalchemy.orm import Session
 
 from coordinator.store.tables import SessionRow
 
+PLAIN_COOKIE = "foldwise-session"
+SECURE_COOKIE = "__Host-foldwise-session"
+"""A browser takes this name only over HTTPS, from this very host."""
+
 SESSION_SECONDS = 12 * 3600.0
 """A working day; then one signs in again."""
 

@@ -15,25 +15,22 @@ from fastapi import Request, Response
 from starlette.datastructures import Headers
 from starlette.requests import cookie_parser
 
-from coordinator.sessions import SESSION_SECONDS
+from coordinator.sessions import PLAIN_COOKIE, SECURE_COOKIE, SESSION_SECONDS
 
 FORM_TOKEN = "form_token"  # noqa: S105 - the name of a field
-_PLAIN = "foldwise-session"
-_SECURE = "__Host-foldwise-session"
-"""A browser takes this name only over HTTPS, from this very host."""
 
 
 def session_of(headers: Headers) -> str | None:
     """The secret of the session that a request shows."""
     cookies = cookie_parser(headers.get("cookie", ""))
-    return cookies.get(_SECURE) or cookies.get(_PLAIN)
+    return cookies.get(SECURE_COOKIE) or cookies.get(PLAIN_COOKIE)
 
 
 def set_session(request: Request, response: Response, secret: str) -> None:
     """Let the browser show this session from now on."""
     secure = _over_https(request)
     response.set_cookie(
-        _SECURE if secure else _PLAIN,
+        SECURE_COOKIE if secure else PLAIN_COOKIE,
         secret,
         max_age=int(SESSION_SECONDS),
         httponly=True,
@@ -44,8 +41,8 @@ def set_session(request: Request, response: Response, secret: str) -> None:
 
 def clear_session(response: Response) -> None:
     """Let the browser forget its session."""
-    response.delete_cookie(_PLAIN, httponly=True, samesite="strict")
-    response.delete_cookie(_SECURE, httponly=True, samesite="strict", secure=True)
+    response.delete_cookie(PLAIN_COOKIE, httponly=True, samesite="strict")
+    response.delete_cookie(SECURE_COOKIE, httponly=True, samesite="strict", secure=True)
 
 
 def form_token(secret: str) -> str:

@@ -33,7 +33,7 @@ class MadeUpWorker:
         return self.assignment
 
     def run(self, folds: int) -> None:
-        """Run so many folds; at the end the next one is held, if the trial has one."""
+        """Run so many folds, and hold the next one where the trial has one."""
         for _ in range(folds):
             assignment = self.claim()
             result = made_up_result(assignment, self._labels)
