@@ -52,9 +52,10 @@ def trial(
 ) -> MappedTrial:
     """Of folds of ten clips."""
     complete = state == TrialState.COMPLETE
-    pruned = (
-        PruneDecision(rule="median", fold=folds_done - 1, numbers={}) if state == TrialState.PRUNED else None
-    )
+    pruned = None
+    if state == TrialState.PRUNED:
+        pruned = PruneDecision(rule="median", fold=folds_done - 1, numbers={})
+    temporal_size = 3 if number % 3 == 0 else 1
     return MappedTrial(
         number=number,
         state=state,
