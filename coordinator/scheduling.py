@@ -715,7 +715,7 @@ class _NextFold:
 
 def _next_fold(session: Session, study: StudyRow, spec: StudySpec, trial: TrialRow) -> _NextFold | None:
     found = session.execute(
-        _NEXT_FOLD_AND_EQUAL if spec.economies.reuse_folds else _NEXT_FOLD,
+        _NEXT_FOLD,
         {
             "study_id": study.id,
             "trial_id": trial.id,
@@ -725,7 +725,11 @@ def _next_fold(session: Session, study: StudyRow, spec: StudySpec, trial: TrialR
     ).one_or_none()
     if found is None:
         return None
-    return _NextFold(split=found[0], last_term=found[1], equal=found[2] if len(found) > 2 else None)
+    split, last_term, equal_trials = found
+    equal = None
+    if equal_trials and spec.economies.reuse_folds:
+        equal = session.scalar(_EQUAL, {"trials": equal_trials, "fold": split.fold})
+    return _NextFold(split=split, last_term=last_term, equal=equal)
 
 
 _next = (
@@ -737,25 +741,30 @@ _next = (
     .subquery()
 )
 _NEXT_FOLD = (
-    select(StudyFoldRow, _next.c.term)
+    select(
+        StudyFoldRow,
+        _next.c.term,
+        select(func.array_agg(TrialRow.id))
+        .where(
+            TrialRow.study_id == bindparam("study_id"),
+            TrialRow.parameters_hash == bindparam("parameters_hash"),
+            TrialRow.id != bindparam("trial_id"),
+        )
+        .scalar_subquery(),
+    )
     .join(_next, _next.c.fold == StudyFoldRow.fold)
     .where(StudyFoldRow.study_id == bindparam("study_id"))
 )
-# Beside the one fold, not joined to all that are pending: PostgreSQL would look through all results for them.
-_equal = aliased(
-    ResultRow,
+# Not joined to the above: PostgreSQL keeps a plan from when there were few results, and then looks through all.
+_EQUAL = (
     select(ResultRow)
-    .join(TrialRow, TrialRow.id == ResultRow.trial_id)
     .where(
-        TrialRow.study_id == bindparam("study_id"),
-        TrialRow.parameters_hash == bindparam("parameters_hash"),
-        ResultRow.fold == _next.c.fold,
+        ResultRow.trial_id.in_(bindparam("trials", expanding=True)),
+        ResultRow.fold == bindparam("fold"),
         ResultRow.reused_from.is_(None),
     )
-    .lateral(),
-)
-_NEXT_FOLD_AND_EQUAL = (
-    _NEXT_FOLD.add_columns(_equal).outerjoin(_equal, true()).order_by(_equal.trial_id).limit(1)
+    .order_by(ResultRow.trial_id)
+    .limit(1)
 )
 
 

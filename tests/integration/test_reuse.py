@@ -10,19 +10,26 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from cli.show import folds_table
 from coordinator import scheduling
 from coordinator.leader import Leader
-from services.contracts import Failure, FoldAssignment, StudyState, TrialState
+from services.contracts import ClaimRequest, Failure, FoldAssignment, StudyState, TrialState, WorkerInfo
 from services.errors import LeaseSuperseded, StudyOver
 from services.seeds import derive_seed
-from tests.integration.desk import Desk, key_of
+from tests.integration.desk import FINGERPRINT, Desk, key_of
 from tests.optuna_twin import load_twin
 
 SPACE = {"temporal_size": [1, 3, 5], "clahe": [True, False]}
 A = {"temporal_size": 1, "clahe": True}
 B = {"temporal_size": 3, "clahe": True}
+
+SCANS_OF_RESULTS = text(
+    "SELECT seq_scan, coalesce(idx_scan, 0) FROM pg_stat_xact_user_tables"
+    " WHERE schemaname = 'foldwise' AND relname = 'results'"
+)
+"""Of the connection; what is not yet in the server's statistics."""
 
 Wrong = Callable[[FoldAssignment], int]
 
@@ -183,6 +190,22 @@ def test_pausing_stops_reuse_too(desk: Desk) -> None:
         connection.exec_driver_sql("UPDATE foldwise.studies SET state = 'paused'")
     assert desk.report(behind).next is None
     assert desk.trial(1).folds_done == 1
+
+
+def test_a_trial_without_an_equal_looks_at_no_results(desk: Desk) -> None:
+    # PostgreSQL may keep a plan from when a table was empty; what looked through all results became dearer
+    # with each.
+    create(desk, A, B)
+    run_some(desk, desk.must_claim("w1"), 3)
+    info = WorkerInfo(id="worker-w2", name="w2", device="cpu")
+    request = ClaimRequest(worker=info, caches=(FINGERPRINT,))
+    with desk.sessions.begin() as session:
+        before = session.execute(SCANS_OF_RESULTS).one()
+        assignment = scheduling.claim(session, request, "key", desk.settings)
+        after = session.execute(SCANS_OF_RESULTS).one()
+    assert assignment is not None
+    assert assignment.trial == 1
+    assert after == before
 
 
 def test_another_study_or_the_switch_turned_off_runs_equal_folds_again(desk: Desk) -> None:
