@@ -185,7 +185,7 @@ def door(coordinator: httpx.Client) -> Iterator[tuple[httpx.Client, Clock]]:
 
     def application(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
         start_response("200 OK", [])
-        return [json.dumps("HTTP_AUTHORIZATION" in environ).encode()]
+        return [json.dumps("HTTP_AUTHORIZATION" in environ or "HTTP_COOKIE" in environ).encode()]
 
     clock = Clock()
     closed = TokenDoor(application, str(coordinator.base_url), clock=clock)
@@ -219,6 +219,25 @@ def test_the_dashboard_s_door_opens_to_tokens_that_may_read(
     assert client.get("/", auth=("me", reading.token)).status_code == 200
     clock.now += 5.1
     assert client.get("/", auth=("me", reading.token)).status_code == 401
+
+
+def test_the_door_opens_to_whoever_is_signed_in_to_the_study_page(
+    coordinator: httpx.Client, door: tuple[httpx.Client, Clock]
+) -> None:
+    client, clock = door
+    reading = make_token(coordinator, TokenScope.READ)
+    with httpx.Client(base_url=coordinator.base_url) as browser:
+        browser.post("/sign-in", data={"token": reading.token})
+        (cookie,) = browser.cookies.jar
+    shown = {"Cookie": f"other=1; {cookie.name}={cookie.value}"}
+    for _ in range(2):
+        opened = client.get("/", headers=shown)
+        assert (opened.status_code, opened.json()) == (200, False)
+    for wrong in (f"{cookie.name}={reading.token}", f"{cookie.name}=x", f"other={cookie.value}", "="):
+        assert client.get("/", headers={"Cookie": wrong}).status_code == 401
+    coordinator.delete(f"/api/v1/tokens/{reading.id}", headers=bearer(ADMIN_TOKEN))
+    clock.now += 5.1
+    assert client.get("/", headers=shown).status_code == 401
 
 
 def _bearer_auth(token: str) -> Any:
