@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from cli import cache_commands, study_life, token_commands, worker_commands
+from cli import cache_commands, plan_command, study_life, token_commands, worker_commands
 from cli.cluster_access import Place, chosen
 from cli.state import StateFolder, default_state
 from services.errors import EXIT_FAILURE, EXIT_TRY_AGAIN, FoldwiseError, InvalidInput
@@ -267,6 +267,9 @@ def worker(
     sys.stdout.flush()
     # All is given back; to unload PyTorch would take longer than a pod that is told to end should.
     os._exit(code)
+
+
+app.command(epilog="Example: foldwise plan --preset ckplus-loso --gpu H200")(plan_command.plan)
 
 
 @app.command(epilog="Example: foldwise pretrain --name oulu --preset oulu-10fold --parameter temporal_size=3")
