@@ -42,4 +42,3 @@ def test_an_unpruned_demo_takes_the_clip_passes_that_were_forecast(tmp_path: Pat
     assert passes == pytest.approx(forecast["clip_passes"], rel=0.1)
     here = measured["devices"][0]
     assert (here["device"], here["measured"]) == ("cpu", True)
-    print(f"forecast {forecast['clip_passes']}, taken {passes}; forecast of hours {here['hours']}")

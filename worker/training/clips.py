@@ -65,6 +65,12 @@ class ClipSet:
             raise InvalidInput("a fold needs clips to train on and clips to test", field="test_clips")
         return train.to(self.device), test.to(self.device)
 
+    def everything(self) -> tuple[Tensor, Tensor]:
+        """Rows to train on, which are all, and to test, which are the originals in the order of their ids."""
+        order = sorted(range(len(self.clips)), key=lambda place: self.clips[place].clip_id)
+        rows = torch.arange(len(self.labels), device=self.device)
+        return rows, torch.tensor(order, dtype=torch.int64, device=self.device)
+
     @property
     def device(self) -> torch.device:
         """Where batches are made for."""

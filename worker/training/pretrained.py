@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from services.contracts import FoldTask
 from services.errors import InvalidInput
-from services.model_catalogue import ModelCard, check_other_dataset, find_model, read_weights
+from services.model_card import ModelCard
+from services.model_catalogue import check_other_dataset, find_model, read_weights
 
 ARCHITECTURE = ("activation", "temporal_size", "pooling_layer", "second_conv_layer")
 SHAPE = ("width", "frames", "frame_size", "batch_norm", "pool_counts_padding")
