@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from cli import cache_commands, plan_command, study_life, token_commands, worker_commands
+from cli import cache_commands, model_commands, plan_command, study_life, token_commands, worker_commands
 from cli.cluster_access import Place, chosen
 from cli.state import StateFolder, default_state
 from services.errors import EXIT_FAILURE, EXIT_TRY_AGAIN, FoldwiseError, InvalidInput
@@ -318,6 +318,10 @@ def train_final(
     console.print(f"model {model.id} is in the catalogue", highlight=False)
     if json:
         print(model.model_dump_json())
+
+
+app.command(epilog="Example: foldwise export first-final --onnx first.onnx")(model_commands.export)
+app.command(epilog="Example: foldwise predict first-final a.mp4 --video labelled.mp4")(model_commands.predict)
 
 
 @app.command(epilog="Example: foldwise pretrain --name oulu --preset oulu-10fold --parameter temporal_size=3")
