@@ -79,6 +79,10 @@ def run_demo(state: StateFolder, *, workers: int, new: bool, console: Console) -
     with local_service(state, workers=0, port=0, say=_teller(console), threads=threads) as service:
         client = service.client
         study = _find_or_create(client, spec, new=new, console=console)
+        _teller(console)(
+            f"its page: {service.service.url}/studies/{study.name}  (a token to sign in: "
+            f"{_program()} token create me --scope write --state {state.folder})"
+        )
         if not study.state.over:
             service.study = study.name
             for number in range(1, workers + 1):
@@ -131,12 +135,13 @@ def _show_result(client: StudyClient, study: StudyView, service: LocalService, c
 
 
 def _say_where_to_look(state: StateFolder, console: Console) -> None:
-    # As it was called: `make demo` has it in .venv/bin, which need not be on the path.
-    program = sys.argv[0] if Path(sys.argv[0]).name == "foldwise" else "foldwise"
+    program = _program()
     new = "" if state.folder == demo_state() else f" --state {state.folder}"
     console.print(
         f"""
 where to look next
+  {program} up --state {state.folder} --workers 0
+      the page of this study, until Ctrl-C
   {program} dashboard --state {state.folder}
       Optuna's dashboard of this study
   {state.logs}/worker-1.log
@@ -148,6 +153,11 @@ where to look next
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _program() -> str:
+    # As it was called: `make demo` has it in .venv/bin, which need not be on the path.
+    return sys.argv[0] if Path(sys.argv[0]).name == "foldwise" else "foldwise"
 
 
 def _teller(console: Console) -> Callable[[str], None]:

@@ -96,6 +96,10 @@ def synth(
     ] = 1,
     seed: Annotated[int, typer.Option(help="The same seed draws the same faces.")] = 0,
     difficulty: Annotated[float, typer.Option(help="0 is easy, 1 is hard.")] = 0.5,
+    fade: Annotated[
+        float,
+        typer.Option(help="How far expressions are gone again by the last frame: 0 at their peak, 1 gone."),
+    ] = 0.0,
     colour: Annotated[
         bool | None, typer.Option("--colour/--gray", help="Default: gray for ckplus, colour for oulu-casia.")
     ] = None,
@@ -113,6 +117,7 @@ def synth(
             clips_per_class=clips_per_class,
             seed=seed,
             difficulty=difficulty,
+            fade=fade,
             colour=colour,
             progress=progress,
         )
@@ -169,6 +174,12 @@ def coordinator(
             help="ConfigMap of the chart with the Job that each running study gets; works inside a cluster.",
         ),
     ] = None,
+    dashboard_url: Annotated[
+        str | None,
+        typer.Option(
+            envvar="FOLDWISE_DASHBOARD_URL", help="Where people reach Optuna's dashboard; the page links to it."
+        ),
+    ] = None,
     migrates: Annotated[
         bool, typer.Option("--migrate/--no-migrate", help="Or wait until `foldwise migrate` has done it.")
     ] = True,
@@ -185,6 +196,11 @@ def coordinator(
     from services.logs import configure_logs
 
     configure_logs()
+    if dashboard_url is not None and not dashboard_url.startswith(("http://", "https://")):
+        raise InvalidInput(
+            f"--dashboard-url {dashboard_url} is no address; give one that begins with https:// or http://",
+            field="dashboard_url",
+        )
     settings = CoordinatorSettings(
         database_url=read_database_url(database_url),
         cache_root=cache_root.absolute(),
@@ -201,6 +217,7 @@ def coordinator(
             else None
         ),
         worker_template=worker_template,
+        dashboard_url=dashboard_url,
         lease_seconds=lease_seconds,
         heartbeat_seconds=lease_seconds / 3,
         requests_per_second=requests_per_second,
@@ -532,6 +549,8 @@ def up(
     with local_service(folder, workers=workers, port=port, say=say, threads=share) as service:
         say(f"{workers} workers; logs in {folder.logs}; caches in {folder.caches}")
         where = "" if state is None else f" --state {folder.folder}"
+        token = f"foldwise token create me --scope write{where}"
+        say(f"study page: {service.service.url}/  (a token to sign in: {token})")
         say(f"create a study with: foldwise study create --preset ckplus-loso{where}")
         say("Ctrl-C ends everything; `foldwise up` again goes on")
         while True:

@@ -1,4 +1,8 @@
-"""A door before a web application that has no login: it opens to tokens that a coordinator lets read."""
+"""A door before a web application that has no login: it opens to whom a coordinator lets read.
+
+That is whoever shows a token, or is signed in to the study page under the same host name: a browser sends its
+cookie to every port of a host.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,12 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
+from http.cookies import CookieError, SimpleCookie
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import httpx
+
+from coordinator.sessions import PLAIN_COOKIE, SECURE_COOKIE
 
 REMEMBERED_SECONDS = 5.0
 """A token that was let in is asked about again after so long: a revocation counts by then."""
@@ -37,10 +44,11 @@ class TokenDoor:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """See PEP 3333."""
-        status = self._status(_token(environ.get("HTTP_AUTHORIZATION", "")))
+        status = self._status(_shown(environ))
         if status == HTTPStatus.OK:
-            # The application has no use for it.
+            # The application has no use for them.
             environ.pop("HTTP_AUTHORIZATION", None)
+            environ.pop("HTTP_COOKIE", None)
             return self._application(environ, start_response)
         headers = [("Content-Type", "text/plain; charset=utf-8")]
         if status == HTTPStatus.UNAUTHORIZED:
@@ -54,20 +62,18 @@ class TokenDoor:
         """End its connections to the coordinator."""
         self._http.close()
 
-    def _status(self, token: str | None) -> HTTPStatus:
-        if token is None or not token.isascii() or not token.isprintable():
+    def _status(self, shown: tuple[str, str] | None) -> HTTPStatus:
+        if shown is None or not shown[1].isascii() or not shown[1].isprintable():
             return HTTPStatus.UNAUTHORIZED
-        digest = hashlib.sha256(token.encode()).digest()
+        digest = hashlib.sha256(" ".join(shown).encode()).digest()
         if self._clock() < self._known.get(digest, 0.0):
             return HTTPStatus.OK
         asked = self._clock()
         try:
-            answer = self._http.get(
-                "/api/v1/studies", params={"limit": 1}, headers={"Authorization": f"Bearer {token}"}
-            )
+            answer = self._http.get("/session", headers=dict([shown]))
         except httpx.HTTPError:
             return HTTPStatus.SERVICE_UNAVAILABLE
-        if answer.status_code == HTTPStatus.OK:
+        if answer.status_code == HTTPStatus.NO_CONTENT:
             if len(self._known) >= REMEMBERED:
                 self._known.clear()
             self._known[digest] = asked + REMEMBERED_SECONDS
@@ -83,6 +89,19 @@ _SENTENCES = {
     HTTPStatus.TOO_MANY_REQUESTS: "too many requests, or too many wrong tokens; try again in a minute",
     HTTPStatus.SERVICE_UNAVAILABLE: "the coordinator does not answer, so no token can be checked; try again",
 }
+
+
+def _shown(environ: WSGIEnvironment) -> tuple[str, str] | None:
+    """The header that shows the coordinator who this is."""
+    if authorization := environ.get("HTTP_AUTHORIZATION", ""):
+        token = _token(authorization)
+        return None if token is None else ("Authorization", f"Bearer {token}")
+    try:
+        cookies = SimpleCookie(environ.get("HTTP_COOKIE", ""))
+    except CookieError:
+        return None
+    found = cookies.get(SECURE_COOKIE) or cookies.get(PLAIN_COOKIE)
+    return None if found is None else ("Cookie", f"{found.key}={found.value}")
 
 
 def _token(authorization: str) -> str | None:

@@ -12,11 +12,17 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import QueuePool
 from starlette.concurrency import run_in_threadpool
+from starlette.staticfiles import StaticFiles
 
 from coordinator.auth import TokenGate
 from coordinator.callers import Callers
 from coordinator.leader import Leader
 from coordinator.metrics import RequestMetrics, ServiceCollector, add_process_metrics
+from coordinator.pages import actions, sign_in
+from coordinator.pages import studies as study_pages
+from coordinator.pages import trials as trial_pages
+from coordinator.pages.headers import PageHeaders
+from coordinator.pages.paths import STATIC
 from coordinator.problems import add_handlers
 from coordinator.routes import events, leases, studies, study_life, study_workers, system, tokens
 from coordinator.settings import CoordinatorSettings
@@ -111,7 +117,13 @@ def create_app(
     app.include_router(tokens.router)
     app.include_router(system.router)
     app.include_router(system.for_people)
+    app.include_router(sign_in.router)
+    app.include_router(study_pages.router)
+    app.include_router(trial_pages.router)
+    app.include_router(actions.router)
+    app.mount(STATIC, StaticFiles(packages=[("coordinator.pages", "static")]))
     app.add_middleware(TokenGate)
+    app.add_middleware(PageHeaders)
     app.add_middleware(RequestMetrics, registry=registry)
     add_handlers(app)
     return app

@@ -1,26 +1,31 @@
 """Who may do what: callers and the scopes of their tokens.
 
 Default deny, twice: `TokenGate` refuses whatever carries no known token before its body is read, and every
-router asks that the caller found by the gate has its scope.
+router asks that the caller found by the gate has its scope. A browser may show a session in place of a token,
+to pages alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.datastructures import Headers
+from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from coordinator.callers import Caller
+from coordinator.pages.cookie import session_of
+from coordinator.pages.paths import is_open, is_page, sign_in_path, wants_html
 from coordinator.problems import problem_response
 from services.contracts import TokenScope
 from services.errors import FoldwiseError, ScopeMissing, TokenRefused
 
 OPEN_PATHS = {"/livez", "/readyz"}
-"""The probes; everything else needs a token."""
+"""The probes. Everything else needs a token, but for the form to sign in and the files that it loads."""
 
 # Says in the OpenAPI description that a token is needed; it is the gate that reads it.
 _bearer = HTTPBearer(auto_error=False, description="a token of `foldwise token create`")
@@ -34,16 +39,32 @@ class TokenGate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See the ASGI specification."""
-        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
-            address = scope["client"][0] if scope.get("client") else "an unknown address"
-            authorization = Headers(scope=scope).get("authorization", "")
+        path = scope.get("path", "")
+        if scope["type"] == "http" and path not in OPEN_PATHS and not is_open(path):
+            headers = Headers(scope=scope)
             try:
-                caller = await scope["app"].state.callers.identify(authorization, address)
+                await _identify(scope, path, headers)
             except FoldwiseError as error:
-                await problem_response(error)(scope, receive, send)
+                if isinstance(error, TokenRefused) and scope["method"] == "GET" and wants_html(path, headers):
+                    answer: ASGIApp = RedirectResponse(sign_in_path(path), HTTPStatus.SEE_OTHER)
+                else:
+                    answer = problem_response(error)
+                await answer(scope, receive, send)
                 return
-            scope.setdefault("state", {})["caller"] = caller
         await self._app(scope, receive, send)
+
+
+async def _identify(scope: Scope, path: str, headers: Headers) -> None:
+    callers = scope["app"].state.callers
+    address = scope["client"][0] if scope.get("client") else "an unknown address"
+    authorization = headers.get("authorization", "")
+    session = session_of(headers) if is_page(path) and not authorization else None
+    state = scope.setdefault("state", {})
+    if session is None:
+        state["caller"] = await callers.identify(authorization, address)
+    else:
+        state["caller"] = await callers.identify_session(session, address)
+        state["session"] = session
 
 
 # Dependencies that wait for nothing are coroutines: FastAPI runs plain functions in a thread, each for itself.

@@ -1,8 +1,8 @@
 """Who a request is from: its token, looked up once and remembered for a few seconds, and how often it may ask.
 
-A token is one of the two given at the start, one of the database, or a service account's that Kubernetes
-vouches for. Nobody waits for the database on the way: what is known is asked again only after `token_seconds`,
-and when a token was used is written down by a thread of its own.
+A token is one of those given at the start, one of the database, or a service account's that Kubernetes
+vouches for; a browser shows a session that stands for one. Nobody waits for the database on the way: what is
+known is asked again only after `token_seconds`, and when a token was used is written down by another thread.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 from starlette.concurrency import run_in_threadpool
 
-from coordinator import tokens
+from coordinator import sessions, tokens
 from coordinator.rate_limit import RateLimit
 from coordinator.settings import CoordinatorSettings
 from k8s.token_review import TokenReviewer
@@ -97,7 +97,27 @@ class Callers:
         digest = _sha256(token)
         caller = self._given_at_start(digest) or self._remembered(digest)
         if caller is None:
-            caller = await self._look_up(token, digest, address)
+            caller = await self._look_up(token, digest, address, self._find)
+        return self._admitted(caller, address)
+
+    async def identify_session(self, secret: str, address: str) -> Caller:
+        """The caller whose token a session stands for.
+
+        Raises:
+            TokenRefused: the session is unknown, over or ended, or its token counts no more.
+            TooManyRequests, Unavailable: as `identify`.
+        """
+        digest = _of_session(secret)
+        caller = self._remembered(digest)
+        if caller is None:
+            caller = await self._look_up(secret, digest, address, self._find_by_session)
+        return self._admitted(caller, address)
+
+    def forget(self, secret: str) -> None:
+        """Ask about a session again the next time it is shown; others notice within `token_seconds`."""
+        self._found.pop(_of_session(secret), None)
+
+    def _admitted(self, caller: Caller, address: str) -> Caller:
         if caller.token_id is not None:
             self._note_use(caller.token_id)
         # Workers may share a token; one that runs wild should not stop the others.
@@ -122,7 +142,9 @@ class Callers:
         caller, until = self._found.get(digest, (None, 0.0))
         return caller if self._clock() < until else None
 
-    async def _look_up(self, token: str, digest: bytes, address: str) -> Caller:
+    async def _look_up(
+        self, secret: str, digest: bytes, address: str, find: Callable[[str], Caller | None]
+    ) -> Caller:
         # A token that was good before is not held up by somebody who guesses from the same address.
         unknown = digest not in self._found
         wait = self._guesses.take(address) if unknown else 0.0
@@ -133,13 +155,18 @@ class Callers:
             )
         # A revocation after this moment is not in what is found.
         asked = self._clock()
-        caller = await run_in_threadpool(self._find, token)
+        try:
+            caller = await run_in_threadpool(find, secret)
+        except SQLAlchemyError as error:
+            raise Unavailable("the database does not answer; try again") from error
         if caller is None:
             self._found.pop(digest, None)
             raise TokenRefused("the token was refused: it is unknown or was revoked")
         if unknown:
             self._guesses.put_back(address)
-        seconds = self._settings.token_seconds if caller.token_id is not None else REVIEW_SECONDS
+        # Only service accounts are workers without a token of the database.
+        account = caller.token_id is None and caller.scope == TokenScope.WORKER
+        seconds = REVIEW_SECONDS if account else self._settings.token_seconds
         # Taken out and put in again, it is the youngest of the dict.
         self._found.pop(digest, None)
         self._found[digest] = (caller, asked + seconds)
@@ -148,11 +175,8 @@ class Callers:
         return caller
 
     def _find(self, token: str) -> Caller | None:
-        try:
-            with self._sessions() as session:
-                known = tokens.find(session, token)
-        except SQLAlchemyError as error:
-            raise Unavailable("the database does not answer; try again") from error
+        with self._sessions() as session:
+            known = tokens.find(session, token)
         if known is not None:
             return Caller(name=known.name, scope=known.scope, token_id=known.id)
         # Kubernetes' tokens are JSON web tokens: three parts between dots. Nothing else is sent to it.
@@ -162,6 +186,17 @@ class Callers:
         if account is None:
             return None
         return Caller(name=account.name, scope=TokenScope.WORKER, pod_uid=account.pod_uid)
+
+    def _find_by_session(self, secret: str) -> Caller | None:
+        with self._sessions() as session:
+            sha256 = sessions.token_sha256(session, secret)
+            if sha256 is None:
+                return None
+            given = self._given_at_start(bytes.fromhex(sha256))
+            known = None if given is not None else tokens.find_by_sha256(session, sha256)
+        if known is not None:
+            return Caller(name=known.name, scope=known.scope, token_id=known.id)
+        return given
 
     def _note_use(self, token_id: str) -> None:
         now = self._clock()
@@ -180,3 +215,8 @@ class Callers:
 
 def _sha256(token: str) -> bytes:
     return hashlib.sha256(token.encode()).digest()
+
+
+def _of_session(secret: str) -> bytes:
+    # Remembered under another name than a token: neither may be shown in the place of the other.
+    return _sha256(f"session {secret}")

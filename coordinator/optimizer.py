@@ -26,6 +26,7 @@ from optuna.trial import TrialState as OptunaState
 from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 
+from coordinator.store.database import CONNECT_ARGS
 from services.contracts import GridSampler, StudySpec, TpeSampler, TrialState
 from services.grid import configuration, grid_axes, grid_size, shuffled
 from services.search_space import ParameterValue, Range, SearchSpace, TunableSettings
@@ -87,6 +88,36 @@ def suggest(
     search = Search(spec, inherited)
     search.hear(history)
     return search.suggest(number, enqueued)
+
+
+def importances(space: SearchSpace, trials: Sequence[TrialRecord]) -> dict[str, float]:
+    """How much each parameter of a space matters, the most important first; they sum to 1.
+
+    PED-ANOVA (Watanabe, Bansal, Hutter, IJCAI 2023): how differently the better tenth of the trials and all of
+    them are spread over its values. Parameters with one value, and those that the trials had one value of, are
+    left out.
+    Takes some tenths of a second for a thousand trials; not for an event loop.
+
+    Args:
+        space: of the study.
+        trials: complete ones; of others, and with fewer than two, nothing follows.
+    """
+    complete = [trial for trial in trials if trial.value is not None]
+    if len({trial.value for trial in complete}) < 2:
+        return {}
+    known = distributions(space)
+    study = optuna.create_study(direction="maximize")
+    study.add_trials([_frozen(known, trial) for trial in complete])
+    varied = [
+        name
+        for name, distribution in known.items()
+        if not distribution.single() and len({trial.parameters[name] for trial in complete}) > 1
+    ]
+    if not varied:
+        return {}
+    return optuna.importance.get_param_importances(
+        study, evaluator=optuna.importance.PedAnovaImportanceEvaluator(), params=varied
+    )
 
 
 class Search:
@@ -178,7 +209,13 @@ class OptunaProjection:
     def __init__(self, database_url: str) -> None:
         """Create Optuna's tables where they are missing."""
         self._storage = optuna.storages.RDBStorage(
-            database_url, engine_kwargs={"pool_size": 1, "max_overflow": 2, "pool_pre_ping": True}
+            database_url,
+            engine_kwargs={
+                "pool_size": 1,
+                "max_overflow": 2,
+                "pool_pre_ping": True,
+                "connect_args": CONNECT_ARGS,
+            },
         )
         self._studies: dict[str, optuna.Study] = {}
         # Optuna has no word for it.

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from sqlalchemy.exc import IntegrityError, NoResultFound, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
+from coordinator.pages.answers import problem_page
+from coordinator.pages.paths import wants_html
 from services.contracts import Problem
 from services.errors import (
     Conflict,
@@ -62,37 +65,56 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 def problem_response(error: FoldwiseError) -> JSONResponse:
     """An error as its JSON answer."""
-    headers = {}
-    if isinstance(error, TooManyRequests):
-        headers["Retry-After"] = str(math.ceil(error.retry_after))
-    if isinstance(error, TokenRefused):
-        headers["WWW-Authenticate"] = "Bearer"
-    problem = Problem(
+    return _as_json(_problem_of(error), _headers_of(error))
+
+
+def _problem_of(error: FoldwiseError) -> Problem:
+    return Problem(
         type=f"urn:foldwise:{error.code}",
         title=error.code.replace("-", " "),
         status=error.status,
         detail=error.message,
         field=error.field,
     )
+
+
+def _headers_of(error: FoldwiseError) -> dict[str, str]:
+    headers = {}
+    if isinstance(error, TooManyRequests):
+        headers["Retry-After"] = str(math.ceil(error.retry_after))
+    if isinstance(error, TokenRefused):
+        headers["WWW-Authenticate"] = "Bearer"
+    return headers
+
+
+def _as_json(problem: Problem, headers: Mapping[str, str] | None) -> JSONResponse:
     return JSONResponse(
-        problem.model_dump(mode="json"), status_code=error.status, headers=headers, media_type=_MEDIA_TYPE
+        problem.model_dump(mode="json"), status_code=problem.status, headers=headers, media_type=_MEDIA_TYPE
     )
 
 
-def _our_error(_request: Request, error: Exception) -> JSONResponse:
+def _answer(request: Request, problem: Problem, headers: Mapping[str, str] | None) -> Response:
+    if not wants_html(request.url.path, request.headers):
+        return _as_json(problem, headers)
+    page = problem_page(request, problem)
+    page.headers.update(headers or {})
+    return page
+
+
+def _our_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, FoldwiseError)  # noqa: S101 - registered for nothing else
-    return problem_response(error)
+    return _answer(request, _problem_of(error), _headers_of(error))
 
 
-def _bad_request(_request: Request, error: Exception) -> JSONResponse:
+def _bad_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for nothing else
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"] if part != "body")
     what = first["msg"].removeprefix("Value error, ")
-    return problem_response(InvalidInput(f"{where}: {what}" if where else what, field=where or None))
+    return _our_error(request, InvalidInput(f"{where}: {what}" if where else what, field=where or None))
 
 
-def _http_error(_request: Request, error: Exception) -> JSONResponse:
+def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for nothing else
     # What the framework itself refuses: no such path, no such method, a body that is no text.
     problem = Problem(
@@ -101,21 +123,18 @@ def _http_error(_request: Request, error: Exception) -> JSONResponse:
         status=error.status_code,
         detail=error.detail,
     )
-    return JSONResponse(
-        problem.model_dump(mode="json"),
-        status_code=error.status_code,
-        headers=error.headers,
-        media_type=_MEDIA_TYPE,
+    return _answer(request, problem, error.headers)
+
+
+def _database_gone(request: Request, _error: Exception) -> Response:
+    return _our_error(request, Unavailable("the database does not answer; try again"))
+
+
+def _crossed(request: Request, _error: Exception) -> Response:
+    return _our_error(
+        request, Conflict("somebody made the same thing at the same moment; look, then try again")
     )
 
 
-def _database_gone(_request: Request, _error: Exception) -> JSONResponse:
-    return problem_response(Unavailable("the database does not answer; try again"))
-
-
-def _crossed(_request: Request, _error: Exception) -> JSONResponse:
-    return problem_response(Conflict("somebody made the same thing at the same moment; look, then try again"))
-
-
-def _gone(_request: Request, _error: Exception) -> JSONResponse:
-    return problem_response(NotFound("it was deleted at the same moment"))
+def _gone(request: Request, _error: Exception) -> Response:
+    return _our_error(request, NotFound("it was deleted at the same moment"))

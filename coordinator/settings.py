@@ -31,6 +31,9 @@ class CoordinatorSettings:
     worker_template: str | None = None
     """ConfigMap of the chart with the Job of a study's workers; None where people start workers."""
 
+    dashboard_url: str | None = None
+    """Where people reach Optuna's dashboard of this database; the study page links to it."""
+
     lease_seconds: float = 90.0
     """A lease that is not renewed for so long lapses."""
 

@@ -81,6 +81,12 @@ def find(session: Session, token: str) -> TokenView | None:
     return _view(row)
 
 
+def find_by_sha256(session: Session, sha256: str) -> TokenView | None:
+    """The token of this hash, which was checked when it was shown; None when it was revoked since."""
+    row = session.scalar(select(TokenRow).where(TokenRow.sha256 == sha256, TokenRow.revoked_at.is_(None)))
+    return None if row is None else _view(row)
+
+
 def note_use(session: Session, token_id: str) -> None:
     """Note that a token is used now, unless its last use was noted within `USE_NOTED_SECONDS`."""
     since = func.clock_timestamp() - func.make_interval(0, 0, 0, 0, 0, 0, USE_NOTED_SECONDS)

@@ -289,3 +289,12 @@ class TokenRow(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
     last_used: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
+
+
+class SessionRow(Base):
+    """A session of somebody who signed in. Of its secret, and of the token it stands for, hashes are kept."""
+
+    __tablename__ = "sessions"
+    sha256: Mapped[str] = mapped_column(primary_key=True)
+    token_sha256: Mapped[str]
+    expires_at: Mapped[datetime]

@@ -15,10 +15,11 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 
 import httpx
 import pytest
-from sqlalchemy import Engine, make_url, text
+from sqlalchemy import Engine, create_engine, make_url, text
 from sqlalchemy.exc import ProgrammingError
 from typer.testing import CliRunner
 
+from cli.dashboard import wait_for_tables
 from cli.main import app
 from cli.migrate import bring_up_to_date
 from cli.secret import read_database_url
@@ -98,6 +99,59 @@ def test_a_database_that_is_not_there_is_waited_for_and_then_named() -> None:
     engine.dispose()
 
 
+def test_a_role_of_the_name_of_our_schema_has_optuna_s_tables_elsewhere(postgres: str) -> None:
+    """PostgreSQL looks into the schema of the role's name first, and the chart's role is `foldwise`."""
+    server = create_engine(postgres, isolation_level="AUTOCOMMIT")
+    with server.connect() as connection:
+        connection.execute(text("CREATE ROLE foldwise LOGIN"))
+        connection.execute(text("CREATE DATABASE own OWNER foldwise"))
+    url = make_url(postgres).set(database="own", username="foldwise").render_as_string(hide_password=False)
+    bring_up_to_date(url, reader_url=None, wait_seconds=0)
+    # Once more, when both are there.
+    bring_up_to_date(url, reader_url=None, wait_seconds=0)
+    engine = connect(url)
+    with engine.connect() as connection:
+        where = connection.execute(text("SELECT schemaname FROM pg_tables WHERE tablename = 'studies'"))
+        assert sorted(where.scalars()) == ["foldwise", "public"]
+    engine.dispose()
+    with server.connect() as connection:
+        connection.execute(text("DROP DATABASE own WITH (FORCE)"))
+        connection.execute(text("DROP ROLE foldwise"))
+    server.dispose()
+
+
+def test_a_dashboard_waits_for_optuna_s_tables(postgres: str) -> None:
+    server = create_engine(postgres, isolation_level="AUTOCOMMIT")
+    with server.connect() as connection:
+        connection.execute(text("CREATE DATABASE late"))
+    url = make_url(postgres).set(database="late").render_as_string(hide_password=False)
+    found: list[object] = []
+    waiting = threading.Thread(target=lambda: found.append(wait_for_tables(url)))
+    waiting.start()
+    waiting.join(0.5)
+    assert waiting.is_alive()
+    bring_up_to_date(url, reader_url=None, wait_seconds=0)
+    waiting.join(30)
+    assert len(found) == 1
+    found[0].engine.dispose()  # type: ignore[attr-defined]
+    with server.connect() as connection:
+        connection.execute(text("DROP DATABASE late WITH (FORCE)"))
+    server.dispose()
+
+
+def test_a_database_that_cannot_hold_every_text_is_refused(postgres: str) -> None:
+    """As `initdb` makes one where no locale is set, in a container say."""
+    server = create_engine(postgres, isolation_level="AUTOCOMMIT")
+    with server.connect() as connection:
+        connection.execute(text("CREATE DATABASE bare ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0"))
+    url = make_url(postgres).set(database="bare").render_as_string(hide_password=False)
+    with pytest.raises(InvalidInput, match="the database bare has the encoding SQL_ASCII"):
+        bring_up_to_date(url, reader_url=None, wait_seconds=0)
+    with server.connect() as connection:
+        connection.execute(text("DROP DATABASE bare"))
+    server.dispose()
+
+
 @pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg2"])
 def test_a_database_s_url_comes_from_a_file_in_any_writing(
     scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -131,7 +185,7 @@ def door(coordinator: httpx.Client) -> Iterator[tuple[httpx.Client, Clock]]:
 
     def application(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
         start_response("200 OK", [])
-        return [json.dumps("HTTP_AUTHORIZATION" in environ).encode()]
+        return [json.dumps("HTTP_AUTHORIZATION" in environ or "HTTP_COOKIE" in environ).encode()]
 
     clock = Clock()
     closed = TokenDoor(application, str(coordinator.base_url), clock=clock)
@@ -165,6 +219,25 @@ def test_the_dashboard_s_door_opens_to_tokens_that_may_read(
     assert client.get("/", auth=("me", reading.token)).status_code == 200
     clock.now += 5.1
     assert client.get("/", auth=("me", reading.token)).status_code == 401
+
+
+def test_the_door_opens_to_whoever_is_signed_in_to_the_study_page(
+    coordinator: httpx.Client, door: tuple[httpx.Client, Clock]
+) -> None:
+    client, clock = door
+    reading = make_token(coordinator, TokenScope.READ)
+    with httpx.Client(base_url=coordinator.base_url) as browser:
+        browser.post("/sign-in", data={"token": reading.token})
+        (cookie,) = browser.cookies.jar
+    shown = {"Cookie": f"other=1; {cookie.name}={cookie.value}"}
+    for _ in range(2):
+        opened = client.get("/", headers=shown)
+        assert (opened.status_code, opened.json()) == (200, False)
+    for wrong in (f"{cookie.name}={reading.token}", f"{cookie.name}=x", f"other={cookie.value}", "="):
+        assert client.get("/", headers={"Cookie": wrong}).status_code == 401
+    coordinator.delete(f"/api/v1/tokens/{reading.id}", headers=bearer(ADMIN_TOKEN))
+    clock.now += 5.1
+    assert client.get("/", headers=shown).status_code == 401
 
 
 def _bearer_auth(token: str) -> Any:

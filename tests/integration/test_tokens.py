@@ -30,6 +30,7 @@ from coordinator import tokens
 from coordinator.app import create_app
 from coordinator.auth import OPEN_PATHS
 from coordinator.callers import Caller, Callers
+from coordinator.pages.paths import is_open
 from coordinator.settings import CoordinatorSettings
 from services import errors
 from services.contracts import NewToken, TokenScope, TokenSpec
@@ -134,7 +135,7 @@ def walk(client: httpx.Client, app: FastAPI, only: str = "") -> int:
     walked = 0
     for route in iter_route_contexts(app.routes):
         path = (route.path or "").replace("{", "").replace("}", "")
-        if path in OPEN_PATHS | {"/openapi.json"} or not path.startswith(only):
+        if path in OPEN_PATHS | {"/openapi.json"} or is_open(path) or not path.startswith(only):
             continue
         for method in route.methods or ():
             walked += 1
@@ -159,7 +160,7 @@ def needed_scope(method: str, path: str) -> str:
         return "worker"
     if path.startswith("/api/v1/tokens") or method == "DELETE":
         return "admin"
-    return "read" if method == "GET" else "write"
+    return "read" if method == "GET" or path == "/sign-out" else "write"
 
 
 # --- Making and revoking ----------------------------------------------------------------------------------

@@ -195,3 +195,12 @@ dict: root, secret, key, given, value (its name in values.yaml), existing (the n
 {{- define "foldwise.workerAccount" -}}
 {{- include "foldwise.fullname" . }}-worker
 {{- end }}
+
+{{- /* Where people reach Optuna's dashboard; empty where it has no host. */}}
+{{- define "foldwise.dashboardUrl" -}}
+{{- if and .Values.dashboard.enabled .Values.ingress.enabled .Values.ingress.dashboardHost -}}
+{{ ternary "https" "http" (not (empty .Values.ingress.tls)) }}://{{ .Values.ingress.dashboardHost }}/
+{{- else if and .Values.dashboard.enabled .Values.httpRoute.enabled .Values.httpRoute.dashboardHostnames -}}
+https://{{ first .Values.httpRoute.dashboardHostnames }}/
+{{- end }}
+{{- end }}

@@ -1,0 +1,159 @@
+"""Charts as SVG: they take the width they are given, their text keeps its size, colours are the style sheet's.
+
+Positions are shares of the plot, given in percent. A line cannot be given so; it lies in a picture of its own
+that is stretched over the plot, with strokes that are not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Axis:
+    """A scale from `low` to `high`, with the values that are written at it."""
+
+    low: float
+    high: float
+    ticks: tuple[float, ...]
+
+    def share(self, value: float) -> float:
+        """Where a value lies, in percent of the axis."""
+        return round(100 * (value - self.low) / (self.high - self.low), 2)
+
+
+def nice_axis(low: float, high: float, *, steps: int = 4, whole: bool = False) -> Axis:
+    """An axis that holds both values, with ticks at round numbers.
+
+    Args:
+        low: the least value.
+        high: the greatest.
+        steps: so many parts at most.
+        whole: ticks at whole numbers only.
+    """
+    span = (high - low) or abs(high) or 1.0
+    raw = span / steps
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= raw * (1 - 1e-9))
+    if whole:
+        step = max(1.0, float(math.ceil(step)))
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    last = max(last, first + 1)
+    ticks = tuple(round(step * n, 10) for n in range(first, last + 1))
+    return Axis(low=ticks[0], high=ticks[-1], ticks=ticks)
+
+
+def plot(*parts: Markup, label: str, size: str = "") -> Markup:
+    """A chart of these parts, drawn in their order, with what it shows in words."""
+    return Markup('<svg class="plot {}" role="img" aria-label="{}">{}</svg>').format(
+        size, label, Markup("").join(parts)
+    )
+
+
+def axes(x: Axis, y: Axis, *, x_title: str, y_percent: bool) -> Markup:
+    """Lines at the ticks of y, and what stands at both."""
+    parts = [
+        Markup(
+            '<line class="grid" x1="0" x2="100%" y1="{0}%" y2="{0}%"/>'
+            '<text class="tick y" x="-8" y="{0}%">{1}</text>'
+        ).format(_from_top(y, tick), _percent_tick(tick) if y_percent else f"{tick:g}")
+        for tick in y.ticks
+    ]
+    parts += [
+        Markup('<text class="tick x" x="{}%" y="100%" dy="18">{}</text>').format(x.share(tick), f"{tick:g}")
+        for tick in x.ticks
+    ]
+    parts.append(Markup('<text class="axis" x="100%" y="100%" dy="36">{}</text>').format(x_title))
+    return Markup("").join(parts)
+
+
+def marks(points: Iterable[tuple[int, float, float]], x: Axis, y: Axis, *, kind: str, symbol: str) -> Markup:
+    """A symbol at each (number, x, y); the number lets a script say more of it.
+
+    Args:
+        points: what to mark.
+        x: the axis of the second.
+        y: the axis of the third.
+        kind: a class of the style sheet.
+        symbol: id of a symbol that the page defines.
+    """
+    drawn = "".join(
+        f'<use href="#{symbol}" x="{x.share(a)}%" y="{_from_top(y, b)}%" data-trial="{number}"/>'
+        for number, a, b in points
+    )
+    return Markup('<g class="{}">').format(kind) + Markup(drawn) + Markup("</g>")  # noqa: S704 - numbers only
+
+
+def line(points: Sequence[Point], x: Axis, y: Axis, *, kind: str) -> Markup:
+    """A line through these points."""
+    if not points:
+        return Markup("")
+    path = "L".join(f"{x.share(a)} {_from_top(y, b)}" for a, b in points)
+    return _stretched(f"M{path}", kind)
+
+
+def steps(points: Sequence[Point], x: Axis, y: Axis, *, kind: str) -> Markup:
+    """A line that keeps a value until the next."""
+    if not points:
+        return Markup("")
+    first, *rest = points
+    path = f"M{x.share(first[0])} {_from_top(y, first[1])}"
+    path += "".join(f"H{x.share(a)}V{_from_top(y, b)}" for a, b in rest)
+    return _stretched(path, kind)
+
+
+def dots(points: Iterable[Point], x: Axis, y: Axis, *, kind: str) -> Markup:
+    """A dot at each point, with fewer bytes than a mark: nothing can be said of one."""
+    path = "".join(f"M{x.share(a)} {_from_top(y, b)}h0" for a, b in points)
+    return _stretched(path, kind) if path else Markup("")
+
+
+def level(value: float, y: Axis, *, kind: str, text: str = "") -> Markup:
+    """A line across at a value, with a word at its end."""
+    at = _from_top(y, value)
+    drawn = Markup('<line class="{0}" x1="0" x2="100%" y1="{1}%" y2="{1}%"/>').format(kind, at)
+    if text:
+        drawn += Markup('<text class="{} word" x="100%" y="{}%" dy="-5">{}</text>').format(kind, at, text)
+    return drawn
+
+
+def label_at(share: float, text: str, *, line: int = 0) -> Markup:
+    """A word under the plot, so far from its left in percent, on the first or the second line."""
+    return Markup('<text class="tick x" x="{}%" y="100%" dy="{}">{}</text>').format(
+        round(share, 2), 15 + 13 * line, text
+    )
+
+
+def bar(shares: Iterable[tuple[float, str]], *, label: str) -> Markup:
+    """Parts of a whole beside each other, each with its share of it (0 to 1) and its class."""
+    parts, left = [], 0.0
+    for share, kind in shares:
+        if share > 0:
+            parts.append(
+                f'<rect class="{escape(kind)}" x="{100 * left:.3f}%" width="{100 * share:.3f}%" height="100%"/>'
+            )
+        left += share
+    return Markup('<svg class="bar" role="img" aria-label="{}">').format(label) + Markup(  # noqa: S704 - escaped
+        "".join(parts) + "</svg>"
+    )
+
+
+def _stretched(path: str, kind: str) -> Markup:
+    return Markup(
+        '<svg class="stretched" viewBox="0 0 100 100" preserveAspectRatio="none" width="100%" height="100%">'
+        '<path class="{}" vector-effect="non-scaling-stroke" d="{}"/></svg>'
+    ).format(kind, path)
+
+
+def _from_top(axis: Axis, value: float) -> float:
+    return round(100 - axis.share(value), 2)
+
+
+def _percent_tick(share: float) -> str:
+    return f"{100 * share:.3g} %"

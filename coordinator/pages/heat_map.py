@@ -1,0 +1,63 @@
+"""The trials x folds heat map as a script reads it: small, because a thousand trials have 118,000 folds."""
+
+from __future__ import annotations
+
+import base64
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from coordinator.store.fold_map import RUNNING, MappedTrial
+from services.contracts import TrialState
+
+
+def heat_map(
+    trials: Sequence[MappedTrial], fold_names: Sequence[str], clips: Sequence[int], order: Sequence[int] | None
+) -> dict[str, Any]:
+    """The map as JSON.
+
+    `cells` is base64 of trials x folds unsigned 16 bit numbers, little-endian: 0 pending, 1 running, 2 failed,
+    3 + n done with n clips right. `trials` has a row for each: number, state, accuracy, and of a pruned one the
+    rule and the fold after which it fired.
+
+    Args:
+        trials: by number.
+        fold_names: of each fold by index, as are the others.
+        clips: that each fold tests.
+        order: in which trials run the folds, where it was learnt.
+    """
+    cells = b"".join(_little_endian(trial) for trial in trials)
+    return {
+        "folds": list(fold_names),
+        "clips": list(clips),
+        "order": None if order is None else list(order),
+        "trials": [
+            [
+                trial.number,
+                trial.state.value,
+                None if trial.accuracy is None else round(trial.accuracy, 5),
+                *((trial.pruned.rule, trial.pruned.fold) if trial.pruned else ()),
+            ]
+            for trial in trials
+        ],
+        "cells": base64.b64encode(cells).decode("ascii"),
+    }
+
+
+def running_cells(trials: Sequence[MappedTrial]) -> str:
+    """The folds that a worker holds, as `trial:fold` words."""
+    return " ".join(
+        f"{trial.number}:{fold}"
+        for trial in trials
+        if trial.state in {TrialState.RUNNING, TrialState.READY}
+        for fold, cell in enumerate(trial.cells)
+        if cell == RUNNING
+    )
+
+
+def _little_endian(trial: MappedTrial) -> bytes:
+    cells = trial.cells
+    if sys.byteorder == "big":
+        cells = cells[:]
+        cells.byteswap()
+    return cells.tobytes()

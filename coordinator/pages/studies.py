@@ -1,0 +1,163 @@
+"""The list of studies, and the page of one: what it shows, and what its scripts ask for."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi.responses import JSONResponse
+from fastapi.sse import EventSourceResponse
+from sqlalchemy.orm import Session
+
+from coordinator import events
+from coordinator.auth import require
+from coordinator.pages import study_view
+from coordinator.pages.answers import page
+from coordinator.pages.heat_map import heat_map, running_cells
+from coordinator.pages.parameters import parameter_panels
+from coordinator.routes.events import study_events
+from coordinator.routes.transactions import Settings, Transaction
+from coordinator.store import queries, study_progress
+from coordinator.store.fold_map import MappedTrial, fold_map
+from coordinator.store.tables import StudyRow
+from coordinator.worker_jobs import WorkerJobs
+from services.contracts import PodView, StudyName, StudyState, TokenScope, TrialState
+from services.search_space import Range
+
+router = APIRouter(include_in_schema=False, dependencies=[Depends(require(TokenScope.READ))])
+
+Name = Annotated[StudyName, Path()]
+
+WORKERS_SEEN_WITHIN = 900.0
+"""Seconds; whoever says nothing for longer is shown no more."""
+
+RECENT_FOLDS = 200
+"""Folds that the pace is told from."""
+
+ROWS = 8
+"""Of the tables of trials on a study's page."""
+
+TRIALS_A_PAGE = 200
+
+
+@router.get("/")
+def studies(request: Request, session: Transaction) -> Response:
+    """All studies."""
+    return page(request, "studies.html", studies=study_progress.listed_studies(session))
+
+
+@router.get("/studies/{name}")
+def study(name: Name, request: Request, session: Transaction, settings: Settings) -> Response:
+    """One study."""
+    row = queries.get_study(session, name)
+    # Read first: what happens from here on is told by the stream.
+    after = events.newest_place(session)
+    shown = _panels(request, session, row)
+    best = shown["standing"].best
+    space = [
+        (parameter, domain, isinstance(domain, Range), None if best is None else best.parameters.get(parameter))
+        for parameter, domain in queries.parsed_spec(row).space.items()
+    ]
+    return page(
+        request,
+        "study.html",
+        **shown,
+        after=str(after),
+        space=space,
+        dashboard_url=settings.dashboard_url,
+        workers_wanted=queries.parsed_spec(row).workers,
+        starts_workers=request.app.state.worker_jobs is not None,
+    )
+
+
+@router.get("/studies/{name}/panels")
+def panels(name: Name, request: Request, session: Transaction) -> Response:
+    """What changes while a study runs."""
+    return page(request, "study_panels.html", **_panels(request, session, queries.get_study(session, name)))
+
+
+@router.get("/studies/{name}/heat-map")
+def cells(name: Name, session: Transaction) -> JSONResponse:
+    """All folds of all trials, see `heat_map`."""
+    row = queries.get_study(session, name)
+    folds = study_progress.study_folds(session, row)
+    return JSONResponse(
+        heat_map(
+            fold_map(session, row),
+            [fold.name for fold in folds],
+            [fold.clips for fold in folds],
+            row.fold_order,
+        )
+    )
+
+
+@router.get("/studies/{name}/parameters")
+def parameters(name: Name, request: Request, session: Transaction) -> Response:
+    """How much each parameter matters, and what accuracy its values had."""
+    row = queries.get_study(session, name)
+    spec = queries.parsed_spec(row)
+    return page(request, "parameters.html", study=row, **parameter_panels(row.id, spec, fold_map(session, row)))
+
+
+@router.get("/studies/{name}/trials")
+def trials(
+    name: Name,
+    request: Request,
+    session: Transaction,
+    order: Annotated[str, Query(pattern="^(number|value)$")] = "number",
+    first: Annotated[int, Query(ge=0, lt=2**31)] = 0,
+) -> Response:
+    """All trials as a table, some at a time."""
+    row = queries.get_study(session, name)
+    all_of_them = fold_map(session, row)
+    if order == "value":
+        all_of_them = _best_first(all_of_them)
+    return page(
+        request,
+        "trials.html",
+        study=row,
+        order=order,
+        first=first,
+        size=TRIALS_A_PAGE,
+        total=len(all_of_them),
+        trials=all_of_them[first : first + TRIALS_A_PAGE],
+    )
+
+
+router.get("/studies/{name}/events", response_class=EventSourceResponse)(study_events)
+
+
+def _panels(request: Request, session: Session, row: StudyRow) -> dict[str, Any]:
+    spec, state = queries.parsed_spec(row), StudyState(row.state)
+    mapped = fold_map(session, row)
+    counted_at = study_progress.last_folds(session, row, RECENT_FOLDS)
+    standing = study_view.standing(spec, state, row.fold_count, mapped, counted_at)
+    jobs: WorkerJobs | None = request.app.state.worker_jobs
+    pods: dict[str, PodView] = {} if jobs is None else {pod.name: pod for pod in jobs.pods()}
+    return {
+        "study": row,
+        "state": state,
+        "stalled": jobs.stalled(row.name) if jobs is not None and state == StudyState.RUNNING else None,
+        "protocol": study_view.protocol_words(spec, row.fold_count),
+        "rules": [study_view.rule_words(rule) for rule in spec.pruning],
+        "sampler": spec.sampler.kind,
+        "chance": 1 / len(row.classes),
+        "standing": standing,
+        "progress": study_view.progress_bar(standing),
+        "convergence": study_view.convergence(spec, mapped, 1 / len(row.classes)),
+        "by_median": study_view.prunes_by_median(spec),
+        "trials_made": len(mapped),
+        "running": running_cells(mapped),
+        "latest": mapped[: -ROWS - 1 : -1],
+        "best": [trial for trial in _best_first(mapped)[:ROWS] if trial.value is not None],
+        "workers": study_progress.study_workers(session, row, seen_within=WORKERS_SEEN_WITHIN),
+        "pods": pods,
+    }
+
+
+def _best_first(mapped: list[MappedTrial]) -> list[MappedTrial]:
+    def place(trial: MappedTrial) -> tuple[bool, float, int]:
+        complete = trial.state == TrialState.COMPLETE
+        return not complete, -(trial.value or 0.0), trial.number
+
+    return sorted(mapped, key=place)

@@ -1,0 +1,190 @@
+"""What the page of a study shows, worked out from its rows; reads nothing itself."""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from markupsafe import Markup
+
+from coordinator.pages import charts
+from coordinator.pages.forecast import TimeLeft, time_left
+from coordinator.pages.words import percent
+from coordinator.store.fold_map import MappedTrial
+from services.contracts import BoundRule, MedianRule, PairedRule, PruningRule, StudySpec, StudyState, TrialState
+from services.folds import LeaveOneSubjectOut
+
+RECENT_TRIALS = 100
+"""The folds of so many of the last ended trials tell how long one takes."""
+
+_STATE_ORDER = (
+    TrialState.COMPLETE,
+    TrialState.PRUNED,
+    TrialState.FAILED,
+    TrialState.CANCELLED,
+    TrialState.RUNNING,
+    TrialState.READY,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """How a study stands."""
+
+    counts: dict[TrialState, int]
+    ended: int
+    budget: int
+    best: MappedTrial | None
+    folds_counted: int
+    folds_saved: int
+    """That pruning has spared."""
+
+    pruned_by: dict[str, int]
+    left: TimeLeft | None
+
+    @property
+    def saved_share(self) -> float:
+        """Of the folds that ended trials would have taken."""
+        both = self.folds_counted + self.folds_saved
+        return self.folds_saved / both if both else 0.0
+
+
+def standing(
+    spec: StudySpec,
+    state: StudyState,
+    folds: int,
+    trials: Sequence[MappedTrial],
+    counted_at: Sequence[datetime],
+) -> Standing:
+    """How a study stands.
+
+    Args:
+        spec: the study's.
+        state: its state.
+        folds: of each trial.
+        trials: all there are, by number.
+        counted_at: when its last folds were counted, oldest first.
+    """
+    ended = [trial for trial in trials if trial.state.over]
+    open_trials = [trial for trial in trials if not trial.state.over]
+    pruned = [trial for trial in trials if trial.state == TrialState.PRUNED]
+    left = None
+    if state == StudyState.RUNNING:
+        started = [trial for trial in open_trials if trial.folds_done]
+        left = time_left(
+            counted_at,
+            [trial.folds_done for trial in ended[-RECENT_TRIALS:]],
+            spec.trials - len(ended) - len(started),
+            sum(folds - trial.folds_done for trial in started),
+        )
+    return Standing(
+        counts=dict(Counter(trial.state for trial in trials)),
+        ended=len(ended),
+        budget=spec.trials,
+        best=best_of(trials),
+        folds_counted=sum(trial.folds_done for trial in trials),
+        folds_saved=sum(folds - trial.folds_done for trial in pruned),
+        pruned_by=dict(Counter(trial.pruned.rule for trial in pruned if trial.pruned)),
+        left=left,
+    )
+
+
+def best_of(trials: Sequence[MappedTrial]) -> MappedTrial | None:
+    """The complete trial of highest value, earliest on ties; with none, the pruned one of highest bound."""
+    complete = [t for t in trials if t.state == TrialState.COMPLETE and t.value is not None]
+    if complete:
+        return max(complete, key=lambda trial: (trial.value or 0.0, -trial.number))
+    pruned = [t for t in trials if t.state == TrialState.PRUNED and t.clips]
+    return min(pruned, key=lambda trial: (trial.clips - trial.correct, trial.number), default=None)
+
+
+def progress_bar(standing: Standing) -> Markup:
+    """Trials by state, over the budget."""
+    whole = max(standing.budget, sum(standing.counts.values()), 1)
+    words = ", ".join(f"{standing.counts[s]} {s}" for s in _STATE_ORDER if standing.counts.get(s))
+    return charts.bar(
+        ((standing.counts.get(state, 0) / whole, f"state-{state.value}") for state in _STATE_ORDER),
+        label=f"{standing.ended} of {standing.budget} trials have ended: {words or 'none yet'}",
+    )
+
+
+def convergence(spec: StudySpec, trials: Sequence[MappedTrial], chance: float) -> Markup | None:
+    """The paper's Fig. 2: every trial a cross, and the best so far; None while no fold is done."""
+    shown = [(trial, trial.accuracy) for trial in trials if trial.accuracy is not None]
+    if not shown:
+        return None
+    threshold = next(
+        (rule.threshold for rule in spec.pruning if isinstance(rule, BoundRule) and rule.metric == "accuracy"),
+        None,
+    )
+    seen = [accuracy for _, accuracy in shown] + ([threshold] if threshold is not None else [])
+    y = charts.nice_axis(max(0.0, min(seen) - 0.02), min(1.0, max(seen) + 0.02))
+    made = trials[-1].number + 1
+    x = charts.nice_axis(0, max(1, min(spec.trials, max(10, made * 5 // 4)) - 1), steps=6, whole=True)
+    best = _best_so_far(trials)
+    parts = [charts.axes(x, y, x_title="trial", y_percent=True)]
+    if y.low <= chance:
+        parts.append(charts.level(chance, y, kind="chance", text="chance"))
+    if threshold is not None:
+        parts.append(
+            charts.level(threshold, y, kind="threshold", text=f"pruning threshold {percent(threshold)}")
+        )
+    if prunes_by_median(spec):
+        parts.append(charts.steps(_medians(trials), x, y, kind="median"))
+    for kind, symbol, states in (
+        ("pruned", "cross", {TrialState.PRUNED}),
+        ("ended", "cross", {TrialState.FAILED, TrialState.CANCELLED}),
+        ("complete", "cross", {TrialState.COMPLETE}),
+        ("running", "ring", {TrialState.RUNNING, TrialState.READY}),
+    ):
+        of_kind = ((t.number, t.number, accuracy) for t, accuracy in shown if t.state in states)
+        parts.append(charts.marks(of_kind, x, y, kind=kind, symbol=symbol))
+    parts.append(charts.steps([*best, *((made - 1, b) for _, b in best[-1:])], x, y, kind="best"))
+    label = f"Accuracy of {len(shown)} trials in order"
+    if best:
+        label += f"; the best complete one so far has {percent(best[-1][1])}"
+    return charts.plot(*parts, label=label, size="tall")
+
+
+def prunes_by_median(spec: StudySpec) -> bool:
+    """Whether a trial has to keep up with the complete ones."""
+    return any(isinstance(rule, MedianRule | PairedRule) for rule in spec.pruning)
+
+
+def rule_words(rule: PruningRule) -> str:
+    """A pruning rule in a few words."""
+    if isinstance(rule, BoundRule):
+        return f"bound: {rule.metric} {percent(rule.threshold)} out of reach"
+    if isinstance(rule, MedianRule):
+        return f"median, from {rule.startup_trials} complete trials on"
+    return f"paired, {rule.standard_errors:g} standard errors"
+
+
+def protocol_words(spec: StudySpec, folds: int) -> str:
+    """The protocol in a few words."""
+    if isinstance(spec.protocol, LeaveOneSubjectOut):
+        return f"Leave-One-Subject-Out, {folds} folds"
+    return f"{folds}-fold, by subject"
+
+
+def _best_so_far(trials: Sequence[MappedTrial]) -> list[charts.Point]:
+    best: list[charts.Point] = []
+    for trial in trials:
+        if trial.value is not None and (not best or trial.value > best[-1][1]):
+            best.append((trial.number, trial.value))
+    return best
+
+
+def _medians(trials: Sequence[MappedTrial]) -> list[charts.Point]:
+    """What a trial has to keep up with at its end: the median of the complete trials before it."""
+    values: list[float] = []
+    medians: list[charts.Point] = []
+    for trial in trials:
+        if trial.value is not None:
+            insort(values, trial.value)
+            low, high = values[(len(values) - 1) // 2], values[len(values) // 2]
+            medians.append((trial.number, (low + high) / 2))
+    return medians

@@ -1,0 +1,170 @@
+"""What the page of a trial shows, worked out from its folds; reads nothing itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from markupsafe import Markup
+
+from coordinator.pages import charts
+from coordinator.pages.words import percent
+from coordinator.store.trial_results import FoldOutcome
+from services import scores
+
+SHADES = 10
+"""Steps of the colour of a confusion matrix."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """A cell of a confusion matrix: what is written in it, and how dark it is, from 0 to `SHADES`."""
+
+    text: str
+    shade: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matrix:
+    """A confusion matrix in one of its forms."""
+
+    key: str
+    title: str
+    rows: tuple[tuple[Cell, ...], ...]
+    """Row = true class, column = predicted class."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldLine:
+    """A fold in the table of folds."""
+
+    outcome: FoldOutcome
+    subjects: tuple[str, ...]
+    """Empty where the clip cache does not tell."""
+
+    accuracy: float | None
+    bar: Markup
+    curves: Markup | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class HardClip:
+    """A clip, and what the network made of it in the best epoch of its fold."""
+
+    clip_id: str
+    fold: str
+    true: str
+    predicted: str
+    right: bool
+    probability_of_true: float
+    probability_of_predicted: float
+
+
+def confusion(classes: Sequence[str], outcomes: Sequence[FoldOutcome]) -> scores.Counts:
+    """Counts over the folds that are done, each at its best epoch."""
+    counts = np.zeros((len(classes), len(classes)), dtype=np.int64)
+    for outcome in outcomes:
+        if outcome.result is not None and outcome.best_epoch is not None:
+            predicted = outcome.result["epochs"][outcome.best_epoch]["predicted"]
+            counts += scores.confusion(outcome.labels, predicted, len(classes))
+    return counts
+
+
+def matrices(counts: scores.Counts) -> tuple[Matrix, ...]:
+    """A confusion matrix as counts, and by true and by predicted class (the paper's Fig. 5)."""
+    by_true = _shares(counts, counts.sum(axis=1, keepdims=True))
+    by_predicted = _shares(counts, counts.sum(axis=0, keepdims=True))
+    words = np.vectorize(lambda share: f"{100 * share:.0f}")
+    return (
+        _matrix("counts", "counts", by_true, counts.astype(str)),
+        _matrix("true", "% of true class", by_true, words(by_true)),
+        _matrix("predicted", "% of predicted class", by_predicted, words(by_predicted)),
+    )
+
+
+def fold_lines(outcomes: Sequence[FoldOutcome], subject_of: Mapping[str, str]) -> list[FoldLine]:
+    """A line for each fold, with its accuracy and its curves.
+
+    Args:
+        outcomes: of the trial.
+        subject_of: the subject of each clip, as far as it is known.
+    """
+    return [
+        FoldLine(
+            outcome=outcome,
+            subjects=tuple(sorted({subject_of[c] for c in outcome.clip_ids if c in subject_of})),
+            accuracy=None if outcome.correct is None else outcome.correct / len(outcome.labels),
+            bar=charts.bar(
+                [((outcome.correct or 0) / len(outcome.labels), "share")],
+                label="not done" if outcome.correct is None else percent(outcome.correct / len(outcome.labels)),
+            ),
+            curves=_curves(outcome),
+        )
+        for outcome in outcomes
+    ]
+
+
+def hardest_clips(classes: Sequence[str], outcomes: Sequence[FoldOutcome], most: int) -> list[HardClip]:
+    """The clips whose true class got the lowest probability, lowest first."""
+    clips = []
+    for outcome in outcomes:
+        if outcome.result is None or outcome.best_epoch is None:
+            continue
+        epoch = outcome.result["epochs"][outcome.best_epoch]
+        for clip_id, label, predicted, probabilities in zip(
+            outcome.clip_ids, outcome.labels, epoch["predicted"], epoch["probabilities"], strict=True
+        ):
+            clips.append(
+                HardClip(
+                    clip_id=clip_id,
+                    fold=outcome.name,
+                    true=classes[label],
+                    predicted=classes[predicted],
+                    right=label == predicted,
+                    probability_of_true=probabilities[label],
+                    probability_of_predicted=probabilities[predicted],
+                )
+            )
+    return sorted(clips, key=lambda clip: (clip.probability_of_true, clip.clip_id))[:most]
+
+
+def _curves(outcome: FoldOutcome) -> Markup | None:
+    """Accuracy on the fold's test clips and training loss, by epoch."""
+    if outcome.result is None or outcome.best_epoch is None:
+        return None
+    epochs = outcome.result["epochs"]
+    labels = np.asarray(outcome.labels)
+    accuracy = [float((labels == np.asarray(epoch["predicted"])).mean()) for epoch in epochs]
+    losses = [(number, epoch["loss"]) for number, epoch in enumerate(epochs) if epoch["loss"] is not None]
+    x = charts.Axis(low=0, high=max(1, len(epochs) - 1), ticks=())
+    share = charts.Axis(low=0, high=1, ticks=())
+    best = outcome.best_epoch
+    parts = [charts.line(list(enumerate(accuracy)), x, share, kind="accuracy")]
+    words = f"accuracy {percent(accuracy[best])} in the best epoch, {best + 1} of {len(epochs)}"
+    if losses:
+        highest = max(loss for _, loss in losses) or 1.0
+        parts.insert(0, charts.line([(n, loss / highest) for n, loss in losses], x, share, kind="loss"))
+        words += f"; loss {losses[0][1]:.3g} in the first epoch, {losses[-1][1]:.3g} in the last"
+    parts.append(charts.marks([(best, best, accuracy[best])], x, share, kind="best-epoch", symbol="ring"))
+    return charts.plot(*parts, label=f"{outcome.name}: {words}", size="spark")
+
+
+def _shares(counts: scores.Counts, totals: scores.Counts) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    return np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
+
+
+def _matrix(
+    key: str, title: str, shares: np.ndarray[tuple[int, ...], np.dtype[np.float64]], texts: np.ndarray
+) -> Matrix:
+    return Matrix(
+        key=key,
+        title=title,
+        rows=tuple(
+            tuple(
+                Cell(text=str(text), shade=round(SHADES * float(share)))
+                for share, text in zip(row, words, strict=True)
+            )
+            for row, words in zip(shares, texts, strict=True)
+        ),
+    )

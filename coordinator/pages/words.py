@@ -1,0 +1,36 @@
+"""Numbers and values as a person reads them."""
+
+from __future__ import annotations
+
+from services.search_space import ParameterValue, title_of
+
+__all__ = ["ago", "duration", "percent", "title_of", "value"]
+
+
+def percent(share: float | None) -> str:
+    """`97.55 %`, or a dash for nothing."""
+    return "-" if share is None else f"{100 * share:.2f} %"
+
+
+def value(given: ParameterValue) -> str:
+    """A parameter's value as it stands in a study file."""
+    return str(given).lower() if isinstance(given, bool) else str(given)
+
+
+def duration(seconds: float) -> str:
+    """Two units at most: `3 h 10 min`, `45 s`."""
+    minutes = round(seconds / 60)
+    if seconds < 100:
+        return f"{max(0, round(seconds))} s"
+    if minutes < 100:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min"
+    days, hours = divmod(hours, 24)
+    return f"{days} d {hours} h"
+
+
+def ago(seconds: float) -> str:
+    """How long something is past."""
+    return "now" if seconds < 2 else f"{duration(seconds)} ago"

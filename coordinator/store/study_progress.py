@@ -1,0 +1,190 @@
+"""What there is, who works on it, and how fast it gets on: a few rows, however large the studies are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Float, case, extract, func, select, tuple_
+from sqlalchemy.orm import Session
+
+from coordinator.store.tables import (
+    EventRow,
+    LeaseRow,
+    ResultRow,
+    StudyFoldRow,
+    StudyRow,
+    TrialRow,
+    WorkerRow,
+)
+from services.contracts import EventKind, StudyState, TrialState
+
+RECENT_TRIALS = 64
+"""In so many of the newest trials the last fold of each worker is looked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListedStudy:
+    """A study in a list."""
+
+    name: str
+    state: StudyState
+    dataset: str
+    folds: int
+    budget: int
+    counts: dict[TrialState, int]
+    best: float | None
+    """Of the complete trials."""
+
+    created_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyFold:
+    """A fold of a study: its name, and how many clips it tests."""
+
+    name: str
+    clips: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyWorker:
+    """A worker that has run folds of a study lately, or could."""
+
+    name: str
+    device: str
+    seconds_since_seen: float
+    draining: bool
+    trial: int | None
+    """That it holds a fold of."""
+
+    fold: int | None
+    epoch: int | None
+    """From 0; of the fold it holds, as its last heartbeat said."""
+
+    step: int | None
+    clips_per_second: float | None
+    """Training clips passed forward and backward, in the last fold that it has finished."""
+
+    elsewhere: bool
+    """It holds a fold of another study."""
+
+    failure: str | None
+    """What it said when it gave its last fold back, if nothing has come of it since."""
+
+
+def listed_studies(session: Session) -> list[ListedStudy]:
+    """All studies, newest first."""
+    counts: dict[int, dict[TrialState, int]] = {}
+    best: dict[int, float] = {}
+    for study_id, state, count, value in session.execute(
+        select(TrialRow.study_id, TrialRow.state, func.count(), func.max(TrialRow.value)).group_by(
+            TrialRow.study_id, TrialRow.state
+        )
+    ):
+        counts.setdefault(study_id, {})[TrialState(state)] = count
+        if value is not None:
+            best[study_id] = value
+    studies = session.scalars(select(StudyRow).order_by(StudyRow.id.desc())).all()
+    return [
+        ListedStudy(
+            name=study.name,
+            state=StudyState(study.state),
+            dataset=study.dataset,
+            folds=study.fold_count,
+            budget=study.spec["trials"],
+            counts=counts.get(study.id, {}),
+            best=best.get(study.id),
+            created_at=study.created_at,
+        )
+        for study in studies
+    ]
+
+
+def study_folds(session: Session, study: StudyRow) -> list[StudyFold]:
+    """The folds of a study by index."""
+    rows = session.execute(
+        select(StudyFoldRow.name, func.json_array_length(StudyFoldRow.labels))
+        .where(StudyFoldRow.study_id == study.id)
+        .order_by(StudyFoldRow.fold)
+    )
+    return [StudyFold(name=name, clips=clips) for name, clips in rows]
+
+
+def study_workers(session: Session, study: StudyRow, *, seen_within: float) -> list[StudyWorker]:
+    """Workers heard of in the last `seen_within` seconds; those of this study before others."""
+    recent = (
+        select(TrialRow.id)
+        .where(TrialRow.study_id == study.id)
+        .order_by(TrialRow.number.desc())
+        .limit(RECENT_TRIALS)
+    )
+    place = func.row_number().over(partition_by=LeaseRow.worker_id, order_by=LeaseRow.ended_at.desc())
+    leases = select(
+        LeaseRow.worker_id, LeaseRow.id, LeaseRow.outcome, LeaseRow.message, place.label("place")
+    ).where(LeaseRow.trial_id.in_(recent))
+    ended = leases.where(LeaseRow.ended_at.is_not(None)).subquery()
+    done = leases.where(LeaseRow.outcome == "done").subquery()
+    provenance = ResultRow.payload["provenance"]
+    seconds = provenance["seconds"].as_string().cast(Float)
+    speed = case((seconds > 0, provenance["clip_passes"].as_string().cast(Float) / seconds))
+    rows = session.execute(
+        select(
+            WorkerRow.name,
+            WorkerRow.device,
+            extract("epoch", func.clock_timestamp() - WorkerRow.last_seen).label("silence"),
+            WorkerRow.drain,
+            TrialRow.number,
+            TrialRow.study_id,
+            LeaseRow.fold,
+            LeaseRow.epoch,
+            LeaseRow.step,
+            speed.label("speed"),
+            case((ended.c.outcome.in_(["environment", "trial"]), ended.c.message)).label("failure"),
+        )
+        .outerjoin(LeaseRow, (LeaseRow.worker_id == WorkerRow.id) & LeaseRow.outcome.is_(None))
+        .outerjoin(TrialRow, TrialRow.id == LeaseRow.trial_id)
+        .outerjoin(ended, (ended.c.worker_id == WorkerRow.id) & (ended.c.place == 1))
+        .outerjoin(done, (done.c.worker_id == WorkerRow.id) & (done.c.place == 1))
+        .outerjoin(ResultRow, ResultRow.lease_id == done.c.id)
+        .where(WorkerRow.last_seen > func.clock_timestamp() - func.make_interval(0, 0, 0, 0, 0, 0, seen_within))
+        .order_by(WorkerRow.first_seen)
+    ).all()
+    workers = [
+        StudyWorker(
+            name=row.name,
+            device=row.device,
+            seconds_since_seen=float(row.silence),
+            draining=row.drain is not None,
+            trial=row.number if row.study_id == study.id else None,
+            fold=row.fold if row.study_id == study.id else None,
+            epoch=row.epoch if row.study_id == study.id else None,
+            step=row.step if row.study_id == study.id else None,
+            clips_per_second=row.speed,
+            elsewhere=row.study_id not in {None, study.id},
+            failure=row.failure,
+        )
+        for row in rows
+    ]
+    return sorted(workers, key=lambda worker: worker.elsewhere)
+
+
+def last_folds(session: Session, study: StudyRow, limit: int) -> list[datetime]:
+    """When the last folds were counted, oldest first; none from before the study last moved, as by a pause."""
+    newest_first = (EventRow.xid.desc(), EventRow.id.desc())
+    of_study = EventRow.study_id == study.id
+    moved = session.execute(
+        select(EventRow.xid, EventRow.id)
+        .where(of_study, EventRow.kind == EventKind.STUDY_MOVED.value)
+        .order_by(*newest_first)
+        .limit(1)
+    ).one_or_none()
+    counted = (
+        select(EventRow.at)
+        .where(of_study, EventRow.kind == EventKind.FOLD_ACCEPTED.value)
+        .order_by(*newest_first)
+        .limit(limit)
+    )
+    if moved is not None:
+        counted = counted.where(tuple_(EventRow.xid, EventRow.id) > tuple_(moved.xid, moved.id))
+    return list(reversed(session.scalars(counted).all()))

@@ -1,0 +1,85 @@
+"""The folds of one trial with the predictions of every epoch, for looking at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session, aliased
+
+from coordinator.store.tables import FoldRow, LeaseRow, ResultRow, StudyFoldRow, StudyRow, TrialRow, WorkerRow
+from services.contracts import FoldState
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldOutcome:
+    """A fold of a trial: what it tests, and what came of it."""
+
+    index: int
+    name: str
+    state: FoldState
+    clip_ids: tuple[str, ...]
+    labels: tuple[int, ...]
+    """The true label of each of them."""
+
+    worker: str | None
+    """That holds it, or ran it."""
+
+    reused_from: int | None
+    """Number of the trial with equal parameters that ran it."""
+
+    result: dict[str, Any] | None
+    """As `FoldResult` has it, not parsed; None where the fold is not done."""
+
+    best_epoch: int | None
+    """From 0."""
+
+    correct: int | None
+
+
+def fold_outcomes(session: Session, study: StudyRow, trial: TrialRow) -> list[FoldOutcome]:
+    """All folds of a trial in order of their index."""
+    origin = aliased(TrialRow)
+    rows = session.execute(
+        select(
+            FoldRow.fold,
+            StudyFoldRow.name,
+            FoldRow.state,
+            StudyFoldRow.clip_ids,
+            StudyFoldRow.labels,
+            WorkerRow.name.label("worker"),
+            origin.number.label("reused_from"),
+            ResultRow.payload,
+            ResultRow.best_epoch,
+            ResultRow.correct,
+        )
+        .join(StudyFoldRow, (StudyFoldRow.study_id == study.id) & (StudyFoldRow.fold == FoldRow.fold))
+        .outerjoin(ResultRow, (ResultRow.trial_id == FoldRow.trial_id) & (ResultRow.fold == FoldRow.fold))
+        .outerjoin(origin, origin.id == ResultRow.reused_from)
+        .outerjoin(
+            LeaseRow,
+            (LeaseRow.trial_id == FoldRow.trial_id)
+            & (LeaseRow.fold == FoldRow.fold)
+            & (LeaseRow.term == FoldRow.term),
+        )
+        .outerjoin(WorkerRow, WorkerRow.id == LeaseRow.worker_id)
+        .where(FoldRow.trial_id == trial.id)
+        .order_by(FoldRow.fold)
+    ).all()
+    return [
+        FoldOutcome(
+            index=row.fold,
+            name=row.name,
+            state=FoldState(row.state),
+            clip_ids=tuple(row.clip_ids),
+            labels=tuple(row.labels),
+            # Who held it last did not run it, if it was reused.
+            worker=row.worker if row.reused_from is None else None,
+            reused_from=row.reused_from,
+            result=row.payload,
+            best_epoch=row.best_epoch,
+            correct=row.correct,
+        )
+        for row in rows
+    ]
