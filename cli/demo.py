@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from cli.local import LocalService, local_service
-from cli.presets import get_preset
+from cli.presets import DEMO_SUBJECTS, get_preset
 from cli.progress import preprocessing_progress, writing_progress
 from cli.show import confusion_table, percent, save_confusion, study_summary, trials_table
 from cli.state import StateFolder, default_state
@@ -23,7 +23,6 @@ from preprocessing.datasets.synthetic import write_ckplus_tree
 from preprocessing.job import preprocess
 from services.contracts import StudySpec, StudyView, TrialState
 
-SUBJECTS = 10
 DIFFICULTY = 0.5
 SEED = 7
 
@@ -52,11 +51,11 @@ def run_demo(state: StateFolder, *, workers: int, new: bool, console: Console) -
     tree = state.folder / "faces"
 
     console.print(
-        f"[bold]1/4[/bold] synthetic faces: {SUBJECTS} subjects, 7 emotions, as a CK+ tree in {tree}",
+        f"[bold]1/4[/bold] synthetic faces: {DEMO_SUBJECTS} subjects, 7 emotions, as a CK+ tree in {tree}",
         soft_wrap=True,
     )
     with writing_progress(console) as progress:
-        write_ckplus_tree(tree, subjects=SUBJECTS, seed=SEED, difficulty=DIFFICULTY, progress=progress)
+        write_ckplus_tree(tree, subjects=DEMO_SUBJECTS, seed=SEED, difficulty=DIFFICULTY, progress=progress)
 
     console.print("[bold]2/4[/bold] preprocessing: the CK+ reader, YuNet face detection, crops, CLAHE")
     with preprocessing_progress(console) as report:

@@ -178,6 +178,8 @@ def study_summary(console: Console, study: StudyView) -> None:
     console.print(f"  {study.folds_done} folds counted")
     if study.stalled is not None:
         console.print(f"  [bold]stalled[/bold], no worker can run: {study.stalled}", highlight=False)
+    if study.spec.protocol.kind == "all":
+        console.print("  trains on all clips: what it gets right are clips that it was trained on")
     if study.best is None:
         console.print("  no trial has ended yet")
         return

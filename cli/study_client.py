@@ -21,11 +21,12 @@ from services.contracts import (
     StudyWorkersView,
     TokenSpec,
     TokenView,
+    TrainFinal,
     TrialView,
     WorkerCount,
     WorkerView,
 )
-from services.model_catalogue import ModelCard
+from services.model_card import ModelCard
 from services.search_space import ParameterValue
 from worker.coordinator_client import Connection, parse
 
@@ -99,6 +100,11 @@ class StudyClient:
         """Create a study like another."""
         path = f"/studies/{quote(name, safe='')}/clone"
         return parse(StudyView, self._connection.call("POST", path, body=clone))
+
+    def train_final(self, name: str, wanted: TrainFinal) -> StudyView:
+        """Create the study that trains a study's best configuration, or another, on all clips."""
+        path = f"/studies/{quote(name, safe='')}/final"
+        return parse(StudyView, self._connection.call("POST", path, body=wanted))
 
     def export(self, name: str, file: IO[bytes]) -> None:
         """Write a study to a file as JSON lines."""

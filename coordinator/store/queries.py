@@ -39,6 +39,7 @@ from services.contracts import (
     configure,
 )
 from services.errors import Conflict, NotFound
+from services.folds import AllClips
 from services.seeds import fold_seed
 
 
@@ -353,6 +354,8 @@ def fold_task(study: StudyRow, spec: StudySpec, trial: TrialRow, split: StudyFol
             study_seed=spec.seed, parameters=trial.parameters, fold=split.fold, fingerprint=study.fingerprint
         ),
         study_seed=spec.seed,
+        trains_on_all=isinstance(spec.protocol, AllClips),
+        cross_validated=spec.cross_validated,
     )
 
 
