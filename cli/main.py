@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from cli import cache_commands, study_life, token_commands, worker_commands
+from cli import cache_commands, result_commands, study_life, token_commands, worker_commands
 from cli.cluster_access import Place, chosen
 from cli.state import StateFolder, default_state
 from services.errors import EXIT_FAILURE, EXIT_TRY_AGAIN, FoldwiseError, InvalidInput
@@ -309,6 +309,9 @@ def pretrain(
     console.print(f"start a study from it with: --set training.pretrained={card.id}", highlight=False)
     if json:
         print(card.model_dump_json())
+
+
+app.command(epilog="Example: foldwise report first -o first-report")(result_commands.report)
 
 
 @app.command(epilog="Example: foldwise replay demo 7 0")
