@@ -312,6 +312,10 @@ def pretrain(
 
 
 app.command(epilog="Example: foldwise report first -o first-report")(result_commands.report)
+app.command(
+    epilog="Example: foldwise compare c1=ckplus-loso c2=oulu-10fold --preset ckplus-10fold --name table-4"
+)(result_commands.compare)
+app.command(epilog="Example: foldwise confirm first --top 3 --seeds 5")(result_commands.confirm)
 
 
 @app.command(epilog="Example: foldwise replay demo 7 0")

@@ -75,9 +75,11 @@ def _listed(trials: Table) -> Table:
         value = row[2].share
         return (1, value) if value is not None else (0, row[4] / row[5] if row[5] else 0.0)
 
+    best = sorted(trials.rows, key=rank, reverse=True)[:TRIALS_LISTED]
     return Table(
         name=trials.name,
         caption=trials.caption,
         columns=trials.columns,
-        rows=sorted(trials.rows, key=rank, reverse=True)[:TRIALS_LISTED],
+        # The numbers that a rule compared are in the CSV.
+        rows=[(*row[:-1], str(row[-1]).partition(" (")[0]) for row in best],
     )

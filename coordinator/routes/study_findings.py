@@ -60,7 +60,7 @@ def importance(name: Name, session: Transaction) -> ImportanceView:
     return ImportanceView(
         method="PED-ANOVA",
         trials=len(history),
-        importance=optimizer.importance(queries.parsed_spec(study).space, history),
+        importance=optimizer.importances(queries.parsed_spec(study).space, history),
     )
 
 
