@@ -6,7 +6,7 @@ import contextlib
 import signal
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import FrameType
 from typing import NoReturn
 
@@ -14,7 +14,7 @@ import structlog
 import torch
 
 from services.clip_cache import ClipCache, cache_folder, list_caches, open_cache
-from services.contracts import Failure, FoldAssignment, FoldResult, Provenance, WorkerInfo
+from services.contracts import Failure, FoldAssignment, FoldResult, Lease, Provenance, WorkerInfo
 from services.errors import (
     EXIT_TRY_AGAIN,
     CacheMismatch,
@@ -88,7 +88,10 @@ class Worker:
         info = WorkerInfo(id=str(uuid.uuid4()), name=self._settings.name, device=name)
         log.info("worker_started", worker=info.name, device=name, coordinator=self._settings.url)
         connection = Connection(
-            self._settings.url, self._settings.token, give_up_after=self._settings.give_up_after
+            self._settings.url,
+            self._settings.token,
+            give_up_after=self._settings.give_up_after,
+            pause=self._pause,
         )
         with connection:
             try:
@@ -131,8 +134,7 @@ class Worker:
             with HeartbeatThread(client, lease) as heartbeat, self._interrupts():
                 result = self._train(assignment, heartbeat)
         except Terminated:
-            client.release(lease)
-            log.info("fold_released", **where)
+            self._release(client, lease, where)
             raise
         except FoldAbandoned:
             log.info("fold_abandoned", **where)
@@ -143,6 +145,9 @@ class Worker:
         self._failures_in_a_row = 0
         try:
             verdict = client.report(lease, result, more=not self._stopping)
+        except Terminated:
+            log.warning("result_not_handed_in", **where, reason="the coordinator does not answer")
+            raise
         except (LeaseSuperseded, NotFound, ResultConflict) as error:
             # Not found: the study was deleted meanwhile.
             log.warning("result_refused", **where, reason=error.message)
@@ -161,6 +166,15 @@ class Worker:
             decision=verdict.decision if verdict.pruned is None else f"pruned by {verdict.pruned.rule}",
         )
         return verdict.next
+
+    def _release(self, client: CoordinatorClient, lease: Lease, where: Mapping[str, object]) -> None:
+        try:
+            client.release(lease)
+        except FoldwiseError as error:
+            # The lease lapses by itself.
+            log.warning("fold_not_released", **where, reason=error.message)
+        else:
+            log.info("fold_released", **where)
 
     def _train(self, assignment: FoldAssignment, heartbeat: HeartbeatThread) -> FoldResult:
         cache = self._open(assignment)
@@ -218,7 +232,10 @@ class Worker:
         log.error("fold_failed", trial=assignment.trial, fold=assignment.fold, kind=kind, error=message)
         try:
             client.fail(assignment.lease, Failure.model_validate({"kind": kind, "message": message[:2000]}))
-        except LeaseSuperseded as late:
+        except Terminated:
+            log.warning("failure_not_handed_in", reason="the coordinator does not answer")
+            raise
+        except (LeaseSuperseded, NotFound) as late:
             log.warning("failure_not_needed", reason=late.message)
         # A plan that is refused is not offered again; the worker goes on with the others.
         if not isinstance(error, PlanNotSound):
@@ -254,14 +271,18 @@ class Worker:
 
     @contextlib.contextmanager
     def _interrupts(self) -> Iterator[None]:
-        # A signal ends waiting and training at once; a result on its way is finished first.
+        # A signal ends waiting and training at once; a result on its way is finished first, if it is answered.
         if self._stopping:
             raise Terminated
-        self._interruptible = True
+        before, self._interruptible = self._interruptible, True
         try:
             yield
         finally:
-            self._interruptible = False
+            self._interruptible = before
+
+    def _pause(self, seconds: float) -> None:
+        with self._interrupts():
+            time.sleep(seconds)
 
 
 def _is_own_trouble(error: Exception) -> bool:

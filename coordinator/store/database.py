@@ -18,6 +18,14 @@ MIGRATION_LOCK = 0x666F6C64_00000001
 DRIVER = "postgresql+psycopg"
 """It prepares what is asked often."""
 
+CONNECT_ARGS = {
+    # Of a database without an encoding the driver would hand out bytes, before anyone could say so.
+    "client_encoding": "utf8",
+    # A role of the name of our schema, as the chart's, would have it in its path, and Optuna's tables in it.
+    "options": "-c search_path=public",
+}
+"""Of every connection, Optuna's too."""
+
 CONNECTIONS_FOR_REQUESTS = 8
 """So many transactions of requests run at once; the others wait for their turn without a connection."""
 
@@ -38,6 +46,7 @@ def connect(url: str) -> Engine:
         max_overflow=CONNECTIONS_BESIDE,
         pool_pre_ping=True,
         pool_recycle=1800,
+        connect_args=CONNECT_ARGS,
     )
 
 
@@ -64,9 +73,18 @@ def migrate(engine: Engine) -> None:
 
     Raises:
         Unavailable: the database does not answer.
+        InvalidInput: its encoding cannot hold every text.
     """
     try:
         with engine.connect() as connection:
+            encoding = connection.scalar(text("SHOW server_encoding"))
+            if encoding != "UTF8":
+                name = connection.scalar(text("SELECT current_database()"))
+                raise InvalidInput(
+                    f"the database {name} has the encoding {encoding}, which cannot hold every text; make one "
+                    f"with CREATE DATABASE {name} ENCODING 'UTF8' TEMPLATE template0",
+                    field="database_url",
+                )
             connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": MIGRATION_LOCK})
             try:
                 connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
