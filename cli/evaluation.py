@@ -93,7 +93,7 @@ def _ensure(client: StudyClient, spec: StudySpec) -> None:
     if wanted != there:
         differs = next(name for name, value in wanted.items() if value != there[name])
         raise Conflict(
-            f"a study {spec.name} exists already and has another {differs}; choose another --name or delete it",
+            f"a study {spec.name} exists already and differs in {differs}; choose another --name or delete it",
             field="name",
         )
     verb = {StudyState.PAUSED: "resume", StudyState.DRAFT: "start"}.get(study.state)
