@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from sqlalchemy import Engine
+from tests.integration.served import served
 
 from coordinator import scheduling, studies
 from coordinator.final_training import final_spec
@@ -19,7 +20,6 @@ from services.contracts import ComputePlan, FoldAssignment, FoldResult, StudySta
 from services.errors import CacheMismatch, Conflict, InvalidInput, LeaseSuperseded
 from services.model_catalogue import TEXT, add_model, find_model, list_models, read_weights, staged_models
 from tests.integration.desk import FINGERPRINT, Desk, key_of, make_result
-from tests.integration.served import served
 from worker.coordinator_client import Connection, CoordinatorClient
 from worker.final_models import can_keep_models, finish_staged, hand_in, stage
 from worker.training.engine import Engine as TrainingEngine
