@@ -99,6 +99,7 @@ from services.errors import (
     TokenRefused,
     WorkerDrained,
 )
+from services.folds import AllClips
 from services.search_space import first_problem
 from services.seeds import sha256_of
 
@@ -510,6 +511,7 @@ def _grant_any(session: Session, request: ClaimRequest, settings: CoordinatorSet
             StudyRow.state == StudyState.RUNNING,
             StudyRow.fingerprint.in_(request.caches),
             _planned(request.plans),
+            _kept(request.keeps_models),
             _is_open(),
             live < _workers_per_trial(),
             pending,
@@ -562,6 +564,12 @@ def _planned(plans: Sequence[ComputePlan]) -> ColumnElement[bool]:
     return or_(false(), *(and_(precision == plan.precision, compiled.is_(plan.compiled)) for plan in plans))
 
 
+def _kept(keeps_models: bool) -> ColumnElement[bool]:
+    # What is trained on all clips is of use only where the model can be kept.
+    kind = type_coerce(StudyRow.spec, JSON)["protocol", "kind"].as_string()
+    return true() if keeps_models else kind != AllClips().kind
+
+
 def _same_work(worker: WorkerRow, study: StudyRow, spec: StudySpec) -> ClaimRequest:
     """What a worker would claim that has just run a fold of this study."""
     return ClaimRequest(
@@ -569,6 +577,7 @@ def _same_work(worker: WorkerRow, study: StudyRow, spec: StudySpec) -> ClaimRequ
         study=study.name,
         caches=(study.fingerprint,),
         plans=(spec.compute,),
+        keeps_models=isinstance(spec.protocol, AllClips),
     )
 
 
@@ -653,7 +662,14 @@ def _check_named_study(session: Session, name: str, request: ClaimRequest) -> No
             "which this worker cannot read; give it the right --cache-root",
             field="caches",
         )
-    plan = parsed_spec(study).compute
+    spec = parsed_spec(study)
+    if isinstance(spec.protocol, AllClips) and not request.keeps_models:
+        raise CacheMismatch(
+            f"study {name} trains a model to keep, and this worker has no model catalogue that it can write "
+            "to; give it --models",
+            field="keeps_models",
+        )
+    plan = spec.compute
     if plan not in request.plans:
         raise PlanNotSound(
             f"study {name} computes in {plan.precision}{' compiled' if plan.compiled else ''}, which this "
@@ -771,7 +787,10 @@ _EQUAL = (
 def _scored(study: StudyRow, trial: TrialRow, split: StudyFoldRow, result: FoldResult) -> ResultRow:
     """What a result is worth; where it comes from is its caller's to say."""
     epochs = [epoch.predicted for epoch in result.epochs]
-    best, correct = scores.best_epoch(split.labels, epochs)
+    # A model is the network after its last epoch, whichever was best on the clips it was trained on.
+    first = 0 if result.model is None else len(epochs) - 1
+    best, correct = scores.best_epoch(split.labels, epochs[first:])
+    best += first
     return ResultRow(
         trial_id=trial.id,
         fold=split.fold,
@@ -843,6 +862,11 @@ def _count(
 
 
 def _check_result(result: FoldResult, split: StudyFoldRow, task: FoldTask) -> None:
+    if (result.model is not None) != task.trains_on_all:
+        what = "names no model" if task.trains_on_all else "names a model"
+        raise InvalidInput(
+            f"model: the result {what}, and the fold {task.fold_name!r} is otherwise", field="model"
+        )
     for field in ("fingerprint", "split_hash", "seed", "compute"):
         said, asked = getattr(result.provenance, field), getattr(task, field)
         if said != asked:

@@ -243,7 +243,12 @@ class CoordinatorClient:
         self._worker = worker
 
     def claim(
-        self, *, study: str | None, caches: Sequence[str], plans: Sequence[ComputePlan]
+        self,
+        *,
+        study: str | None,
+        caches: Sequence[str],
+        plans: Sequence[ComputePlan],
+        keeps_models: bool = False,
     ) -> FoldAssignment | None:
         """Ask for a fold, waiting up to `LONG_POLL_SECONDS`; None when there is nothing to do now.
 
@@ -256,6 +261,7 @@ class CoordinatorClient:
             study=study,
             caches=tuple(caches),
             plans=tuple(plans),
+            keeps_models=keeps_models,
             wait_seconds=LONG_POLL_SECONDS,
         )
         answer = self._connection.call(

@@ -7,6 +7,7 @@ import signal
 import time
 import uuid
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -27,13 +28,15 @@ from services.errors import (
     StudyOver,
     WorkerDrained,
 )
+from services.model_catalogue import StagedModel
 from services.revision import running_revision
 from worker.coordinator_client import Connection, CoordinatorClient
+from worker.final_models import can_keep_models, finish_staged, hand_in, stage
 from worker.heartbeat import HeartbeatThread
 from worker.settings import WorkerSettings
 from worker.training.device import choose_device, device_name, keep_freed_memory, make_deterministic
 from worker.training.engine import Engine
-from worker.training.fit import Progress, run_fold
+from worker.training.fit import Progress, run_fold, train_model
 from worker.training.pretrained import PretrainedModel, open_pretrained
 
 log = structlog.get_logger()
@@ -64,6 +67,7 @@ class Worker:
         self._engine = Engine(choose_device(settings.device), measurements=settings.measurements)
         self._caches: dict[str, ClipCache] = {}
         self._model: PretrainedModel | None = None
+        self._keeps_models = can_keep_models(settings.models_root)
         self._stopping = False
         self._interruptible = False
         self._failures_in_a_row = 0
@@ -108,6 +112,9 @@ class Worker:
 
     def _work(self, client: CoordinatorClient) -> NoReturn:
         assignment: FoldAssignment | None = None
+        if self._settings.models_root is not None and self._keeps_models:
+            with self._interrupts():
+                finish_staged(client, self._settings.models_root)
         while True:
             if self._stopping:
                 raise Terminated
@@ -116,7 +123,10 @@ class Worker:
                 # A claim whose reply came too late was answered with a lease that has lapsed: claim again.
                 with self._interrupts(), contextlib.suppress(LeaseSuperseded):
                     assignment = client.claim(
-                        study=self._settings.study, caches=self._fingerprints(), plans=self._engine.plans
+                        study=self._settings.study,
+                        caches=self._fingerprints(),
+                        plans=self._engine.plans,
+                        keeps_models=self._keeps_models,
                     )
                 continue
             assignment = self._run_one(client, assignment)
@@ -132,7 +142,7 @@ class Worker:
             log.info("trial_started", **where, **assignment.hyperparameters.model_dump())
         try:
             with HeartbeatThread(client, lease) as heartbeat, self._interrupts():
-                result = self._train(assignment, heartbeat)
+                result, staged = self._train(assignment, heartbeat)
         except Terminated:
             self._release(client, lease, where)
             raise
@@ -144,7 +154,7 @@ class Worker:
             return None
         self._failures_in_a_row = 0
         try:
-            verdict = client.report(lease, result, more=not self._stopping)
+            verdict = hand_in(client, lease, result, staged, more=not self._stopping)
         except Terminated:
             log.warning("result_not_handed_in", **where, reason="the coordinator does not answer")
             raise
@@ -176,7 +186,9 @@ class Worker:
         else:
             log.info("fold_released", **where)
 
-    def _train(self, assignment: FoldAssignment, heartbeat: HeartbeatThread) -> FoldResult:
+    def _train(
+        self, assignment: FoldAssignment, heartbeat: HeartbeatThread
+    ) -> tuple[FoldResult, StagedModel | None]:
         cache = self._open(assignment)
         last_line = time.monotonic()
         loss: float | None = None
@@ -203,25 +215,30 @@ class Worker:
                     loss=None if loss is None else round(loss, 4),
                 )
 
-        return run_fold(
-            assignment,
-            cache,
-            self._engine,
-            revision=running_revision(),
-            on_step=on_step,
-            pretrained=self._pretrained(assignment.training.pretrained),
+        pretrained = self._pretrained(assignment.training.pretrained)
+        revision = running_revision()
+        if not assignment.trains_on_all:
+            result = run_fold(
+                assignment, cache, self._engine, revision=revision, on_step=on_step, pretrained=pretrained
+            )
+            return result, None
+        root = self._models_root()
+        result, state = train_model(
+            assignment, cache, self._engine, revision=revision, on_step=on_step, pretrained=pretrained
         )
+        return stage(root, assignment, cache, result, state)
 
     def _pretrained(self, model_id: str | None) -> PretrainedModel | None:
         if model_id is None:
             return None
-        if self._settings.models_root is None:
-            raise NotFound(
-                "this worker has no model catalogue; start it with --models", field="training.pretrained"
-            )
         if self._model is None or self._model.card.id != model_id:
-            self._model = open_pretrained(self._settings.models_root, model_id)
+            self._model = open_pretrained(self._models_root(), model_id)
         return self._model
+
+    def _models_root(self) -> Path:
+        if self._settings.models_root is None:
+            raise NotFound("this worker has no model catalogue; start it with --models", field="models")
+        return self._settings.models_root
 
     def _report_failure(self, client: CoordinatorClient, assignment: FoldAssignment, error: Exception) -> None:
         # The configuration is at fault where the network cannot be built or trained; files and devices
