@@ -8,7 +8,8 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/* \
  && groupadd --gid 10001 foldwise \
  && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp foldwise
-ENV PATH=/opt/foldwise/bin:/usr/bin:/bin \
+ENV PATH=/foldwise/bin:/opt/foldwise/bin:/usr/bin:/bin \
+    PYTHONPATH=/foldwise \
     FOLDWISE_IMAGE_USER=10001 \
     HOME=/tmp \
     PYTHONUNBUFFERED=1 \
@@ -24,27 +25,31 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/* \
  && python3 -m venv /opt/foldwise
 WORKDIR /source
+# What foldwise needs, without foldwise: a layer that a new version leaves as it is.
 COPY pyproject.toml constraints.txt README.md ./
+COPY images/install images/install
+
+FROM build AS coordinator-needs
+RUN images/install coordinator
+FROM build AS worker-needs
+RUN images/install worker
+FROM build AS preprocessing-needs
+RUN images/install preprocessing
+FROM build AS dashboard-needs
+RUN images/install dashboard
+
+FROM build AS foldwise
 COPY services services
 COPY coordinator coordinator
 COPY worker worker
 COPY preprocessing preprocessing
 COPY k8s k8s
 COPY cli cli
-# pip has done its work then, and nothing in an image installs anything.
-COPY images/install images/install
-
-FROM build AS coordinator-build
-RUN images/install coordinator
-FROM build AS worker-build
-RUN images/install worker
-FROM build AS preprocessing-build
-RUN images/install preprocessing
-FROM build AS dashboard-build
-RUN images/install dashboard
+RUN images/install
 
 FROM runtime AS coordinator
-COPY --from=coordinator-build /opt/foldwise /opt/foldwise
+COPY --from=coordinator-needs /opt/foldwise /opt/foldwise
+COPY --from=foldwise /foldwise /foldwise
 ARG REVISION=
 ENV FOLDWISE_REVISION=${REVISION}
 
@@ -57,16 +62,19 @@ RUN if [ -n "${COMPILER}" ]; then apt-get update \
  && apt-get install --yes --no-install-recommends ${COMPILER} \
  && rm -rf /var/lib/apt/lists/*; fi
 USER 10001:10001
-COPY --from=worker-build /opt/foldwise /opt/foldwise
+COPY --from=worker-needs /opt/foldwise /opt/foldwise
+COPY --from=foldwise /foldwise /foldwise
 ARG REVISION=
 ENV FOLDWISE_REVISION=${REVISION}
 
 FROM runtime AS preprocessing
-COPY --from=preprocessing-build /opt/foldwise /opt/foldwise
+COPY --from=preprocessing-needs /opt/foldwise /opt/foldwise
+COPY --from=foldwise /foldwise /foldwise
 ARG REVISION=
 ENV FOLDWISE_REVISION=${REVISION}
 
 FROM runtime AS dashboard
-COPY --from=dashboard-build /opt/foldwise /opt/foldwise
+COPY --from=dashboard-needs /opt/foldwise /opt/foldwise
+COPY --from=foldwise /foldwise /foldwise
 ARG REVISION=
 ENV FOLDWISE_REVISION=${REVISION}

@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN_IN_PARALLEL ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-long chaos mutants check chart control-plane images format bench clean
+.PHONY: help venv demo test test-long test-cluster chaos mutants check chart control-plane images format bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -21,10 +21,13 @@ demo: venv  ## synthetic faces through every process, in about five minutes; ARG
 	$(BIN)/foldwise demo $(ARGS)
 
 test: venv  ## the default tests, under 8 minutes on 2 cores
-	$(BIN)/pytest -n $(RUN_IN_PARALLEL) -m "not long" tests
+	$(BIN)/pytest -n $(RUN_IN_PARALLEL) -m "not long and not cluster" tests
 
 test-long: venv  ## what takes long
 	$(BIN)/pytest -m long tests
+
+test-cluster: venv  ## helm install, studies and every fault on a real Kubernetes: KUBECONFIG's, or one that it starts
+	tests/cluster/run
 
 SEEDS ?= 20
 chaos: venv  ## kill processes and databases under load, SEEDS=20 times, and count what is lost
@@ -43,7 +46,7 @@ chart: venv  ## make the chart's values.schema.json and table of values anew
 	$(BIN)/python -m helm.generate
 
 control-plane:  ## build the Kubernetes that tests/cluster runs on, with Go; etcd comes from your system
-	tests/cluster/build-control-plane
+	tests/cluster/build-kubernetes control-plane
 
 images:  ## the four images, with docker, podman or buildah; see docs/kubernetes.md
 	images/build

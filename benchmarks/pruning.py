@@ -23,11 +23,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from bisect import insort
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
@@ -38,24 +37,10 @@ from rich.table import Table
 
 from benchmarks.searches import RECORDED, Search, read_search, record_search, shuffled, simulate
 from cli.study_commands import reach
-from coordinator.fold_order import LEARNT_FROM, hardest_first
-from coordinator.pruning import FoldTable, MedianTrial, TrialProgress, decide, running_accuracy
-from services.contracts import PruneDecision, StudySpec
+from coordinator.pruning_replay import accuracy_of, replay
+from services.contracts import StudySpec
 
 Order = Literal["fixed", "hardest_first"]
-Folds = Sequence[tuple[int, int]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Replay:
-    """What became of a search's trials."""
-
-    folds: Sequence[int]
-    """How many each trial ran."""
-
-    pruned: dict[int, PruneDecision]
-    named: int
-    """The trial that the study calls its best."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +88,7 @@ def _searches(repeats: int, trials: int) -> Iterator[Search]:
 
 def measure(search: Search) -> dict[str, Outcome]:
     """Every rule on one search."""
-    values = [_value(folds) for folds in search.trials]
+    values = [accuracy_of(folds) for folds in search.trials]
     best = max(values)
     outcomes = {}
     for name, order, rules in _variants(search, values):
@@ -146,97 +131,6 @@ def _variants(search: Search, values: Sequence[float]) -> Iterator[tuple[str, Or
         yield f"median, {name}, fixed", "fixed", [{**median, **setting}]
     for factor in (2.0, 3.0):
         yield f"paired, {factor} SE, fixed", "fixed", [{**paired, "standard_errors": factor}]
-
-
-def replay(spec: StudySpec, trials: Sequence[Folds]) -> Replay:
-    """Run a search's trials one after the other, as a coordinator with one worker does.
-
-    Args:
-        spec: a study with these rules, this protocol and fold order.
-        trials: (correct, clips) of every fold of each trial, by index.
-    """
-    by_index = _Complete(range(len(trials[0])))
-    learnt: _Complete | None = None
-    ran, pruned, errors = [], {}, []
-    for number, folds in enumerate(trials):
-        complete = learnt or by_index
-        judged = spec.fold_order == "fixed" or learnt is not None
-        along = [folds[index] for index in complete.order]
-        done, decision = _run(spec, along, complete) if judged else (len(along), None)
-        ran.append(done)
-        errors.append(sum(clips - correct for correct, clips in along[:done]))
-        if decision is not None:
-            pruned[number] = decision
-            continue
-        complete.add(number, along)
-        if not judged and len(complete.trials) == LEARNT_FROM:
-            learnt = _Complete(hardest_first([complete.trials[n] for n in sorted(complete.trials)]))
-    return Replay(folds=ran, pruned=pruned, named=_named(trials, pruned, errors))
-
-
-def _run(spec: StudySpec, folds: Folds, complete: _Complete) -> tuple[int, PruneDecision | None]:
-    clips_total = sum(clips for _, clips in folds)
-    correct = clips_done = 0
-    table = complete.table()
-    for done in range(1, len(folds)):
-        correct += folds[done - 1][0]
-        clips_done += folds[done - 1][1]
-        progress = TrialProgress(
-            fold=complete.order[done - 1],
-            order=complete.order,
-            prefix=folds[:done],
-            correct=correct,
-            clips_done=clips_done,
-            clips_total=clips_total,
-        )
-        decision = decide(spec, progress, table)
-        if decision is not None:
-            return done, decision
-    return len(folds), None
-
-
-def _named(trials: Sequence[Folds], pruned: dict[int, PruneDecision], errors: Sequence[int]) -> int:
-    complete = [number for number in range(len(trials)) if number not in pruned]
-    if complete:
-        return max(complete, key=lambda number: (_value(trials[number]), -number))
-    return min(range(len(trials)), key=lambda number: (errors[number], number))
-
-
-@dataclass
-class _Complete:
-    """The complete trials of one order of folds."""
-
-    order: Sequence[int]
-    trials: dict[int, Folds] = field(default_factory=dict)
-    _at_step: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
-    _by_value: list[tuple[float, int]] = field(default_factory=list)
-
-    def add(self, number: int, folds: Folds) -> None:
-        self.trials[number] = folds
-        for step, accuracy in enumerate(running_accuracy(folds), start=1):
-            self._at_step[step].append(accuracy)
-        insort(self._by_value, (_value(folds), number))
-
-    def table(self) -> FoldTable:
-        return FoldTable(
-            complete_at_step=self._at_step.__getitem__,
-            median_trial=self._median_trial,
-            confusion=_no_confusion,
-        )
-
-    def _median_trial(self) -> MedianTrial | None:
-        if not self._by_value:
-            return None
-        _, number = self._by_value[(len(self._by_value) - 1) // 2]
-        return MedianTrial(number=number, complete_trials=len(self._by_value), folds=self.trials[number])
-
-
-def _no_confusion() -> Any:
-    raise TypeError("a fold table has correct clips, no confusion; UAR and UF1 cannot be replayed")
-
-
-def _value(folds: Folds) -> float:
-    return sum(correct for correct, _ in folds) / sum(clips for _, clips in folds)
 
 
 def _summary(rules: dict[str, list[Outcome]]) -> dict[str, dict[str, float]]:

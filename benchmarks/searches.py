@@ -1,14 +1,7 @@
 """Searches with every fold of every trial run, to ask afterwards what pruning them would have done.
 
-Simulated ones have the shape of CK+: 118 subjects with 327 clips (how many have 1 to 6 is known). A clip of
-subject s is right in trial t with probability sigmoid(skill_t + ease_s + fit_ts), drawn anew in each search:
-
-    skill_t   normal around 3.5, deviation 0.5: how good a configuration is. In a rising search it grows by 1
-              from the first to the last trial, as with a sampler that learns.
-    ease_s    normal around 0, deviation 1.5: how easy a subject is, the same for all trials
-    fit_ts    normal around 0, deviation 0.7: how well the configuration suits the subject
-
-That gives trials of 92 % on the average, and a best of 60 near the paper's 97.5 %.
+Simulated ones (`coordinator.pruning_replay.simulated_trials`) have the shape of CK+: 118 subjects with 327
+clips (how many have 1 to 6 is known). In a rising search skill grows by 1 from the first to the last trial.
 
 Recorded ones are files in `recorded_searches`, made by `python -m benchmarks.pruning --record STUDY`: a line of
 JSON that says what the study was, then CSV.
@@ -26,17 +19,16 @@ from typing import Any
 import numpy as np
 from pydantic import TypeAdapter
 
+from cli.dataset_shape import CKPLUS_SUBJECTS
 from cli.study_client import StudyClient
+from coordinator.pruning_replay import simulated_trials
 from services.contracts import FoldState, TrialState
 from services.errors import Conflict
-from services.folds import KFold, LeaveOneSubjectOut, Protocol
+from services.folds import AllClips, KFold, LeaveOneSubjectOut, Protocol
 
 RECORDED = Path(__file__).parent / "recorded_searches"
-CKPLUS_SUBJECTS = {1: 21, 2: 22, 3: 47, 4: 20, 5: 7, 6: 1}
-"""How many subjects of CK+ have so many labelled sequences."""
-
 _COLUMNS = ("trial", "fold", "correct", "clips")
-_PROTOCOL: TypeAdapter[LeaveOneSubjectOut | KFold] = TypeAdapter(Protocol)
+_PROTOCOL: TypeAdapter[LeaveOneSubjectOut | KFold | AllClips] = TypeAdapter(Protocol)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +36,7 @@ class Search:
     """The trials of a search as they are when nothing is pruned."""
 
     name: str
-    protocol: LeaveOneSubjectOut | KFold
+    protocol: LeaveOneSubjectOut | KFold | AllClips
     trials: Sequence[Sequence[tuple[int, int]]]
     """For each trial (correct, clips) of every fold, by index."""
 
@@ -59,21 +51,14 @@ def simulate(name: str, *, folds: int | None, rise: float, trials: int, seed: in
         trials: how many.
         seed: of the dataset and of the trials.
     """
-    rng = np.random.default_rng(seed)
     clips = np.repeat(list(CKPLUS_SUBJECTS), list(CKPLUS_SUBJECTS.values()))
+    rng = np.random.default_rng(seed)
     rng.shuffle(clips)
-    ease = rng.normal(0, 1.5, len(clips))
-    skill = rng.normal(3.5, 0.5, trials) + np.linspace(0, rise, trials)
-    logits = skill[:, None] + ease + rng.normal(0, 0.7, (trials, len(clips)))
-    correct = rng.binomial(clips, 1 / (1 + np.exp(-logits)))
-    if folds is not None:
-        fold_of = np.arange(len(clips)) % folds
-        correct = np.stack([correct[:, fold_of == fold].sum(axis=1) for fold in range(folds)], axis=1)
-        clips = np.array([clips[fold_of == fold].sum() for fold in range(folds)])
+    fold_of = np.arange(len(clips)) % (folds or len(clips))
     return Search(
         name=name,
         protocol=LeaveOneSubjectOut() if folds is None else KFold(k=folds),
-        trials=[list(zip(row, clips.tolist(), strict=True)) for row in correct.tolist()],
+        trials=simulated_trials(clips.tolist(), fold_of.tolist(), trials=trials, rng=rng, rise=rise),
     )
 
 

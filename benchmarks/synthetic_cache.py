@@ -22,6 +22,7 @@ def synthetic_cache(
     clips_per_subject: int = len(CLASSES),
     classes: Sequence[str] = CLASSES,
     difficulty: float = 0.5,
+    fade: float = 0.0,
     seed: int = 0,
 ) -> ClipCache:
     """Faces of seven emotions or of these `classes`, as a CK+ tree and through preprocessing.
@@ -31,7 +32,13 @@ def synthetic_cache(
     """
     tree = folder / "tree"
     write_ckplus_tree(
-        tree, subjects=subjects, clips_per_class=1, seed=seed, difficulty=difficulty, progress=lambda *_: None
+        tree,
+        subjects=subjects,
+        clips_per_class=1,
+        seed=seed,
+        difficulty=difficulty,
+        fade=fade,
+        progress=lambda *_: None,
     )
     _keep(tree, clips_per_subject, classes)
     outcome = preprocess(

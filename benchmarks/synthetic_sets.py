@@ -1,12 +1,13 @@
 """Whether the synthetic sets are good for what they are for: faces are found, and time tells more than a frame.
 
-    python -m benchmarks.synthetic_sets [--subjects 24] [--difficulty 0.5] [--width 8] [--frame-size 48]
+    python -m benchmarks.synthetic_sets [--subjects 24] [--difficulty 0.5] [--fade 0.8] [--seeds 2]
 
 First each layout and colour is drawn at three difficulties, and every detector looks at every frame. Then one
 network is trained twice on the same folds, seeds and settings: on the clips, and on clips whose every frame is
 their last, so that all it can learn from is the last frame. Accuracy is pooled over the folds of a
 subject-independent cross-validation and is the mean of the last four epochs: no epoch is picked by the clips it
-is tested on, and one alone is much chance with so few steps.
+is tested on, and one alone is much chance with so few steps. Seeds are of the networks and of what they are
+trained with; the set is the same.
 
 The last line is JSON:
     faces_found             share of frames with exactly one face found, in the worst set and detector;
@@ -16,7 +17,8 @@ The last line is JSON:
     accuracy_last_frame     of the one that sees their last frames
     clips, chance           clips tested; the accuracy of guessing
     folds_3d, folds_last_frame  accuracies of the folds
-    subjects, difficulty, width, frame_size, epochs, folds, seeds, processes, networks_only  as asked for
+    subjects, difficulty, fade, width, frame_size, batch_size, epochs, folds, seeds, processes, networks_only
+                            as asked for
     seconds                 it took
 """
 
@@ -82,27 +84,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--subjects", type=int, default=24)
     parser.add_argument("--difficulty", type=float, default=0.5)
-    parser.add_argument("--width", type=int, default=8)
-    parser.add_argument("--frame-size", type=int, default=48)
-    parser.add_argument("--epochs", type=int, default=16)
+    parser.add_argument("--fade", type=float, default=0.8)
+    parser.add_argument("--width", type=int, default=6)
+    parser.add_argument("--frame-size", type=int, default=32)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--folds", type=int, default=3)
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--networks-only", action="store_true", help="do not look for faces")
     arguments = parser.parse_args()
     console = Console()
     started = time.monotonic()
-    shares, frames = ([], 0) if arguments.networks_only else look_at_faces(console)
+    shares, frames = ([], 0) if arguments.networks_only else look_at_faces(console, arguments.fade)
     with tempfile.TemporaryDirectory() as folder:
         whole = synthetic_cache(
             Path(folder),
             subjects=arguments.subjects,
             frame_size=arguments.frame_size,
             difficulty=arguments.difficulty,
+            fade=arguments.fade,
         )
         settings = TrainingSettings(
             width=arguments.width,
             frame_size=arguments.frame_size,
+            batch_size=arguments.batch_size,
             epochs=arguments.epochs,
             learning_rate=1e-3,
             augmentation=Augmentation(counts={ANY_CLASS: AugmentationCounts(flip=1, rotation=1)}),
@@ -135,14 +141,20 @@ def main() -> None:
     )
 
 
-def look_at_faces(console: Console) -> tuple[list[float], int]:
+def look_at_faces(console: Console, fade: float) -> tuple[list[float], int]:
     """For each set and detector the share of frames with one face, and the number of frames."""
     shares, total = [], 0
     detectors = [make() for make in DETECTORS.values()]
     for (layout, colour), difficulty in product(SETS, DIFFICULTIES):
         with tempfile.TemporaryDirectory() as folder:
             write_synthetic_tree(
-                Path(folder), layout=layout, colour=colour, difficulty=difficulty, subjects=LOOKED_AT, seed=1
+                Path(folder),
+                layout=layout,
+                colour=colour,
+                difficulty=difficulty,
+                fade=fade,
+                subjects=LOOKED_AT,
+                seed=1,
             )
             paths = [p for one in read_dataset(layout, Path(folder)).sequences for p in one.frames]
             images = [np.asarray(cv2.imread(str(path)), np.uint8) for path in paths]

@@ -216,6 +216,9 @@ def _read_settings(path: Path, context: typer.Context) -> dict[str, Any]:
             f"{path} sets {unknown[0]!r}, which is no option; use: {', '.join(sorted(map(str, known)))}",
             field=unknown[0],
         )
+    # Several in one text, as in the environment.
+    if isinstance(several := values.get("reader_settings"), str):
+        values["reader_settings"] = several.split()
     return values
 
 

@@ -9,12 +9,13 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import optuna
 import optuna_dashboard
+from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from cli.ports import bind
 from cli.state import StateFolder
 from cli.token_door import TokenDoor
-from coordinator.store.database import with_driver
+from coordinator.store.database import CONNECT_ARGS, connect, with_driver
 from services.errors import InvalidInput, NotFound, Unavailable
 
 TABLES_SECONDS = 600.0
@@ -67,7 +68,7 @@ def serve_behind_tokens(database_url: str | None, coordinator_url: str | None, h
         )
     listener = bind(host, port)
     listener.close()
-    storage = _wait_for_tables(database_url)
+    storage = wait_for_tables(database_url)
     door = TokenDoor(optuna_dashboard.wsgi(storage), coordinator_url)
     with (
         contextlib.closing(door),
@@ -75,6 +76,30 @@ def serve_behind_tokens(database_url: str | None, coordinator_url: str | None, h
     ):
         print(f"Optuna's dashboard on {host}:{server.server_port}, behind tokens", flush=True)
         server.serve_forever()
+
+
+def wait_for_tables(database_url: str) -> optuna.storages.RDBStorage:
+    """Optuna's view of a database, to be read only; waits for the tables that a migration makes.
+
+    Raises:
+        Unavailable: they are not there after `TABLES_SECONDS`.
+    """
+    deadline = time.monotonic() + TABLES_SECONDS
+    engine = connect(database_url)
+    try:
+        while True:
+            try:
+                with engine.connect() as connection:
+                    connection.execute(text("SELECT version_info_id FROM version_info"))
+                return _read_only(database_url)
+            except SQLAlchemyError as error:
+                if time.monotonic() > deadline:
+                    raise Unavailable(
+                        f"Optuna's tables cannot be read: {str(error).splitlines()[0]}; run `foldwise migrate`"
+                    ) from error
+            time.sleep(1.0)
+    finally:
+        engine.dispose()
 
 
 class _Server(ThreadingMixIn, WSGIServer):
@@ -86,19 +111,6 @@ class _Quiet(WSGIRequestHandler):
         """Say nothing: paths name studies."""
 
 
-def _wait_for_tables(database_url: str) -> optuna.storages.RDBStorage:
-    deadline = time.monotonic() + TABLES_SECONDS
-    while True:
-        try:
-            return _read_only(database_url)
-        except SQLAlchemyError as error:
-            if time.monotonic() > deadline:
-                raise Unavailable(
-                    f"Optuna's tables cannot be read: {str(error).splitlines()[0]}; run `foldwise migrate`"
-                ) from error
-            time.sleep(1.0)
-
-
 def _read_only(database_url: str) -> optuna.storages.RDBStorage:
     return optuna.storages.RDBStorage(
         with_driver(database_url),
@@ -106,6 +118,9 @@ def _read_only(database_url: str) -> optuna.storages.RDBStorage:
         skip_table_creation=True,
         engine_kwargs={
             "pool_pre_ping": True,
-            "connect_args": {"options": "-c default_transaction_read_only=on"},
+            "connect_args": {
+                **CONNECT_ARGS,
+                "options": f"{CONNECT_ARGS['options']} -c default_transaction_read_only=on",
+            },
         },
     )

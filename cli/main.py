@@ -16,7 +16,15 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from cli import cache_commands, study_life, token_commands, worker_commands
+from cli import (
+    cache_commands,
+    model_commands,
+    plan_command,
+    result_commands,
+    study_life,
+    token_commands,
+    worker_commands,
+)
 from cli.cluster_access import Place, chosen
 from cli.state import StateFolder, default_state
 from services.errors import EXIT_FAILURE, EXIT_TRY_AGAIN, FoldwiseError, InvalidInput
@@ -96,6 +104,10 @@ def synth(
     ] = 1,
     seed: Annotated[int, typer.Option(help="The same seed draws the same faces.")] = 0,
     difficulty: Annotated[float, typer.Option(help="0 is easy, 1 is hard.")] = 0.5,
+    fade: Annotated[
+        float,
+        typer.Option(help="How far expressions are gone again by the last frame: 0 at their peak, 1 gone."),
+    ] = 0.0,
     colour: Annotated[
         bool | None, typer.Option("--colour/--gray", help="Default: gray for ckplus, colour for oulu-casia.")
     ] = None,
@@ -113,6 +125,7 @@ def synth(
             clips_per_class=clips_per_class,
             seed=seed,
             difficulty=difficulty,
+            fade=fade,
             colour=colour,
             progress=progress,
         )
@@ -281,6 +294,61 @@ def worker(
     os._exit(code)
 
 
+app.command(epilog="Example: foldwise plan --preset ckplus-loso --gpu H200")(plan_command.plan)
+
+
+@app.command("train-final", epilog="Example: foldwise train-final first")
+def train_final(
+    study: Annotated[str, typer.Argument(help="Name of the study.")],
+    trial: Annotated[
+        int | None, typer.Option(min=0, help="Number of a complete trial; default: the best.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="What the model's id starts with; default: STUDY-final.")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow it until the model is there.")] = True,
+    url: Annotated[
+        str | None, typer.Option(envvar="FOLDWISE_URL", help="Coordinator; the token is FOLDWISE_TOKEN.")
+    ] = None,
+    state: State = None,
+    json: Json = False,
+) -> None:
+    """Train a study's best configuration on all its clips, by a worker, and keep it as a model."""
+    from pydantic import ValidationError
+
+    from cli.study_commands import reach
+    from cli.train_final import start_final, wait_for_model
+    from services.contracts import TrainFinal
+    from services.search_space import first_problem
+
+    try:
+        wanted = TrainFinal(name=name, trial=trial)
+    except ValidationError as error:
+        raise InvalidInput(first_problem(error)) from error
+    console = _console(json)
+    with reach(url, state) as client:
+        final = start_final(client, study, wanted)
+        before = final.spec.cross_validated
+        if before is not None:
+            console.print(
+                f"trial {before.trial} of {study}: {before.accuracy:.2%} cross-validated; now all "
+                f"{final.clips} clips, {final.spec.training.epochs} epochs (the median of its folds' best)",
+                highlight=False,
+                soft_wrap=True,
+            )
+        if not wait:
+            print(final.model_dump_json() if json else f"follow it with: foldwise study watch {final.name}")
+            return
+        model = wait_for_model(client, final.name, console)
+    console.print(f"model {model.id} is in the catalogue", highlight=False)
+    if json:
+        print(model.model_dump_json())
+
+
+app.command(epilog="Example: foldwise export first-final --onnx first.onnx")(model_commands.export)
+app.command(epilog="Example: foldwise predict first-final a.mp4 --video labelled.mp4")(model_commands.predict)
+
+
 @app.command(epilog="Example: foldwise pretrain --name oulu --preset oulu-10fold --parameter temporal_size=3")
 def pretrain(
     name: Annotated[str, typer.Option(help="What the model's id starts with.")],
@@ -321,6 +389,13 @@ def pretrain(
     console.print(f"start a study from it with: --set training.pretrained={card.id}", highlight=False)
     if json:
         print(card.model_dump_json())
+
+
+app.command(epilog="Example: foldwise report first -o first-report")(result_commands.report)
+app.command(
+    epilog="Example: foldwise compare c1=ckplus-loso c2=oulu-10fold --preset ckplus-10fold --name table-4"
+)(result_commands.compare)
+app.command(epilog="Example: foldwise confirm first --top 3 --seeds 5")(result_commands.confirm)
 
 
 @app.command(epilog="Example: foldwise replay demo 7 0")

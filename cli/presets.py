@@ -18,6 +18,8 @@ from services.search_space import SearchSpace, paper_space
 
 PAPER_TRIALS = 800
 PAPER_THRESHOLD = 0.965
+DEMO_SUBJECTS = 10
+"""Synthetic people, each with one clip of each of seven emotions."""
 
 CKPLUS_AUGMENTATION = Augmentation(
     counts={

@@ -9,13 +9,16 @@ from typing import Any
 from cli.study_commands import read_value
 from services.clip_cache import cache_folder, find_cache, open_cache
 from services.contracts import FoldTask, StudySpec, configure
-from services.errors import FoldwiseError, InvalidInput
-from services.model_catalogue import ModelCard, add_model
+from services.errors import InvalidInput
+from services.folds import AllClips, make_folds, split_hash
+from services.model_card import ModelCard, describe
+from services.model_catalogue import add_model
+from services.revision import running_revision
 from services.search_space import PARAMETERS, check_value
 from services.seeds import derive_seed
 from worker.training.device import choose_device, keep_freed_memory
 from worker.training.engine import Engine
-from worker.training.fit import Progress, train_on_all
+from worker.training.fit import Progress, train_model
 from worker.training.pretrained import pack
 
 
@@ -65,10 +68,11 @@ def pretrain(
 
     Raises:
         CacheMismatch: no such cache, or its clips have another size.
-        InvalidInput: the settings do not fit.
-        FoldwiseError: the loss was not finite in the end.
+        InvalidInput: the settings do not fit, or the loss was not finite.
     """
     manifest = find_cache(cache_root, spec.cache)
+    cache = open_cache(cache_folder(cache_root, manifest.dataset, manifest.fingerprint))
+    folds = make_folds(cache.clips(), AllClips())
     hyperparameters, training = configure(dict(parameters), spec.training)
     chosen = choose_device(device)
     if chosen.type == "cpu":
@@ -77,7 +81,7 @@ def pretrain(
         study=name,
         trial=0,
         fold=0,
-        fold_name="all clips",
+        fold_name=folds[0].name,
         folds=1,
         hyperparameters=hyperparameters,
         training=training,
@@ -86,29 +90,13 @@ def pretrain(
         dataset=manifest.dataset,
         fingerprint=manifest.fingerprint,
         classes=manifest.classes,
-        test_clips=(),
-        split_hash="",
+        test_clips=folds[0].test_clips,
+        split_hash=split_hash(folds),
         seed=derive_seed("pretrain", spec.seed, hyperparameters.model_dump(mode="json"), manifest.fingerprint),
         study_seed=spec.seed,
+        trains_on_all=True,
     )
-    cache = open_cache(cache_folder(cache_root, manifest.dataset, manifest.fingerprint))
-    state, loss = train_on_all(task, cache, Engine(chosen), on_step=on_step)
-    if loss is None:
-        raise FoldwiseError(
-            "the loss is not finite; lower training.learning_rate", field="training.learning_rate"
-        )
-    return add_model(
-        models_root,
-        name,
-        pack(state),
-        {
-            "dataset": manifest.dataset,
-            "fingerprint": manifest.fingerprint,
-            "classes": manifest.classes,
-            "clips": manifest.clips,
-            "hyperparameters": hyperparameters,
-            "training": training,
-            "seed": spec.seed,
-            "loss": loss,
-        },
-    )
+    result, state = train_model(task, cache, Engine(chosen), revision=running_revision(), on_step=on_step)
+    label_of = {clip.clip_id: clip.label for clip in cache.clips()}
+    labels = tuple(label_of[clip_id] for clip_id in task.test_clips)
+    return add_model(models_root, name, pack(state), describe(task, manifest, labels, result))

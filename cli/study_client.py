@@ -15,17 +15,21 @@ from services.contracts import (
     Enqueued,
     FoldRecord,
     FoldView,
+    ImportanceView,
     NewToken,
+    SplitView,
     StudySpec,
     StudyView,
     StudyWorkersView,
     TokenSpec,
     TokenView,
+    TrainFinal,
+    TrialCost,
     TrialView,
     WorkerCount,
     WorkerView,
 )
-from services.model_catalogue import ModelCard
+from services.model_card import ModelCard
 from services.search_space import ParameterValue
 from worker.coordinator_client import Connection, parse
 
@@ -100,6 +104,11 @@ class StudyClient:
         path = f"/studies/{quote(name, safe='')}/clone"
         return parse(StudyView, self._connection.call("POST", path, body=clone))
 
+    def train_final(self, name: str, wanted: TrainFinal) -> StudyView:
+        """Create the study that trains a study's best configuration, or another, on all clips."""
+        path = f"/studies/{quote(name, safe='')}/final"
+        return parse(StudyView, self._connection.call("POST", path, body=wanted))
+
     def export(self, name: str, file: IO[bytes]) -> None:
         """Write a study to a file as JSON lines."""
         self._connection.download(f"/studies/{quote(name, safe='')}/export", file)
@@ -140,6 +149,25 @@ class StudyClient:
         return parse(
             ConfusionView,
             self._connection.call("GET", f"/studies/{quote(name, safe='')}/trials/{number}/confusion"),
+        )
+
+    def split(self, name: str) -> SplitView:
+        """Which clips each fold of a study tests, with their subjects and true classes."""
+        return parse(SplitView, self._connection.call("GET", f"/studies/{quote(name, safe='')}/split"))
+
+    def costs(self, name: str) -> list[TrialCost]:
+        """What each trial of a study took, all pages."""
+        costs: list[TrialCost] = []
+        params = {"after": -1}
+        while page := self._connection.call("GET", f"/studies/{quote(name, safe='')}/costs", params=params):
+            costs += [parse(TrialCost, item) for item in page]
+            params = {"after": costs[-1].number}
+        return costs
+
+    def importance(self, name: str) -> ImportanceView:
+        """How much each parameter of a study mattered."""
+        return parse(
+            ImportanceView, self._connection.call("GET", f"/studies/{quote(name, safe='')}/importance")
         )
 
     def datasets(self) -> list[DatasetView]:

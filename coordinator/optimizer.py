@@ -26,6 +26,7 @@ from optuna.trial import TrialState as OptunaState
 from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 
+from coordinator.store.database import CONNECT_ARGS
 from services.contracts import GridSampler, StudySpec, TpeSampler, TrialState
 from services.grid import configuration, grid_axes, grid_size, shuffled
 from services.search_space import ParameterValue, Range, SearchSpace, TunableSettings
@@ -208,7 +209,13 @@ class OptunaProjection:
     def __init__(self, database_url: str) -> None:
         """Create Optuna's tables where they are missing."""
         self._storage = optuna.storages.RDBStorage(
-            database_url, engine_kwargs={"pool_size": 1, "max_overflow": 2, "pool_pre_ping": True}
+            database_url,
+            engine_kwargs={
+                "pool_size": 1,
+                "max_overflow": 2,
+                "pool_pre_ping": True,
+                "connect_args": CONNECT_ARGS,
+            },
         )
         self._studies: dict[str, optuna.Study] = {}
         # Optuna has no word for it.

@@ -40,7 +40,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import Session, aliased, defer, load_only
 
 from coordinator import fold_order, pruning
 from coordinator.events import tell
@@ -99,6 +99,7 @@ from services.errors import (
     TokenRefused,
     WorkerDrained,
 )
+from services.folds import AllClips
 from services.search_space import first_problem
 from services.seeds import sha256_of
 
@@ -510,6 +511,7 @@ def _grant_any(session: Session, request: ClaimRequest, settings: CoordinatorSet
             StudyRow.state == StudyState.RUNNING,
             StudyRow.fingerprint.in_(request.caches),
             _planned(request.plans),
+            _kept(request.keeps_models),
             _is_open(),
             live < _workers_per_trial(),
             pending,
@@ -562,6 +564,12 @@ def _planned(plans: Sequence[ComputePlan]) -> ColumnElement[bool]:
     return or_(false(), *(and_(precision == plan.precision, compiled.is_(plan.compiled)) for plan in plans))
 
 
+def _kept(keeps_models: bool) -> ColumnElement[bool]:
+    # What is trained on all clips is of use only where the model can be kept.
+    kind = type_coerce(StudyRow.spec, JSON)["protocol", "kind"].as_string()
+    return true() if keeps_models else kind != AllClips().kind
+
+
 def _same_work(worker: WorkerRow, study: StudyRow, spec: StudySpec) -> ClaimRequest:
     """What a worker would claim that has just run a fold of this study."""
     return ClaimRequest(
@@ -569,6 +577,7 @@ def _same_work(worker: WorkerRow, study: StudyRow, spec: StudySpec) -> ClaimRequ
         study=study.name,
         caches=(study.fingerprint,),
         plans=(spec.compute,),
+        keeps_models=isinstance(spec.protocol, AllClips),
     )
 
 
@@ -653,7 +662,14 @@ def _check_named_study(session: Session, name: str, request: ClaimRequest) -> No
             "which this worker cannot read; give it the right --cache-root",
             field="caches",
         )
-    plan = parsed_spec(study).compute
+    spec = parsed_spec(study)
+    if isinstance(spec.protocol, AllClips) and not request.keeps_models:
+        raise CacheMismatch(
+            f"study {name} trains a model to keep, and this worker has no model catalogue that it can write "
+            "to; give it --models",
+            field="keeps_models",
+        )
+    plan = spec.compute
     if plan not in request.plans:
         raise PlanNotSound(
             f"study {name} computes in {plan.precision}{' compiled' if plan.compiled else ''}, which this "
@@ -728,41 +744,44 @@ def _next_fold(session: Session, study: StudyRow, spec: StudySpec, trial: TrialR
     return _NextFold(split=found[0], last_term=found[1], equal=found[2] if len(found) > 2 else None)
 
 
-_NEXT_FOLD = (
-    select(StudyFoldRow, FoldRow.term)
-    .join(FoldRow, FoldRow.fold == StudyFoldRow.fold)
-    .where(
-        StudyFoldRow.study_id == bindparam("study_id"),
-        FoldRow.trial_id == bindparam("trial_id"),
-        FoldRow.state == FoldState.PENDING,
-    )
+_next = (
+    select(FoldRow.fold, FoldRow.term)
+    .where(FoldRow.trial_id == bindparam("trial_id"), FoldRow.state == FoldState.PENDING)
     # Without an order, by index.
     .order_by(func.array_position(bindparam("order", type_=ARRAY(Integer)), FoldRow.fold), FoldRow.fold)
     .limit(1)
+    .subquery()
+)
+_NEXT_FOLD = (
+    select(StudyFoldRow, _next.c.term)
+    .join(_next, _next.c.fold == StudyFoldRow.fold)
+    .where(StudyFoldRow.study_id == bindparam("study_id"))
+)
+# Beside the one fold, not joined to all that are pending: PostgreSQL would look through all results for them.
+_equal = aliased(
+    ResultRow,
+    select(ResultRow)
+    .join(TrialRow, TrialRow.id == ResultRow.trial_id)
+    .where(
+        TrialRow.study_id == bindparam("study_id"),
+        TrialRow.parameters_hash == bindparam("parameters_hash"),
+        ResultRow.fold == _next.c.fold,
+        ResultRow.reused_from.is_(None),
+    )
+    .lateral(),
 )
 _NEXT_FOLD_AND_EQUAL = (
-    _NEXT_FOLD.add_columns(ResultRow)
-    .outerjoin(
-        ResultRow,
-        and_(
-            ResultRow.fold == FoldRow.fold,
-            ResultRow.reused_from.is_(None),
-            ResultRow.trial_id.in_(
-                select(TrialRow.id).where(
-                    TrialRow.study_id == bindparam("study_id"),
-                    TrialRow.parameters_hash == bindparam("parameters_hash"),
-                )
-            ),
-        ),
-    )
-    .order_by(ResultRow.trial_id)
+    _NEXT_FOLD.add_columns(_equal).outerjoin(_equal, true()).order_by(_equal.trial_id).limit(1)
 )
 
 
 def _scored(study: StudyRow, trial: TrialRow, split: StudyFoldRow, result: FoldResult) -> ResultRow:
     """What a result is worth; where it comes from is its caller's to say."""
     epochs = [epoch.predicted for epoch in result.epochs]
-    best, correct = scores.best_epoch(split.labels, epochs)
+    # A model is the network after its last epoch, whichever was best on the clips it was trained on.
+    first = 0 if result.model is None else len(epochs) - 1
+    best, correct = scores.best_epoch(split.labels, epochs[first:])
+    best += first
     return ResultRow(
         trial_id=trial.id,
         fold=split.fold,
@@ -834,6 +853,11 @@ def _count(
 
 
 def _check_result(result: FoldResult, split: StudyFoldRow, task: FoldTask) -> None:
+    if (result.model is not None) != task.trains_on_all:
+        what = "names no model" if task.trains_on_all else "names a model"
+        raise InvalidInput(
+            f"model: the result {what}, and the fold {task.fold_name!r} is otherwise", field="model"
+        )
     for field in ("fingerprint", "split_hash", "seed", "compute"):
         said, asked = getattr(result.provenance, field), getattr(task, field)
         if said != asked:
@@ -930,11 +954,11 @@ _Done = aliased(ResultRow)
 
 
 def _authorise(session: Session, key: LeaseKey) -> _Held:
-    trial = session.scalar(_LOCKED_BY_LEASE, {"lease_id": key.id})
-    if trial is None:
+    if session.execute(_LOCK_BY_LEASE, {"lease_id": key.id}).one_or_none() is None:
         raise NotFound(f"there is no lease {key.id}", field="lease")
     # Asked only now: before the lock was ours, others may have changed all of it.
-    lease, fold, result, study, split, worker, done = session.execute(_HELD, {"lease_id": key.id}).one()
+    held = session.execute(_HELD, {"lease_id": key.id}).one()
+    lease, trial, fold, result, study, split, worker, done = held
     if lease.term != key.term or not compare_digest(lease.secret.encode(), key.secret.encode()):
         raise TokenRefused(f"term or secret of lease {key.id} is wrong", field="lease")
     return _Held(
@@ -949,17 +973,17 @@ def _authorise(session: Session, key: LeaseKey) -> _Held:
     )
 
 
-_LOCKED_BY_LEASE = (
-    select(TrialRow)
+_LOCK_BY_LEASE = (
+    select(TrialRow.id)
     .where(
         TrialRow.id == select(LeaseRow.trial_id).where(LeaseRow.id == bindparam("lease_id")).scalar_subquery()
     )
     .with_for_update()
-    .execution_options(populate_existing=True)
 )
 _HELD = (
     select(
         LeaseRow,
+        TrialRow,
         FoldRow,
         ResultRow,
         StudyRow,
@@ -976,6 +1000,26 @@ _HELD = (
     .join(StudyFoldRow, and_(StudyFoldRow.study_id == StudyRow.id, StudyFoldRow.fold == FoldRow.fold))
     .join(WorkerRow, WorkerRow.id == LeaseRow.worker_id)
     .where(LeaseRow.id == bindparam("lease_id"))
+    # What no call on a lease asks for is not read: every column costs.
+    .options(
+        load_only(
+            LeaseRow.trial_id,
+            LeaseRow.fold,
+            LeaseRow.term,
+            LeaseRow.secret,
+            LeaseRow.worker_id,
+            LeaseRow.outcome,
+            LeaseRow.message,
+            LeaseRow.step,
+        ),
+        load_only(ResultRow.lease_id, ResultRow.sha256, ResultRow.verdict),
+        load_only(WorkerRow.name, WorkerRow.device, WorkerRow.drain),
+        defer(StudyRow.reason),
+        defer(StudyRow.created_at),
+        defer(StudyRow.started_at),
+        defer(TrialRow.created_at),
+        defer(TrialRow.ended_at),
+    )
     .execution_options(populate_existing=True)
 )
 

@@ -42,7 +42,7 @@ def create(session: Session, spec: StudySpec, cache_root: Path, models_root: Pat
     if session.scalar(select(StudyRow.id).where(StudyRow.name == spec.name)) is not None:
         raise Conflict(f"a study {spec.name!r} exists already; choose another name", field="name")
     manifest = find_cache(cache_root, spec.cache)
-    _check_cache(spec, manifest)
+    check_cache(spec, manifest)
     _check_model(spec.training.pretrained, manifest, models_root)
     # The worker hashes the arrays it trains on; here only the index is read.
     cache = open_cache(cache_folder(cache_root, manifest.dataset, manifest.fingerprint), verify=False)
@@ -186,6 +186,30 @@ def cloned_spec(session: Session, name: str, clone: Clone) -> StudySpec:
     return _checked({**changed, "name": clone.name})
 
 
+def check_cache(spec: StudySpec, manifest: CacheManifest) -> None:
+    """Refuse a cache that a study cannot be run on.
+
+    Raises:
+        CacheMismatch: its clips are of another size than the training settings say.
+        InvalidInput: the study augments a class that the cache has not.
+    """
+    for field, have in (("frames", manifest.frames), ("frame_size", manifest.frame_size)):
+        wanted = getattr(spec.training, field)
+        if wanted != have:
+            raise CacheMismatch(
+                f"training.{field} is {wanted}, the cache {manifest.dataset}/{manifest.fingerprint[:12]} has "
+                f"{have}; preprocess with {wanted} or change the study",
+                field=f"training.{field}",
+            )
+    unknown = set(spec.training.augmentation.counts) - set(manifest.classes) - {ANY_CLASS}
+    if unknown:
+        raise InvalidInput(
+            f"training.augmentation.counts names the class {min(unknown)!r}; "
+            f"the cache has {', '.join(manifest.classes)}",
+            field="training.augmentation.counts",
+        )
+
+
 def overdue_studies(session: Session) -> Sequence[tuple[str, str]]:
     """Names of the running studies that are past their `study_seconds`, and the reason to stop them.
 
@@ -303,24 +327,6 @@ def _set_state(session: Session, study: StudyRow, state: StudyState, reason: str
     study.reason = reason
     tell(session, study.id, EventKind.STUDY_MOVED, state=state.value, reason=reason)
     log.info("study_moved", study=study.name, state=state.value)
-
-
-def _check_cache(spec: StudySpec, manifest: CacheManifest) -> None:
-    for field, have in (("frames", manifest.frames), ("frame_size", manifest.frame_size)):
-        wanted = getattr(spec.training, field)
-        if wanted != have:
-            raise CacheMismatch(
-                f"training.{field} is {wanted}, the cache {manifest.dataset}/{manifest.fingerprint[:12]} has "
-                f"{have}; preprocess with {wanted} or change the study",
-                field=f"training.{field}",
-            )
-    unknown = set(spec.training.augmentation.counts) - set(manifest.classes) - {ANY_CLASS}
-    if unknown:
-        raise InvalidInput(
-            f"training.augmentation.counts names the class {min(unknown)!r}; "
-            f"the cache has {', '.join(manifest.classes)}",
-            field="training.augmentation.counts",
-        )
 
 
 def _check_model(model_id: str | None, manifest: CacheManifest, models_root: Path | None) -> None:

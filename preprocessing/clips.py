@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
@@ -10,10 +10,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from preprocessing.datasets.reader import Sequence
+from preprocessing.datasets.reader import Sequence as FrameSequence
 from preprocessing.face_tracks import fill_gaps, follow_one_face, median_box
 from preprocessing.faces import FaceBox, FaceDetector, Image
-from preprocessing.frames import Frame, read_last_frames
+from preprocessing.frames import read_last_frames
 from services.clip_cache import CacheRecord, Frames
 from services.errors import InvalidInput
 
@@ -98,7 +98,7 @@ class DroppedClip:
 
 
 def make_clip(
-    sequence: Sequence, *, settings: ClipSettings, detector: FaceDetector, colour: bool = False
+    sequence: FrameSequence, *, settings: ClipSettings, detector: FaceDetector, colour: bool = False
 ) -> FaceClip | DroppedClip:
     """Crop the face of the last readable frames of a sequence.
 
@@ -114,14 +114,14 @@ def make_clip(
     frames = read.frames
     if not frames:
         return DroppedClip(clip_id=sequence.clip_id, reason="none of its frames can be read as an image")
-    faces = [_inside(detector.detect(frame.image), frame.image) for frame in frames]
+    images = [frame.image for frame in frames]
+    faces = [find_faces(image, detector) for image in images]
     found = follow_one_face(faces)
     with_face = len(found) - found.count(None)
-    if with_face < max(settings.least_faces * len(found), 1) and settings.few_faces is FewFaces.DROP:
+    if settings.few_faces is FewFaces.DROP and too_few_faces(found, settings):
         return DroppedClip(clip_id=sequence.clip_id, reason=_too_few(with_face, len(found), settings))
 
-    boxes = _boxes(found, frames, settings.box)
-    crops = [_crop(frame.image, box, settings.frame_size) for frame, box in zip(frames, boxes, strict=True)]
+    crops = crop_faces(images, found, settings)
     repeated = settings.frames - len(crops)
     crops += [crops[-1]] * repeated
     names = [frame.name for frame in frames]
@@ -144,6 +144,32 @@ def make_clip(
     )
 
 
+def find_faces(image: Image, detector: FaceDetector) -> tuple[FaceBox, ...]:
+    """The faces in an image, each cut off at its borders, by the area that is left."""
+    # By what is in the picture: res10 sees large faces that are almost wholly beyond its edge.
+    boxes = detector.detect(image)
+    parts = (box.within(image_width=image.shape[1], image_height=image.shape[0]) for box in boxes)
+    return tuple(part for part in parts if part is not None)
+
+
+def too_few_faces(found: Sequence[FaceBox | None], settings: ClipSettings) -> bool:
+    """Whether a face was found in too small a share of the frames, or in none."""
+    with_face = sum(box is not None for box in found)
+    return with_face < max(settings.least_faces * len(found), 1)
+
+
+def crop_faces(images: Sequence[Image], found: Sequence[FaceBox | None], settings: ClipSettings) -> list[Image]:
+    """One person's face in each image, cropped and resized; uint8, size x size (x 3: red, green, blue).
+
+    Args:
+        images: of a clip, in temporal order, gray or BGR.
+        found: the face in each; None takes the box of the nearest frame that has one.
+        settings: whose box, and the size.
+    """
+    boxes = _boxes(found, images, settings.box)
+    return [_crop(image, box, settings.frame_size) for image, box in zip(images, boxes, strict=True)]
+
+
 def equalized(frames: Frames, clip_limit: float, tiles: int) -> Frames:
     """Frames after CLAHE, each on its own; in colour on the lightness of Lab.
 
@@ -160,12 +186,6 @@ def equalized(frames: Frames, clip_limit: float, tiles: int) -> Frames:
     return result
 
 
-def _inside(boxes: tuple[FaceBox, ...], image: Image) -> tuple[FaceBox, ...]:
-    # By what is in the picture: res10 sees large faces that are almost wholly beyond its edge.
-    parts = (box.within(image_width=image.shape[1], image_height=image.shape[0]) for box in boxes)
-    return tuple(part for part in parts if part is not None)
-
-
 def _too_few(with_face: int, frames: int, settings: ClipSettings) -> str:
     if with_face == 0:
         return f"no face in its last {frames} frames"
@@ -175,12 +195,12 @@ def _too_few(with_face: int, frames: int, settings: ClipSettings) -> str:
     )
 
 
-def _boxes(found: list[FaceBox | None], frames: tuple[Frame, ...], choice: BoxChoice) -> list[FaceBox]:
+def _boxes(found: Sequence[FaceBox | None], images: Sequence[Image], choice: BoxChoice) -> list[FaceBox]:
     boxes = fill_gaps(found)
     if boxes is None:
         return [
-            FaceBox(x=0.0, y=0.0, width=f.image.shape[1], height=f.image.shape[0], confidence=0.0)
-            for f in frames
+            FaceBox(x=0.0, y=0.0, width=image.shape[1], height=image.shape[0], confidence=0.0)
+            for image in images
         ]
     if choice is BoxChoice.MEDIAN:
         # Of the frames with a face: a box that stands in for several would count several times.

@@ -87,6 +87,46 @@ def read_last_frames(sequence: Sequence, count: int, *, colour: bool) -> LastFra
     return LastFrames(frames=tuple(frames), flags=tuple(flags))
 
 
+class VideoFrame(NamedTuple):
+    """A frame of a video that is read from its start."""
+
+    number: int
+    """From 0; numbers of frames that cannot be decoded are left out."""
+
+    seconds: float
+    """When it is shown."""
+
+    image: Image
+    """uint8, height x width x 3 (BGR)."""
+
+
+def read_video(path: Path) -> Iterator[VideoFrame]:
+    """All frames of a video that can be decoded, in order; none where the file is no video.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+    with _opened(path) as capture:
+        number = 0
+        while capture.grab():
+            seconds = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+            there, image = capture.retrieve()
+            if there:
+                yield VideoFrame(number, seconds, np.asarray(image, np.uint8))
+            number += 1
+
+
+def frames_per_second(path: Path) -> float:
+    """As a video's header says; 25 where it says nothing of use.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+    with _opened(path) as capture:
+        rate = capture.get(cv2.CAP_PROP_FPS)
+    return rate if 1.0 <= rate <= 1000.0 else 25.0
+
+
 def pass_over(path: Path, error: OSError) -> None:
     """Return where a file cannot be read by its own fault: it is gone, a folder, forbidden.
 

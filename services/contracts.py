@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 from services.errors import InvalidInput
-from services.folds import LeaveOneSubjectOut, Protocol
+from services.folds import AllClips, LeaveOneSubjectOut, Protocol
 from services.grid import grid_axes, grid_size
 from services.search_space import Hyperparameters, ParameterValue, SearchSpace, TunableSettings, paper_space
 
@@ -267,6 +267,24 @@ class PairedRule(Contract):
 PruningRule = Annotated[BoundRule | MedianRule | PairedRule, Field(discriminator="rule")]
 
 
+class CrossValidated(Contract):
+    """How a configuration did in the folds of a study; goes with the model that is trained from it."""
+
+    study: str
+    trial: int
+    trials: int = Field(description="ended trials of the study, of which this one was taken")
+    protocol: Protocol
+    folds: int
+    split_hash: str
+    seed: int
+    clips: int
+    correct: int = Field(description="each fold at its best epoch")
+    accuracy: FiniteFloat
+    uar: FiniteFloat
+    uf1: FiniteFloat
+    best_epochs: tuple[int, ...] = Field(description="of each fold, the first is 1")
+
+
 class StudySpec(Contract):
     """A study as a person posts it."""
 
@@ -319,6 +337,9 @@ class StudySpec(Contract):
     study_seconds: FiniteFloat | None = Field(
         None, ge=1, description="the study is stopped so long after it was started"
     )
+    cross_validated: CrossValidated | None = Field(
+        None, description="of a study that trains on all clips: how its configuration did before"
+    )
     priority: int = Field(0, ge=-100, le=100, description="folds of the highest priority are leased first")
     workers: int | None = Field(
         None, ge=0, le=WORKERS_ALLOWED, description="pods in Kubernetes; null: as many as the chart says"
@@ -338,6 +359,18 @@ class StudySpec(Contract):
             raise ValueError(
                 f"trials is {self.trials}, the grid has {size} configurations{enqueued}; "
                 f"set trials to {size + len(self.enqueue)} or less"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _trains_once_on_all_clips(self) -> StudySpec:
+        if not isinstance(self.protocol, AllClips):
+            if self.cross_validated is not None:
+                raise ValueError(f"cross_validated: the protocol is {self.protocol.kind}, not all")
+        elif self.trials != 1 or self.pruning:
+            raise ValueError(
+                f"protocol all: trials is {self.trials} and pruning has {len(self.pruning)} rules; nothing is "
+                "compared, so set trials to 1 and pruning to []"
             )
         return self
 
@@ -406,6 +439,13 @@ class Budget(Contract):
     trials: int = Field(ge=1, le=TRIALS_ALLOWED)
 
 
+class TrainFinal(Contract):
+    """`POST /studies/{name}/final`: train a configuration on all clips, for a model to take away."""
+
+    name: StudyName | None = Field(None, description="of the study that trains it; null: NAME-final")
+    trial: int | None = Field(None, ge=0, description="number of a complete trial; null: the best")
+
+
 class WorkerCount(Contract):
     """`POST /studies/{name}/workers`: how many pods of workers Kubernetes should run."""
 
@@ -457,6 +497,9 @@ class ClaimRequest(Contract):
     plans: tuple[ComputePlan, ...] = Field(
         (ComputePlan(),), max_length=20, description="compute plans that this worker's device runs soundly"
     )
+    keeps_models: bool = Field(
+        False, description="whether this worker can write to the model catalogue, as training on all clips asks"
+    )
     wait_seconds: FiniteFloat = Field(20.0, ge=0, le=20, description="how long to wait for a fold")
 
 
@@ -489,6 +532,8 @@ class FoldTask(Contract):
     split_hash: str
     seed: int
     study_seed: int
+    trains_on_all: bool = Field(False, description="on the test clips too; the network is kept as a model")
+    cross_validated: CrossValidated | None = Field(None, description="for the card of that model")
 
 
 class FoldAssignment(FoldTask):
@@ -526,11 +571,19 @@ class Provenance(Contract):
     host_memory: int | None = Field(None, description="most bytes the worker process has held")
 
 
+class TrainedModel(Contract):
+    """A model that a worker has made and keeps until the result that names it is counted."""
+
+    id: ModelId
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="of the weights file")
+
+
 class FoldResult(Contract):
     """`PUT /leases/{id}/result`: the predictions of every test clip at every epoch that was run."""
 
     epochs: tuple[EpochResult, ...] = Field(min_length=1, max_length=1000)
     diverged: bool = Field(False, description="the loss was not finite; the epochs before count")
+    model: TrainedModel | None = Field(None, description="exactly where the fold trains on all clips")
     provenance: Provenance
 
 
@@ -687,6 +740,51 @@ class ConfusionView(Contract):
     accuracy: FiniteFloat
     uar: FiniteFloat
     uf1: FiniteFloat
+
+
+class SplitClip(Contract):
+    """A clip that a fold tests."""
+
+    clip_id: str
+    label: int = Field(description="its true class, as a place in the study's classes")
+    subject: str | None = Field(description="null where the coordinator has the study's clip cache no more")
+
+
+class SplitFold(Contract):
+    """A fold of a study's split."""
+
+    name: str
+    clips: tuple[SplitClip, ...]
+
+
+class SplitView(Contract):
+    """Which clips each fold of a study tests; it trains on those of all other subjects."""
+
+    split_hash: str
+    classes: tuple[str, ...]
+    folds: tuple[SplitFold, ...]
+
+
+class TrialCost(Contract):
+    """What a trial's finished folds took, by what their workers reported."""
+
+    number: int
+    folds_run: int = Field(description="folds that were trained for this trial")
+    folds_reused: int = Field(description="folds counted from a trial with equal parameters")
+    seconds: dict[str, FiniteFloat] = Field(description="of the folds that were run, by device")
+    seconds_reused: FiniteFloat = Field(description="that the reused folds had taken where they were run")
+    epochs: int = Field(description="of the folds that were run")
+    clip_passes: int = Field(description="training clips passed forward and backward, of the folds run")
+
+
+class ImportanceView(Contract):
+    """How much each parameter mattered among a study's complete trials."""
+
+    method: str
+    trials: int = Field(description="complete trials it is computed from")
+    importance: dict[str, FiniteFloat] = Field(
+        description="shares of 1, the largest first; empty where too few trials differ"
+    )
 
 
 class DatasetView(Contract):

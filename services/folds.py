@@ -1,4 +1,4 @@
-"""How clips are split: Leave-One-Subject-Out and subject-independent k-fold.
+"""How clips are split: Leave-One-Subject-Out, subject-independent k-fold, and not at all.
 
 A fold tests some subjects and trains on all others. Subjects are ordered by id; k-fold puts the subject at
 place i into fold i modulo k, the rule of the ten CK+ subsets the paper compares on (section 4.1).
@@ -52,16 +52,31 @@ class KFold(BaseModel):
     k: int = Field(10, ge=2, le=1000)
 
 
-Protocol = Annotated[LeaveOneSubjectOut | KFold, Field(discriminator="kind")]
+class AllClips(BaseModel):
+    """One fold that trains on all clips, for a model to take away, and is tested on the same clips.
+
+    What it gets right there says whether it has learnt them, and nothing about other people.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    kind: Literal["all"] = "all"
 
 
-def make_folds(clips: Sequence[Clip], protocol: LeaveOneSubjectOut | KFold) -> tuple[Fold, ...]:
+Protocol = Annotated[LeaveOneSubjectOut | KFold | AllClips, Field(discriminator="kind")]
+
+
+def make_folds(clips: Sequence[Clip], protocol: LeaveOneSubjectOut | KFold | AllClips) -> tuple[Fold, ...]:
     """Split clips into folds in which no subject is on both sides.
 
     Raises:
         InvalidInput: fewer subjects than the protocol needs.
     """
     subjects = sorted({clip.subject for clip in clips})
+    if isinstance(protocol, AllClips):
+        tested = tuple(sorted(clip.clip_id for clip in clips))
+        everything = Fold(index=0, name="all clips", subjects=tuple(subjects), test_clips=tested)
+        check_folds(clips, [everything])
+        return (everything,)
     k = len(subjects) if isinstance(protocol, LeaveOneSubjectOut) else protocol.k
     if len(subjects) < max(2, k):
         raise InvalidInput(

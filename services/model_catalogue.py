@@ -1,6 +1,7 @@
-"""Trained models on a shared volume, by id: a folder with a card (JSON) and the weights (safetensors).
+"""Trained models on a shared volume, by id: a folder with the weights (safetensors) and a card (JSON and text).
 
-A model's id ends with the first digits of its weights' SHA-256, so a name says which bytes are meant.
+A model's id ends with the first digits of its weights' SHA-256, so a name says which bytes are meant. It
+appears by one rename, whole or not at all.
 """
 
 from __future__ import annotations
@@ -10,36 +11,74 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
-from services.contracts import Contract, ModelId, TrainingSettings
+from services.contracts import TrainedModel
 from services.errors import CacheMismatch, InvalidInput, NotFound
-from services.search_space import Hyperparameters, first_problem
+from services.model_card import ModelCard, card_text
+from services.search_space import first_problem
 
-CARD = "model.json"
-WEIGHTS = "weights.safetensors"
+CARD, TEXT, WEIGHTS = "model.json", "README.md", "weights.safetensors"
 ID_DIGITS = 12
+PARTIAL, RECEIPT = ".partial-", ".receipt"
 
 
-class ModelCard(Contract):
-    """What a model is and what it was trained on."""
+@dataclass(frozen=True, kw_only=True)
+class StagedModel:
+    """A whole model beside the catalogue, not yet in it."""
 
-    id: ModelId
-    sha256: str = Field(description="of the weights file")
-    dataset: str
-    fingerprint: str = Field(description="of the clip cache it was trained on")
-    classes: tuple[str, ...]
-    clips: int
-    hyperparameters: Hyperparameters
-    training: TrainingSettings
-    seed: int
-    loss: float | None = Field(description="mean training loss of the last epoch")
+    root: Path
+    card: ModelCard
+    folder: Path
+
+    def publish(self) -> None:
+        """Put it into the catalogue, in one step; where the same model is there already, that one stays."""
+        try:
+            self.folder.rename(self.root / self.card.id)
+        except OSError:
+            if not (self.root / self.card.id / CARD).exists():
+                raise
+            shutil.rmtree(self.folder, ignore_errors=True)
+        self._receipt.unlink(missing_ok=True)
+
+    def discard(self) -> None:
+        """Remove it."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self._receipt.unlink(missing_ok=True)
+
+    def keep_receipt(self, content: bytes) -> None:
+        """Note what decides whether it is published, for others to find if this process dies.
+
+        The file is for its owner alone.
+        """
+        partial = self._receipt.with_suffix(".writing")
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.rename(self._receipt)
+
+    def receipt(self) -> bytes:
+        """What `keep_receipt` noted."""
+        return self._receipt.read_bytes()
+
+    @property
+    def _receipt(self) -> Path:
+        return self.folder.with_name(self.folder.name + RECEIPT)
 
 
-def add_model(root: Path, name: str, weights: bytes, describe: dict[str, object]) -> ModelCard:
-    """Put a model into the catalogue, in one step; the same model again changes nothing.
+def model_id(name: str, weights: bytes) -> TrainedModel:
+    """What a model of this name and weights is called."""
+    sha256 = hashlib.sha256(weights).hexdigest()
+    return TrainedModel(id=f"{name}-{sha256[:ID_DIGITS]}", sha256=sha256)
+
+
+def stage_model(root: Path, name: str, weights: bytes, describe: Mapping[str, object]) -> StagedModel:
+    """Write a model beside the catalogue, whole and on the disk.
 
     Args:
         root: folder of the catalogue, made if missing.
@@ -49,32 +88,54 @@ def add_model(root: Path, name: str, weights: bytes, describe: dict[str, object]
 
     Raises:
         InvalidInput: the name is no model name.
+        OSError: the disk refused.
     """
-    sha256 = hashlib.sha256(weights).hexdigest()
     try:
-        card = ModelCard.model_validate({"id": f"{name}-{sha256[:ID_DIGITS]}", "sha256": sha256, **describe})
+        known = model_id(name, weights)
+        card = ModelCard.model_validate({"id": known.id, "sha256": known.sha256, **describe})
     except ValidationError as error:
         raise InvalidInput(f"model {name!r}: {first_problem(error)}", field="name") from error
-    folder = root / card.id
-    if folder.exists():
-        return card
     root.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=root))
+    folder = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=root))
     try:
-        _write(partial / WEIGHTS, weights)
-        _write(partial / CARD, card.model_dump_json(indent=1).encode())
-        partial.chmod(0o755)
-        partial.rename(folder)
+        _write(folder / WEIGHTS, weights)
+        _write(folder / TEXT, card_text(card).encode())
+        _write(folder / CARD, card.model_dump_json(indent=1).encode())
+        folder.chmod(0o755)
     except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
         raise
-    return card
+    return StagedModel(root=root, card=card, folder=folder)
+
+
+def staged_models(root: Path) -> list[StagedModel]:
+    """Models beside the catalogue that have a receipt: their process died, or is about to decide on them."""
+    found = []
+    for receipt in sorted(root.glob(f"{PARTIAL}*{RECEIPT}")):
+        folder = receipt.with_name(receipt.name.removesuffix(RECEIPT))
+        try:
+            found.append(StagedModel(root=root, card=_card(folder), folder=folder))
+        except (OSError, ValueError):
+            # Published or discarded; the receipt was to go next.
+            receipt.unlink(missing_ok=True)
+    return found
+
+
+def add_model(root: Path, name: str, weights: bytes, describe: Mapping[str, object]) -> ModelCard:
+    """Put a model into the catalogue, in one step; the same model again changes nothing.
+
+    Raises:
+        InvalidInput, OSError: as `stage_model`.
+    """
+    staged = stage_model(root, name, weights, describe)
+    staged.publish()
+    return staged.card
 
 
 def list_models(root: Path) -> list[ModelCard]:
     """Cards of all models, by id; a folder without a readable card is left out."""
     cards = []
-    for folder in sorted(root.iterdir()) if root.is_dir() else ():
+    for folder in sorted(root.glob("[!.]*")):
         try:
             cards.append(_card(folder))
         except (OSError, ValueError):

@@ -93,8 +93,8 @@ MUTANTS = (
     Mutant(
         "the lock of a trial",
         SCHEDULING,
-        "    .with_for_update()\n    .execution_options(populate_existing=True)\n)\n_HELD",
-        "    .execution_options(populate_existing=True)\n)\n_HELD",
+        "    .with_for_update()\n)\n_HELD",
+        ")\n_HELD",
     ),
     Mutant(
         "the second look at a trial once its lock is held",

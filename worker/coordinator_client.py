@@ -52,6 +52,9 @@ Token = str | Callable[[], str]
 """A token, or what reads it anew for every request: Kubernetes replaces a pod's within the hour."""
 
 LONG_POLL_SECONDS = 20.0
+RELEASE_SECONDS = 5.0
+"""A worker that is to end waits no longer to give its fold back."""
+
 CHUNK_BYTES = 2**16
 JSON_LINES = {"Content-Type": "application/jsonl"}
 STREAM_TIMEOUT = httpx.Timeout(600, connect=5)
@@ -79,10 +82,16 @@ _FAILURES_ALLOWED = 5
 class Connection:
     """One coordinator and one token: JSON in, JSON out, errors as our classes. Safe to share by threads."""
 
-    def __init__(self, url: str, token: Token, *, give_up_after: float) -> None:
-        """`give_up_after`: seconds to go on trying while the coordinator does not answer."""
+    def __init__(
+        self, url: str, token: Token, *, give_up_after: float, pause: Callable[[float], None] = time.sleep
+    ) -> None:
+        """`give_up_after`: seconds to go on trying while the coordinator does not answer.
+
+        `pause` waits so many seconds between two tries; what it raises ends the call.
+        """
         self.url = url.rstrip("/")
         self._give_up_after = give_up_after
+        self._pause = pause
         self._token = token
         self._authorization()
         try:
@@ -162,7 +171,7 @@ class Connection:
                 )
             if limit > 1:
                 log.warning("coordinator_unreachable", url=self.url, trouble=trouble, again_in=round(wait, 1))
-            time.sleep(wait)
+            self._pause(wait)
             pause = min(pause * 2, 10.0)
 
     def download(self, path: str, file: IO[bytes], *, params: Mapping[str, Any] | None = None) -> None:
@@ -234,7 +243,12 @@ class CoordinatorClient:
         self._worker = worker
 
     def claim(
-        self, *, study: str | None, caches: Sequence[str], plans: Sequence[ComputePlan]
+        self,
+        *,
+        study: str | None,
+        caches: Sequence[str],
+        plans: Sequence[ComputePlan],
+        keeps_models: bool = False,
     ) -> FoldAssignment | None:
         """Ask for a fold, waiting up to `LONG_POLL_SECONDS`; None when there is nothing to do now.
 
@@ -247,6 +261,7 @@ class CoordinatorClient:
             study=study,
             caches=tuple(caches),
             plans=tuple(plans),
+            keeps_models=keeps_models,
             wait_seconds=LONG_POLL_SECONDS,
         )
         answer = self._connection.call(
@@ -292,7 +307,11 @@ class CoordinatorClient:
             NotFound, TokenRefused, Unavailable
         """
         self._connection.call(
-            "POST", f"/leases/{lease.id}/release", headers=_lease_headers(lease), give_up_after=0
+            "POST",
+            f"/leases/{lease.id}/release",
+            headers=_lease_headers(lease),
+            give_up_after=0,
+            timeout=RELEASE_SECONDS,
         )
 
     def fail(self, lease: Lease, failure: Failure) -> None:

@@ -6,7 +6,8 @@ import contextlib
 import signal
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -14,7 +15,7 @@ import structlog
 import torch
 
 from services.clip_cache import ClipCache, cache_folder, list_caches, open_cache
-from services.contracts import Failure, FoldAssignment, FoldResult, Provenance, WorkerInfo
+from services.contracts import Failure, FoldAssignment, FoldResult, Lease, Provenance, WorkerInfo
 from services.errors import (
     EXIT_TRY_AGAIN,
     CacheMismatch,
@@ -27,13 +28,15 @@ from services.errors import (
     StudyOver,
     WorkerDrained,
 )
+from services.model_catalogue import StagedModel
 from services.revision import running_revision
 from worker.coordinator_client import Connection, CoordinatorClient
+from worker.final_models import can_keep_models, finish_staged, hand_in, stage
 from worker.heartbeat import HeartbeatThread
 from worker.settings import WorkerSettings
 from worker.training.device import choose_device, device_name, keep_freed_memory, make_deterministic
 from worker.training.engine import Engine
-from worker.training.fit import Progress, run_fold
+from worker.training.fit import Progress, run_fold, train_model
 from worker.training.pretrained import PretrainedModel, open_pretrained
 
 log = structlog.get_logger()
@@ -64,6 +67,7 @@ class Worker:
         self._engine = Engine(choose_device(settings.device), measurements=settings.measurements)
         self._caches: dict[str, ClipCache] = {}
         self._model: PretrainedModel | None = None
+        self._keeps_models = can_keep_models(settings.models_root)
         self._stopping = False
         self._interruptible = False
         self._failures_in_a_row = 0
@@ -88,7 +92,10 @@ class Worker:
         info = WorkerInfo(id=str(uuid.uuid4()), name=self._settings.name, device=name)
         log.info("worker_started", worker=info.name, device=name, coordinator=self._settings.url)
         connection = Connection(
-            self._settings.url, self._settings.token, give_up_after=self._settings.give_up_after
+            self._settings.url,
+            self._settings.token,
+            give_up_after=self._settings.give_up_after,
+            pause=self._pause,
         )
         with connection:
             try:
@@ -105,6 +112,9 @@ class Worker:
 
     def _work(self, client: CoordinatorClient) -> NoReturn:
         assignment: FoldAssignment | None = None
+        if self._settings.models_root is not None and self._keeps_models:
+            with self._interrupts():
+                finish_staged(client, self._settings.models_root)
         while True:
             if self._stopping:
                 raise Terminated
@@ -113,7 +123,10 @@ class Worker:
                 # A claim whose reply came too late was answered with a lease that has lapsed: claim again.
                 with self._interrupts(), contextlib.suppress(LeaseSuperseded):
                     assignment = client.claim(
-                        study=self._settings.study, caches=self._fingerprints(), plans=self._engine.plans
+                        study=self._settings.study,
+                        caches=self._fingerprints(),
+                        plans=self._engine.plans,
+                        keeps_models=self._keeps_models,
                     )
                 continue
             assignment = self._run_one(client, assignment)
@@ -129,10 +142,9 @@ class Worker:
             log.info("trial_started", **where, **assignment.hyperparameters.model_dump())
         try:
             with HeartbeatThread(client, lease) as heartbeat, self._interrupts():
-                result = self._train(assignment, heartbeat)
+                result, staged = self._train(assignment, heartbeat)
         except Terminated:
-            client.release(lease)
-            log.info("fold_released", **where)
+            self._release(client, lease, where)
             raise
         except FoldAbandoned:
             log.info("fold_abandoned", **where)
@@ -142,7 +154,10 @@ class Worker:
             return None
         self._failures_in_a_row = 0
         try:
-            verdict = client.report(lease, result, more=not self._stopping)
+            verdict = hand_in(client, lease, result, staged, more=not self._stopping)
+        except Terminated:
+            log.warning("result_not_handed_in", **where, reason="the coordinator does not answer")
+            raise
         except (LeaseSuperseded, NotFound, ResultConflict) as error:
             # Not found: the study was deleted meanwhile.
             log.warning("result_refused", **where, reason=error.message)
@@ -162,7 +177,18 @@ class Worker:
         )
         return verdict.next
 
-    def _train(self, assignment: FoldAssignment, heartbeat: HeartbeatThread) -> FoldResult:
+    def _release(self, client: CoordinatorClient, lease: Lease, where: Mapping[str, object]) -> None:
+        try:
+            client.release(lease)
+        except FoldwiseError as error:
+            # The lease lapses by itself.
+            log.warning("fold_not_released", **where, reason=error.message)
+        else:
+            log.info("fold_released", **where)
+
+    def _train(
+        self, assignment: FoldAssignment, heartbeat: HeartbeatThread
+    ) -> tuple[FoldResult, StagedModel | None]:
         cache = self._open(assignment)
         last_line = time.monotonic()
         loss: float | None = None
@@ -189,25 +215,30 @@ class Worker:
                     loss=None if loss is None else round(loss, 4),
                 )
 
-        return run_fold(
-            assignment,
-            cache,
-            self._engine,
-            revision=running_revision(),
-            on_step=on_step,
-            pretrained=self._pretrained(assignment.training.pretrained),
+        pretrained = self._pretrained(assignment.training.pretrained)
+        revision = running_revision()
+        if not assignment.trains_on_all:
+            result = run_fold(
+                assignment, cache, self._engine, revision=revision, on_step=on_step, pretrained=pretrained
+            )
+            return result, None
+        root = self._models_root()
+        result, state = train_model(
+            assignment, cache, self._engine, revision=revision, on_step=on_step, pretrained=pretrained
         )
+        return stage(root, assignment, cache, result, state)
 
     def _pretrained(self, model_id: str | None) -> PretrainedModel | None:
         if model_id is None:
             return None
-        if self._settings.models_root is None:
-            raise NotFound(
-                "this worker has no model catalogue; start it with --models", field="training.pretrained"
-            )
         if self._model is None or self._model.card.id != model_id:
-            self._model = open_pretrained(self._settings.models_root, model_id)
+            self._model = open_pretrained(self._models_root(), model_id)
         return self._model
+
+    def _models_root(self) -> Path:
+        if self._settings.models_root is None:
+            raise NotFound("this worker has no model catalogue; start it with --models", field="models")
+        return self._settings.models_root
 
     def _report_failure(self, client: CoordinatorClient, assignment: FoldAssignment, error: Exception) -> None:
         # The configuration is at fault where the network cannot be built or trained; files and devices
@@ -218,7 +249,10 @@ class Worker:
         log.error("fold_failed", trial=assignment.trial, fold=assignment.fold, kind=kind, error=message)
         try:
             client.fail(assignment.lease, Failure.model_validate({"kind": kind, "message": message[:2000]}))
-        except LeaseSuperseded as late:
+        except Terminated:
+            log.warning("failure_not_handed_in", reason="the coordinator does not answer")
+            raise
+        except (LeaseSuperseded, NotFound) as late:
             log.warning("failure_not_needed", reason=late.message)
         # A plan that is refused is not offered again; the worker goes on with the others.
         if not isinstance(error, PlanNotSound):
@@ -254,14 +288,18 @@ class Worker:
 
     @contextlib.contextmanager
     def _interrupts(self) -> Iterator[None]:
-        # A signal ends waiting and training at once; a result on its way is finished first.
+        # A signal ends waiting and training at once; a result on its way is finished first, if it is answered.
         if self._stopping:
             raise Terminated
-        self._interruptible = True
+        before, self._interruptible = self._interruptible, True
         try:
             yield
         finally:
-            self._interruptible = False
+            self._interruptible = before
+
+    def _pause(self, seconds: float) -> None:
+        with self._interrupts():
+            time.sleep(seconds)
 
 
 def _is_own_trouble(error: Exception) -> bool:

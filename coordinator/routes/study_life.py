@@ -14,12 +14,13 @@ from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
 from coordinator import studies
 from coordinator.auth import require_by_method
 from coordinator.deletion import delete_study
+from coordinator.final_training import final_spec
 from coordinator.problems import problems
 from coordinator.routes.transactions import Settings, Transaction, WakeLeader
 from coordinator.store import queries
 from coordinator.study_export import export_lines
 from coordinator.study_import import import_study, lines_of
-from services.contracts import Budget, Clone, Enqueue, Enqueued, StudyName, StudyView
+from services.contracts import Budget, Clone, Enqueue, Enqueued, StudyName, StudyView, TrainFinal
 
 router = APIRouter(
     prefix="/api/v1/studies",
@@ -58,6 +59,17 @@ def clone(
 ) -> StudyView:
     """Create a study of the same spec on the same clips, with changes; of the old one's trials it has none."""
     spec = studies.cloned_spec(session, name, wanted)
+    study = studies.create(session, spec, settings.cache_root, settings.models_root)
+    wake_leader()
+    return queries.study_view(session, study)
+
+
+@router.post("/{name}/final", status_code=201)
+def train_final(
+    name: Name, wanted: TrainFinal, session: Transaction, settings: Settings, wake_leader: WakeLeader
+) -> StudyView:
+    """Create a study that trains the best configuration on all clips; the network is kept as a model."""
+    spec = final_spec(session, name, wanted)
     study = studies.create(session, spec, settings.cache_root, settings.models_root)
     wake_leader()
     return queries.study_view(session, study)

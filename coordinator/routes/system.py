@@ -19,7 +19,8 @@ from coordinator.worker_jobs import WorkerJobs
 from services.clip_cache import list_caches
 from services.contracts import PRINTABLE, DatasetView, TokenScope, WorkerView
 from services.errors import Unavailable
-from services.model_catalogue import ModelCard, list_models
+from services.model_card import ModelCard
+from services.model_catalogue import list_models
 from services.revision import running_revision
 
 router = APIRouter(tags=["system"])

@@ -2,8 +2,8 @@
 
 They let every stage run, and a network learn something, where the genuine sets are not at hand. They say
 nothing about real faces. A subject's resting face leans towards some other expression, and some expressions
-differ mostly in what moves first: the change over time is meant to tell more than the last frame. Whether it
-does for a network is measured by `benchmarks.synthetic_sets`.
+differ mostly in what moves first. With a fade the last frame tells less than the clip; how much less, for a
+network, is measured by `benchmarks.synthetic_sets`.
 """
 
 from __future__ import annotations
@@ -46,11 +46,12 @@ class _Settings:
     difficulty: float
     classes: tuple[str, ...]
     colour: bool
+    fade: float
 
     def as_dict(self) -> dict[str, object]:
-        """Without what is as it was when a set could only be gray, of all classes, in the layout of CK+."""
+        """Without what is as it was when there were only gray sets of all classes, in the layout of CK+."""
         values = asdict(self)
-        usual = {"layout": ckplus.NAME, "classes": ckplus.CLASSES, "colour": False}
+        usual = {"layout": ckplus.NAME, "classes": ckplus.CLASSES, "colour": False, "fade": 0.0}
         return {key: value for key, value in values.items() if key not in usual or value != usual[key]}
 
 
@@ -63,6 +64,7 @@ def write_synthetic_tree(
     clips_per_class: int = 1,
     seed: int = 0,
     difficulty: float = 0.5,
+    fade: float = 0.0,
     colour: bool | None = None,
     progress: Progress | None = None,
 ) -> None:
@@ -79,6 +81,8 @@ def write_synthetic_tree(
         clips_per_class: sequences of each class of a subject, 1 to 50; `oulu-casia` has room for one.
         seed: the same one draws the same faces.
         difficulty: from 0 to 1; scales how far resting faces and expressions overlap, and the noise.
+        fade: from 0, expressions are at their peak in the last frame, to 1, they are gone again: what the
+            last frame does not tell, only the frames before do.
         colour: None: as the genuine set is.
 
     Raises `InvalidInput` for a value out of range, and for a folder with anything else in it.
@@ -91,6 +95,7 @@ def write_synthetic_tree(
         clips_per_class=clips_per_class,
         seed=seed,
         difficulty=float(difficulty),
+        fade=float(fade),
         classes=_in_order(_CLASSES[layout] if classes is None else classes, _CLASSES[layout]),
         colour=layout == oulu_casia.NAME if colour is None else colour,
     )
@@ -149,15 +154,18 @@ def _check(settings: _Settings) -> None:
         )
     if settings.seed < 0:
         raise InvalidInput(f"seed is {settings.seed}; give a whole number from 0.", field="seed")
-    if not 0.0 <= settings.difficulty <= 1.0:
-        raise InvalidInput(
-            f"difficulty is {settings.difficulty}; give a number from 0 to 1.", field="difficulty"
-        )
+    _check_share("difficulty", settings.difficulty)
+    _check_share("fade", settings.fade)
 
 
 def _check_count(field: str, value: int, most: int) -> None:
     if not 1 <= value <= most:
         raise InvalidInput(f"{field} is {value}; give a whole number from 1 to {most}.", field=field)
+
+
+def _check_share(field: str, value: float) -> None:
+    if not 0.0 <= value <= 1.0:
+        raise InvalidInput(f"{field} is {value}; give a number from 0 to 1.", field=field)
 
 
 def _plan(settings: _Settings) -> Iterator[_Clip]:
@@ -265,7 +273,7 @@ def _film(clip: _Clip, settings: _Settings) -> Iterator[Picture]:
     rng = np.random.default_rng([settings.seed, 2, clip.subject, clip.number])
     tints = make_tints(np.random.default_rng([settings.seed, 3, clip.subject])) if settings.colour else None
     length = len(clip.frames)
-    poses = act(rng, person, clip.label, length, hard)
+    poses = act(rng, person, clip.label, length, hard, settings.fade)
     lights = make_lights(rng, length, hard)
     backdrop = make_backdrop(rng)
     heads = sway(rng, length, hard)

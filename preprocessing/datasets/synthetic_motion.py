@@ -1,6 +1,7 @@
 """How the faces of the synthetic set move: who they are, and their pose, head and light in each frame.
 
-In all functions `length` counts frames, and `hard` is the difficulty in [0, 1].
+In all functions `length` counts frames, `hard` is the difficulty and `fade` how far an expression has gone
+again by the last frame; both are in [0, 1].
 """
 
 from __future__ import annotations
@@ -76,6 +77,10 @@ class Person:
     """-1 or 1: the side of a one-sided smile."""
 
 
+_FADING = 0.4
+"""The share of a sequence that a whole fade takes; a smaller one takes less, and leaves more for the rise."""
+
+
 class Light(NamedTuple):
     """The light on one frame."""
 
@@ -138,11 +143,11 @@ def make_person(rng: np.random.Generator, hard: float) -> Person:
 
 
 def act(
-    rng: np.random.Generator, person: Person, label: str | None, length: int, hard: float
+    rng: np.random.Generator, person: Person, label: str | None, length: int, hard: float, fade: float
 ) -> npt.NDArray[np.float32]:
-    """The pose in each frame, float32, length x fields of `Pose`: at rest first, at its peak last.
+    """The pose in each frame, float32, length x fields of `Pose`: at rest first, then at its peak, then fading.
 
-    Without a label the face hardly leaves its rest.
+    Without a fade the peak is last. Without a label the face hardly leaves its rest.
     """
     start = max(0, length - _WINDOW)
     time = (np.arange(length) - start) / (length - 1 - start)
@@ -153,9 +158,11 @@ def act(
         onset = np.array(expression.onset) + rng.normal(0, 0.05 * hard, 3)
         duration = np.array(expression.duration) * rng.uniform(1 - 0.2 * hard, 1 + 0.2 * hard, 3)
         peak = peak_of(label, person.slant, hard)
-        share = np.clip((time[:, None] - onset) / duration, 0.0, 1.0)
         strength = person.gain * rng.uniform(1 - 0.25 * hard, 1 + 0.1 * hard)
-        moves = (share * share * (3 - 2 * share))[:, PART_OF_FIELD] * peak * strength
+        risen = 1 - _FADING * fade
+        moves = _eased((time[:, None] / risen - onset) / duration)[:, PART_OF_FIELD] * peak * strength
+        if fade > 0:
+            moves *= 1 - fade * _eased((time[:, None] - risen) / (1 - risen))
     idle = 0.05 * _drift(rng, length, person.rest.size)
     poses: npt.NDArray[np.float32] = np.clip(rest + moves + idle, LOWEST, HIGHEST).astype(np.float32)
     if rng.random() < 0.3 * hard:
@@ -186,6 +193,12 @@ def make_lights(rng: np.random.Generator, length: int, hard: float) -> list[Ligh
         x, y, z = (towards / np.linalg.norm(towards)).tolist()
         lights.append(Light((x, y, z), float(directed), float(bright), gamma))
     return lights
+
+
+def _eased(time: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """From 0 to 1 while time goes from 0 to 1, slow at both ends."""
+    share = np.clip(time, 0.0, 1.0)
+    return share * share * (3 - 2 * share)
 
 
 def _drift(rng: np.random.Generator, length: int, count: int) -> npt.NDArray[np.float64]:

@@ -135,7 +135,10 @@ def test_a_worker_started_before_its_coordinator_waits_for_it(tmp_path: Path, st
     log = tmp_path / "early.log"
     with log.open("w") as output:
         early = subprocess.Popen(
-            [sys.executable, "-m", "cli.main", "worker", "--url", url, "--cache-root", str(state / "caches")],
+            [
+                *(sys.executable, "-m", "cli.main", "worker", "--url", url, "--threads", "1"),
+                *("--cache-root", str(state / "caches")),
+            ],
             stdout=output,
             stderr=subprocess.STDOUT,
             env={**os.environ, "FOLDWISE_TOKEN": "worker-token", "PYTHONUNBUFFERED": "1"},
@@ -146,14 +149,18 @@ def test_a_worker_started_before_its_coordinator_waits_for_it(tmp_path: Path, st
             with embedded_postgres(tmp_path / "pg") as database_url, coordinator(database_url, state, port):
                 seen = {"FOLDWISE_TOKEN": "admin-token"}
                 arguments = ["--preset", "ckplus-loso", "--set", "trials=1", "--set", "training.frame_size=32"]
-                arguments += ["--set", "training.epochs=1", "--set", "training.width=2", "--url", url]
+                arguments += ["--set", "training.epochs=6", "--set", "training.width=2", "--url", url]
+                arguments += ["--set", "training.augmentation={}", "--set", "economies.stop_when_perfect=false"]
                 created = foldwise("study", "create", *arguments, **seen)
                 assert created.returncode == 0, created.stderr
                 wait_for(lambda: "fold_done" in log.read_text())
-            wait_for(lambda: log.read_text().count("coordinator_unreachable") > 4)
+                # From here on it trains the next fold, whose result finds no coordinator.
+                before = log.read_text().count("coordinator_unreachable")
+            wait_for(lambda: log.read_text().count("coordinator_unreachable") > before + 4)
             assert early.poll() is None, "a coordinator that ends does not end its workers"
             early.terminate()
             assert early.wait(timeout=30) == 75
+            assert "result_not_handed_in" in log.read_text()
         finally:
             early.kill()
             early.wait()
@@ -163,6 +170,7 @@ class coordinator:  # noqa: N801 - reads as the context it is
     """A running `foldwise coordinator`."""
 
     def __init__(self, database_url: str, state: Path, port: int) -> None:
+        self._port = port
         self._arguments = ["--cache-root", str(state / "caches"), "--port", str(port)]
         self._environment = {
             **os.environ,
@@ -175,10 +183,17 @@ class coordinator:  # noqa: N801 - reads as the context it is
         self._process = subprocess.Popen(
             [sys.executable, "-m", "cli.main", "coordinator", *self._arguments], env=self._environment
         )
+        wait_for(self._ready)
 
     def __exit__(self, *_: object) -> None:
         self._process.terminate()
         assert self._process.wait(timeout=30) == 0
+
+    def _ready(self) -> bool:
+        try:
+            return httpx.get(f"http://127.0.0.1:{self._port}/readyz", trust_env=False).is_success
+        except httpx.TransportError:
+            return False
 
 
 @pytest.fixture(scope="module")

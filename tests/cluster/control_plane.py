@@ -1,7 +1,7 @@
 """A real Kubernetes control plane without nodes: etcd, API server, controller manager, scheduler.
 
 Jobs make their pods, quotas refuse them, and the scheduler says why it cannot place them. No container runs: a
-test plays the kubelet by writing a pod's status. `tests/cluster/build-control-plane` builds the programs.
+test plays the kubelet by writing a pod's status. `tests/cluster/build-kubernetes` builds the programs.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def why_not() -> str | None:
     if shutil.which("etcd") is None:
         return "etcd is not installed (Debian: etcd-server)"
     if folder_of_programs() is None:
-        return "no Kubernetes control plane; tests/cluster/build-control-plane builds one with Go"
+        return "no Kubernetes control plane; `make control-plane` builds one with Go"
     return None
 
 
@@ -83,7 +83,7 @@ def control_plane(folder: Path) -> Iterator[ControlPlane]:
     """Run one in `folder` while the context lasts."""
     programs = folder_of_programs()
     assert programs is not None
-    _make_certificates(folder)
+    make_certificates(folder)
     with contextlib.ExitStack() as running:
         client, peer, port, manager, scheduler = (_free_port() for _ in range(5))
         etcd = f"http://127.0.0.1:{client}"
@@ -118,9 +118,9 @@ def control_plane(folder: Path) -> Iterator[ControlPlane]:
             # Pods of Jobs come without the tokens that only a kubelet would mount.
             "--disable-admission-plugins=ServiceAccount",
         )
-        _write_kubeconfig(folder, url)
+        write_kubeconfig(folder, "admin", url)
         common = [f"--kubeconfig={folder / 'admin.conf'}", "--leader-elect=false", "--bind-address=127.0.0.1"]
-        _wait_for_api_server(folder, url)
+        wait_for_api_server(folder, url)
         _run(
             running,
             folder,
@@ -132,7 +132,7 @@ def control_plane(folder: Path) -> Iterator[ControlPlane]:
             "--use-service-account-credentials",
         )
         _run(running, folder, str(programs / "kube-scheduler"), *common, f"--secure-port={scheduler}")
-        admin = running.enter_context(_admin(folder, url))
+        admin = running.enter_context(open_admin(folder, url))
         plane = ControlPlane(url=url, folder=folder, admin=admin)
         wait_until(
             lambda: admin.get("/api/v1/namespaces/default/serviceaccounts/default").is_success, START_SECONDS
@@ -140,16 +140,16 @@ def control_plane(folder: Path) -> Iterator[ControlPlane]:
         yield plane
 
 
-def wait_until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
+def wait_until(condition: Callable[[], Any], seconds: float = 30.0, pause: float = 0.05) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
+        time.sleep(pause)
     return found
 
 
-def _wait_for_api_server(folder: Path, url: str) -> None:
-    with _admin(folder, url) as admin:
+def wait_for_api_server(folder: Path, url: str) -> None:
+    with open_admin(folder, url) as admin:
 
         def ready() -> bool:
             with contextlib.suppress(httpx.TransportError):
@@ -159,7 +159,7 @@ def _wait_for_api_server(folder: Path, url: str) -> None:
         wait_until(ready, START_SECONDS)
 
 
-def _admin(folder: Path, url: str) -> httpx.Client:
+def open_admin(folder: Path, url: str) -> httpx.Client:
     trusted = ssl.create_default_context(cafile=str(folder / "ca.crt"))
     trusted.load_cert_chain(folder / "admin.crt", folder / "admin.key")
     return httpx.Client(base_url=url, verify=trusted, trust_env=False, timeout=30)
@@ -180,18 +180,24 @@ def _run(running: contextlib.ExitStack, folder: Path, program: str, *arguments: 
     running.callback(end)
 
 
-def _make_certificates(folder: Path) -> None:
+def make_certificates(folder: Path, *, node: str | None = None, address: str = "127.0.0.1") -> None:
+    """Of the API server at `address`, its administrator and, where it is named, a node's kubelet."""
+
     def openssl(*arguments: str) -> None:
         subprocess.run(["openssl", *arguments], check=True, capture_output=True, cwd=folder)
 
     new_key = ("req", "-nodes", "-newkey", "rsa:2048", "-subj")
     usage = ("-addext", "keyUsage=digitalSignature,keyCertSign")
     openssl(*new_key, "/CN=ca", "-x509", "-days", "2", "-keyout", "ca.key", "-out", "ca.crt", *usage)
-    names = "subjectAltName=IP:127.0.0.1,DNS:localhost,DNS:kubernetes.default.svc,IP:10.96.0.1"
-    for name, subject, extensions in (
+    names = f"subjectAltName=IP:{address},DNS:localhost,DNS:kubernetes.default.svc,IP:10.96.0.1"
+    wanted = [
         ("server", "/CN=kube-apiserver", f"{names}\nextendedKeyUsage=serverAuth"),
         ("admin", "/O=system:masters/CN=admin", "extendedKeyUsage=clientAuth"),
-    ):
+    ]
+    if node is not None:
+        of_node = f"subjectAltName=IP:{address},DNS:{node}\nextendedKeyUsage=serverAuth,clientAuth"
+        wanted.append(("kubelet", f"/O=system:nodes/CN=system:node:{node}", of_node))
+    for name, subject, extensions in wanted:
         (folder / f"{name}.ext").write_text(extensions)
         openssl(*new_key, subject, "-keyout", f"{name}.key", "-out", f"{name}.csr")
         signed_by = ("-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2")
@@ -199,17 +205,20 @@ def _make_certificates(folder: Path) -> None:
         openssl("x509", "-req", *signed_by, *own)
 
 
-def _write_kubeconfig(folder: Path, url: str) -> None:
-    (folder / "admin.conf").write_text(
+def write_kubeconfig(folder: Path, who: str, url: str) -> Path:
+    """A kubeconfig for one of the certificates."""
+    file = folder / f"{who}.conf"
+    file.write_text(
         f"""apiVersion: v1
 kind: Config
 clusters: [{{name: c, cluster: {{server: {url}, certificate-authority: {folder / "ca.crt"}}}}}]
 users:
-  - {{name: u, user: {{client-certificate: {folder / "admin.crt"}, client-key: {folder / "admin.key"}}}}}
+  - {{name: u, user: {{client-certificate: {folder / f"{who}.crt"}, client-key: {folder / f"{who}.key"}}}}}
 contexts: [{{name: x, context: {{cluster: c, user: u}}}}]
 current-context: x
 """
     )
+    return file
 
 
 def _free_port() -> int:

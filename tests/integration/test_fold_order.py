@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from benchmarks.pruning import replay
 from coordinator import scheduling, studies
 from coordinator.fold_order import LEARNT_FROM, hardest_first, order_of
+from coordinator.pruning_replay import replay
 from coordinator.store import queries
 from services.contracts import FoldAssignment, StudySpec, StudyState, TrialState
 from tests.integration.desk import Desk, key_of, wait_until

@@ -15,10 +15,11 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 
 import httpx
 import pytest
-from sqlalchemy import Engine, make_url, text
+from sqlalchemy import Engine, create_engine, make_url, text
 from sqlalchemy.exc import ProgrammingError
 from typer.testing import CliRunner
 
+from cli.dashboard import wait_for_tables
 from cli.main import app
 from cli.migrate import bring_up_to_date
 from cli.secret import read_database_url
@@ -96,6 +97,59 @@ def test_a_database_that_is_not_there_is_waited_for_and_then_named() -> None:
     with pytest.raises(Unavailable, match=r"does not answer: .*refused"):
         wait_for_database(engine, 0)
     engine.dispose()
+
+
+def test_a_role_of_the_name_of_our_schema_has_optuna_s_tables_elsewhere(postgres: str) -> None:
+    """PostgreSQL looks into the schema of the role's name first, and the chart's role is `foldwise`."""
+    server = create_engine(postgres, isolation_level="AUTOCOMMIT")
+    with server.connect() as connection:
+        connection.execute(text("CREATE ROLE foldwise LOGIN"))
+        connection.execute(text("CREATE DATABASE own OWNER foldwise"))
+    url = make_url(postgres).set(database="own", username="foldwise").render_as_string(hide_password=False)
+    bring_up_to_date(url, reader_url=None, wait_seconds=0)
+    # Once more, when both are there.
+    bring_up_to_date(url, reader_url=None, wait_seconds=0)
+    engine = connect(url)
+    with engine.connect() as connection:
+        where = connection.execute(text("SELECT schemaname FROM pg_tables WHERE tablename = 'studies'"))
+        assert sorted(where.scalars()) == ["foldwise", "public"]
+    engine.dispose()
+    with server.connect() as connection:
+        connection.execute(text("DROP DATABASE own WITH (FORCE)"))
+        connection.execute(text("DROP ROLE foldwise"))
+    server.dispose()
+
+
+def test_a_dashboard_waits_for_optuna_s_tables(postgres: str) -> None:
+    server = create_engine(postgres, isolation_level="AUTOCOMMIT")
+    with server.connect() as connection:
+        connection.execute(text("CREATE DATABASE late"))
+    url = make_url(postgres).set(database="late").render_as_string(hide_password=False)
+    found: list[object] = []
+    waiting = threading.Thread(target=lambda: found.append(wait_for_tables(url)))
+    waiting.start()
+    waiting.join(0.5)
+    assert waiting.is_alive()
+    bring_up_to_date(url, reader_url=None, wait_seconds=0)
+    waiting.join(30)
+    assert len(found) == 1
+    found[0].engine.dispose()  # type: ignore[attr-defined]
+    with server.connect() as connection:
+        connection.execute(text("DROP DATABASE late WITH (FORCE)"))
+    server.dispose()
+
+
+def test_a_database_that_cannot_hold_every_text_is_refused(postgres: str) -> None:
+    """As `initdb` makes one where no locale is set, in a container say."""
+    server = create_engine(postgres, isolation_level="AUTOCOMMIT")
+    with server.connect() as connection:
+        connection.execute(text("CREATE DATABASE bare ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0"))
+    url = make_url(postgres).set(database="bare").render_as_string(hide_password=False)
+    with pytest.raises(InvalidInput, match="the database bare has the encoding SQL_ASCII"):
+        bring_up_to_date(url, reader_url=None, wait_seconds=0)
+    with server.connect() as connection:
+        connection.execute(text("DROP DATABASE bare"))
+    server.dispose()
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg2"])

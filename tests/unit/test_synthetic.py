@@ -15,6 +15,7 @@ from preprocessing.datasets.ckplus import CLASSES, read_ckplus
 from preprocessing.datasets.reader import Dataset
 from preprocessing.datasets.registry import read_dataset
 from preprocessing.datasets.synthetic import MARKER, write_ckplus_tree, write_synthetic_tree
+from preprocessing.datasets.synthetic_motion import act, make_person
 from preprocessing.faces import FaceBox, Image, make_detector
 from services.errors import InvalidInput
 
@@ -164,6 +165,21 @@ def test_faces_move_from_the_first_frame_to_the_last(dataset: Dataset) -> None:
         assert np.abs(first.astype(int) - last).mean() > 1
 
 
+@pytest.mark.parametrize("label", CLASSES)
+def test_a_fade_takes_the_face_back_to_rest_from_the_same_peak(label: str) -> None:
+    person = make_person(np.random.default_rng(1), 0.0)
+    peak, half, gone = (act(np.random.default_rng(2), person, label, 16, 0.0, fade) for fade in (0.0, 0.5, 1.0))
+    idle = 0.11  # how far parts wander by themselves
+    assert np.abs(gone[-1] - gone[0]).max() < idle
+    assert np.abs(half[-1] - (peak[-1] + peak[0]) / 2).max() < idle
+    for fading in (half, gone):
+        assert min(np.abs(pose - peak[-1]).max() for pose in fading) < 0.25
+
+
+def test_without_a_fade_the_marker_is_that_of_a_set_from_before_there_was_one(root: Path) -> None:
+    assert "fade" not in json.loads((root / MARKER).read_text())
+
+
 def test_the_same_settings_give_the_same_bytes(root: Path, tmp_path: Path) -> None:
     write_ckplus_tree(tmp_path / "again", subjects=SUBJECTS, seed=4)
     assert digests(tmp_path / "again") == digests(root)
@@ -247,6 +263,9 @@ def test_a_lost_frame_is_written_again(tmp_path: Path) -> None:
         ("difficulty", -0.1),
         ("difficulty", 1.1),
         ("difficulty", float("nan")),
+        ("fade", -0.1),
+        ("fade", 1.1),
+        ("fade", float("nan")),
         ("layout", "fer2013"),
         ("classes", ["happy", "bored"]),
         ("classes", []),

@@ -65,6 +65,12 @@ class ClipSet:
             raise InvalidInput("a fold needs clips to train on and clips to test", field="test_clips")
         return train.to(self.device), test.to(self.device)
 
+    def everything(self) -> tuple[Tensor, Tensor]:
+        """Rows to train on, which are all, and to test, which are the originals in the order of their ids."""
+        order = sorted(range(len(self.clips)), key=lambda place: self.clips[place].clip_id)
+        rows = torch.arange(len(self.labels), device=self.device)
+        return rows, torch.tensor(order, dtype=torch.int64, device=self.device)
+
     @property
     def device(self) -> torch.device:
         """Where batches are made for."""
@@ -82,11 +88,16 @@ class ClipSet:
         one channel, or three that are views of one.
         """
         frames = self.frames[rows.to(self.frames.device)].to(self.device)
-        values = frames.to(torch.get_default_dtype())
-        values = values / 127.5 - 1 if normalization else values / 255
-        if self.channels == 3:
-            return values.permute(0, 4, 1, 2, 3)
-        return values.unsqueeze(1) if gray_as_one_channel else values.unsqueeze(1).expand(-1, 3, -1, -1, -1)
+        return network_input(frames, normalization=normalization, gray_as_one_channel=gray_as_one_channel)
+
+
+def network_input(frames: Tensor, *, normalization: bool, gray_as_one_channel: bool = True) -> Tensor:
+    """Clips as the network takes them, of uint8, batch x frames x size x size (x 3); see `ClipSet.batch`."""
+    values = frames.to(torch.get_default_dtype())
+    values = values / 127.5 - 1 if normalization else values / 255
+    if frames.dim() == 5:
+        return values.permute(0, 4, 1, 2, 3)
+    return values.unsqueeze(1) if gray_as_one_channel else values.unsqueeze(1).expand(-1, 3, -1, -1, -1)
 
 
 class ClipStore:

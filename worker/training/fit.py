@@ -28,6 +28,7 @@ from worker.training.device import (
 )
 from worker.training.engine import Engine
 from worker.training.evaluate import evaluate
+from worker.training.network import Network
 from worker.training.optim import build_optimizer, class_weights
 from worker.training.precision import arithmetic, gradients_finite, remember_statistics
 from worker.training.pretrained import PretrainedModel
@@ -84,7 +85,8 @@ def run_fold(
     Returns:
         The predictions of every epoch run. A fold ends early at the first epoch with every test clip right,
         where `stop_when_perfect` asks for it, and at a loss that is not finite (`diverged`): the epochs
-        before it count; where it was the first, the network is tested once as it is, with loss None.
+        before it count; where it was the first, the network is tested once as it is, with loss None. A task
+        that trains on all clips runs all its epochs.
 
     Raises:
         CacheMismatch: `cache` is not the one the task names.
@@ -92,10 +94,60 @@ def run_fold(
         PlanNotSound: this device does not run the task's compute plan soundly.
         OutOfMemory: the device's memory is too small.
     """
+    result, _ = _run(task, cache, engine, revision, on_step, pretrained, memory_format)
+    return result
+
+
+def train_model(
+    task: FoldTask,
+    cache: ClipCache,
+    engine: Engine,
+    *,
+    revision: str | None,
+    on_step: OnStep,
+    pretrained: PretrainedModel | None = None,
+) -> tuple[FoldResult, dict[str, Tensor]]:
+    """`run_fold`, and the network's state after the last epoch: on the CPU, contiguous, by name.
+
+    Raises:
+        InvalidInput: the loss was not finite; and as `run_fold`.
+        CacheMismatch, PlanNotSound, OutOfMemory: as `run_fold`.
+    """
+    result, network = _run(task, cache, engine, revision, on_step, pretrained, None)
+    if result.diverged:
+        raise InvalidInput(
+            "the loss is not finite; lower training.learning_rate", field="training.learning_rate"
+        )
+    state = network.model.state_dict()
+    return result, {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
+
+
+def shuffled_batches(rows: Tensor, batch_size: int, order: torch.Generator) -> tuple[Tensor, ...]:
+    """The rows in a new order, drawn from `order`, cut into batches of `batch_size`, the last one smaller.
+
+    A last batch of one clip joins the one before: batch normalisation has no statistics of one value.
+    """
+    shuffled = rows[torch.randperm(len(rows), generator=order).to(rows.device)]
+    batches = torch.split(shuffled, batch_size)
+    if len(batches) > 1 and len(batches[-1]) == 1:
+        return (*batches[:-2], torch.cat(batches[-2:]))
+    return batches
+
+
+def _run(
+    task: FoldTask,
+    cache: ClipCache,
+    engine: Engine,
+    revision: str | None,
+    on_step: OnStep,
+    pretrained: PretrainedModel | None,
+    memory_format: MemoryFormat | None,
+) -> tuple[FoldResult, Network]:
     started = time.monotonic()
     with _prepared(task, cache, engine):
         clip_set = _clip_set(task, cache, engine)
-        train_rows, test_rows = clip_set.split(task.test_clips)
+        train_rows, test_rows = clip_set.everything() if task.trains_on_all else clip_set.split(task.test_clips)
+        until_perfect = task.economies.stop_when_perfect and not task.trains_on_all
         truth = tuple(clip_set.clips[row].label for row in test_rows.tolist())
         training = _Training(task, clip_set, train_rows, engine, on_step, pretrained, memory_format)
         epochs: list[EpochResult] = []
@@ -109,56 +161,14 @@ def run_fold(
             epochs.append(
                 EpochResult(loss=loss, predicted=tested.predicted, probabilities=tested.probabilities)
             )
-            if diverged or (task.economies.stop_when_perfect and tested.predicted == truth):
+            if diverged or (until_perfect and tested.predicted == truth):
                 break
-    return FoldResult(
+    result = FoldResult(
         epochs=tuple(epochs),
         diverged=diverged,
         provenance=_provenance(task, engine, training, revision, started),
     )
-
-
-def train_on_all(
-    task: FoldTask, cache: ClipCache, engine: Engine, *, on_step: OnStep
-) -> tuple[dict[str, Tensor], float | None]:
-    """Train a task's configuration on every clip of the cache, for all its epochs, and test nothing.
-
-    Args:
-        task: its test clips are not looked at.
-        cache: the clips, the cache that the task names.
-        engine: the device.
-        on_step: called after every optimiser step.
-
-    Returns:
-        The network's state on the CPU, contiguous, by name, and the last epoch's mean loss; None where the loss
-        was not finite.
-
-    Raises:
-        CacheMismatch, InvalidInput, PlanNotSound, OutOfMemory: as `run_fold`.
-    """
-    with _prepared(task, cache, engine):
-        clip_set = _clip_set(task, cache, engine)
-        rows = torch.arange(len(clip_set.labels), device=clip_set.device)
-        training = _Training(task, clip_set, rows, engine, on_step, None, None)
-        loss: float | None = None
-        for epoch in range(1, task.training.epochs + 1):
-            loss = training.train(epoch)
-            if loss is None:
-                break
-        state = training.network.model.state_dict()
-    return {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}, loss
-
-
-def shuffled_batches(rows: Tensor, batch_size: int, order: torch.Generator) -> tuple[Tensor, ...]:
-    """The rows in a new order, drawn from `order`, cut into batches of `batch_size`, the last one smaller.
-
-    A last batch of one clip joins the one before: batch normalisation has no statistics of one value.
-    """
-    shuffled = rows[torch.randperm(len(rows), generator=order).to(rows.device)]
-    batches = torch.split(shuffled, batch_size)
-    if len(batches) > 1 and len(batches[-1]) == 1:
-        return (*batches[:-2], torch.cat(batches[-2:]))
-    return batches
+    return result, training.network
 
 
 class _Training:

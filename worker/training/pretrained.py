@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from services.contracts import FoldTask
 from services.errors import InvalidInput
-from services.model_catalogue import ModelCard, check_other_dataset, find_model, read_weights
+from services.model_card import ModelCard
+from services.model_catalogue import check_other_dataset, find_model, read_weights
+from worker.training.model import EmotionNet, build_model
 
 ARCHITECTURE = ("activation", "temporal_size", "pooling_layer", "second_conv_layer")
 SHAPE = ("width", "frames", "frame_size", "batch_norm", "pool_counts_padding")
@@ -55,6 +57,35 @@ def open_pretrained(root: Path, model_id: str) -> PretrainedModel:
     """
     card = find_model(root, model_id)
     return PretrainedModel(card=card, state=load(read_weights(root, card)))
+
+
+def open_model(root: Path, model_id: str, *, skip_dead_taps: bool = True) -> tuple[ModelCard, EmotionNet]:
+    """A model of the catalogue as it was trained, ready to predict, on the CPU.
+
+    Args:
+        root: folder of the catalogue.
+        model_id: of the model.
+        skip_dead_taps: compute it the short way, or as plain 3D convolutions; equal but for rounding.
+
+    Raises:
+        NotFound: it is not there.
+        CacheMismatch: its weights are missing or have changed.
+    """
+    kept = open_pretrained(root, model_id)
+    card, training = kept.card, kept.card.training
+    model = build_model(
+        card.hyperparameters,
+        width=training.width,
+        classes=len(card.classes),
+        frames=training.frames,
+        frame_size=training.frame_size,
+        bn_momentum=training.bn_momentum,
+        batch_norm=training.batch_norm,
+        pool_counts_padding=training.pool_counts_padding,
+        skip_dead_taps=skip_dead_taps,
+    )
+    model.load_state_dict(kept.state)
+    return card, model.eval()
 
 
 def pack(state: dict[str, Tensor]) -> bytes:

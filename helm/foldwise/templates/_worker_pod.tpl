@@ -70,7 +70,7 @@ spec:
       volumeMounts:
         - {name: cache, mountPath: /cache, readOnly: true}
         {{- if $root.Values.artifacts.enabled }}
-        - {name: artifacts, mountPath: /artifacts, readOnly: true}
+        - {name: artifacts, mountPath: /artifacts}
         {{- end }}
         - {name: token, mountPath: /var/run/secrets/foldwise, readOnly: true}
         - {name: tmp, mountPath: /tmp}
@@ -85,7 +85,7 @@ spec:
       persistentVolumeClaim: {claimName: {{ include "foldwise.cacheClaim" $root }}, readOnly: true}
     {{- if $root.Values.artifacts.enabled }}
     - name: artifacts
-      persistentVolumeClaim: {claimName: {{ include "foldwise.artifactsClaim" $root }}, readOnly: true}
+      persistentVolumeClaim: {claimName: {{ include "foldwise.artifactsClaim" $root }}}
     {{- end }}
     - name: token
       {{- if $root.Values.coordinator.tokenReview.enabled }}

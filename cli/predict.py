@@ -1,0 +1,206 @@
+"""`foldwise predict`: which emotion a face shows over the time of a video."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from preprocessing.clips import BoxChoice, ClipSettings, crop_faces, equalized, find_faces, too_few_faces
+from preprocessing.face_tracks import follow_one_face
+from preprocessing.faces import FaceBox, FaceDetector, Image, make_detector
+from preprocessing.frames import VideoFrame, read_video
+from services.clip_cache import Frames
+from services.errors import InvalidInput, NotFound
+from services.model_card import ModelCard
+from worker.training.clips import network_input
+from worker.training.model import EmotionNet
+
+CLIPS_AT_ONCE = 16
+DIGITS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """Some consecutive frames of a video, and what a model says of them."""
+
+    first_frame: int
+    last_frame: int
+    """Both from 0, and both part of it."""
+
+    start: float
+    end: float
+    """Seconds, of the first and of the last frame."""
+
+    frames_with_face: int
+    label: str | None
+    """None where too few of the frames show a face."""
+
+    probabilities: dict[str, float] | None
+    """By class, 4 decimals."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What a model says of a video."""
+
+    video: str
+    model: str
+    frames: int
+    windows: list[Window]
+    boxes: dict[int, FaceBox] = field(repr=False)
+    """The face that was looked at, by the number of the frame; frames without one are left out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Seen:
+    """A frame that was read, and the faces in it."""
+
+    number: int
+    seconds: float
+    image: Image
+    faces: tuple[FaceBox, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Clip:
+    """A window, and the face in it as the model takes it; no crops where there is no face."""
+
+    window: Window
+    crops: Frames | None
+
+
+class Predictor:
+    """A model with everything that was done to the clips it was trained on."""
+
+    def __init__(self, card: ModelCard, model: EmotionNet, device: torch.device) -> None:
+        """Take over `model`, in evaluation mode.
+
+        Raises:
+            InvalidInput, NotFound: the detector that made its clips is not known, or its weights are missing.
+        """
+        self._card = card
+        self._device = device
+        self._model = model.to(device).eval()
+        self._settings = clip_settings(card)
+        self._detector: FaceDetector = make_detector(self._settings.detector)
+
+    def predict(self, video: Path, *, stride: int) -> Prediction:
+        """Label windows of as many frames as the model takes, one every `stride` frames, and the last ones.
+
+        In each window one face is followed and cropped as in the clips the model was trained on.
+
+        Raises:
+            NotFound: there is no such file.
+            InvalidInput: it is no video that can be read, has fewer frames than the model takes, or shows no
+                face in any window.
+        """
+        boxes: dict[int, FaceBox] = {}
+        windows: list[Window] = []
+        clips: list[_Clip] = []
+        count = 0
+        try:
+            for window in self._windows(video, stride):
+                count = window[-1].number + 1
+                clips.append(self._clip(window, boxes))
+                if len(clips) == CLIPS_AT_ONCE:
+                    windows += self._label(clips)
+                    clips = []
+        except OSError as error:
+            raise NotFound(f"cannot read {video}: {error.strerror}", field="video") from error
+        windows += self._label(clips)
+        if all(window.label is None for window in windows):
+            raise InvalidInput(
+                f"no face was found in {video}: in none of its {len(windows)} windows of "
+                f"{self._settings.frames} frames do enough frames show one",
+                field="video",
+            )
+        return Prediction(video=str(video), model=self._card.id, frames=count, windows=windows, boxes=boxes)
+
+    def _windows(self, video: Path, stride: int) -> Iterator[Sequence[_Seen]]:
+        length = self._settings.frames
+        seen: deque[_Seen] = deque(maxlen=length)
+        read, told = 0, 0
+        for frame in read_video(video):
+            seen.append(self._see(frame))
+            read += 1
+            if read >= length and (read - length) % stride == 0:
+                told = read
+                yield tuple(seen)
+        if read == 0:
+            raise InvalidInput(f"{video} is no video that can be read", field="video")
+        if read < length:
+            raise InvalidInput(
+                f"{video} is too short: it has {read} frames, the model takes {length} at a time", field="video"
+            )
+        if told < read:
+            # What comes last is where a clip of the training sets has its peak.
+            yield tuple(seen)
+
+    def _see(self, frame: VideoFrame) -> _Seen:
+        image = frame.image
+        if self._card.channels == 1:
+            image = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY).astype(np.uint8, copy=False)
+        faces = find_faces(image, self._detector)
+        return _Seen(number=frame.number, seconds=frame.seconds, image=image, faces=faces)
+
+    def _clip(self, seen: Sequence[_Seen], boxes: dict[int, FaceBox]) -> _Clip:
+        found = follow_one_face([frame.faces for frame in seen])
+        window = Window(
+            first_frame=seen[0].number,
+            last_frame=seen[-1].number,
+            start=round(seen[0].seconds, 3),
+            end=round(seen[-1].seconds, 3),
+            frames_with_face=sum(box is not None for box in found),
+            label=None,
+            probabilities=None,
+        )
+        if too_few_faces(found, self._settings):
+            return _Clip(window=window, crops=None)
+        for frame, box in zip(seen, found, strict=True):
+            if box is not None:
+                boxes.setdefault(frame.number, box)
+        crops = np.stack(crop_faces([frame.image for frame in seen], found, self._settings))
+        if self._card.hyperparameters.clahe:
+            crops = equalized(crops, self._settings.clahe_clip_limit, self._settings.clahe_tiles)
+        return _Clip(window=window, crops=crops)
+
+    @torch.inference_mode()
+    def _label(self, clips: Sequence[_Clip]) -> list[Window]:
+        crops = [clip.crops for clip in clips if clip.crops is not None]
+        if not crops:
+            return [clip.window for clip in clips]
+        batch = network_input(
+            torch.from_numpy(np.stack(crops)).to(self._device),
+            normalization=self._card.hyperparameters.normalization,
+        )
+        rows = iter(torch.softmax(self._model(batch).double(), dim=1).cpu().tolist())
+        return [
+            clip.window if clip.crops is None else self._labelled(clip.window, next(rows)) for clip in clips
+        ]
+
+    def _labelled(self, window: Window, probabilities: Sequence[float]) -> Window:
+        best = max(range(len(probabilities)), key=probabilities.__getitem__)
+        return dataclasses.replace(
+            window,
+            label=self._card.classes[best],
+            probabilities={
+                name: round(p, DIGITS) for name, p in zip(self._card.classes, probabilities, strict=True)
+            },
+        )
+
+
+def clip_settings(card: ModelCard) -> ClipSettings:
+    """How the clips were made that a model was trained on; the defaults where its card does not say."""
+    known = {each.name for each in dataclasses.fields(ClipSettings)}
+    settings = {name: value for name, value in card.preprocessing.items() if name in known}
+    if "box" in settings:
+        settings["box"] = BoxChoice(settings["box"])
+    settings |= {"frames": card.training.frames, "frame_size": card.training.frame_size}
+    return ClipSettings(**settings)

@@ -1,0 +1,208 @@
+"""What goes with a trained model: where it comes from, how good it is, what it is for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import Field, FiniteFloat
+
+from services.clip_cache import CacheManifest
+from services.contracts import (
+    Contract,
+    CrossValidated,
+    FoldResult,
+    FoldTask,
+    ModelId,
+    Provenance,
+    TrainingSettings,
+)
+from services.folds import KFold, LeaveOneSubjectOut
+from services.search_space import Hyperparameters, title_of
+
+
+class ModelCard(Contract):
+    """What a model is and what it was trained on."""
+
+    id: ModelId
+    sha256: str = Field(description="of the weights file")
+    dataset: str
+    fingerprint: str = Field(description="of the clip cache it was trained on")
+    classes: tuple[str, ...]
+    clips: int
+    class_counts: dict[str, int] = Field(default_factory=dict, description="clips of each class")
+    subjects: int | None = None
+    channels: int = Field(1, description="of its clips: 1 for gray, 3 for colour (red, green, blue)")
+    preprocessing: dict[str, Any] = Field(
+        default_factory=dict, description="settings of the clip cache: detector, box, CLAHE"
+    )
+    hyperparameters: Hyperparameters
+    training: TrainingSettings
+    seed: int
+    loss: float | None = Field(description="mean training loss of the last epoch")
+    training_accuracy: FiniteFloat | None = Field(
+        None, description="after the last epoch, on the clips it was trained on"
+    )
+    cross_validated: CrossValidated | None = Field(None, description="how the configuration did before")
+    provenance: Provenance | None = None
+
+
+def describe(
+    task: FoldTask, manifest: CacheManifest, labels: tuple[int, ...], result: FoldResult
+) -> dict[str, Any]:
+    """The fields of a card that follow from how a model was trained.
+
+    Args:
+        task: what was trained.
+        manifest: of its clip cache.
+        labels: true labels of the task's test clips, in their order.
+        result: what came of it.
+    """
+    last = result.epochs[-1]
+    right = sum(a == b for a, b in zip(labels, last.predicted, strict=True))
+    return {
+        "dataset": manifest.dataset,
+        "fingerprint": manifest.fingerprint,
+        "classes": manifest.classes,
+        "clips": manifest.clips,
+        "class_counts": manifest.class_counts,
+        "subjects": manifest.subjects,
+        "channels": manifest.channels,
+        "preprocessing": manifest.settings,
+        "hyperparameters": task.hyperparameters,
+        "training": task.training,
+        "seed": task.study_seed,
+        "loss": last.loss,
+        "training_accuracy": right / len(labels),
+        "cross_validated": task.cross_validated,
+        "provenance": result.provenance,
+    }
+
+
+def card_text(card: ModelCard) -> str:
+    """The card for people, as Markdown."""
+    return "\n".join(_lines(card)) + "\n"
+
+
+def input_text(card: ModelCard) -> str:
+    """What the network takes, in a sentence or two."""
+    training, hp = card.training, card.hyperparameters
+    colour = "gray" if card.channels == 1 else "colour (red, green, blue)"
+    limit, tiles = clahe_of(card)
+    clahe = f", after CLAHE (clip limit {limit:g}, {tiles} x {tiles} tiles) on each" if hp.clahe else ""
+    scale = "values / 127.5 - 1, in [-1, 1]" if hp.normalization else "values / 255, in [0, 1]"
+    repeat = ", the gray channel three times" if card.channels == 1 else ""
+    side = training.frame_size
+    return (
+        f"Clips of {training.frames} consecutive {colour} frames of one face, each cropped to its box and "
+        f"resized to {side} x {side}{clahe}; then {scale}, as batch x 3 x frames x height x width{repeat}."
+    )
+
+
+def clahe_of(card: ModelCard) -> tuple[float, int]:
+    """Clip limit and tiles on a side of a model's CLAHE."""
+    settings = card.preprocessing
+    return float(settings.get("clahe_clip_limit", 2.0)), int(settings.get("clahe_tiles", 8))
+
+
+def _lines(card: ModelCard) -> Iterator[str]:
+    yield f"# {card.id}"
+    yield ""
+    yield "A 3D-CNN that names the facial emotion in a short video of one face."
+    yield ""
+    yield "## Data"
+    yield ""
+    people = "" if card.subjects is None else f" of {card.subjects} subjects"
+    yield f"Trained on all {card.clips} clips{people} of {card.dataset}, clip cache `{card.fingerprint}`."
+    if card.class_counts:
+        yield "Clips of each class: " + ", ".join(f"{n} {name}" for name, n in card.class_counts.items()) + "."
+    yield ""
+    yield "## Input and output"
+    yield ""
+    yield input_text(card)
+    if detector := card.preprocessing.get("detector"):
+        yield f"Faces were found by {detector}, box: {card.preprocessing.get('box', 'frame')}."
+    yield "Output: one logit for each of " + ", ".join(card.classes) + "; softmax gives probabilities."
+    yield ""
+    yield "## Configuration"
+    yield ""
+    yield "| parameter | value |"
+    yield "|---|---|"
+    for name, value in card.hyperparameters.model_dump().items():
+        yield f"| {title_of(name)} | {value} |"
+    for name in ("width", "batch_size", "learning_rate", "epochs", "bn_momentum", "batch_norm", "pretrained"):
+        yield f"| {name} | {getattr(card.training, name)} |"
+    yield f"| seed | {card.seed} |"
+    yield ""
+    yield "## How good it is"
+    yield ""
+    yield from _scores(card)
+    yield ""
+    yield "## Limits"
+    yield ""
+    yield from _limits(card)
+    yield ""
+    yield "## Intended use"
+    yield ""
+    yield (
+        "Research on facial expressions that are acted or elicited as in its training set, from a frontal "
+        "face. Not for judging persons: what a face shows is not what somebody feels, and nobody has tested it "
+        "for decisions about people."
+    )
+    if card.provenance is not None:
+        ran = card.provenance
+        yield ""
+        yield "## Provenance"
+        yield ""
+        yield (
+            f"{ran.device}, torch {ran.torch}, {ran.compute.precision}"
+            f"{', compiled' if ran.compute.compiled else ''}, revision {ran.revision or 'unknown'}; "
+            f"{ran.clip_passes} clip passes in {ran.seconds:.0f} s. Weights: SHA-256 `{card.sha256}`."
+        )
+
+
+def _scores(card: ModelCard) -> Iterator[str]:
+    before = card.cross_validated
+    if before is None:
+        yield "Not known: its configuration was not cross-validated."
+    else:
+        yield (
+            f"Its configuration is trial {before.trial} of study {before.study}, the one taken of "
+            f"{before.trials}. In {_split(before)} it got {before.correct} of {before.clips} clips right:"
+        )
+        yield ""
+        yield "| accuracy | UAR | UF1 |"
+        yield "|---|---|---|"
+        yield f"| {before.accuracy:.2%} | {before.uar:.2%} | {before.uf1:.2%} |"
+        yield ""
+        yield (
+            f"Split `{before.split_hash}`, seed {before.seed}. These are figures of networks that were each "
+            "trained without the people they were tested on, not of this one, which has seen them all."
+        )
+        yield ""
+        yield f"It was trained for {card.training.epochs} epochs, the median of the folds' best epochs."
+    if card.training_accuracy is not None:
+        yield ""
+        yield (
+            f"On the clips it was trained on it gets {card.training_accuracy:.2%} right, which says nothing "
+            "about other people."
+        )
+
+
+def _split(before: CrossValidated) -> str:
+    if isinstance(before.protocol, LeaveOneSubjectOut):
+        return f"Leave-One-Subject-Out cross-validation ({before.folds} subjects)"
+    if isinstance(before.protocol, KFold):
+        return f"subject-independent {before.protocol.k}-fold cross-validation"
+    return f"{before.folds} folds"
+
+
+def _limits(card: ModelCard) -> Iterator[str]:
+    if card.cross_validated is not None:
+        yield (
+            "- The figures above are optimistic: the configuration was chosen, and each fold's epoch taken, on "
+            "the clips that they are measured on."
+        )
+    yield f"- It knows the people, light and camera of {card.dataset}, and no others."
+    yield "- It always names one of its classes, whatever is shown, a calm face too unless that is among them."
+    yield "- It takes a clip to end at the peak of an expression; elsewhere in a video its label means less."
