@@ -62,6 +62,7 @@ bench: venv  ## programs that measure, an hour on two cores; each ends with a JS
 	$(BIN)/python -m benchmarks.pruning
 	$(BIN)/python -m benchmarks.preprocessing
 	$(BIN)/python -m benchmarks.synthetic_sets
+	$(BIN)/python -m benchmarks.study_page
 
 clean:  ## remove the environment and build leftovers; studies and caches stay
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info

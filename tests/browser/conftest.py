@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, Request, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Request, expect, sync_playwright
 
 from cli.ports import bind
 from services.clip_cache import cache_folder, open_cache
@@ -152,6 +152,7 @@ def visit(browser: Browser, coordinator: Coordinator, **look: Any) -> Visit:
     """A fresh browser profile of some look."""
     context: BrowserContext = browser.new_context(**look)
     context.set_default_timeout(PATIENCE_MS)
+    expect.set_options(timeout=PATIENCE_MS)
     page = context.new_page()
     made = Visit(page, coordinator.url)
 

@@ -55,12 +55,12 @@ def test_a_study_is_watched_and_steered_through_a_restart(browser: Browser, coor
     page.get_by_role("link", name="trial 0").first.click()
     expect(page.get_by_role("heading", level=1)).to_contain_text("Trial 0")
     expect(page.locator(".folds tbody tr")).to_have_count(5)
-    page.get_by_text("% of true class").click()
+    page.get_by_text("% of true class", exact=True).click()
     expect(page.locator(".matrix-true")).to_be_visible()
     expect(page.locator(".matrix-counts")).to_be_hidden()
     moving = page.locator(".clips .moving img").first
     moving.scroll_into_view_if_needed()
-    page.wait_for_function("document.querySelector('.clips .moving img').naturalWidth === 112")
+    expect(moving).to_have_js_property("naturalWidth", 112)
     assert visitor.complaints == []
     worker.close()
 
@@ -158,7 +158,7 @@ def test_the_heat_map_is_read_by_keyboard_and_follows_folds(browser: Browser, co
     page = visitor.page
     visitor.sign_in(coordinator.token(TokenScope.READ))
     visitor.open("/studies/s")
-    page.wait_for_function("document.querySelector('#heat canvas').height > 0")
+    expect(page.locator("#heat")).to_have_attribute("data-drawn", re.compile("[1-9]"))
     assert page.locator("#live").evaluate("node => getComputedStyle(node, '::before').animationName") == "none"
     page.get_by_label("Order").select_option("number")
     heat, tip = page.locator("#heat"), page.locator("#heat-tip")
@@ -180,7 +180,7 @@ def test_the_heat_map_is_read_by_keyboard_and_follows_folds(browser: Browser, co
         heat.press("ArrowDown")
         return tip.text_content()
 
-    page.wait_for_function("document.querySelector('#panel-latest').textContent.includes('1 of 5 folds')")
+    expect(page.locator("#panel-latest")).to_contain_text("1 of 5 folds")
     assert "of 2 clips right" in told()
     heat.press("Enter")
     page.wait_for_url("**/studies/s/trials/1")

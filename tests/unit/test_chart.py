@@ -448,3 +448,30 @@ def test_extra_objects_are_templates() -> None:
     made = manifests((CHART / "examples" / "kueue-team.yaml",))
     (queue,) = of_kind(made, "LocalQueue")
     assert queue["spec"]["clusterQueue"] == "search"
+
+
+@pytest.mark.parametrize(
+    ("settings", "url"),
+    [
+        ({}, None),
+        (
+            {"ingress.enabled": "true", "ingress.host": "f.example", "ingress.dashboardHost": "o.example"},
+            "http",
+        ),
+        (
+            {
+                "httpRoute.enabled": "true",
+                "httpRoute.parentRefs[0].name": "gateway",
+                "httpRoute.dashboardHostnames[0]": "o.example",
+            },
+            "https",
+        ),
+    ],
+)
+def test_the_study_page_links_to_the_dashboard_where_it_has_a_host(
+    settings: dict[str, str], url: str | None
+) -> None:
+    made = manifests((), tuple(settings.items()))
+    container = named(made, "Deployment", "r-foldwise")["spec"]["template"]["spec"]["containers"][0]
+    linked = [item["value"] for item in container["env"] if item["name"] == "FOLDWISE_DASHBOARD_URL"]
+    assert linked == ([f"{url}://o.example/"] if url else [])
