@@ -31,11 +31,11 @@ def test_wilsons_interval_is_that_of_scipy(counts: tuple[int, int]) -> None:
 def test_the_bootstrap_keeps_the_clips_of_a_subject_together() -> None:
     # Twenty subjects, all right or all wrong: as good as twenty clips, however many clips each has.
     right, wrong = np.diag([3, 3]), np.asarray([[0, 3], [3, 0]])
-    low, high = bootstrap([right] * 15 + [wrong] * 5, accuracy)
-    # So many of twenty draws are right, each three times in four, in the middle 95 % of cases.
-    assert [low, high] == pytest.approx([binom.ppf(q, 20, 0.75) / 20 for q in (0.025, 0.975)])
-    assert high - low > 1.5 * np.subtract(*wilson(90, 120)[::-1]), "clips taken as independent promise too much"
-    assert bootstrap([right] * 15 + [wrong] * 5, accuracy) == (low, high), "the same again"
+    low, high = bootstrap([right] * 16 + [wrong] * 4, accuracy)
+    # So many of twenty draws are right, each four times in five, in the middle 95 % of cases.
+    assert [low, high] == pytest.approx([binom.ppf(q, 20, 0.8) / 20 for q in (0.025, 0.975)])
+    assert high - low > 1.5 * np.subtract(*wilson(96, 120)[::-1]), "clips taken as independent promise too much"
+    assert bootstrap([right] * 16 + [wrong] * 4, accuracy) == (low, high), "the same again"
     assert bootstrap([right] * 3, unweighted_f1) == (1.0, 1.0)
     with pytest.raises(ValueError, match="1 units"):
         bootstrap([right], accuracy)
