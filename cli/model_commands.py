@@ -142,6 +142,8 @@ def _write_csv(file: Path, classes: Sequence[str], done: Sequence[Prediction]) -
         table.writerow((*columns, *classes))
         for found in done:
             for window in found.windows:
-                shares = window.probabilities or dict.fromkeys(classes, "")
+                shares = window.probabilities or {}
                 row = [getattr(window, column) for column in columns[1:-1]]
-                table.writerow([found.video, *row, window.label or "", *(shares[name] for name in classes)])
+                table.writerow(
+                    [found.video, *row, window.label or "", *(shares.get(name, "") for name in classes)]
+                )

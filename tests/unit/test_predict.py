@@ -37,7 +37,8 @@ SMALL = TrainingSettings(width=1, frame_size=16, frames=10)
 @pytest.fixture(scope="module")
 def photograph() -> Image:
     """An astronaut, 256 x 448 pixels of BGR."""
-    picture = cv2.cvtColor(skimage.data.astronaut(), cv2.COLOR_RGB2BGR)
+    rgb: Image = skimage.data.astronaut()  # type: ignore[no-untyped-call]
+    picture = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
     return np.ascontiguousarray(picture[:256, :448])
 
 
