@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from cli.evaluation import Evaluated, evaluate, exactly
 from cli.paired_tests import PairedTests, paired_tests
 from cli.report.table import Cell, Percent, Table
+from cli.selection import check_cross_validated
 from cli.study_client import StudyClient
 from cli.study_commands import read_file
 from services.contracts import StudySpec, StudyView
@@ -254,6 +255,7 @@ def _configuration(client: StudyClient, candidate: Candidate) -> tuple[dict[str,
     if path.suffix in {".yaml", ".yml", ".json"}:
         return _checked(read_file(path, candidate.name), candidate), None
     study = client.get(candidate.source)
+    check_cross_validated(study)
     if study.best is None or study.best.value is None:
         raise NotFound(
             f"{candidate.name}: study {candidate.source} has no complete trial to take the best of",

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from cli.evaluation import evaluate, exactly
 from cli.report.table import Percent, Table
+from cli.selection import check_cross_validated
 from cli.study_client import StudyClient
 from services.contracts import StudySpec, StudyView, TrialState, TrialView
 from services.errors import NotFound
@@ -71,10 +72,12 @@ def confirm(
 
     Raises:
         NotFound: no such study, or no trial of it is complete.
+        InvalidInput: it trains on all clips.
         Conflict: a study of one of the names to be used is another one.
         FoldwiseError: a fold could not be run.
     """
     study = client.get(name)
+    check_cross_validated(study)
     complete = [trial for trial in client.trials(name) if trial.state == TrialState.COMPLETE]
     best = _best(complete, top)
     if not best:

@@ -195,8 +195,9 @@ def study_summary(console: Console, study: StudyView) -> None:
             f"  best: trial {best.number}, accuracy {percent(best.value)} "
             f"({best.correct}/{best.clips} clips; chance {percent(study.chance)})"
         )
-        ended = study.trials[TrialState.COMPLETE] + study.trials[TrialState.PRUNED]
-        console.print(Text(selection_warning(ended), style="dim"))
+        if study.spec.protocol.kind != "all":
+            ended = study.trials[TrialState.COMPLETE] + study.trials[TrialState.PRUNED]
+            console.print(Text(selection_warning(ended), style="dim"))
     console.print(parameters_table(dict(best.parameters)))
 
 

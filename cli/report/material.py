@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cli.selection import check_cross_validated
 from cli.study_client import StudyClient
 from services.contracts import (
     FoldRecord,
@@ -45,10 +46,12 @@ def gather(client: StudyClient, name: str) -> Material:
 
     Raises:
         NotFound: there is no such study.
+        InvalidInput: it trains on all clips, so there is nothing to report.
         Unavailable: the coordinator does not answer.
     """
     # The study first: all trials it counts are then among the trials.
     study = client.get(name)
+    check_cross_validated(study)
     trials = tuple(client.trials(name))
     folds: dict[int, FoldRecord] = {}
     if study.best is not None:

@@ -15,6 +15,7 @@ from sqlalchemy import Engine, text
 from cli.comparison import Candidate, compare, comparison_table, comparison_warnings, pair, read_candidate
 from cli.confirmation import confirm, confirmation_sentence, confirmation_table
 from cli.evaluation import evaluate, exactly
+from cli.report.material import gather
 from cli.study_client import StudyClient
 from coordinator.app import create_app
 from coordinator.settings import CoordinatorSettings
@@ -163,6 +164,7 @@ def test_what_cannot_be_compared_or_confirmed_is_said_in_a_line(
     desk: Desk, client: StudyClient, tmp_path: Path
 ) -> None:
     desk.create()
+    desk.create(name="final", protocol={"kind": "all"}, trials=1)
     bad = tmp_path / "bad.json"
     bad.write_text(json.dumps({"activation": "relu"}))
     wrong: list[tuple[list[str], type[FoldwiseError], str]] = [
@@ -171,11 +173,14 @@ def test_what_cannot_be_compared_or_confirmed_is_said_in_a_line(
         (["c1=s", "c1=s"], InvalidInput, "two configurations are called c1"),
         (["c1=nothing", "c2=nothing"], NotFound, "no study 'nothing'"),
         (["c1=s", "c2=s"], NotFound, "study s has no complete trial"),
+        (["c1=final", "c2=s"], InvalidInput, "study final trains on all clips"),
         ([f"c1={bad}", "c2=s"], InvalidInput, "unknown option 'relu' of activation"),
     ]
     for words, error, message in wrong:
         with pytest.raises(error, match=message):
             compare(client, list(map(read_candidate, words)), SPEC, watch=lambda study: study)
+    with pytest.raises(InvalidInput, match="study final trains on all clips"):
+        gather(client, "final")
     with pytest.raises(NotFound, match="study s has no complete trial to confirm"):
         confirm(client, "s", top=1, seeds=1, watch=lambda study: study)
 

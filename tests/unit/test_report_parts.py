@@ -7,6 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binom, binomtest
 
 from cli.presets import get_preset
 from cli.report.architecture import layers_of
@@ -18,28 +21,21 @@ from services.intervals import bootstrap, wilson
 from services.scores import accuracy, best_common_epoch, unweighted_f1
 
 
-@pytest.mark.parametrize(
-    ("correct", "clips", "low", "high"),
-    # Computed with R: binom::binom.wilson.
-    [
-        (319, 327, 0.952449, 0.987547),
-        (0, 10, 0.0, 0.277533),
-        (10, 10, 0.722467, 1.0),
-        (1, 2, 0.094531, 0.905469),
-    ],
-)
-def test_wilsons_interval(correct: int, clips: int, low: float, high: float) -> None:
-    assert wilson(correct, clips) == pytest.approx((low, high), abs=1e-5)
+@given(st.integers(1, 400).flatmap(lambda clips: st.tuples(st.integers(0, clips), st.just(clips))))
+@settings(max_examples=50, deadline=None)
+def test_wilsons_interval_is_that_of_scipy(counts: tuple[int, int]) -> None:
+    known = binomtest(*counts).proportion_ci(method="wilson")
+    assert wilson(*counts) == pytest.approx((known.low, known.high), abs=1e-9)
 
 
 def test_the_bootstrap_keeps_the_clips_of_a_subject_together() -> None:
     # Twenty subjects, all right or all wrong: as good as twenty clips, however many clips each has.
     right, wrong = np.diag([3, 3]), np.asarray([[0, 3], [3, 0]])
-    low, high = bootstrap([right] * 15 + [wrong] * 5, accuracy)
-    one_clip = wilson(15, 20)
-    assert (low, high) == pytest.approx(one_clip, abs=0.06)
-    assert high - low > 1.5 * np.subtract(*wilson(90, 120)[::-1]), "clips taken as independent promise too much"
-    assert bootstrap([right] * 15 + [wrong] * 5, accuracy) == (low, high), "the same again"
+    low, high = bootstrap([right] * 16 + [wrong] * 4, accuracy)
+    # So many of twenty draws are right, each four times in five, in the middle 95 % of cases.
+    assert [low, high] == pytest.approx([binom.ppf(q, 20, 0.8) / 20 for q in (0.025, 0.975)])
+    assert high - low > 1.5 * np.subtract(*wilson(96, 120)[::-1]), "clips taken as independent promise too much"
+    assert bootstrap([right] * 16 + [wrong] * 4, accuracy) == (low, high), "the same again"
     assert bootstrap([right] * 3, unweighted_f1) == (1.0, 1.0)
     with pytest.raises(ValueError, match="1 units"):
         bootstrap([right], accuracy)
