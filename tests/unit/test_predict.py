@@ -37,7 +37,7 @@ SMALL = TrainingSettings(width=1, frame_size=16, frames=10)
 @pytest.fixture(scope="module")
 def photograph() -> Image:
     """An astronaut, 256 x 448 pixels of BGR."""
-    picture = cv2.cvtColor(skimage.data.astronaut(), cv2.COLOR_RGB2BGR)
+    picture = cv2.cvtColor(skimage.data.astronaut(), cv2.COLOR_RGB2BGR)  # type: ignore[no-untyped-call]
     return np.ascontiguousarray(picture[:256, :448])
 
 
