@@ -11,10 +11,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cli.local import LocalService, local_service
+from cli.local import local_service
 from cli.presets import DEMO_SUBJECTS, get_preset
 from cli.progress import preprocessing_progress, writing_progress
-from cli.show import confusion_table, percent, save_confusion, study_summary, trials_table
+from cli.show import confusion_table, study_summary, trials_table
 from cli.state import StateFolder, default_state
 from cli.study_client import StudyClient
 from cli.watch import watch
@@ -36,6 +36,9 @@ class DemoResult:
     pruned: int
     folds_run: int
     best_accuracy: float | None
+    report: str
+    """Path of the report's page."""
+
     chance: float
     seconds: float
 
@@ -51,13 +54,13 @@ def run_demo(state: StateFolder, *, workers: int, new: bool, console: Console) -
     tree = state.folder / "faces"
 
     console.print(
-        f"[bold]1/4[/bold] synthetic faces: {DEMO_SUBJECTS} subjects, 7 emotions, as a CK+ tree in {tree}",
+        f"[bold]1/5[/bold] synthetic faces: {DEMO_SUBJECTS} subjects, 7 emotions, as a CK+ tree in {tree}",
         soft_wrap=True,
     )
     with writing_progress(console) as progress:
         write_ckplus_tree(tree, subjects=DEMO_SUBJECTS, seed=SEED, difficulty=DIFFICULTY, progress=progress)
 
-    console.print("[bold]2/4[/bold] preprocessing: the CK+ reader, YuNet face detection, crops, CLAHE")
+    console.print("[bold]2/5[/bold] preprocessing: the CK+ reader, YuNet face detection, crops, CLAHE")
     with preprocessing_progress(console) as report:
         outcome = preprocess(
             "ckplus",
@@ -74,7 +77,7 @@ def run_demo(state: StateFolder, *, workers: int, new: bool, console: Console) -
     )
 
     spec = spec.model_copy(update={"cache": f"ckplus/{outcome.manifest.fingerprint}"})
-    console.print(f"[bold]3/4[/bold] search: PostgreSQL, a coordinator and {workers} workers over HTTP")
+    console.print(f"[bold]3/5[/bold] search: PostgreSQL, a coordinator and {workers} workers over HTTP")
     threads = max(1, (os.cpu_count() or 1) // workers)
     with local_service(state, workers=0, port=0, say=_teller(console), threads=threads) as service:
         client = service.client
@@ -88,16 +91,18 @@ def run_demo(state: StateFolder, *, workers: int, new: bool, console: Console) -
             for number in range(1, workers + 1):
                 service.start_worker(f"worker-{number}")
             study = watch(client, study.name, console, tend=service.tend)
-        console.print("[bold]4/4[/bold] result")
-        _show_result(client, study, service, console)
+        console.print("[bold]4/5[/bold] result")
+        _show_result(client, study, console)
+        page = _write_report(client, study, state, console)
     seconds = time.monotonic() - started
-    _say_where_to_look(state, console)
+    _say_where_to_look(state, page, console)
     return DemoResult(
         study=study.name,
         trials=sum(study.trials.values()),
         pruned=study.trials[TrialState.PRUNED],
         folds_run=study.folds_done,
         best_accuracy=study.best.value if study.best else None,
+        report=str(page),
         chance=round(study.chance, 4),
         seconds=round(seconds, 1),
     )
@@ -120,26 +125,32 @@ def _find_or_create(client: StudyClient, spec: StudySpec, *, new: bool, console:
     return study
 
 
-def _show_result(client: StudyClient, study: StudyView, service: LocalService, console: Console) -> None:
+def _show_result(client: StudyClient, study: StudyView, console: Console) -> None:
     console.print(trials_table(client.trials(study.name)))
     console.print()
     study_summary(console, study)
-    if study.best is None:
-        return
-    matrix = client.confusion(study.name, study.best.number)
-    console.print()
-    console.print(confusion_table(matrix))
-    picture = service.state.folder / f"{study.name}-confusion.png"
-    save_confusion(matrix, picture, f"{study.name}: trial {study.best.number}, {percent(matrix.accuracy)}")
-    console.print(f"confusion matrix as a picture: {picture}")
+    if study.best is not None:
+        console.print()
+        console.print(confusion_table(client.confusion(study.name, study.best.number)))
 
 
-def _say_where_to_look(state: StateFolder, console: Console) -> None:
+def _write_report(client: StudyClient, study: StudyView, state: StateFolder, console: Console) -> Path:
+    from cli.report.write import PAGE, write_report
+
+    console.print("[bold]5/5[/bold] report: figures, tables and every number of the search")
+    folder = state.folder / f"{study.name}-report"
+    write_report(client, study.name, folder)
+    return folder / PAGE
+
+
+def _say_where_to_look(state: StateFolder, report: Path, console: Console) -> None:
     program = _program()
     new = "" if state.folder == demo_state() else f" --state {state.folder}"
     console.print(
         f"""
 where to look next
+  {report}
+      the report: what was searched, what came of it, and how sure it is
   {program} up --state {state.folder} --workers 0
       the page of this study, until Ctrl-C
   {program} dashboard --state {state.folder}

@@ -16,7 +16,15 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from cli import cache_commands, model_commands, plan_command, study_life, token_commands, worker_commands
+from cli import (
+    cache_commands,
+    model_commands,
+    plan_command,
+    result_commands,
+    study_life,
+    token_commands,
+    worker_commands,
+)
 from cli.cluster_access import Place, chosen
 from cli.state import StateFolder, default_state
 from services.errors import EXIT_FAILURE, EXIT_TRY_AGAIN, FoldwiseError, InvalidInput
@@ -381,6 +389,13 @@ def pretrain(
     console.print(f"start a study from it with: --set training.pretrained={card.id}", highlight=False)
     if json:
         print(card.model_dump_json())
+
+
+app.command(epilog="Example: foldwise report first -o first-report")(result_commands.report)
+app.command(
+    epilog="Example: foldwise compare c1=ckplus-loso c2=oulu-10fold --preset ckplus-10fold --name table-4"
+)(result_commands.compare)
+app.command(epilog="Example: foldwise confirm first --top 3 --seeds 5")(result_commands.confirm)
 
 
 @app.command(epilog="Example: foldwise replay demo 7 0")

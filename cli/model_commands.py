@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json as json_library
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -142,6 +142,8 @@ def _write_csv(file: Path, classes: Sequence[str], done: Sequence[Prediction]) -
         table.writerow((*columns, *classes))
         for found in done:
             for window in found.windows:
-                shares: Mapping[str, object] = window.probabilities or dict.fromkeys(classes, "")
+                shares = window.probabilities or {}
                 row = [getattr(window, column) for column in columns[1:-1]]
-                table.writerow([found.video, *row, window.label or "", *(shares[name] for name in classes)])
+                table.writerow(
+                    [found.video, *row, window.label or "", *(shares.get(name, "") for name in classes)]
+                )

@@ -11,6 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from cli.selection import selection_warning
 from services.contracts import (
     ConfusionView,
     FoldRecord,
@@ -194,6 +195,8 @@ def study_summary(console: Console, study: StudyView) -> None:
             f"  best: trial {best.number}, accuracy {percent(best.value)} "
             f"({best.correct}/{best.clips} clips; chance {percent(study.chance)})"
         )
+        ended = study.trials[TrialState.COMPLETE] + study.trials[TrialState.PRUNED]
+        console.print(Text(selection_warning(ended), style="dim"))
     console.print(parameters_table(dict(best.parameters)))
 
 

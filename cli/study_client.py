@@ -15,13 +15,16 @@ from services.contracts import (
     Enqueued,
     FoldRecord,
     FoldView,
+    ImportanceView,
     NewToken,
+    SplitView,
     StudySpec,
     StudyView,
     StudyWorkersView,
     TokenSpec,
     TokenView,
     TrainFinal,
+    TrialCost,
     TrialView,
     WorkerCount,
     WorkerView,
@@ -146,6 +149,25 @@ class StudyClient:
         return parse(
             ConfusionView,
             self._connection.call("GET", f"/studies/{quote(name, safe='')}/trials/{number}/confusion"),
+        )
+
+    def split(self, name: str) -> SplitView:
+        """Which clips each fold of a study tests, with their subjects and true classes."""
+        return parse(SplitView, self._connection.call("GET", f"/studies/{quote(name, safe='')}/split"))
+
+    def costs(self, name: str) -> list[TrialCost]:
+        """What each trial of a study took, all pages."""
+        costs: list[TrialCost] = []
+        params = {"after": -1}
+        while page := self._connection.call("GET", f"/studies/{quote(name, safe='')}/costs", params=params):
+            costs += [parse(TrialCost, item) for item in page]
+            params = {"after": costs[-1].number}
+        return costs
+
+    def importance(self, name: str) -> ImportanceView:
+        """How much each parameter of a study mattered."""
+        return parse(
+            ImportanceView, self._connection.call("GET", f"/studies/{quote(name, safe='')}/importance")
         )
 
     def datasets(self) -> list[DatasetView]:

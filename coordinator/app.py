@@ -24,7 +24,16 @@ from coordinator.pages import trials as trial_pages
 from coordinator.pages.headers import PageHeaders
 from coordinator.pages.paths import STATIC
 from coordinator.problems import add_handlers
-from coordinator.routes import events, leases, studies, study_life, study_workers, system, tokens
+from coordinator.routes import (
+    events,
+    leases,
+    studies,
+    study_findings,
+    study_life,
+    study_workers,
+    system,
+    tokens,
+)
 from coordinator.settings import CoordinatorSettings
 from coordinator.store.database import CONNECTIONS_FOR_REQUESTS, connect
 from coordinator.worker_jobs import WorkerJobs
@@ -113,6 +122,7 @@ def create_app(
     app.include_router(studies.router)
     app.include_router(study_life.router)
     app.include_router(study_workers.router)
+    app.include_router(study_findings.router)
     app.include_router(events.router)
     app.include_router(tokens.router)
     app.include_router(system.router)

@@ -22,14 +22,11 @@ _GLANCE, _SEARCH = 128, 320
 _LARGE = 0.2
 """Of the picture's longer side, at least, that a large face's longer side takes up."""
 
-_Size = tuple[int, int]
-"""Width and height in pixels."""
+_WINDOW = (288, 352)
+"""Width and height in pixels of YuNet's closer look."""
 
-_WINDOWS: tuple[_Size, ...] = ((256, 320), (288, 352))
-"""YuNet's closer looks: a face gets the first with room for it; one too large for the last is made small."""
-
-_AROUND = (48, 52)
-"""Width and height in pixels that a window has, at least, beyond the face: with less the edges move."""
+_CLOSE_FACE = (240, 300)
+"""Width and height in pixels of a face, at most, in that window."""
 
 _GRID = 32
 """Pixels from cell to cell of YuNet's coarsest map."""
@@ -138,7 +135,7 @@ class YuNet:
         # One network for each input size: after a change of size OpenCV can answer with infinite boxes.
         self._nets = {
             size: cv2.FaceDetectorYN.create(weights, "", size, score_threshold)
-            for size in ((_GLANCE, _GLANCE), (_SEARCH, _SEARCH), *_WINDOWS)
+            for size in ((_GLANCE, _GLANCE), (_SEARCH, _SEARCH), _WINDOW)
         }
 
     def detect(self, image: Image) -> tuple[FaceBox, ...]:
@@ -159,22 +156,19 @@ class YuNet:
 
     def _look_closer(self, image: Image, face: FaceBox, shrink: float) -> FaceBox | None:
         """The same face with the edges that it has in a window around it; None where there is none."""
-        rooms = [(width - _AROUND[0], height - _AROUND[1]) for width, height in _WINDOWS]
-        scales = [min(1.0, width / face.width, height / face.height) for width, height in rooms]
-        scale = max(scales)
-        window = _WINDOWS[scales.index(scale)]
+        scale = min(1.0, _CLOSE_FACE[0] / face.width, _CLOSE_FACE[1] / face.height)
         if scale <= shrink:
             return face
         # At full size the window starts where the network's own grid has a cell, so that it sees the face as
         # it would in the whole picture.
-        left, reach_across = _window(face.x + face.width / 2, window[0] / scale, image.shape[1])
-        top, reach_down = _window(face.y + face.height / 2, window[1] / scale, image.shape[0])
+        left, reach_across = _window(face.x + face.width / 2, _WINDOW[0] / scale, image.shape[1])
+        top, reach_down = _window(face.y + face.height / 2, _WINDOW[1] / scale, image.shape[0])
         part = image[top : top + reach_down, left : left + reach_across]
-        found = self._find(part, scale, window, left=left, top=top)
+        found = self._find(part, scale, _WINDOW, left=left, top=top)
         best = max(found, key=lambda other: intersection_over_union(face, other), default=None)
         return best if best is not None and intersection_over_union(face, best) > _SAME_FACE else None
 
-    def _find(self, image: Image, scale: float, room: _Size, *, left: int, top: int) -> list[FaceBox]:
+    def _find(self, image: Image, scale: float, room: tuple[int, int], *, left: int, top: int) -> list[FaceBox]:
         """The faces in a part of a picture that begins at `left` and `top`, in pixels of the whole.
 
         It is scaled and padded to `room`, a width and a height.

@@ -742,6 +742,51 @@ class ConfusionView(Contract):
     uf1: FiniteFloat
 
 
+class SplitClip(Contract):
+    """A clip that a fold tests."""
+
+    clip_id: str
+    label: int = Field(description="its true class, as a place in the study's classes")
+    subject: str | None = Field(description="null where the coordinator has the study's clip cache no more")
+
+
+class SplitFold(Contract):
+    """A fold of a study's split."""
+
+    name: str
+    clips: tuple[SplitClip, ...]
+
+
+class SplitView(Contract):
+    """Which clips each fold of a study tests; it trains on those of all other subjects."""
+
+    split_hash: str
+    classes: tuple[str, ...]
+    folds: tuple[SplitFold, ...]
+
+
+class TrialCost(Contract):
+    """What a trial's finished folds took, by what their workers reported."""
+
+    number: int
+    folds_run: int = Field(description="folds that were trained for this trial")
+    folds_reused: int = Field(description="folds counted from a trial with equal parameters")
+    seconds: dict[str, FiniteFloat] = Field(description="of the folds that were run, by device")
+    seconds_reused: FiniteFloat = Field(description="that the reused folds had taken where they were run")
+    epochs: int = Field(description="of the folds that were run")
+    clip_passes: int = Field(description="training clips passed forward and backward, of the folds run")
+
+
+class ImportanceView(Contract):
+    """How much each parameter mattered among a study's complete trials."""
+
+    method: str
+    trials: int = Field(description="complete trials it is computed from")
+    importance: dict[str, FiniteFloat] = Field(
+        description="shares of 1, the largest first; empty where too few trials differ"
+    )
+
+
 class DatasetView(Contract):
     """A clip cache the coordinator knows."""
 

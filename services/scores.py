@@ -56,6 +56,24 @@ def best_epoch(labels: Sequence[int], epochs: Sequence[Sequence[int]]) -> tuple[
     return best, correct[best]
 
 
+def best_common_epoch(correct: Sequence[Sequence[int]]) -> tuple[int, int]:
+    """The earliest epoch (from 0) at which all folds together have the most correct clips, and how many.
+
+    Another reading of "the best epoch": one for all folds. All folds must have run the same epochs.
+
+    Args:
+        correct: for each fold its correct clips after each epoch.
+
+    Raises:
+        ValueError: no folds, or folds of different lengths.
+    """
+    totals = np.asarray([list(fold) for fold in correct]).sum(axis=0)
+    if totals.ndim != 1 or not len(totals):
+        raise ValueError("there is no epoch that all folds have run")
+    best = int(totals.argmax())
+    return best, int(totals[best])
+
+
 def needed_correct(threshold: float, clips: int) -> int:
     """How many of `clips` must be right to reach an accuracy of `threshold`, exactly.
 

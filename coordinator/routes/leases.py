@@ -24,7 +24,6 @@ from services.contracts import (
     TokenScope,
     Verdict,
 )
-from services.errors import FoldwiseError
 
 router = APIRouter(
     prefix="/api/v1",
@@ -64,24 +63,22 @@ async def claim(
     deadline = time.monotonic() + wanted.wait_seconds
     same = (wanted.study, wanted.caches, wanted.plans)
     assignment = await in_transaction(request, attempt)
-    while assignment is None:
-        # A client that hung up must not be given a fold it will never hear of, and a server that is to end
-        # does not wait for its callers' patience.
-        over = time.monotonic() >= deadline or state.ending() or await request.is_disconnected()
-        if over:
-            return Response(status_code=204)  # type: ignore[return-value]
-        await asyncio.sleep(LONG_POLL_STEP)
-        # Of hundreds that wait for the same, one looks; while it finds something, the others look too.
-        if time.monotonic() - state.looked.get(same, 0.0) < LONG_POLL_STEP:
-            continue
-        state.looked[same] = time.monotonic()
-        try:
+    try:
+        while assignment is None:
+            # A client that hung up must not be given a fold it will never hear of, and a server that is to end
+            # does not wait for its callers' patience.
+            over = time.monotonic() >= deadline or state.ending() or await request.is_disconnected()
+            if over:
+                return Response(status_code=204)  # type: ignore[return-value]
+            await asyncio.sleep(LONG_POLL_STEP)
+            # Of hundreds that wait for the same, one looks; while it finds something, the others look too.
+            if time.monotonic() - state.looked.get(same, 0.0) < LONG_POLL_STEP:
+                continue
+            state.looked[same] = time.monotonic()
             assignment = await in_transaction(request, attempt)
-        except FoldwiseError:
-            state.looked.pop(same, None)
-            raise
-        if assignment is not None:
-            state.looked.pop(same, None)
+    finally:
+        # Whatever it waited for: nothing is kept of a kind that nobody waits for any more.
+        state.looked.pop(same, None)
     state.leader.wake()
     return assignment
 

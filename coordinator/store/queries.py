@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any, Literal
@@ -30,9 +30,13 @@ from services.contracts import (
     FoldTask,
     FoldView,
     PruneDecision,
+    SplitClip,
+    SplitFold,
+    SplitView,
     StudySpec,
     StudyState,
     StudyView,
+    TrialCost,
     TrialState,
     TrialView,
     WorkerView,
@@ -199,6 +203,12 @@ def list_trials(
         if after >= 0:
             wanted = wanted.where(_behind(get_trial(session, study, after)))
     return trial_views(session, study, session.scalars(wanted.limit(limit)).all())
+
+
+def complete_trials(session: Session, study: StudyRow) -> Sequence[TrialRow]:
+    """The complete trials of a study, by number."""
+    wanted = select(TrialRow).where(TrialRow.study_id == study.id, TrialRow.state == TrialState.COMPLETE)
+    return session.scalars(wanted.order_by(TrialRow.number)).all()
 
 
 def _behind(trial: TrialRow) -> ColumnElement[bool]:
@@ -378,6 +388,73 @@ def confusion_counts(session: Session, study: StudyRow, trial: TrialRow) -> scor
     for matrix in session.scalars(select(ResultRow.confusion).where(ResultRow.trial_id == trial.id)):
         counts += np.asarray(matrix, dtype=np.int64)
     return counts
+
+
+def split_view(session: Session, study: StudyRow, subjects: Mapping[str, str]) -> SplitView:
+    """The split of a study; `subjects` has that of each clip, or nothing where they are not known."""
+    folds = session.scalars(
+        select(StudyFoldRow).where(StudyFoldRow.study_id == study.id).order_by(StudyFoldRow.fold)
+    )
+    return SplitView(
+        split_hash=study.split_hash,
+        classes=tuple(study.classes),
+        folds=tuple(
+            SplitFold(
+                name=fold.name,
+                clips=tuple(
+                    SplitClip(clip_id=clip_id, label=label, subject=subjects.get(clip_id))
+                    for clip_id, label in zip(fold.clip_ids, fold.labels, strict=True)
+                ),
+            )
+            for fold in folds
+        ),
+    )
+
+
+def trial_costs(session: Session, study: StudyRow, *, after: int, limit: int) -> list[TrialCost]:
+    """What the finished folds of the trials that come after trial `after` took, by number."""
+    wanted = (
+        select(TrialRow.id, TrialRow.number)
+        .where(TrialRow.study_id == study.id, TrialRow.number > after)
+        .order_by(TrialRow.number)
+        .limit(limit)
+    )
+    numbers = {row.id: row.number for row in session.execute(wanted)}
+    provenance = ResultRow.payload["provenance"]
+    reused = ResultRow.reused_from.is_not(None)
+    rows = session.execute(
+        select(
+            ResultRow.trial_id,
+            provenance["device"].as_string().label("device"),
+            reused.label("reused"),
+            func.count().label("folds"),
+            func.sum(provenance["seconds"].as_float()).label("seconds"),
+            func.sum(func.json_array_length(ResultRow.payload["epochs"])).label("epochs"),
+            func.sum(provenance["clip_passes"].as_integer()).label("clip_passes"),
+        )
+        .where(ResultRow.trial_id.in_(numbers))
+        .group_by("trial_id", "device", "reused")
+        .order_by("device")
+    ).all()
+    of_trial: dict[int, list[Any]] = {trial_id: [] for trial_id in numbers}
+    for row in rows:
+        of_trial[row.trial_id].append(row)
+    costs = []
+    for trial_id, number in numbers.items():
+        run = [row for row in of_trial[trial_id] if not row.reused]
+        again = [row for row in of_trial[trial_id] if row.reused]
+        costs.append(
+            TrialCost(
+                number=number,
+                folds_run=sum(row.folds for row in run),
+                folds_reused=sum(row.folds for row in again),
+                seconds={row.device: row.seconds for row in run},
+                seconds_reused=sum(row.seconds for row in again),
+                epochs=sum(row.epochs for row in run),
+                clip_passes=sum(row.clip_passes for row in run),
+            )
+        )
+    return costs
 
 
 def list_workers(session: Session, *, seen_within: float) -> list[WorkerView]:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import httpx
 import uvicorn
 from fastapi import FastAPI
 
 from cli.ports import bind
+from coordinator.app import create_app
+from coordinator.settings import CoordinatorSettings
 from services.contracts import NewToken, TokenScope
 
 ADMIN_TOKEN = "admin-token-of-this-test"
@@ -23,6 +26,7 @@ def served(app: FastAPI, *, log_level: str = "warning") -> Iterator[httpx.Client
     listener = bind("127.0.0.1", 0)
     config = uvicorn.Config(app, log_level=log_level, timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
+    app.state.ending = lambda: server.should_exit
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
@@ -32,6 +36,14 @@ def served(app: FastAPI, *, log_level: str = "warning") -> Iterator[httpx.Client
         server.should_exit = True
         thread.join()
         listener.close()
+
+
+@contextmanager
+def live_coordinator(settings: CoordinatorSettings) -> Iterator[httpx.Client]:
+    """A client with the admin's token of a coordinator that looks for work often."""
+    with served(create_app(replace(settings, leader_interval=0.05))) as client:
+        client.headers.update(bearer(settings.admin_token))
+        yield client
 
 
 def bearer(token: str) -> dict[str, str]:

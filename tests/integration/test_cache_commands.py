@@ -124,7 +124,7 @@ def test_the_presets_of_the_paper_crop_with_its_detector(tree: Path, tmp_path: P
         ("- 24", "must hold NAME: VALUE lines"),
         ("a: [", "is neither YAML nor JSON"),
         ("few_faces: perhaps", "few_faces is 'perhaps'; use one of: drop, keep"),
-        ("reader_settings: lighting=Weak modality=NI", "setting 'lighting' is not known to the reader of"),
+        ("reader_settings: lighting=Weak x=1", "setting 'lighting' is not known to the reader of ckplus"),
     ],
 )
 def test_a_bad_settings_file_is_told(tree: Path, tmp_path: Path, content: str, message: str) -> None:

@@ -15,7 +15,7 @@ from coordinator.events import BEGINNING, Place, events_after, newest_place, par
 from services.contracts import Event, EventKind
 from services.errors import InvalidInput
 from tests.integration.desk import Desk
-from tests.integration.served import served
+from tests.integration.service import live_coordinator
 
 
 def told(desk: Desk, place: Place = BEGINNING) -> list[Event]:
@@ -128,7 +128,7 @@ def sent(client: httpx.Client, path: str, **given: Any) -> Iterator[dict[str, st
 
 def test_a_stream_tells_what_happens_and_goes_on_where_it_was_cut(desk: Desk) -> None:
     desk.create(trials=1)
-    with served(desk.settings) as client, served(desk.settings) as replica:
+    with live_coordinator(desk.settings) as client, live_coordinator(desk.settings) as replica:
         all_of_them = sent(client, "/events", params={"after": "0-0"})
         first = next(all_of_them)
         assert first["event"] == "study_moved"
@@ -149,14 +149,14 @@ def test_a_stream_tells_what_happens_and_goes_on_where_it_was_cut(desk: Desk) ->
 
 def test_a_quiet_stream_carries_comments(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastapi.routing._PING_INTERVAL", 0.05)
-    with served(desk.settings) as client, client.stream("GET", "/api/v1/events") as response:
+    with live_coordinator(desk.settings) as client, client.stream("GET", "/api/v1/events") as response:
         assert next(response.iter_lines()) == ": ping"
 
 
 def test_the_stream_of_a_study_is_its_own_and_ends_with_it(desk: Desk) -> None:
     desk.create(name="other")
     desk.create(start=False)
-    with served(desk.settings) as client:
+    with live_coordinator(desk.settings) as client:
         stream = sent(client, "/studies/s/events", params={"after": "0-0"})
         assert json.loads(next(stream)["data"])["data"]["state"] == "draft"
         assert client.delete("/api/v1/studies/s", params={"confirm": "s"}).status_code == 204

@@ -19,7 +19,7 @@ from services.contracts import ComputePlan, FoldAssignment, FoldResult, StudySta
 from services.errors import CacheMismatch, Conflict, InvalidInput, LeaseSuperseded
 from services.model_catalogue import TEXT, add_model, find_model, list_models, read_weights, staged_models
 from tests.integration.desk import FINGERPRINT, Desk, key_of, make_result
-from tests.integration.served import served
+from tests.integration.service import live_coordinator
 from worker.coordinator_client import Connection, CoordinatorClient
 from worker.final_models import can_keep_models, finish_staged, hand_in, stage
 from worker.training.engine import Engine as TrainingEngine
@@ -132,7 +132,7 @@ def client(searched: Desk) -> Iterator[CoordinatorClient]:
     _train_final(searched)
     settings = replace(searched.settings, lease_seconds=60.0)
     with (
-        served(settings) as http,
+        live_coordinator(settings) as http,
         Connection(str(http.base_url), settings.worker_token or "", give_up_after=5.0) as connection,
     ):
         yield CoordinatorClient(connection, WorkerInfo(id=str(uuid.uuid4()), name="w", device="cpu"))

@@ -273,22 +273,22 @@ def test_every_page_is_walked_with_sessions_and_keeps_to_the_policy(
         if is_page(route.path or "") or is_open(route.path or "")
     ]
     assert len(pages) > 15
-    secrets = {}
+    secrets: dict[TokenScope | None, str] = {None: "x" * 43}
     for scope in (TokenScope.READ, TokenScope.WRITE, TokenScope.ADMIN):
         sign_in(client, make_token(client, scope).token)
         secrets[scope] = client.cookies[COOKIE]
     client.cookies.clear()
     for method, path in pages:
-        for scope, secret in {**secrets, None: "x" * 43}.items():
+        for who, secret in secrets.items():
             headers = {**HTML, "Cookie": f"{COOKIE}={secret}"}
             with client.stream(method, path, headers=headers) as answer:
-                where = f"{method} {path} as {scope}: {answer.status_code}"
+                where = f"{method} {path} as {who}: {answer.status_code}"
                 assert answer.headers["content-security-policy"] == CONTENT_SECURITY_POLICY, where
                 assert answer.headers["x-content-type-options"] == "nosniff", where
                 assert "cache-control" in answer.headers, where
                 if is_open(path):
                     continue
-                if scope is None:
+                if who is None:
                     assert answer.status_code == (303 if method == "GET" else 401), where
                     continue
                 # No form's token: a session alone changes nothing.

@@ -130,10 +130,11 @@ def test_two_studies_of_one_name_at_the_same_moment_are_one(client: httpx.Client
         assert sorted(post.result().status_code for post in posts) == [201, 409, 409, 409]
 
 
-def test_a_claim_waits_for_a_fold_and_gets_the_first_there_is(client: httpx.Client) -> None:
+def test_a_claim_waits_for_a_fold_and_gets_the_first_there_is(app: FastAPI, client: httpx.Client) -> None:
     started = time.monotonic()
     assert claim(client, wait=0.6).status_code == 204
     assert time.monotonic() - started >= 0.6
+    assert not app.state.looked, "nothing is kept of what was waited for"
     client.post("/api/v1/studies", headers=ADMIN, json=spec())
     answer = claim(client, wait=20)
     assert answer.status_code == 200

@@ -23,7 +23,7 @@ from services.contracts import FoldAssignment, StudyState
 from services.errors import CacheMismatch, Conflict, InvalidInput
 from services.seeds import sha256_of
 from tests.integration.desk import Desk, LeaderWithoutOptuna
-from tests.integration.served import served
+from tests.integration.service import live_coordinator
 from tests.optuna_twin import load_twin
 
 SPACE = {"temporal_size": [1, 3, 5], "clahe": [True, False]}
@@ -234,7 +234,7 @@ def test_a_file_that_was_changed_is_refused_whole_and_the_line_is_named(ended: D
 def test_files_over_rest_and_by_commands(ended: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "s.jsonl"
     monkeypatch.setenv("FOLDWISE_TOKEN", ended.settings.admin_token)
-    with served(ended.settings) as client:
+    with live_coordinator(ended.settings) as client:
         url = ["--url", str(client.base_url)]
 
         def foldwise(*words: str) -> str:
@@ -284,7 +284,7 @@ def test_lists_are_filtered_and_paged_by_the_last_item(ended: Desk) -> None:
     for name in ("a", "b"):
         ended.create(name=name, start=name == "b")
     held = ended.must_claim("w7")
-    with served(ended.settings) as client:
+    with live_coordinator(ended.settings) as client:
 
         def names(**params: Any) -> list[str]:
             return [study["name"] for study in client.get("/api/v1/studies", params=params).json()]

@@ -1,0 +1,1 @@
+"""`foldwise report`: a study's figures, tables and numbers, from what a coordinator tells over REST."""

@@ -1,0 +1,73 @@
+"""What a report of a study is made from, beside its trials and folds: its split, its costs, what mattered."""
+
+from __future__ import annotations
+
+from pathlib import Path as FilePath
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Path, Query
+
+from coordinator import optimizer
+from coordinator.auth import require_by_method
+from coordinator.optimizer import TrialRecord
+from coordinator.problems import problems
+from coordinator.routes.transactions import Settings, Transaction
+from coordinator.store import queries
+from coordinator.store.tables import StudyRow
+from services.clip_cache import cache_folder, open_cache
+from services.contracts import ImportanceView, SplitView, StudyName, TrialCost, TrialState
+from services.errors import CacheMismatch
+
+router = APIRouter(
+    prefix="/api/v1/studies",
+    tags=["studies"],
+    dependencies=[Depends(require_by_method)],
+    responses=problems(400, 401, 403, 404, 422, 429, 503),
+)
+
+Name = Annotated[StudyName, Path()]
+
+
+@router.get("/{name}/split")
+def split(name: Name, session: Transaction, settings: Settings) -> SplitView:
+    """Which clips each fold tests, with their true classes and their subjects."""
+    study = queries.get_study(session, name)
+    return queries.split_view(session, study, _subjects(study, settings.cache_root))
+
+
+@router.get("/{name}/costs")
+def costs(
+    name: Name,
+    session: Transaction,
+    after: Annotated[int, Query(ge=-1, lt=2**31, description="only trials that follow this one")] = -1,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 200,
+) -> list[TrialCost]:
+    """What each trial took, by number; for the next page, `after` is the last number you have."""
+    return queries.trial_costs(session, queries.get_study(session, name), after=after, limit=limit)
+
+
+@router.get("/{name}/importance")
+def importance(name: Name, session: Transaction) -> ImportanceView:
+    """How much each parameter mattered among the complete trials (PED-ANOVA)."""
+    study = queries.get_study(session, name)
+    complete = queries.complete_trials(session, study)
+    history = [
+        TrialRecord(
+            number=trial.number, state=TrialState.COMPLETE, parameters=trial.parameters, value=trial.value
+        )
+        for trial in complete
+    ]
+    return ImportanceView(
+        method="PED-ANOVA",
+        trials=len(history),
+        importance=optimizer.importances(queries.parsed_spec(study).space, history),
+    )
+
+
+def _subjects(study: StudyRow, cache_root: FilePath) -> dict[str, str]:
+    try:
+        cache = open_cache(cache_folder(cache_root, study.dataset, study.fingerprint), verify=False)
+    except CacheMismatch:
+        # A study that was imported can be looked at without its clips.
+        return {}
+    return {clip.clip_id: clip.subject for clip in cache.clips()}

@@ -1,0 +1,124 @@
+"""Parts of a report: intervals, tables as files, the network as it is drawn, the literature beside it."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cli.presets import get_preset
+from cli.report.architecture import layers_of
+from cli.report.literature import PAPER, comparison_for
+from cli.report.table import Hours, Percent, Table, write_csv, write_latex
+from services.contracts import StudyState, StudyView, TrialState
+from services.folds import KFold, LeaveOneSubjectOut
+from services.intervals import bootstrap, wilson
+from services.scores import accuracy, best_common_epoch, unweighted_f1
+
+
+@pytest.mark.parametrize(
+    ("correct", "clips", "low", "high"),
+    # Computed with R: binom::binom.wilson.
+    [
+        (319, 327, 0.952449, 0.987547),
+        (0, 10, 0.0, 0.277533),
+        (10, 10, 0.722467, 1.0),
+        (1, 2, 0.094531, 0.905469),
+    ],
+)
+def test_wilsons_interval(correct: int, clips: int, low: float, high: float) -> None:
+    assert wilson(correct, clips) == pytest.approx((low, high), abs=1e-5)
+
+
+def test_the_bootstrap_keeps_the_clips_of_a_subject_together() -> None:
+    # Twenty subjects, all right or all wrong: as good as twenty clips, however many clips each has.
+    right, wrong = np.diag([3, 3]), np.asarray([[0, 3], [3, 0]])
+    low, high = bootstrap([right] * 15 + [wrong] * 5, accuracy)
+    one_clip = wilson(15, 20)
+    assert (low, high) == pytest.approx(one_clip, abs=0.06)
+    assert high - low > 1.5 * np.subtract(*wilson(90, 120)[::-1]), "clips taken as independent promise too much"
+    assert bootstrap([right] * 15 + [wrong] * 5, accuracy) == (low, high), "the same again"
+    assert bootstrap([right] * 3, unweighted_f1) == (1.0, 1.0)
+    with pytest.raises(ValueError, match="1 units"):
+        bootstrap([right], accuracy)
+
+
+def test_the_best_common_epoch_is_the_earliest_with_the_most_right() -> None:
+    assert best_common_epoch([[1, 3, 3], [2, 2, 2]]) == (1, 5)
+    assert best_common_epoch([[0], [0]]) == (0, 0)
+    with pytest.raises(ValueError, match="inhomogeneous"):
+        best_common_epoch([[1, 2], [1]])
+    with pytest.raises(ValueError, match="no epoch"):
+        best_common_epoch([])
+
+
+def test_a_table_is_written_in_full_for_programs_and_escaped_for_latex(tmp_path: Path) -> None:
+    table = Table(
+        name="t",
+        caption="50 % of a_b & c",
+        columns=("What", "Share", "Time", "On"),
+        rows=[("x_1 {y}", Percent(1 / 3), Hours(5400), True), ("z", Percent(None), Hours(30), False)],
+        marked=0,
+    )
+    write_csv(table, tmp_path / "t.csv")
+    with (tmp_path / "t.csv").open(newline="") as file:
+        assert list(csv.reader(file))[1:] == [
+            ["x_1 {y}", str(1 / 3), "5400", "true"],
+            ["z", "", "30", "false"],
+        ]
+    write_latex(table, tmp_path / "t.tex")
+    text = (tmp_path / "t.tex").read_text()
+    assert r"\caption{50 \% of a\_b \& c}" in text
+    assert r"\textbf{x\_1 \{y\}} & \textbf{33.33 \%} & \textbf{1.50 h} & \textbf{true} \\" in text
+    assert r"\begin{tabular}{lrrl}" in text
+
+
+def test_the_network_is_drawn_with_the_papers_filters_and_shapes() -> None:
+    spec = get_preset("ckplus-loso")
+    layers = layers_of({"temporal_size": 5}, spec, 7)
+    convolutions = [layer for layer in layers if layer.kind == "conv"]
+    assert [layer.units for layer in convolutions] == [64, 128, 256, 256, 512, 512, 512, 512]
+    assert {layer.kernel for layer in convolutions} == {(5, 3, 3)}
+    pools = [layer for layer in layers if layer.kind == "pool"]
+    assert [pool.kernel for pool in pools] == [(1, 2, 2), (2, 2, 2), (2, 2, 2), (2, 2, 2), (1, 2, 2)]
+    assert pools[-1].shape == (1, 4, 4)
+    assert [layer.units for layer in layers if layer.kind == "dense"] == [4096, 4096, 7]
+    doubled = [layer for layer in layers_of({"second_conv_layer": True}, spec, 7) if layer.optional]
+    assert [layer.units for layer in doubled] == [64, 128]
+
+
+@pytest.mark.parametrize(
+    ("preset", "protocol", "clips", "classes", "ours"),
+    [
+        ("ckplus-loso", LeaveOneSubjectOut(), 327, 7, 97.56),
+        ("ckplus-10fold", KFold(k=10), 327, 7, 100.0),
+        ("oulu-10fold", KFold(k=10), 480, 6, 84.17),
+        ("ckplus-10fold", KFold(k=5), 327, 7, None),
+        ("ckplus-loso", LeaveOneSubjectOut(), 70, 7, None),
+    ],
+)
+def test_the_literature_stands_only_beside_the_same_dataset_and_protocol(
+    preset: str, protocol: LeaveOneSubjectOut | KFold, clips: int, classes: int, ours: float | None
+) -> None:
+    spec = get_preset(preset).model_copy(update={"protocol": protocol})
+    study = StudyView(
+        name="s",
+        state=StudyState.COMPLETE,
+        reason=None,
+        spec=spec,
+        dataset=spec.cache,
+        fingerprint="f" * 64,
+        classes=tuple("abcdefg"[:classes]),
+        clips=clips,
+        folds=10,
+        split_hash="0" * 64,
+        fold_order=None,
+        trials=dict.fromkeys(TrialState, 0),
+        folds_done=0,
+        chance=1 / classes,
+        best=None,
+    )
+    found = comparison_for(study)
+    assert (None if found is None else dict(found.approaches)[PAPER]) == ours
