@@ -59,6 +59,9 @@ def export_onnx(models_root: Path, model_id: str, file: Path) -> Exported:
     partial = file.with_name(f".{file.name}.{os.getpid()}.part")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidInput(f"--onnx {file}: {error.strerror or error}", field="onnx") from error
+    try:
         _write(card, model, partial)
         difference = _difference(model, partial)
         if not difference <= AGREEMENT:

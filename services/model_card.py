@@ -18,6 +18,7 @@ from services.contracts import (
     TrainingSettings,
 )
 from services.folds import KFold, LeaveOneSubjectOut
+from services.intervals import wilson
 from services.search_space import Hyperparameters, title_of
 
 
@@ -171,9 +172,10 @@ def _scores(card: ModelCard) -> Iterator[str]:
             f"{before.trials}. In {_split(before)} it got {before.correct} of {before.clips} clips right:"
         )
         yield ""
-        yield "| accuracy | UAR | UF1 |"
+        low, high = wilson(before.correct, before.clips)
+        yield "| accuracy (95 % interval) | UAR | UF1 |"
         yield "|---|---|---|"
-        yield f"| {before.accuracy:.2%} | {before.uar:.2%} | {before.uf1:.2%} |"
+        yield f"| {before.accuracy:.2%} ({low:.2%} to {high:.2%}) | {before.uar:.2%} | {before.uf1:.2%} |"
         yield ""
         yield (
             f"Split `{before.split_hash}`, seed {before.seed}. These are figures of networks that were each "

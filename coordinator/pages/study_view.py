@@ -15,7 +15,7 @@ from coordinator.pages.forecast import TimeLeft, time_left
 from coordinator.pages.words import percent
 from coordinator.store.fold_map import MappedTrial
 from services.contracts import BoundRule, MedianRule, PairedRule, PruningRule, StudySpec, StudyState, TrialState
-from services.folds import LeaveOneSubjectOut
+from services.folds import AllClips, LeaveOneSubjectOut
 
 RECENT_TRIALS = 100
 """The folds of so many of the last ended trials tell how long one takes."""
@@ -167,6 +167,8 @@ def protocol_words(spec: StudySpec, folds: int) -> str:
     """The protocol in a few words."""
     if isinstance(spec.protocol, LeaveOneSubjectOut):
         return f"Leave-One-Subject-Out, {folds} folds"
+    if isinstance(spec.protocol, AllClips):
+        return "all clips in one fold, tested on what it trains on"
     return f"{folds}-fold, by subject"
 
 
