@@ -26,7 +26,7 @@ RUN apt-get update \
  && python3 -m venv /opt/foldwise
 WORKDIR /source
 # What foldwise needs, without foldwise: a layer that a new version leaves as it is.
-COPY pyproject.toml constraints.txt README.md ./
+COPY pyproject.toml constraints.txt ./
 COPY images/install images/install
 
 FROM build AS coordinator-needs
@@ -39,6 +39,7 @@ FROM build AS dashboard-needs
 RUN images/install dashboard
 
 FROM build AS foldwise
+COPY README.md ./
 COPY services services
 COPY coordinator coordinator
 COPY worker worker
