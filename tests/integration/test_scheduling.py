@@ -200,6 +200,22 @@ def test_a_step_counter_that_stands_still_is_not_renewed(desk: Desk) -> None:
     assert desk.must_claim("w2").lease.term == 2
 
 
+def test_a_lease_that_is_renewed_before_it_is_ended_goes_on(desk: Desk) -> None:
+    """The leader finds lapsed leases first, and ends them one by one: a heartbeat may come between."""
+    desk.create()
+    held = desk.must_claim()
+    with desk.engine.begin() as connection:
+        connection.execute(text("UPDATE foldwise.leases SET expires_at = clock_timestamp()"))
+    with desk.sessions() as session:
+        (found,) = scheduling.lapsed_leases(session)
+    assert desk.beat(held, 1) == "continue"
+    with desk.sessions.begin() as session:
+        scheduling.expire(session, found)
+    assert desk.beat(held, 2) == "continue"
+    assert desk.report(held).next is not None
+    assert desk.folds(held.trial)[held.fold].term == 1
+
+
 def test_the_same_result_again_gets_the_same_verdict_and_counts_once(desk: Desk) -> None:
     desk.create()
     assignment = desk.must_claim()
