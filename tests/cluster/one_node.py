@@ -104,6 +104,9 @@ def down() -> None:
     _forget_mounts()
     for group in sorted(CGROUP.glob("*/kubepods/**/"), key=lambda path: len(path.parts), reverse=True):
         group.rmdir()
+    # A namespace goes when the last that was in it has gone; its wire must not outlive it.
+    if Path("/sys/class/net/fw-host").exists():
+        subprocess.run(["ip", "link", "delete", "fw-host"], check=True)
     if (Path("/run/netns") / NAMESPACE).exists():
         subprocess.run(["ip", "netns", "delete", NAMESPACE], check=True)
 

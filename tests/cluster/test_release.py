@@ -71,10 +71,12 @@ def test_doctor_finds_nothing_wrong(release: Release) -> None:
     assert "nvidia.com/gpu" in said
 
 
-def test_dashboard_and_api_answer_through_their_services(release: Release) -> None:
+def test_dashboard_page_and_api_answer_through_their_services(release: Release) -> None:
     kubectl = Kubectl(Place(namespace=release.namespace))
     with kubectl.forward(NAME, 8080) as url:
         assert httpx.get(f"{url}/readyz").json()["revision"]
+        page = httpx.get(f"{url}/", headers={"Accept": "text/html"}, follow_redirects=True)
+        assert "Sign in" in page.text
     token = base64.b64decode(secret(release)["read-token"]).decode()
     with kubectl.forward(f"{NAME}-dashboard", 8081) as url:
         assert httpx.get(f"{url}/api/studies").status_code == HTTPStatus.UNAUTHORIZED
