@@ -168,9 +168,9 @@ box.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && cursor !== null) return open();
   if (move === undefined || map === null || rows.length === 0) return;
   event.preventDefault();
-  const [row, column] = cursor ?? [-Math.min(0, move[0]), -Math.min(0, move[1])];
   const inside = (value, size) => Math.max(0, Math.min(size - 1, value));
-  const to = [inside(row + move[0], rows.length), inside(column + move[1], columns.length)];
+  // The first key only shows where one stands.
+  const to = cursor === null ? [0, 0] : [inside(cursor[0] + move[0], rows.length), inside(cursor[1] + move[1], columns.length)];
   const top = to[0] * height;
   if (top < box.scrollTop) box.scrollTop = top;
   if (top + height > box.scrollTop + box.clientHeight) box.scrollTop = top + height - box.clientHeight;
