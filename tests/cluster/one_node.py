@@ -334,7 +334,7 @@ def _end(name: str) -> None:
     file.unlink()
     try:
         process = psutil.Process(pid)
-        if process.name() != name[:15]:
+        if process.name()[:15] != name[:15]:
             # The machine was started again since, and the number is another's.
             return
         process.send_signal(signal.SIGTERM)
