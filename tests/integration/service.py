@@ -26,7 +26,8 @@ def served(app: FastAPI, *, log_level: str = "warning") -> Iterator[httpx.Client
     listener = bind("127.0.0.1", 0)
     config = uvicorn.Config(app, log_level=log_level, timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
-    app.state.ending = lambda: server.should_exit
+    told = app.state.ending
+    app.state.ending = lambda: server.should_exit or told()
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
