@@ -47,7 +47,7 @@ def export(
 
 def predict(
     model: Model,
-    video: Annotated[list[Path], typer.Argument(help="Videos with a face.")],
+    video: Annotated[list[Path], typer.Argument(help="Videos with a face, or folders of their images.")],
     stride: Annotated[int, typer.Option(min=1, help="Frames from one window to the next.")] = 5,
     csv_: Annotated[Path | None, typer.Option("--csv", help="Also write the table to this file.")] = None,
     annotated: Annotated[

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
+from preprocessing.datasets.image_files import IMAGES, natural_order
 from preprocessing.datasets.reader import Sequence, Span, as_text
 from preprocessing.faces import Image
 
@@ -37,6 +38,9 @@ _SAME_MOMENT = 1e-3
 
 _LAST_MOMENT = 0.1
 """Seconds: a video's last frame begins somewhat before its end."""
+
+_USUAL_RATE = 25.0
+"""Frames per second."""
 
 _MOST = 0.9
 """The share of the frames that a video's header promises which must be there."""
@@ -103,9 +107,14 @@ class VideoFrame(NamedTuple):
 def read_video(path: Path) -> Iterator[VideoFrame]:
     """All frames of a video that can be decoded, in order; none where the file is no video.
 
+    A folder is a video of the images in it, in the order of their names with numbers as numbers.
+
     Raises:
-        OSError: the file cannot be opened.
+        OSError: the file or folder cannot be opened.
     """
+    if path.is_dir():
+        yield from _images_of(path)
+        return
     with _opened(path) as capture:
         number = 0
         while capture.grab():
@@ -117,14 +126,16 @@ def read_video(path: Path) -> Iterator[VideoFrame]:
 
 
 def frames_per_second(path: Path) -> float:
-    """As a video's header says; 25 where it says nothing of use.
+    """As a video's header says; 25 where it says nothing of use, and of a folder of images.
 
     Raises:
         OSError: the file cannot be opened.
     """
+    if path.is_dir():
+        return _USUAL_RATE
     with _opened(path) as capture:
         rate = capture.get(cv2.CAP_PROP_FPS)
-    return rate if 1.0 <= rate <= 1000.0 else 25.0
+    return rate if 1.0 <= rate <= 1000.0 else _USUAL_RATE
 
 
 def pass_over(path: Path, error: OSError) -> None:
@@ -137,6 +148,14 @@ def pass_over(path: Path, error: OSError) -> None:
         if error.filename is None:  # it failed while it was read, not when it was opened
             error.filename = str(path)
         raise error
+
+
+def _images_of(folder: Path) -> Iterator[VideoFrame]:
+    paths = [path for path in folder.iterdir() if path.suffix.casefold() in IMAGES]
+    for number, path in enumerate(sorted(paths, key=natural_order)):
+        image = _read_image(path, colour=True)
+        if image is not None:
+            yield VideoFrame(number, number / _USUAL_RATE, image)
 
 
 def _read_image(path: Path, *, colour: bool) -> Image | None:

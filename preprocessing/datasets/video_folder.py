@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from preprocessing.datasets.image_files import IMAGES, natural_order
 from preprocessing.datasets.reader import ALL, Dataset, Sequence, Span, as_text
 from preprocessing.datasets.tree import Tree, is_clutter, is_file, is_folder
 from services.errors import InvalidInput, NotFound
 
 NAME = "video-folder"
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv")
-IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
 COLUMNS = ("path", "subject", "label", "start", "end")
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
@@ -244,13 +244,7 @@ def _images(tree: Tree, folder: Path) -> list[Path]:
             tree.skip(path, f"named like {as_text(images[path.stem].name)}: the same frame in another format")
         else:
             images[path.stem] = path
-    return sorted(images.values(), key=_natural)
-
-
-def _natural(path: Path) -> list[tuple[int, bytes]]:
-    parts = re.split(r"([0-9]+)", path.name)
-    # digits stand at every second place, so numbers are compared with numbers only
-    return [(int(part), b"") if i % 2 else (0, os.fsencode(part)) for i, part in enumerate(parts)]
+    return sorted(images.values(), key=natural_order)
 
 
 def _is_video(path: Path) -> bool:

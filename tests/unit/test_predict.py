@@ -121,6 +121,21 @@ def test_a_clip_is_made_as_for_training(
     assert list(window.probabilities.values()) == pytest.approx(expected, abs=1e-4)
 
 
+def test_a_folder_of_images_is_a_video(
+    predictor: Predictor, video: Path, photograph: Image, tmp_path: Path
+) -> None:
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for number in range(23):
+        cv2.imwrite(str(folder / f"frame{number + 90}.png"), np.roll(photograph, 2 * number, axis=1))
+    found = predictor.predict(folder, stride=5)
+    assert [(w.first_frame, w.start) for w in found.windows] == [(0, 0), (5, 0.2), (10, 0.4), (13, 0.52)]
+    for number, box in predictor.predict(video, stride=5).boxes.items():
+        assert found.boxes[number].x == pytest.approx(box.x, abs=5)
+    write_annotated(folder, found, tmp_path / "labelled.mp4")
+    assert len(read_pictures(tmp_path / "labelled.mp4")) == 23
+
+
 def test_a_part_without_a_face_has_no_label(predictor: Predictor, tmp_path: Path, photograph: Image) -> None:
     empty = np.full_like(photograph, 90)
     path = write_video(tmp_path / "goes.mp4", 24, lambda number: photograph if number < 12 else empty)
