@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN_IN_PARALLEL ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-long test-cluster chaos mutants check chart control-plane images format bench clean
+.PHONY: help venv demo test test-long test-cluster chaos mutants check chart rest control-plane images format bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -44,6 +44,9 @@ check: venv  ## formatting, lint, types, import contracts
 
 chart: venv  ## make the chart's values.schema.json and table of values anew
 	$(BIN)/python -m helm.generate
+
+rest: venv  ## make docs/rest.md anew, from the coordinator's OpenAPI description
+	$(BIN)/python -m docs.make_rest
 
 control-plane:  ## build the Kubernetes that tests/cluster runs on, with Go; etcd comes from your system
 	tests/cluster/build-kubernetes control-plane

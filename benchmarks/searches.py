@@ -24,11 +24,11 @@ from cli.study_client import StudyClient
 from coordinator.pruning_replay import simulated_trials
 from services.contracts import FoldState, TrialState
 from services.errors import Conflict
-from services.folds import AllClips, KFold, LeaveOneSubjectOut, Protocol
+from services.folds import KFold, LeaveOneSubjectOut, Protocol, SplitProtocol
 
 RECORDED = Path(__file__).parent / "recorded_searches"
 _COLUMNS = ("trial", "fold", "correct", "clips")
-_PROTOCOL: TypeAdapter[LeaveOneSubjectOut | KFold | AllClips] = TypeAdapter(Protocol)
+_PROTOCOL: TypeAdapter[SplitProtocol] = TypeAdapter(Protocol)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class Search:
     """The trials of a search as they are when nothing is pruned."""
 
     name: str
-    protocol: LeaveOneSubjectOut | KFold | AllClips
+    protocol: SplitProtocol
     trials: Sequence[Sequence[tuple[int, int]]]
     """For each trial (correct, clips) of every fold, by index."""
 

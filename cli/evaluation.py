@@ -57,8 +57,31 @@ def evaluate(
         FoldwiseError: a study or a trial did not get to its end.
     """
     for spec in specs:
-        _ensure(client, spec)
+        ensure(client, spec)
     return [_results(client, watch(client.get(spec.name))) for spec in specs]
+
+
+def ensure(client: StudyClient, spec: StudySpec) -> None:
+    """Create a study and start it, or go on with the one of this name.
+
+    Raises:
+        Conflict: the study of this name is another one.
+    """
+    try:
+        study = client.get(spec.name)
+    except NotFound:
+        client.create(spec)
+        return
+    wanted, there = (one.model_dump(exclude=OF_NO_RESULT) for one in (spec, study.spec))
+    if wanted != there:
+        differs = next(name for name, value in wanted.items() if value != there[name])
+        raise Conflict(
+            f"a study {spec.name} exists already and differs in {differs}; choose another --name or delete it",
+            field="name",
+        )
+    verb = {StudyState.PAUSED: "resume", StudyState.DRAFT: "start"}.get(study.state)
+    if verb is not None:
+        client.move(spec.name, verb)
 
 
 def exactly(
@@ -81,24 +104,6 @@ def exactly(
         return StudySpec.model_validate({**spec.model_dump(), **own, **changes})
     except ValidationError as error:
         raise InvalidInput(first_problem(error)) from error
-
-
-def _ensure(client: StudyClient, spec: StudySpec) -> None:
-    try:
-        study = client.get(spec.name)
-    except NotFound:
-        client.create(spec)
-        return
-    wanted, there = (one.model_dump(exclude=OF_NO_RESULT) for one in (spec, study.spec))
-    if wanted != there:
-        differs = next(name for name, value in wanted.items() if value != there[name])
-        raise Conflict(
-            f"a study {spec.name} exists already and differs in {differs}; choose another --name or delete it",
-            field="name",
-        )
-    verb = {StudyState.PAUSED: "resume", StudyState.DRAFT: "start"}.get(study.state)
-    if verb is not None:
-        client.move(spec.name, verb)
 
 
 def _results(client: StudyClient, study: StudyView) -> list[Evaluated]:

@@ -396,6 +396,9 @@ app.command(
     epilog="Example: foldwise compare c1=ckplus-loso c2=oulu-10fold --preset ckplus-10fold --name table-4"
 )(result_commands.compare)
 app.command(epilog="Example: foldwise confirm first --top 3 --seeds 5")(result_commands.confirm)
+app.command(epilog="Example: foldwise nested --preset ckplus-10fold --cache ckplus --name honest --outer 5")(
+    result_commands.nested
+)
 
 
 @app.command(epilog="Example: foldwise replay demo 7 0")

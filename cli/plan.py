@@ -16,7 +16,7 @@ from cli.gpus import USUAL, Gpu, find_gpus, gpu_of_device
 from coordinator.pruning_replay import replay, simulated_trials
 from services.contracts import StudySpec, TrainingSettings, configure
 from services.errors import InvalidInput
-from services.folds import Fold, make_folds
+from services.folds import Fold, make_folds, train_clips
 from services.grid import grid_axes
 from services.search_space import PARAMETERS, Hyperparameters, ParameterValue, Range, SearchSpace
 from worker.training.augmentation import copies_of
@@ -321,8 +321,7 @@ def _rows(spec: StudySpec, shape: DatasetShape) -> dict[str, int]:
 def _clips_trained_on(spec: StudySpec, shape: DatasetShape, folds: Sequence[Fold]) -> int:
     """In one epoch of every fold."""
     rows = _rows(spec, shape)
-    total = sum(rows.values())
-    return sum(total - sum(rows[clip_id] for clip_id in fold.test_clips) for fold in folds)
+    return sum(rows[clip_id] for fold in folds for clip_id in train_clips(shape.clips, fold, spec.protocol))
 
 
 def _folds_share(spec: StudySpec, shape: DatasetShape, folds: Sequence[Fold]) -> float | None:
@@ -330,7 +329,8 @@ def _folds_share(spec: StudySpec, shape: DatasetShape, folds: Sequence[Fold]) ->
     fold_of = {subject: fold.index for fold in folds for subject in fold.subjects}
     clips: dict[str, int] = dict.fromkeys(fold_of, 0)
     for clip in shape.clips:
-        clips[clip.subject] += 1
+        if clip.subject in clips:
+            clips[clip.subject] += 1
     trials = min(spec.trials, SIMULATED_TRIALS)
     ran = []
     for seed in range(SIMULATIONS):

@@ -1,4 +1,4 @@
-"""`foldwise report`, `compare` and `confirm`: what came of a study, and how far to trust it."""
+"""`foldwise report`, `compare`, `confirm` and `nested`: what came of a study, and how far to trust it."""
 
 from __future__ import annotations
 
@@ -98,6 +98,35 @@ def confirm(
         return
     _show(console, table)
     console.print(confirmation.confirmation_sentence(found), highlight=False)
+
+
+def nested(
+    name: Annotated[str, typer.Option(help="Beginning of the names of its studies.")],
+    outer: Annotated[int, typer.Option(min=2, max=1000, help="Outer folds: as many searches are run.")] = 5,
+    preset: Annotated[str | None, typer.Option(help="Preset of the search.")] = None,
+    spec: Annotated[Path | None, typer.Option(help="Or the search in YAML or JSON.")] = None,
+    space: Annotated[Path | None, typer.Option(help="Search space in YAML or JSON.")] = None,
+    cache: Annotated[str | None, typer.Option(help="Dataset, or dataset/fingerprint.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, as in `study create`.")] = None,
+    out: Out = None,
+    url: Url = None,
+    state: State = None,
+    json: Json = False,
+) -> None:
+    """Judge a whole search: run it without each part of the subjects, and measure its best on that part."""
+    from cli import nested as nesting
+
+    wanted = build_spec(preset=preset, spec=spec, space=space, name=name, cache=cache, settings=set_ or [])
+    console = Console(stderr=json)
+    with reach(url, state) as client:
+        found = nesting.nested(client, wanted, outer=outer, watch=_watcher(client, console))
+    table = nesting.nested_table(found)
+    _write(out, table)
+    if json:
+        print(found.model_dump_json())
+        return
+    _show(console, table)
+    console.print(nesting.nested_sentence(found), highlight=False)
 
 
 def _watcher(client: StudyClient, console: Console) -> Callable[[StudyView], StudyView]:

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from services.contracts import StudyView
 from services.errors import InvalidInput
-from services.folds import AllClips
+from services.folds import AllClips, HeldOut, SplitProtocol
 
 
-def selection_warning(compared: int) -> str:
+def selection_warning(protocol: SplitProtocol, compared: int) -> str:
     """One or two sentences for people.
 
     Args:
+        protocol: that the number was measured by.
         compared: how many configurations the number was the best of.
     """
+    if isinstance(protocol, AllClips):
+        return "Trained on all clips: what it gets right are clips that it was trained on."
+    if isinstance(protocol, HeldOut):
+        return (
+            "Nothing was chosen on these clips: configuration and epochs were given, and the last epoch counts."
+        )
     best_of = f"the best of {compared} trials, and " if compared > 1 else ""
     return (
         f"This number was chosen on the clips it is measured on: it is {best_of}in each fold the best epoch. "
@@ -21,7 +28,7 @@ def selection_warning(compared: int) -> str:
 
 
 def check_cross_validated(study: StudyView) -> None:
-    """Refuse a study that is tested on the clips it trains on.
+    """Refuse a study that is tested on the clips it trains on, or on those of an outer fold.
 
     Raises:
         InvalidInput: naming it.
@@ -30,5 +37,11 @@ def check_cross_validated(study: StudyView) -> None:
         raise InvalidInput(
             f"study {study.name} trains on all clips and has no accuracy on others; name the study whose "
             "configuration it trains",
+            field="name",
+        )
+    if isinstance(study.spec.protocol, HeldOut):
+        raise InvalidInput(
+            f"study {study.name} only measures a configuration, on clips that were held out; name the study "
+            "that selected it",
             field="name",
         )

@@ -179,8 +179,6 @@ def study_summary(console: Console, study: StudyView) -> None:
     console.print(f"  {study.folds_done} folds counted")
     if study.stalled is not None:
         console.print(f"  [bold]stalled[/bold], no worker can run: {study.stalled}", highlight=False)
-    if study.spec.protocol.kind == "all":
-        console.print("  trains on all clips: what it gets right are clips that it was trained on")
     if study.best is None:
         console.print("  no trial has ended yet")
         return
@@ -195,9 +193,8 @@ def study_summary(console: Console, study: StudyView) -> None:
             f"  best: trial {best.number}, accuracy {percent(best.value)} "
             f"({best.correct}/{best.clips} clips; chance {percent(study.chance)})"
         )
-        if study.spec.protocol.kind != "all":
-            ended = study.trials[TrialState.COMPLETE] + study.trials[TrialState.PRUNED]
-            console.print(Text(selection_warning(ended), style="dim"))
+        ended = study.trials[TrialState.COMPLETE] + study.trials[TrialState.PRUNED]
+        console.print(Text(selection_warning(study.spec.protocol, ended), style="dim"))
     console.print(parameters_table(dict(best.parameters)))
 
 

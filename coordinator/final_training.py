@@ -12,7 +12,7 @@ from coordinator.store.queries import best_trial, confusion_view, get_study, get
 from coordinator.store.tables import ResultRow, StudyRow, TrialRow
 from services.contracts import CrossValidated, RandomSampler, StudySpec, TrainFinal, TrialState
 from services.errors import Conflict
-from services.folds import AllClips
+from services.folds import AllClips, HeldOut
 from services.search_space import SearchSpace
 
 
@@ -24,12 +24,18 @@ def final_spec(session: Session, name: str, wanted: TrainFinal) -> StudySpec:
 
     Raises:
         NotFound: no such study or trial.
-        Conflict: the trial is not complete, or no trial is; or the study trains on all clips itself.
+        Conflict: the trial is not complete, or no trial is; or the study cross-validates nothing.
     """
     study = get_study(session, name)
     spec = parsed_spec(study)
     if isinstance(spec.protocol, AllClips):
         raise Conflict(f"study {name} trains on all clips already; name the one it was made from", field="name")
+    if isinstance(spec.protocol, HeldOut):
+        raise Conflict(
+            f"study {name} only measures a configuration, on clips that were held out; name the study that "
+            "selected it",
+            field="name",
+        )
     trial = _trial(session, study, wanted.trial)
     before = _cross_validated(session, study, spec, trial)
     epochs = ceil(median(before.best_epochs))

@@ -99,7 +99,7 @@ from services.errors import (
     TokenRefused,
     WorkerDrained,
 )
-from services.folds import AllClips
+from services.folds import AllClips, HeldOut
 from services.search_space import first_problem
 from services.seeds import sha256_of
 
@@ -203,7 +203,7 @@ def report(
     spec = parsed_spec(study)
     _check_result(result, split, fold_task(study, spec, trial, split))
 
-    row = _scored(study, trial, split, result)
+    row = _scored(study, spec, trial, split, result)
     row.lease_id, row.payload, row.sha256 = lease.id, payload, sha256
     verdict = _count(session, study, spec, trial, row, held.done)
     leaving = not more or held.worker.drain is not None
@@ -456,7 +456,7 @@ def imported_result(
     except ValidationError as error:
         raise InvalidInput(first_problem(error), field="payload") from error
     _check_result(result, split, fold_task(study, spec, trial, split))
-    row = _scored(study, trial, split, result)
+    row = _scored(study, spec, trial, split, result)
     row.imported, row.payload, row.sha256, row.verdict = True, payload, sha256_of(payload), {}
     return row
 
@@ -784,11 +784,13 @@ _EQUAL = (
 )
 
 
-def _scored(study: StudyRow, trial: TrialRow, split: StudyFoldRow, result: FoldResult) -> ResultRow:
+def _scored(
+    study: StudyRow, spec: StudySpec, trial: TrialRow, split: StudyFoldRow, result: FoldResult
+) -> ResultRow:
     """What a result is worth; where it comes from is its caller's to say."""
     epochs = [epoch.predicted for epoch in result.epochs]
-    # A model is the network after its last epoch, whichever was best on the clips it was trained on.
-    first = 0 if result.model is None else len(epochs) - 1
+    # A model is the network after its last epoch, and held-out clips are to choose none.
+    first = len(epochs) - 1 if isinstance(spec.protocol, AllClips | HeldOut) else 0
     best, correct = scores.best_epoch(split.labels, epochs[first:])
     best += first
     return ResultRow(

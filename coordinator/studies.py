@@ -56,7 +56,7 @@ def create(session: Session, spec: StudySpec, cache_root: Path, models_root: Pat
         dataset=manifest.dataset,
         fingerprint=manifest.fingerprint,
         classes=list(manifest.classes),
-        clips=len(clips),
+        clips=sum(len(fold.test_clips) for fold in folds),
         fold_count=len(folds),
         split_hash=split_hash(folds),
         priority=spec.priority,

@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 from services.errors import InvalidInput
-from services.folds import AllClips, LeaveOneSubjectOut, Protocol
+from services.folds import AllClips, HeldOut, LeaveOneSubjectOut, OuterFold, Protocol
 from services.grid import grid_axes, grid_size
 from services.search_space import Hyperparameters, ParameterValue, SearchSpace, TunableSettings, paper_space
 
@@ -363,14 +363,14 @@ class StudySpec(Contract):
         return self
 
     @model_validator(mode="after")
-    def _trains_once_on_all_clips(self) -> StudySpec:
-        if not isinstance(self.protocol, AllClips):
-            if self.cross_validated is not None:
-                raise ValueError(f"cross_validated: the protocol is {self.protocol.kind}, not all")
-        elif self.trials != 1 or self.pruning:
+    def _compares_only_by_cross_validation(self) -> StudySpec:
+        kind = self.protocol.kind
+        if not isinstance(self.protocol, AllClips) and self.cross_validated is not None:
+            raise ValueError(f"cross_validated: the protocol is {kind}, not all")
+        if isinstance(self.protocol, AllClips | HeldOut) and (self.trials != 1 or self.pruning):
             raise ValueError(
-                f"protocol all: trials is {self.trials} and pruning has {len(self.pruning)} rules; nothing is "
-                "compared, so set trials to 1 and pruning to []"
+                f"protocol {kind}: trials is {self.trials} and pruning has {len(self.pruning)} rules; nothing "
+                "is to be chosen by it, so set trials to 1 and pruning to []"
             )
         return self
 
@@ -530,6 +530,7 @@ class FoldTask(Contract):
     classes: tuple[str, ...]
     test_clips: tuple[str, ...]
     split_hash: str
+    outer: OuterFold | None = Field(None, description="its subjects are not trained on")
     seed: int
     study_seed: int
     trains_on_all: bool = Field(False, description="on the test clips too; the network is kept as a model")

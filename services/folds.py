@@ -1,4 +1,4 @@
-"""How clips are split: Leave-One-Subject-Out, subject-independent k-fold, and not at all.
+"""How clips are split: Leave-One-Subject-Out, subject-independent k-fold, nested in another, and not at all.
 
 A fold tests some subjects and trains on all others. Subjects are ordered by id; k-fold puts the subject at
 place i into fold i modulo k, the rule of the ten CK+ subsets the paper compares on (section 4.1).
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from services.errors import InvalidInput
 from services.seeds import sha256_of
@@ -37,11 +37,26 @@ class Fold:
     test_clips: tuple[str, ...]
 
 
+class OuterFold(BaseModel):
+    """One fold of the outer k-fold split of a nested cross-validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    k: int = Field(ge=2, le=1000)
+    fold: int = Field(ge=0, description="from 0")
+
+    @model_validator(mode="after")
+    def _is_one_of_them(self) -> OuterFold:
+        if self.fold >= self.k:
+            raise ValueError(f"fold is {self.fold}; of {self.k} folds the last is {self.k - 1}")
+        return self
+
+
 class LeaveOneSubjectOut(BaseModel):
     """As many folds as subjects."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     kind: Literal["loso"] = "loso"
+    outer: OuterFold | None = Field(None, description="whose subjects are neither trained on nor tested")
 
 
 class KFold(BaseModel):
@@ -50,6 +65,18 @@ class KFold(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     kind: Literal["kfold"] = "kfold"
     k: int = Field(10, ge=2, le=1000)
+    outer: OuterFold | None = Field(None, description="whose subjects are neither trained on nor tested")
+
+
+class HeldOut(BaseModel):
+    """One fold that tests the subjects of an outer fold, after its last epoch, and trains on all others.
+
+    It measures what was selected without them.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    kind: Literal["held_out"] = "held_out"
+    outer: OuterFold
 
 
 class AllClips(BaseModel):
@@ -62,10 +89,11 @@ class AllClips(BaseModel):
     kind: Literal["all"] = "all"
 
 
-Protocol = Annotated[LeaveOneSubjectOut | KFold | AllClips, Field(discriminator="kind")]
+SplitProtocol = LeaveOneSubjectOut | KFold | HeldOut | AllClips
+Protocol = Annotated[SplitProtocol, Field(discriminator="kind")]
 
 
-def make_folds(clips: Sequence[Clip], protocol: LeaveOneSubjectOut | KFold | AllClips) -> tuple[Fold, ...]:
+def make_folds(clips: Sequence[Clip], protocol: SplitProtocol) -> tuple[Fold, ...]:
     """Split clips into folds in which no subject is on both sides.
 
     Raises:
@@ -77,28 +105,58 @@ def make_folds(clips: Sequence[Clip], protocol: LeaveOneSubjectOut | KFold | All
         everything = Fold(index=0, name="all clips", subjects=tuple(subjects), test_clips=tested)
         check_folds(clips, [everything])
         return (everything,)
-    k = len(subjects) if isinstance(protocol, LeaveOneSubjectOut) else protocol.k
-    if len(subjects) < max(2, k):
+    left_out = outer_subjects(clips, protocol.outer)
+    if isinstance(protocol, HeldOut):
+        tested = tuple(sorted(clip.clip_id for clip in clips if clip.subject in left_out))
+        name = f"outer fold {protocol.outer.fold + 1} of {protocol.outer.k}"
+        return (Fold(index=0, name=name, subjects=tuple(sorted(left_out)), test_clips=tested),)
+    taking_part = [clip for clip in clips if clip.subject not in left_out]
+    inner = [subject for subject in subjects if subject not in left_out]
+    k = len(inner) if isinstance(protocol, LeaveOneSubjectOut) else protocol.k
+    if len(inner) < max(2, k):
+        there = f"{len(inner)} outside the outer fold" if left_out else f"{len(inner)}"
         raise InvalidInput(
-            f"{max(2, k)} folds need at least as many subjects, the cache has {len(subjects)}; "
+            f"{max(2, k)} folds need at least as many subjects, the cache has {there}; "
             "choose a smaller k or a larger dataset",
             field="protocol",
         )
-    fold_of = {subject: place % k for place, subject in enumerate(subjects)}
+    fold_of = {subject: place % k for place, subject in enumerate(inner)}
     folds = []
     for index in range(k):
-        members = tuple(subject for subject in subjects if fold_of[subject] == index)
+        members = tuple(subject for subject in inner if fold_of[subject] == index)
         name = members[0] if isinstance(protocol, LeaveOneSubjectOut) else f"fold {index + 1} of {k}"
-        tested = tuple(sorted(clip.clip_id for clip in clips if fold_of[clip.subject] == index))
+        tested = tuple(sorted(clip.clip_id for clip in taking_part if fold_of[clip.subject] == index))
         folds.append(Fold(index=index, name=name, subjects=members, test_clips=tested))
-    check_folds(clips, folds)
+    check_folds(taking_part, folds)
     return tuple(folds)
 
 
-def train_clips(clips: Iterable[Clip], fold: Fold) -> tuple[str, ...]:
-    """Ids of the clips a fold trains on: those of all subjects it does not test."""
-    tested = set(fold.subjects)
-    return tuple(sorted(clip.clip_id for clip in clips if clip.subject not in tested))
+def outer_subjects(clips: Iterable[Clip], outer: OuterFold | None) -> frozenset[str]:
+    """The subjects of an outer fold: those that `KFold` with its k puts there. None has none.
+
+    Raises:
+        InvalidInput: fewer subjects than outer folds.
+    """
+    if outer is None:
+        return frozenset()
+    subjects = sorted({clip.subject for clip in clips})
+    if len(subjects) < outer.k:
+        raise InvalidInput(
+            f"{outer.k} outer folds need at least as many subjects, the cache has {len(subjects)}; "
+            "choose a smaller k or a larger dataset",
+            field="protocol.outer.k",
+        )
+    return frozenset(subjects[outer.fold :: outer.k])
+
+
+def train_clips(clips: Sequence[Clip], fold: Fold, protocol: SplitProtocol) -> tuple[str, ...]:
+    """Ids of the clips that a fold of a protocol trains on."""
+    if isinstance(protocol, AllClips):
+        return fold.test_clips
+    away = set(fold.subjects)
+    if not isinstance(protocol, HeldOut):
+        away |= outer_subjects(clips, protocol.outer)
+    return tuple(sorted(clip.clip_id for clip in clips if clip.subject not in away))
 
 
 def check_folds(clips: Sequence[Clip], folds: Sequence[Fold]) -> None:
@@ -124,6 +182,21 @@ def check_folds(clips: Sequence[Clip], folds: Sequence[Fold]) -> None:
             raise InvalidInput(f"fold {fold.name} names other subjects than it tests", field="folds")
     if missing := set(subject_of) - seen:
         raise InvalidInput(f"clip {min(missing)} is tested in no fold", field="folds")
+
+
+def protocol_words(protocol: SplitProtocol, folds: int) -> str:
+    """A protocol of so many folds in a few words."""
+    if isinstance(protocol, AllClips):
+        return "all clips in one fold, tested on what it trains on"
+    if isinstance(protocol, HeldOut):
+        return f"outer fold {protocol.outer.fold + 1} of {protocol.outer.k}, after the last epoch"
+    words = (
+        f"Leave-One-Subject-Out, {folds} folds"
+        if isinstance(protocol, LeaveOneSubjectOut)
+        else f"{folds}-fold, by subject"
+    )
+    outer = protocol.outer
+    return words if outer is None else f"{words}, without outer fold {outer.fold + 1} of {outer.k}"
 
 
 def split_hash(folds: Sequence[Fold]) -> str:

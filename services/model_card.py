@@ -17,7 +17,7 @@ from services.contracts import (
     Provenance,
     TrainingSettings,
 )
-from services.folds import KFold, LeaveOneSubjectOut
+from services.folds import protocol_words
 from services.intervals import wilson
 from services.search_space import Hyperparameters, title_of
 
@@ -169,7 +169,8 @@ def _scores(card: ModelCard) -> Iterator[str]:
     else:
         yield (
             f"Its configuration is trial {before.trial} of study {before.study}, the one taken of "
-            f"{before.trials}. In {_split(before)} it got {before.correct} of {before.clips} clips right:"
+            f"{before.trials}. In cross-validation ({protocol_words(before.protocol, before.folds)}) it got "
+            f"{before.correct} of {before.clips} clips right:"
         )
         yield ""
         low, high = wilson(before.correct, before.clips)
@@ -189,14 +190,6 @@ def _scores(card: ModelCard) -> Iterator[str]:
             f"On the clips it was trained on it gets {card.training_accuracy:.2%} right, which says nothing "
             "about other people."
         )
-
-
-def _split(before: CrossValidated) -> str:
-    if isinstance(before.protocol, LeaveOneSubjectOut):
-        return f"Leave-One-Subject-Out cross-validation ({before.folds} subjects)"
-    if isinstance(before.protocol, KFold):
-        return f"subject-independent {before.protocol.k}-fold cross-validation"
-    return f"{before.folds} folds"
 
 
 def _limits(card: ModelCard) -> Iterator[str]:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from cli.report.material import Material
 from services import intervals, scores
 from services.contracts import FoldRecord, SplitFold, TrialCost, TrialState, TrialView, configure
-from services.folds import LeaveOneSubjectOut
+from services.folds import protocol_words
 from services.scores import Counts
 
 
@@ -175,7 +175,6 @@ def find(material: Material) -> Findings:
 def _data(material: Material) -> Data:
     study, clips = material.study, [clip for fold in material.split.folds for clip in fold.clips]
     subjects = {clip.subject for clip in clips}
-    loso = isinstance(study.spec.protocol, LeaveOneSubjectOut)
     return Data(
         dataset=study.dataset,
         fingerprint=study.fingerprint,
@@ -184,7 +183,7 @@ def _data(material: Material) -> Data:
         class_counts={
             name: sum(clip.label == label for clip in clips) for label, name in enumerate(study.classes)
         },
-        protocol="Leave-One-Subject-Out" if loso else f"{study.folds}-fold, subject-independent",
+        protocol=protocol_words(study.spec.protocol, study.folds),
         folds=study.folds,
         split_hash=study.split_hash,
     )

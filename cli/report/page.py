@@ -53,7 +53,7 @@ def write_page(
         tables=tables,
         drawn={file.stem for file in figures.glob("*.svg")},
         listed=_listed(tables["trials"]),
-        warning=selection_warning(ended),
+        warning=selection_warning(material.study.spec.protocol, ended),
         resamples=f"{RESAMPLES:,}",
         version=version("foldwise"),
         revision=running_revision(),

@@ -22,6 +22,7 @@ from coordinator.store.fold_map import MappedTrial, fold_map
 from coordinator.store.tables import StudyRow
 from coordinator.worker_jobs import WorkerJobs
 from services.contracts import PodView, StudyName, StudyState, TokenScope, TrialState
+from services.folds import protocol_words
 from services.search_space import Range
 
 router = APIRouter(include_in_schema=False, dependencies=[Depends(require(TokenScope.READ))])
@@ -138,7 +139,7 @@ def _panels(request: Request, session: Session, row: StudyRow) -> dict[str, Any]
         "study": row,
         "state": state,
         "stalled": jobs.stalled(row.name) if jobs is not None and state == StudyState.RUNNING else None,
-        "protocol": study_view.protocol_words(spec, row.fold_count),
+        "protocol": protocol_words(spec.protocol, row.fold_count),
         "rules": [study_view.rule_words(rule) for rule in spec.pruning],
         "sampler": spec.sampler.kind,
         "chance": 1 / len(row.classes),

@@ -15,7 +15,6 @@ from coordinator.pages.forecast import TimeLeft, time_left
 from coordinator.pages.words import percent
 from coordinator.store.fold_map import MappedTrial
 from services.contracts import BoundRule, MedianRule, PairedRule, PruningRule, StudySpec, StudyState, TrialState
-from services.folds import AllClips, LeaveOneSubjectOut
 
 RECENT_TRIALS = 100
 """The folds of so many of the last ended trials tell how long one takes."""
@@ -161,15 +160,6 @@ def rule_words(rule: PruningRule) -> str:
     if isinstance(rule, MedianRule):
         return f"median, from {rule.startup_trials} complete trials on"
     return f"paired, {rule.standard_errors:g} standard errors"
-
-
-def protocol_words(spec: StudySpec, folds: int) -> str:
-    """The protocol in a few words."""
-    if isinstance(spec.protocol, LeaveOneSubjectOut):
-        return f"Leave-One-Subject-Out, {folds} folds"
-    if isinstance(spec.protocol, AllClips):
-        return "all clips in one fold, tested on what it trains on"
-    return f"{folds}-fold, by subject"
 
 
 def _best_so_far(trials: Sequence[MappedTrial]) -> list[charts.Point]:

@@ -24,6 +24,7 @@ from coordinator.store.tables import (
 from services import scores
 from services.contracts import (
     ConfusionView,
+    Economies,
     FoldRecord,
     FoldResult,
     FoldState,
@@ -43,7 +44,7 @@ from services.contracts import (
     configure,
 )
 from services.errors import Conflict, NotFound
-from services.folds import AllClips
+from services.folds import AllClips, HeldOut
 from services.seeds import fold_seed
 
 
@@ -353,13 +354,14 @@ def fold_task(study: StudyRow, spec: StudySpec, trial: TrialRow, split: StudyFol
         folds=study.fold_count,
         hyperparameters=hyperparameters,
         training=training,
-        economies=spec.economies,
+        economies=_economies(spec),
         compute=spec.compute,
         dataset=study.dataset,
         fingerprint=study.fingerprint,
         classes=tuple(study.classes),
         test_clips=tuple(split.clip_ids),
         split_hash=study.split_hash,
+        outer=None if isinstance(spec.protocol, AllClips) else spec.protocol.outer,
         seed=fold_seed(
             study_seed=spec.seed, parameters=trial.parameters, fold=split.fold, fingerprint=study.fingerprint
         ),
@@ -367,6 +369,13 @@ def fold_task(study: StudyRow, spec: StudySpec, trial: TrialRow, split: StudyFol
         trains_on_all=isinstance(spec.protocol, AllClips),
         cross_validated=spec.cross_validated,
     )
+
+
+def _economies(spec: StudySpec) -> Economies:
+    """Those of the study; held-out clips must not say when training ends."""
+    if isinstance(spec.protocol, HeldOut):
+        return spec.economies.model_copy(update={"stop_when_perfect": False})
+    return spec.economies
 
 
 def confusion_view(session: Session, study: StudyRow, trial: TrialRow) -> ConfusionView:

@@ -1,4 +1,4 @@
-"""`foldwise compare` and `foldwise confirm`: what they run, and that their numbers are those of the tables."""
+"""`foldwise compare`, `confirm` and `nested`: what they run, and that their numbers are those of the tables."""
 
 from __future__ import annotations
 
@@ -9,24 +9,30 @@ from statistics import fmean
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 from scipy import stats
 from sqlalchemy import Engine, text
 
 from cli.comparison import Candidate, compare, comparison_table, comparison_warnings, pair, read_candidate
 from cli.confirmation import confirm, confirmation_sentence, confirmation_table
 from cli.evaluation import evaluate, exactly
+from cli.nested import nested, nested_sentence, nested_table
 from cli.report.material import gather
 from cli.study_client import StudyClient
+from coordinator import scheduling
 from coordinator.app import create_app
 from coordinator.settings import CoordinatorSettings
+from coordinator.store.tables import StudyFoldRow
 from services.contracts import StudySpec, StudyView
 from services.errors import Conflict, FoldwiseError, InvalidInput, NotFound, StudyOver
-from services.folds import KFold
-from tests.integration.desk import Desk, LeaderWithoutOptuna
+from services.folds import AllClips, KFold, LeaveOneSubjectOut, OuterFold
+from services.search_space import SearchSpace
+from tests.integration.desk import Desk, LeaderWithoutOptuna, key_of, make_result
 from tests.integration.service import ADMIN_TOKEN, WORKER_TOKEN, served
 from worker.coordinator_client import Connection
 
 FOLDS = 4
+TINY_CLIPS = 10
 Watch = Callable[[StudyView], StudyView]
 
 
@@ -210,3 +216,71 @@ def test_the_best_trials_are_run_again_with_other_seeds(desk: Desk, client: Stud
         assert [trial.parameters for trial in client.trials(name)] == [one.parameters for one in found.trials]
     assert confirmation_table(found).columns[2:4] == ("Seed 1", "Seed 2")
     assert f"trial {by_value[0].number} of 4 complete ones" in confirmation_sentence(found)
+
+
+def test_a_search_is_measured_on_people_who_had_no_part_in_it(
+    desk: Desk, client: StudyClient, watch: Watch
+) -> None:
+    spec = SPEC.model_copy(
+        update={
+            "name": "honest",
+            "protocol": LeaveOneSubjectOut(),
+            "space": SearchSpace.model_validate({"dropout": [0.1, 0.2], "clahe": [True, False]}),
+            "trials": 3,
+        }
+    )
+    found = nested(client, spec, outer=2, watch=watch)
+
+    tested: list[str] = []
+    for outer in found.folds:
+        search, measurement = client.get(outer.search), client.get(outer.measurement)
+        (held_out,) = client.split(outer.measurement).folds
+        inside = {clip.clip_id for fold in client.split(outer.search).folds for clip in fold.clips}
+        assert inside.isdisjoint(clip.clip_id for clip in held_out.clips)
+        assert search.clips + measurement.clips == TINY_CLIPS
+        assert search.best is not None
+        assert (outer.trial, outer.selected) == (search.best.number, search.best.value)
+        assert outer.correct / outer.clips == pooled(desk, outer.measurement, 0)
+        (measured,) = client.trials(outer.measurement)
+        assert measured.parameters == {**outer.parameters, "epochs": outer.epochs}
+        task = client.fold(outer.measurement, 0, 0).task
+        assert task.outer == OuterFold(k=2, fold=outer.fold)
+        assert task.economies.stop_when_perfect is False
+        tested.extend(clip.clip_id for clip in held_out.clips)
+    assert len(set(tested)) == len(tested) == found.clips == TINY_CLIPS
+    assert found.correct == sum(outer.correct for outer in found.folds)
+    assert found.accuracy == found.correct / TINY_CLIPS
+    assert found.optimism == pytest.approx(fmean(outer.selected for outer in found.folds) - found.accuracy)
+    assert nested_table(found).text()[-1][:4] == ["all", "-", "-", str(TINY_CLIPS)]
+    assert f"reaches {100 * found.accuracy:.2f} %" in nested_sentence(found)
+
+    leases = desk.leases()
+    assert nested(client, spec, outer=2, watch=watch) == found, "the same call runs nothing again"
+    assert desk.leases() == leases
+    with pytest.raises(InvalidInput, match="study honest-measure-1 only measures a configuration"):
+        confirm(client, "honest-measure-1", top=1, seeds=1, watch=watch)
+    with pytest.raises(InvalidInput, match="give loso or kfold"):
+        nested(client, spec.model_copy(update={"protocol": AllClips()}), outer=2, watch=watch)
+
+
+def test_held_out_clips_count_after_the_last_epoch(desk: Desk) -> None:
+    desk.create(protocol={"kind": "held_out", "outer": {"k": 2, "fold": 1}}, trials=1, pruning=())
+    assignment = desk.must_claim()
+    result = make_result(assignment, ())
+    epoch, right = result.epochs[0], (0, 1) * 2
+    epochs = tuple(
+        epoch.model_copy(update={"predicted": predicted, "probabilities": ((0.5, 0.5),) * 4})
+        for predicted in (right, (1, 1) * 2)
+    )
+    with desk.sessions.begin() as session:
+        labels = tuple(session.get_one(StudyFoldRow, (1, 0)).labels)
+        assert labels == right
+        result = result.model_copy(update={"epochs": epochs})
+        scheduling.report(session, key_of(assignment.lease), result, desk.settings)
+    (fold,) = desk.folds(0)
+    assert (fold.best_epoch, fold.correct, fold.clips) == (1, 2, 4)
+
+
+def test_a_study_on_held_out_clips_chooses_nothing(desk: Desk) -> None:
+    with pytest.raises(ValidationError, match="protocol held_out: trials is 2"):
+        desk.create(protocol={"kind": "held_out", "outer": {"k": 2, "fold": 1}}, trials=2, pruning=())

@@ -20,7 +20,7 @@ from services.contracts import (
     TrainingSettings,
 )
 from services.errors import CacheMismatch, InvalidInput
-from services.folds import LeaveOneSubjectOut, make_folds
+from services.folds import LeaveOneSubjectOut, OuterFold, make_folds
 from services.search_space import Hyperparameters
 from tests.unit.fold_tasks import CPU, TINY, assign, run, write_cache
 from worker.training.clips import ClipStore
@@ -199,6 +199,14 @@ def test_no_tested_subject_is_trained_on(cache: ClipCache) -> None:
         assert {clip.subject for clip in trained}.isdisjoint(fold.subjects)
         assert len(trained) == 72
         assert tuple(clip_set.clips[i].clip_id for i in test.tolist()) == fold.test_clips
+
+
+def test_subjects_of_the_outer_fold_take_no_part(cache: ClipCache) -> None:
+    clip_set = _clip_set(cache, ClipStore())
+    outer = OuterFold(k=2, fold=1)
+    fold = make_folds(cache.clips(), LeaveOneSubjectOut(outer=outer))[0]
+    train, _ = clip_set.split(fold.test_clips, outer)
+    assert {clip_set.clips[i].subject for i in clip_set.clip_of_row[train].tolist()} == {"s2"}
 
 
 def test_a_fold_that_splits_a_subject_is_refused(cache: ClipCache) -> None:

@@ -9,13 +9,16 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from services.errors import InvalidInput
 from services.folds import (
     Clip,
     Fold,
+    HeldOut,
     KFold,
     LeaveOneSubjectOut,
+    OuterFold,
     check_folds,
     make_folds,
     split_hash,
@@ -77,8 +80,9 @@ def test_ten_folds_of_the_118_subjects_of_ckplus_hold_twelve_or_eleven_each() ->
 
 
 def test_a_fold_trains_on_everyone_else() -> None:
-    fold = make_folds(CLIPS, KFold(k=3))[1]
-    assert train_clips(CLIPS, fold) == ("S005_001", "S011_001", "S011_002", "S022_001")
+    protocol = KFold(k=3)
+    fold = make_folds(CLIPS, protocol)[1]
+    assert train_clips(CLIPS, fold, protocol) == ("S005_001", "S011_001", "S011_002", "S022_001")
 
 
 @given(clips=clip_sets, k=st.integers(2, 12), leave_one_out=st.booleans())
@@ -90,14 +94,15 @@ def test_every_clip_is_tested_once_and_no_subject_is_on_both_sides(
     k = min(k, subjects)
     if k < 2:
         return
-    folds = make_folds(clips, LeaveOneSubjectOut() if leave_one_out else KFold(k=k))
+    protocol = LeaveOneSubjectOut() if leave_one_out else KFold(k=k)
+    folds = make_folds(clips, protocol)
     assert len(folds) == (subjects if leave_one_out else k)
     assert [fold.index for fold in folds] == list(range(len(folds)))
     tested = Counter(clip_id for fold in folds for clip_id in fold.test_clips)
     assert tested == Counter(c.clip_id for c in clips)
     subject_of = {c.clip_id: c.subject for c in clips}
     for fold in folds:
-        trained = train_clips(clips, fold)
+        trained = train_clips(clips, fold, protocol)
         assert fold.test_clips
         assert sorted((*trained, *fold.test_clips)) == sorted(subject_of)
         assert not {subject_of[c] for c in trained} & {subject_of[c] for c in fold.test_clips}
@@ -113,7 +118,44 @@ def test_the_order_of_clips_does_not_matter(clips: list[Clip], seed: int) -> Non
         folds = make_folds(clips, protocol)
         assert make_folds(shuffled, protocol) == folds
         assert split_hash(make_folds(shuffled, protocol)) == split_hash(folds)
-        assert train_clips(shuffled, folds[0]) == train_clips(clips, folds[0])
+        assert train_clips(shuffled, folds[0], protocol) == train_clips(clips, folds[0], protocol)
+
+
+# --- nested -------------------------------------------------------------------------------------------------
+
+
+@given(clips=clip_sets, outer_k=st.integers(2, 6), inner_k=st.integers(2, 6), leave_one_out=st.booleans())
+@settings(max_examples=100, deadline=None)
+def test_what_an_outer_fold_measures_has_no_part_in_choosing(
+    clips: list[Clip], outer_k: int, inner_k: int, leave_one_out: bool
+) -> None:
+    if not enough_subjects(clips, 2 * outer_k + inner_k):
+        return
+    everything = sorted(c.clip_id for c in clips)
+    measured: list[str] = []
+    for place, outer_fold in enumerate(make_folds(clips, KFold(k=outer_k))):
+        outer = OuterFold(k=outer_k, fold=place)
+        protocol = LeaveOneSubjectOut(outer=outer) if leave_one_out else KFold(k=inner_k, outer=outer)
+        chosen_on: list[str] = []
+        for inner in make_folds(clips, protocol):
+            trained = train_clips(clips, inner, protocol)
+            assert sorted((*trained, *inner.test_clips, *outer_fold.test_clips)) == everything
+            chosen_on.extend(inner.test_clips)
+        (held_out,) = make_folds(clips, HeldOut(outer=outer))
+        assert (held_out.subjects, held_out.test_clips) == (outer_fold.subjects, outer_fold.test_clips)
+        assert list(train_clips(clips, held_out, HeldOut(outer=outer))) == sorted(chosen_on)
+        measured.extend(held_out.test_clips)
+    assert sorted(measured) == everything
+
+
+def test_an_outer_fold_must_be_one_of_them_and_leave_enough_subjects() -> None:
+    with pytest.raises(ValidationError, match="of 3 folds the last is 2"):
+        OuterFold(k=3, fold=3)
+    with pytest.raises(InvalidInput, match=r"6 outer folds need .* the cache has 5") as refused:
+        make_folds(CLIPS, HeldOut(outer=OuterFold(k=6, fold=0)))
+    assert refused.value.field == "protocol.outer.k"
+    with pytest.raises(InvalidInput, match=r"3 folds need .* the cache has 2 outside the outer fold"):
+        make_folds(CLIPS, KFold(k=3, outer=OuterFold(k=2, fold=0)))
 
 
 # --- the hash -----------------------------------------------------------------------------------------------

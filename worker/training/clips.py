@@ -13,7 +13,7 @@ from torch import Tensor
 from services.clip_cache import ClipCache
 from services.contracts import Augmentation
 from services.errors import InvalidInput
-from services.folds import Clip
+from services.folds import Clip, OuterFold, outer_subjects
 from services.seeds import augmentation_seed, sha256_of
 from worker.training.augmentation import augment, copies_of
 from worker.training.device import free_memory
@@ -38,11 +38,11 @@ class ClipSet:
     labels: Tensor
     """int64, rows, on the device."""
 
-    def split(self, test_clips: Sequence[str]) -> tuple[Tensor, Tensor]:
+    def split(self, test_clips: Sequence[str], outer: OuterFold | None = None) -> tuple[Tensor, Tensor]:
         """Rows to train on and rows to test, int64, on the device.
 
-        Trained on are all clips that are not tested, with their copies. Tested are the originals alone, in
-        the order of `test_clips`.
+        Trained on are all clips that are not tested, with their copies, but for those of the subjects of the
+        outer fold. Tested are the originals alone, in the order of `test_clips`.
 
         Raises:
             InvalidInput: a test clip is unknown, none is left to train on, or a tested subject has another
@@ -52,7 +52,10 @@ class ClipSet:
         if unknown := [clip_id for clip_id in test_clips if clip_id not in place]:
             raise InvalidInput(f"test clip {unknown[0]!r} is not in the clip cache", field="test_clips")
         test = torch.tensor([place[clip_id] for clip_id in test_clips], dtype=torch.int64)
-        train = torch.nonzero(~torch.isin(self.clip_of_row, test)).flatten()
+        left_out = outer_subjects(self.clips, outer)
+        away = [place for place, clip in enumerate(self.clips) if clip.subject in left_out]
+        away_or_tested = torch.cat([test, torch.tensor(away, dtype=torch.int64)])
+        train = torch.nonzero(~torch.isin(self.clip_of_row, away_or_tested)).flatten()
 
         tested = {self.clips[i].subject for i in test.tolist()}
         trained = {self.clips[i].subject for i in self.clip_of_row[train].tolist()}

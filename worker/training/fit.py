@@ -146,7 +146,9 @@ def _run(
     started = time.monotonic()
     with _prepared(task, cache, engine):
         clip_set = _clip_set(task, cache, engine)
-        train_rows, test_rows = clip_set.everything() if task.trains_on_all else clip_set.split(task.test_clips)
+        train_rows, test_rows = (
+            clip_set.everything() if task.trains_on_all else clip_set.split(task.test_clips, task.outer)
+        )
         until_perfect = task.economies.stop_when_perfect and not task.trains_on_all
         truth = tuple(clip_set.clips[row].label for row in test_rows.tolist())
         training = _Training(task, clip_set, train_rows, engine, on_step, pretrained, memory_format)
