@@ -55,7 +55,10 @@ def main() -> int:
 def description() -> Schema:
     """The OpenAPI description; no database is asked."""
     settings = CoordinatorSettings(
-        database_url="postgresql://nobody/nothing", cache_root=Path(), admin_token=None, worker_token=None
+        database_url="postgresql://nobody/nothing",
+        cache_root=Path(),
+        admin_token="nobody",
+        worker_token="nobody",
     )
     return create_app(settings).openapi()
 
