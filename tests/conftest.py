@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,11 @@ from coordinator.store.database import connect, migrate
 from services.clip_cache import CacheManifest, CacheRecord, CacheWriter
 
 CLASSES = ("anger", "happy")
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Threads of one test process that wait, spinning, for a core that another one has make both many times
+    # slower. OpenMP reads it when torch is first imported; programs that tests start have it too.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")

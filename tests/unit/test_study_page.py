@@ -114,8 +114,8 @@ def test_nothing_is_foretold_from_nothing() -> None:
 @given(st.floats(-1e6, 1e6), st.floats(0, 1e6), st.integers(1, 8))
 def test_an_axis_holds_its_values_between_few_round_ticks(low: float, span: float, steps: int) -> None:
     axis = charts.nice_axis(low, low + span, steps=steps)
-    assert axis.low <= low + 1e-6 * abs(low) + 1e-6
-    assert axis.high >= (low + span) - 1e-6 * abs(low + span) - 1e-6
+    unseen = 1e-6 * (1 + axis.high - axis.low + abs(low))
+    assert axis.low - unseen <= low <= low + span <= axis.high + unseen
     assert 2 <= len(axis.ticks) <= steps + 3
 
 
