@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from http import HTTPStatus
@@ -54,11 +55,12 @@ def main() -> int:
 
 def description() -> Schema:
     """The OpenAPI description; no database is asked."""
+    unused = secrets.token_hex()
     settings = CoordinatorSettings(
         database_url="postgresql://nobody/nothing",
         cache_root=Path(),
-        admin_token="nobody",
-        worker_token="nobody",
+        admin_token=unused,
+        worker_token=unused,
     )
     return create_app(settings).openapi()
 

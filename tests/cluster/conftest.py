@@ -2,44 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+import yaml
 
+from helm.generate import CHART
 from tests.cluster.control_plane import folder_of_programs
 from tests.cluster.release import Release, run
 
-FACES = {
-    "apiVersion": "batch/v1",
-    "kind": "Job",
-    "metadata": {"name": "faces"},
-    "spec": {
-        "template": {
-            "spec": {
-                "restartPolicy": "Never",
-                "securityContext": {"runAsNonRoot": True, "runAsUser": 10001, "fsGroup": 10001},
-                "containers": [
-                    {
-                        "name": "synth",
-                        "args": ["synth", "/data", "--subjects", "4"],
-                        "volumeMounts": [
-                            {"name": "data", "mountPath": "/data"},
-                            {"name": "tmp", "mountPath": "/tmp"},
-                        ],
-                    }
-                ],
-                "volumes": [
-                    {"name": "data", "persistentVolumeClaim": {"claimName": "faces"}},
-                    {"name": "tmp", "emptyDir": {}},
-                ],
-            }
-        }
-    },
-}
-"""Draws a CK+ tree on a volume, as a person would have one."""
+FACES = CHART / "examples" / "objects" / "drawn-faces.yaml"
 
 
 @pytest.fixture(scope="session")
@@ -79,12 +53,9 @@ def namespace(name: str) -> Iterator[Release]:
 
 
 def put_faces(release: Release) -> None:
-    """A CK+ tree on the claim `faces`."""
-    claim = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
-    release.apply(
-        {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "faces"}, "spec": claim}
-    )
-    job = json.loads(json.dumps(FACES))
-    job["spec"]["template"]["spec"]["containers"][0]["image"] = release.image("preprocessing")
-    release.apply(job)
+    """A CK+ tree of four people on the claim `faces`."""
+    claim, job = yaml.safe_load_all(FACES.read_text())
+    job["spec"]["template"]["spec"]["containers"][0]["args"][-1] = "4"
+    for manifest in (claim, job):
+        release.apply(manifest)
     release.kubectl("wait", "job/faces", "--for=condition=complete", "--timeout=300s")

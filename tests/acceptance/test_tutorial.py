@@ -1,0 +1,65 @@
+"""The tutorial for one machine, every command as it stands there, by somebody with an empty home."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.up import wait_for
+from tests.documented import PROJECT, shell_blocks
+
+SERVICE = "foldwise up"
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_every_command_of_the_tutorial_for_one_machine(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "HOME": str(home), "XDG_DATA_HOME": str(home / "data"), "PATH": path}
+    blocks = shell_blocks("docs/tutorials/one-machine.md")
+    (place,) = [place for place, block in enumerate(blocks) if block.startswith(SERVICE)]
+
+    shell("".join(blocks[:place]), environment)
+    up = subprocess.Popen(blocks[place].split(), env=environment, stdout=subprocess.PIPE, text=True)
+    try:
+        wait_for(lambda: (home / "data" / "foldwise" / "service.json").exists() or up.poll() is not None)
+        said = shell("".join(blocks[place + 1 :]), environment)
+    finally:
+        up.send_signal(signal.SIGINT)
+        up.communicate(timeout=60)
+
+    made = home / "faces-tutorial"
+    for picture in ("clips.png", "confusion.png", "labelled.mp4", "first.onnx", "report/report.html"):
+        assert (made / picture).stat().st_size > 1000, picture
+    (study,) = [json.loads(line) for line in said.splitlines() if line.startswith('{"name":"first"')]
+    assert study["trials"]["complete"] + study["trials"]["pruned"] == 6
+    assert "study first: 8 of 8 trials" in said or "8 of 8" in said
+    with (made / "labels.csv").open() as file:
+        labels = list(csv.DictReader(file))
+    assert labels
+    assert all(row["label"] in study["classes"] for row in labels)
+
+
+def shell(script: str, environment: Mapping[str, str]) -> str:
+    done = subprocess.run(
+        ["bash", "-e", "-u", "-o", "pipefail", "-x"],
+        input=script,
+        env=environment,
+        cwd=PROJECT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-5000:]
+    return done.stdout
