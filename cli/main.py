@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import asdict, replace
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
@@ -28,6 +29,7 @@ from cli import (
 from cli.cluster_access import Place, chosen
 from cli.state import StateFolder, default_state
 from services.errors import EXIT_FAILURE, EXIT_TRY_AGAIN, FoldwiseError, InvalidInput
+from services.revision import running_revision
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -38,6 +40,13 @@ app = typer.Typer(
 app.add_typer(study_life.app, name="study")
 app.add_typer(token_commands.app, name="token")
 app.add_typer(worker_commands.app, name="workers")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        revision = running_revision()
+        print(f"foldwise {metadata.version('foldwise')}{f', revision {revision}' if revision else ''}")
+        raise typer.Exit
 
 
 @app.callback()
@@ -52,6 +61,10 @@ def choose(
         str | None,
         typer.Option("--namespace", "-n", envvar="FOLDWISE_NAMESPACE", help="And in this namespace."),
     ] = None,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Say which foldwise this is."),
+    ] = False,
 ) -> None:
     """Hyper-parameter search for 3D-CNN facial emotion recognition, fold by fold."""
     if context is not None or namespace is not None:

@@ -81,14 +81,14 @@ def test_one_worker_runs_whole_cross_validations_and_optuna_agrees(state: Path) 
 
 def test_a_killed_worker_costs_one_fold_and_nothing_is_counted_twice(state: Path) -> None:
     with Up(state, workers=2) as up:
-        up.create("killed", "training.epochs=20", "trials=3")
+        up.create("killed", "training.epochs=12")
         wait_for(lambda: "fold_done" in up.log("worker-1"))
         up.worker("worker-1").send_signal(signal.SIGKILL)
         study = up.wait_until_over("killed")
-        assert (study["state"], study["trials"]["complete"]) == ("complete", 3)
-        assert up.query(COUNTED_ONCE) == [(number, 4, 4, 28, 4, 28) for number in range(3)]
+        assert (study["state"], study["trials"]["complete"]) == ("complete", 2)
+        assert up.query(COUNTED_ONCE) == [(number, 4, 4, 28, 4, 28) for number in range(2)]
         outcomes = dict(up.query("SELECT outcome, count(*) FROM foldwise.leases GROUP BY outcome"))
-        assert outcomes["done"] == 12
+        assert outcomes["done"] == 8
         assert outcomes.get("lapsed", 0) <= 1
         assert up.log("worker-1").count("worker_started") == 2, "the supervisor started it again"
     assert "worker-1 ended (killed by SIGKILL)" in up.output
@@ -324,3 +324,7 @@ def test_the_dashboard_shows_the_study_that_runs(quiet_up: Up) -> None:
     finally:
         dashboard.terminate()
         dashboard.communicate(timeout=30)
+
+
+def test_it_says_which_version_it_is() -> None:
+    assert re.fullmatch(r"foldwise \d+\.\d+\.\d+(, revision \S+)?\n", foldwise("--version").stdout)

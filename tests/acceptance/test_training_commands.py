@@ -96,6 +96,7 @@ def test_a_study_starts_from_a_model_of_another_dataset(state: Path) -> None:
             assert words in answer.stderr
 
 
+@pytest.mark.long
 def test_a_study_in_a_plan_no_worker_has_waits_and_says_so(state: Path, caches: Path) -> None:
     with Up(state, workers=1) as up:
         up.create("tf32", *settings("ckplus"), "compute.precision=tf32")

@@ -163,6 +163,7 @@ def test_a_memory_format_that_is_asked_for_is_used(cache: ClipCache, memory_form
     assert result.provenance.memory_format == memory_format
 
 
+@pytest.mark.long
 @needs(COMPILED)
 def test_a_compiled_fold_is_sound_and_repeats(cache: ClipCache) -> None:
     engine = Engine(CPU)
