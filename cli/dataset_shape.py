@@ -10,26 +10,16 @@ from pathlib import Path
 
 from cli.presets import DEMO_SUBJECTS, get_preset
 from coordinator.studies import check_cache
+from preprocessing.datasets import ckplus, oulu_casia
 from services.clip_cache import cache_folder, find_cache, open_cache
 from services.contracts import StudySpec
 from services.errors import CacheMismatch
 from services.folds import Clip
 
-CKPLUS_CLASSES = {
-    "anger": 45,
-    "disgust": 59,
-    "fear": 25,
-    "happy": 69,
-    "sadness": 28,
-    "surprise": 83,
-    "contempt": 18,
-}
-"""Labelled sequences of each class of CK+."""
-
 CKPLUS_SUBJECTS = {1: 21, 2: 22, 3: 47, 4: 20, 5: 7, 6: 1}
 """How many subjects of CK+ have so many labelled sequences."""
 
-OULU_CLASSES = dict.fromkeys(("anger", "disgust", "fear", "happy", "sadness", "surprise"), 80)
+OULU_CLASSES = dict.fromkeys(oulu_casia.CLASSES, oulu_casia.COMPLETE_SUBJECTS)
 OULU_SUBJECTS = {6: 80}
 
 
@@ -80,11 +70,11 @@ def published_shape(preset: str) -> DatasetShape:
         NotFound: there is no such preset.
     """
     if preset == "demo":
-        classes = dict.fromkeys(CKPLUS_CLASSES, DEMO_SUBJECTS)
+        classes = dict.fromkeys(ckplus.COMPLETE_COUNTS, DEMO_SUBJECTS)
         return _made_up("ckplus", "the synthetic set of the demo", classes, {len(classes): DEMO_SUBJECTS}, 1)
     if get_preset(preset).cache == "oulu-casia":
         return _made_up("oulu-casia", "the published set", OULU_CLASSES, OULU_SUBJECTS, 3)
-    return _made_up("ckplus", "the published set", CKPLUS_CLASSES, CKPLUS_SUBJECTS, 1)
+    return _made_up("ckplus", "the published set", ckplus.COMPLETE_COUNTS, CKPLUS_SUBJECTS, 1)
 
 
 def shape_of(spec: StudySpec, *, preset: str | None, cache: str | None, cache_root: Path) -> DatasetShape:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import math
 import os
 from collections import deque
@@ -17,21 +16,11 @@ import numpy as np
 
 from preprocessing.datasets.image_files import IMAGES, natural_order
 from preprocessing.datasets.reader import Sequence, Span, as_text
+from preprocessing.datasets.tree import pass_over
 from preprocessing.faces import Image
 
 # OpenCV's copy of FFmpeg writes about broken files into the terminal; they are told of as flags instead.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-
-_THE_FILES_OWN_FAULT = {
-    errno.EACCES,
-    errno.EISDIR,
-    errno.ELOOP,
-    errno.ENAMETOOLONG,
-    errno.ENOENT,
-    errno.ENOTDIR,
-    errno.ENXIO,
-    errno.EPERM,
-}
 
 _SAME_MOMENT = 1e-3
 """Seconds: playing times are rounded to milliseconds in some containers."""
@@ -136,18 +125,6 @@ def frames_per_second(path: Path) -> float:
     with _opened(path) as capture:
         rate = capture.get(cv2.CAP_PROP_FPS)
     return rate if 1.0 <= rate <= 1000.0 else _USUAL_RATE
-
-
-def pass_over(path: Path, error: OSError) -> None:
-    """Return where a file cannot be read by its own fault: it is gone, a folder, forbidden.
-
-    Raises `error` where the disk or the network failed: that is no property of the dataset, and a cache made
-    in spite of it would lack frames that are there.
-    """
-    if error.errno not in _THE_FILES_OWN_FAULT:
-        if error.filename is None:  # it failed while it was read, not when it was opened
-            error.filename = str(path)
-        raise error
 
 
 def _images_of(folder: Path) -> Iterator[VideoFrame]:

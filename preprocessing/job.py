@@ -20,8 +20,8 @@ import structlog
 from preprocessing.clips import ClipSettings, DroppedClip, make_clip
 from preprocessing.datasets.reader import Dataset, Sequence, as_text
 from preprocessing.datasets.registry import read_dataset
+from preprocessing.datasets.tree import pass_over
 from preprocessing.faces import FaceDetector, make_detector
-from preprocessing.frames import pass_over
 from preprocessing.near_copies import NearCopies, find_near_copies
 from services.clip_cache import (
     FORMAT_VERSION,

@@ -17,8 +17,7 @@ from preprocessing.datasets.reader import (
     differences,
     naming,
 )
-from preprocessing.datasets.tree import Tree, is_file, is_folder
-from preprocessing.frames import pass_over
+from preprocessing.datasets.tree import Tree, is_file, is_folder, pass_over
 from services.errors import InvalidInput
 
 NAME = "ckplus"

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 from preprocessing.datasets.reader import Skipped
-from preprocessing.frames import pass_over
 from services.errors import InvalidInput, NotFound
 
 Why = Callable[[Path], str | None]
 """The reason why a file or folder is not used, or None where a general one will do."""
 
 _LEFT_BY_SYSTEMS = {".ds_store", "thumbs.db", "desktop.ini", "__macosx", ".spotlight-v100", ".trashes"}
+
+_THE_FILES_OWN_FAULT = {
+    errno.EACCES,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.ENXIO,
+    errno.EPERM,
+}
 
 
 class Tree:
@@ -95,6 +106,18 @@ class Tree:
             return "neither a file nor a folder"
         kind = "folder" if is_folder(path) else "file"
         return why(path) or f"a {kind} that is not part of the layout of {self._layout}"
+
+
+def pass_over(path: Path, error: OSError) -> None:
+    """Return where a file cannot be read by its own fault: it is gone, a folder, forbidden.
+
+    Raises `error` where the disk or the network failed: that is no property of the dataset, and a cache made
+    in spite of it would lack frames that are there.
+    """
+    if error.errno not in _THE_FILES_OWN_FAULT:
+        if error.filename is None:  # it failed while it was read, not when it was opened
+            error.filename = str(path)
+        raise error
 
 
 def is_clutter(path: Path) -> bool:

@@ -15,9 +15,10 @@ from preprocessing.job import preprocess
 from tests.acceptance.up import Up, foldwise
 
 SMALL = (
-    "training.frame_size=16",
-    "training.width=2",
-    "training.epochs=6",
+    "training.frame_size=32",
+    "training.width=4",
+    "training.batch_size=7",
+    "training.epochs=20",
     "training.learning_rate=0.001",
     "training.augmentation={}",
     "protocol={kind: kfold, k: 4}",
@@ -27,8 +28,8 @@ SMALL = (
 @pytest.mark.long
 def test_configurations_are_compared_with_and_without_pretraining_then_confirmed(tmp_path: Path) -> None:
     for layout in ("ckplus", "oulu-casia"):
-        write_synthetic_tree(tmp_path / layout, layout=layout, subjects=4, seed=2, colour=False)
-        settings = ClipSettings(frame_size=16)
+        write_synthetic_tree(tmp_path / layout, layout=layout, subjects=8, seed=2, colour=False)
+        settings = ClipSettings(frame_size=32)
         preprocess(layout, tmp_path / layout, tmp_path / "state" / "caches", settings=settings, processes=1)
     here = ("--state", str(tmp_path / "state"))
     small = [f"--set={word}" for word in SMALL]
@@ -51,6 +52,8 @@ def test_configurations_are_compared_with_and_without_pretraining_then_confirmed
         result: dict[str, Any] = json.loads(foldwise(*asked, "--json").stdout)
         assert [side["pretrained"] for side in result["sides"]] == [None, None, model]
         assert up.show(f"table-{model[-12:]}")["spec"]["training"]["pretrained"] == model
+        # What is compared has learnt something: chance is one in seven.
+        assert all(side["correct"] / side["clips"] > 2 / 7 for side in result["sides"])
         with (tmp_path / "out" / "comparison.csv").open(newline="") as file:
             rows = list(csv.reader(file))
         assert rows[0][1:5] == ["1", "2", "3", "4"]
