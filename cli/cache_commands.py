@@ -242,8 +242,8 @@ def _say_outcome(outcome: Outcome, console: Console) -> None:
     counts = ", ".join(f"{name} {count}" for name, count in manifest.class_counts.items())
     say(f"{manifest.clips} clips of {manifest.subjects} subjects ({counts})")
     say(
-        f"{outcome.made} made now, {len(outcome.flagged)} flagged, {len(manifest.dropped)} dropped, "
-        f"{len(outcome.near_copies)} pairs that leak between subjects"
+        f"{outcome.made} made now, {len(outcome.flagged)} flagged, {len(manifest.dropped)} dropped; "
+        f"leaks between subjects: {len(outcome.near_copies)}"
     )
     say(f"{outcome.folder}")
 

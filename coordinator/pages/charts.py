@@ -37,7 +37,7 @@ def nice_axis(low: float, high: float, *, steps: int = 4, whole: bool = False) -
         steps: so many parts at most.
         whole: ticks at whole numbers only.
     """
-    span = (high - low) or abs(high) or 1.0
+    span = next(span for span in (high - low, abs(high), 1.0) if span > _NOTHING)
     raw = span / steps
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= raw * (1 - 1e-9))
@@ -47,6 +47,10 @@ def nice_axis(low: float, high: float, *, steps: int = 4, whole: bool = False) -
     last = max(last, first + 1)
     ticks = tuple(round(step * n, 10) for n in range(first, last + 1))
     return Axis(low=ticks[0], high=ticks[-1], ticks=ticks)
+
+
+_NOTHING = 1e-9
+"""Ticks have ten digits behind the point: below this all values are one."""
 
 
 def plot(*parts: Markup, label: str, size: str = "") -> Markup:

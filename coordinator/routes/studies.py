@@ -10,7 +10,7 @@ from coordinator import scheduling, studies
 from coordinator.auth import require_by_method
 from coordinator.problems import problems
 from coordinator.routes.transactions import Settings, Transaction, WakeLeader
-from coordinator.store import queries
+from coordinator.store import queries, trial_results
 from coordinator.worker_jobs import WorkerJobs
 from services.contracts import (
     PRINTABLE,
@@ -140,7 +140,7 @@ def trial(name: Name, number: Number, session: Transaction) -> TrialView:
 def folds(name: Name, number: Number, session: Transaction) -> list[FoldView]:
     """The folds of a trial."""
     study = queries.get_study(session, name)
-    return queries.fold_views(session, study, queries.get_trial(session, study, number))
+    return trial_results.fold_views(session, study, queries.get_trial(session, study, number))
 
 
 @router.get("/{name}/trials/{number}/folds/{index}")

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 from sqlalchemy import ColumnElement, and_, exists, extract, func, or_, select
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import Session
 
 from coordinator.store.tables import (
     EnqueuedRow,
@@ -27,9 +27,7 @@ from services.contracts import (
     Economies,
     FoldRecord,
     FoldResult,
-    FoldState,
     FoldTask,
-    FoldView,
     PruneDecision,
     SplitClip,
     SplitFold,
@@ -274,43 +272,6 @@ def trial_views(session: Session, study: StudyRow, trials: Sequence[TrialRow]) -
             )
         )
     return views
-
-
-def fold_views(session: Session, study: StudyRow, trial: TrialRow) -> list[FoldView]:
-    """The folds of a trial in order."""
-    origin = aliased(TrialRow)
-    rows = session.execute(
-        select(FoldRow, StudyFoldRow, ResultRow, WorkerRow.name, origin.number)
-        .join(StudyFoldRow, (StudyFoldRow.study_id == study.id) & (StudyFoldRow.fold == FoldRow.fold))
-        .outerjoin(ResultRow, (ResultRow.trial_id == FoldRow.trial_id) & (ResultRow.fold == FoldRow.fold))
-        .outerjoin(origin, origin.id == ResultRow.reused_from)
-        .outerjoin(
-            LeaseRow,
-            (LeaseRow.trial_id == FoldRow.trial_id)
-            & (LeaseRow.fold == FoldRow.fold)
-            & (LeaseRow.term == FoldRow.term),
-        )
-        .outerjoin(WorkerRow, WorkerRow.id == LeaseRow.worker_id)
-        .where(FoldRow.trial_id == trial.id)
-        .order_by(FoldRow.fold)
-    ).all()
-    return [
-        FoldView(
-            index=fold.fold,
-            name=split.name,
-            state=FoldState(fold.state),
-            term=fold.term,
-            # Who held it last did not run it, if it was reused.
-            worker=worker if reused_from is None else None,
-            correct=result.correct if result else None,
-            clips=len(split.labels),
-            best_epoch=result.best_epoch if result else None,
-            epochs=len(result.payload["epochs"]) if result else None,
-            seconds=result.payload["provenance"]["seconds"] if result else None,
-            reused_from=reused_from,
-        )
-        for fold, split, result, worker, reused_from in rows
-    ]
 
 
 def fold_record(session: Session, study: StudyRow, trial: TrialRow, index: int) -> FoldRecord:

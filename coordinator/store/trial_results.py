@@ -1,4 +1,4 @@
-"""The folds of one trial with the predictions of every epoch, for looking at."""
+"""The folds of one trial, in short or with the predictions of every epoch, for looking at."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, aliased
 
 from coordinator.store.tables import FoldRow, LeaseRow, ResultRow, StudyFoldRow, StudyRow, TrialRow, WorkerRow
-from services.contracts import FoldState
+from services.contracts import FoldState, FoldView
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +23,7 @@ class FoldOutcome:
     labels: tuple[int, ...]
     """The true label of each of them."""
 
+    term: int
     worker: str | None
     """That holds it, or ran it."""
 
@@ -38,6 +39,26 @@ class FoldOutcome:
     correct: int | None
 
 
+def fold_views(session: Session, study: StudyRow, trial: TrialRow) -> list[FoldView]:
+    """All folds of a trial in order of their index, for reading."""
+    return [
+        FoldView(
+            index=fold.index,
+            name=fold.name,
+            state=fold.state,
+            term=fold.term,
+            worker=fold.worker,
+            correct=fold.correct,
+            clips=len(fold.labels),
+            best_epoch=fold.best_epoch,
+            epochs=len(fold.result["epochs"]) if fold.result else None,
+            seconds=fold.result["provenance"]["seconds"] if fold.result else None,
+            reused_from=fold.reused_from,
+        )
+        for fold in fold_outcomes(session, study, trial)
+    ]
+
+
 def fold_outcomes(session: Session, study: StudyRow, trial: TrialRow) -> list[FoldOutcome]:
     """All folds of a trial in order of their index."""
     origin = aliased(TrialRow)
@@ -46,6 +67,7 @@ def fold_outcomes(session: Session, study: StudyRow, trial: TrialRow) -> list[Fo
             FoldRow.fold,
             StudyFoldRow.name,
             FoldRow.state,
+            FoldRow.term,
             StudyFoldRow.clip_ids,
             StudyFoldRow.labels,
             WorkerRow.name.label("worker"),
@@ -74,6 +96,7 @@ def fold_outcomes(session: Session, study: StudyRow, trial: TrialRow) -> list[Fo
             state=FoldState(row.state),
             clip_ids=tuple(row.clip_ids),
             labels=tuple(row.labels),
+            term=row.term,
             # Who held it last did not run it, if it was reused.
             worker=row.worker if row.reused_from is None else None,
             reused_from=row.reused_from,

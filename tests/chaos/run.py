@@ -39,7 +39,7 @@ from sqlalchemy.orm import Session
 
 from cli.embedded_postgres import embedded_postgres
 from cli.study_client import StudyClient
-from coordinator.store import queries
+from coordinator.store import queries, trial_results
 from coordinator.store.tables import ResultRow, StudyRow, TrialRow
 from services.contracts import BoundRule, StudySpec, StudyState, TrialState
 from services.folds import LeaveOneSubjectOut
@@ -313,7 +313,7 @@ def _check(arena: Arena, outcome: Outcome) -> None:
             row = queries.get_trial(session, study, trial.number)
             records = [
                 queries.fold_record(session, study, row, fold.index)
-                for fold in queries.fold_views(session, study, row)
+                for fold in trial_results.fold_views(session, study, row)
                 if fold.state == "done"
             ]
             right = {record.task.fold: record.correct for record in records}

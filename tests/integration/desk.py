@@ -15,7 +15,7 @@ from coordinator import scheduling, studies
 from coordinator.leader import Leader
 from coordinator.scheduling import LeaseKey
 from coordinator.settings import CoordinatorSettings
-from coordinator.store import queries
+from coordinator.store import queries, trial_results
 from coordinator.store.tables import StudyFoldRow
 from services.contracts import (
     ClaimRequest,
@@ -116,7 +116,7 @@ class Desk:
     def folds(self, number: int, name: str = "s") -> list[FoldView]:
         with self.sessions.begin() as session:
             study = queries.get_study(session, name)
-            return queries.fold_views(session, study, queries.get_trial(session, study, number))
+            return trial_results.fold_views(session, study, queries.get_trial(session, study, number))
 
     def confusion(self, number: int, name: str = "s") -> ConfusionView:
         with self.sessions.begin() as session:

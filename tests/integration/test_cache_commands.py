@@ -78,7 +78,7 @@ def test_progress_is_lines_and_the_summary_has_counts_reasons_and_leaks(tree: Pa
     assert "dropped: S001_002: no face in its last" in said
     assert "leak: S001_001 and S900_001 show the same (likeness 0.99" in said
     assert "belong to subjects S001 and S900" in said
-    assert "15 made now, 0 flagged, 1 dropped, 1 pairs that leak between subjects" in said
+    assert "15 made now, 0 flagged, 1 dropped; leaks between subjects: 1" in said
     assert "14 clips of 3 subjects" in said
     # Without a terminal progress is plain lines.
     (line,) = [line for line in said.splitlines() if "clips 15/15" in line]

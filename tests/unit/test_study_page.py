@@ -180,6 +180,7 @@ def outcome(index: int, labels: tuple[int, ...], epochs: list[tuple[int, ...]]) 
     return FoldOutcome(
         index=index,
         name=f"S{index}",
+        term=1,
         state=FoldState.DONE,
         clip_ids=tuple(f"S{index}_{place}" for place in range(len(labels))),
         labels=labels,
