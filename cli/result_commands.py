@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from cli.report.table import Table
 
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the tables, as CSV and LaTeX.")]
+Preset = Annotated[str | None, typer.Option(help="Preset that gives dataset, split and training.")]
+Spec = Annotated[Path | None, typer.Option(help="Or a study in YAML or JSON.")]
+Cache = Annotated[str | None, typer.Option(help="Dataset, or dataset/fingerprint.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, as in `study create`.")]
 
 
 def report(
@@ -49,10 +53,10 @@ def compare(
         ),
     ],
     name: Annotated[str, typer.Option(help="Name of the study that runs them.")],
-    preset: Annotated[str | None, typer.Option(help="Preset that gives dataset, split and training.")] = None,
-    spec: Annotated[Path | None, typer.Option(help="Or a study in YAML or JSON.")] = None,
-    cache: Annotated[str | None, typer.Option(help="Dataset, or dataset/fingerprint.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, as in `study create`.")] = None,
+    preset: Preset = None,
+    spec: Spec = None,
+    cache: Cache = None,
+    set_: Settings = None,
     out: Out = None,
     url: Url = None,
     state: State = None,
@@ -103,11 +107,11 @@ def confirm(
 def nested(
     name: Annotated[str, typer.Option(help="Beginning of the names of its studies.")],
     outer: Annotated[int, typer.Option(min=2, max=1000, help="Outer folds: as many searches are run.")] = 5,
-    preset: Annotated[str | None, typer.Option(help="Preset of the search.")] = None,
-    spec: Annotated[Path | None, typer.Option(help="Or the search in YAML or JSON.")] = None,
+    preset: Preset = None,
+    spec: Spec = None,
     space: Annotated[Path | None, typer.Option(help="Search space in YAML or JSON.")] = None,
-    cache: Annotated[str | None, typer.Option(help="Dataset, or dataset/fingerprint.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, as in `study create`.")] = None,
+    cache: Cache = None,
+    set_: Settings = None,
     out: Out = None,
     url: Url = None,
     state: State = None,

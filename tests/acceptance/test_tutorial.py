@@ -8,13 +8,12 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from tests.acceptance.up import wait_for
-from tests.documented import PROJECT, shell_blocks
+from tests.documented import shell_blocks, type_blocks
 
 SERVICE = "foldwise up"
 
@@ -29,11 +28,11 @@ def test_every_command_of_the_tutorial_for_one_machine(tmp_path: Path) -> None:
     blocks = shell_blocks("docs/tutorials/one-machine.md")
     (place,) = [place for place, block in enumerate(blocks) if block.startswith(SERVICE)]
 
-    shell("".join(blocks[:place]), environment)
+    type_blocks(blocks[:place], environment)
     up = subprocess.Popen(blocks[place].split(), env=environment, stdout=subprocess.PIPE, text=True)
     try:
         wait_for(lambda: (home / "data" / "foldwise" / "service.json").exists() or up.poll() is not None)
-        said = shell("".join(blocks[place + 1 :]), environment)
+        said = type_blocks(blocks[place + 1 :], environment)
     finally:
         up.send_signal(signal.SIGINT)
         up.communicate(timeout=60)
@@ -48,18 +47,3 @@ def test_every_command_of_the_tutorial_for_one_machine(tmp_path: Path) -> None:
         labels = list(csv.DictReader(file))
     assert labels
     assert all(row["label"] in study["classes"] for row in labels)
-
-
-def shell(script: str, environment: Mapping[str, str]) -> str:
-    done = subprocess.run(
-        ["bash", "-e", "-u", "-o", "pipefail", "-x"],
-        input=script,
-        env=environment,
-        cwd=PROJECT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-5000:]
-    return done.stdout
