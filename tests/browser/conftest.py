@@ -148,13 +148,13 @@ class Visit:
         self.page.goto(f"{self.url}{path}")
 
 
-def visit(browser: Browser, coordinator: Coordinator, **look: Any) -> Visit:
+def visit(browser: Browser, url: str, **look: Any) -> Visit:
     """A fresh browser profile of some look."""
     context: BrowserContext = browser.new_context(**look)
     context.set_default_timeout(PATIENCE_MS)
     expect.set_options(timeout=PATIENCE_MS)
     page = context.new_page()
-    made = Visit(page, coordinator.url)
+    made = Visit(page, url)
 
     def failed(request: Request) -> None:
         # Whoever leaves a page ends its stream of events.

@@ -17,7 +17,7 @@ DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 def test_a_study_is_watched_and_steered_through_a_restart(browser: Browser, coordinator: Coordinator) -> None:
     worker = coordinator.worker("gpu-1")
     worker.run(5)
-    visitor = visit(browser, coordinator)
+    visitor = visit(browser, coordinator.url)
     page = visitor.page
     visitor.sign_in(coordinator.token(TokenScope.WRITE))
     page.get_by_role("link", name="s", exact=True).click()
@@ -67,7 +67,7 @@ def test_a_study_is_watched_and_steered_through_a_restart(browser: Browser, coor
 
 @pytest.mark.long
 def test_every_action_does_what_it_says(browser: Browser, coordinator: Coordinator) -> None:
-    visitor = visit(browser, coordinator)
+    visitor = visit(browser, coordinator.url)
     page = visitor.page
     visitor.sign_in(coordinator.token(TokenScope.WRITE))
     visitor.open("/studies/s")
@@ -99,7 +99,7 @@ def test_every_action_does_what_it_says(browser: Browser, coordinator: Coordinat
 
 @pytest.mark.long
 def test_a_reader_sees_no_action_and_can_force_none(browser: Browser, coordinator: Coordinator) -> None:
-    visitor = visit(browser, coordinator)
+    visitor = visit(browser, coordinator.url)
     page = visitor.page
     visitor.sign_in(coordinator.token(TokenScope.READ))
     visitor.open("/studies/s")
@@ -126,7 +126,7 @@ def test_every_view_fits_its_screen(
 ) -> None:
     worker = coordinator.worker("gpu-1")
     worker.run(12)
-    visitor = visit(browser, coordinator, viewport=size, color_scheme=theme)
+    visitor = visit(browser, coordinator.url, viewport=size, color_scheme=theme)
     page = visitor.page
     visitor.sign_in(coordinator.token(TokenScope.WRITE))
     for path in ("", "s", "s/trials?order=value", "s/parameters", "s/trials/1"):
@@ -155,7 +155,7 @@ WITHOUT_A_NAME = """() => [...document.querySelectorAll("a, button, input, selec
 def test_the_heat_map_is_read_by_keyboard_and_follows_folds(browser: Browser, coordinator: Coordinator) -> None:
     worker = coordinator.worker("gpu-1")
     worker.run(5)
-    visitor = visit(browser, coordinator, viewport=DESKTOP, reduced_motion="reduce")
+    visitor = visit(browser, coordinator.url, viewport=DESKTOP, reduced_motion="reduce")
     page = visitor.page
     visitor.sign_in(coordinator.token(TokenScope.READ))
     visitor.open("/studies/s")
