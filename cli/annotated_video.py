@@ -33,13 +33,17 @@ def write_annotated(video: Path, prediction: Prediction, target: Path) -> None:
         raise InvalidInput(f"--video {target}: the annotated video is an MP4; give a name that ends with .mp4")
     ends = [window.last_frame for window in prediction.windows]
     writer: cv2.VideoWriter | None = None
+    size = (0, 0)
     with _partial(target) as partial:
         try:
             for frame in read_video(video):
                 if writer is None:
-                    writer = _open(partial, target, frames_per_second(video), frame.image)
+                    size = frame.image.shape[1], frame.image.shape[0]
+                    writer = _open(partial, target, frames_per_second(video), size)
                 window = prediction.windows[max(0, bisect_right(ends, frame.number) - 1)]
-                writer.write(annotated(frame.image, prediction.boxes.get(frame.number), window))
+                drawn = annotated(frame.image, prediction.boxes.get(frame.number), window)
+                # Images of a folder may differ in size, and a writer drops what is not of its own.
+                writer.write(cv2.resize(drawn, size))
         finally:
             if writer is not None:
                 writer.release()
@@ -77,10 +81,9 @@ def _write(image: Image, text: str, place: tuple[int, int], scale: float, thick:
     cv2.putText(image, text, place, FONT, scale, WHITE, thick, cv2.LINE_AA)
 
 
-def _open(partial: Path, target: Path, rate: float, image: Image) -> cv2.VideoWriter:
-    height, width = image.shape[:2]
+def _open(partial: Path, target: Path, rate: float, size: tuple[int, int]) -> cv2.VideoWriter:
     codec = cv2.VideoWriter.fourcc(*CODEC)
-    writer = cv2.VideoWriter(str(partial), cv2.CAP_FFMPEG, codec, rate, (width, height))
+    writer = cv2.VideoWriter(str(partial), cv2.CAP_FFMPEG, codec, rate, size)
     if not writer.isOpened():
         raise InvalidInput(f"--video {target} cannot be written; give a file in a folder that you may write to")
     return writer

@@ -18,6 +18,7 @@ from cli.study_client import StudyClient
 from cli.study_commands import read_file
 from services.contracts import StudySpec, StudyView
 from services.errors import Conflict, InvalidInput, NotFound
+from services.folds import AllClips, HeldOut
 from services.model_catalogue import ID_DIGITS
 from services.search_space import (
     PARAMETERS,
@@ -112,13 +113,18 @@ def compare(
         watch: waits until a study is over, and returns it.
 
     Raises:
-        InvalidInput: fewer than two, two of one name, or a configuration that is none.
+        InvalidInput: fewer than two, two of one name, a configuration that is none, or no cross-validation.
         NotFound: a study or file is not there, or the study has no complete trial.
         Conflict: the folds do not test the same clips, or a study's name is taken.
         FoldwiseError: a fold could not be run.
     """
     if len(candidates) < 2:
         raise InvalidInput("give two configurations or more to compare", field="configurations")
+    if isinstance(spec.protocol, AllClips | HeldOut):
+        raise InvalidInput(
+            f"protocol is {spec.protocol.kind}, which has no folds to pair; give loso or kfold",
+            field="protocol",
+        )
     names = [candidate.name for candidate in candidates]
     if twice := [name for name in names if names.count(name) > 1]:
         raise InvalidInput(f"two configurations are called {twice[0]}", field="configurations")

@@ -72,7 +72,7 @@ def confirm(
 
     Raises:
         NotFound: no such study, or no trial of it is complete.
-        InvalidInput: it trains on all clips.
+        InvalidInput: it cross-validates nothing.
         Conflict: a study of one of the names to be used is another one.
         FoldwiseError: a fold could not be run.
     """

@@ -64,7 +64,8 @@ def shape_of_cache(spec: StudySpec, cache_root: Path) -> DatasetShape:
 def published_shape(preset: str) -> DatasetShape:
     """The dataset that a preset is made for, as it is published; that of the demo as it is drawn.
 
-    Whose clips show what is made up: how many clips a fold trains on, over all folds, does not depend on it.
+    Whose clips show what is made up: how many clips the folds of loso or kfold train on
+    in all does not depend on it.
 
     Raises:
         NotFound: there is no such preset.

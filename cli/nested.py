@@ -9,18 +9,18 @@ from statistics import fmean, median
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cli.comparison import study_of
 from cli.evaluation import Evaluated, ensure, evaluate
 from cli.report.table import Percent, Table
 from cli.study_client import StudyClient
 from services import scores
-from services.contracts import StudySpec, StudyView, TrialView
-from services.errors import FoldwiseError, InvalidInput
+from services.contracts import StudySpec, StudyState, StudyView, TrialView
+from services.errors import Conflict, FoldwiseError, InvalidInput
 from services.folds import HeldOut, KFold, LeaveOneSubjectOut, OuterFold
 from services.intervals import Interval, wilson
-from services.search_space import ParameterValue
+from services.search_space import ParameterValue, first_problem
 
 
 class OuterResult(BaseModel):
@@ -100,10 +100,11 @@ def nested(
         watch: waits until a study is over, and returns it.
 
     Raises:
-        InvalidInput: the spec's protocol is no cross-validation, or its own outer fold is set.
+        InvalidInput: the spec's protocol is no cross-validation, its outer fold is set, it starts warm or has a
+            time limit, or its name is too long.
         NotFound: no such clip cache.
-        Conflict: a study of one of the names to be used is another one.
-        FoldwiseError: a search ended without a complete trial, or a fold could not be run.
+        Conflict: a study of one of the names to be used is another one, or on another clip cache.
+        FoldwiseError: a search did not get to its end or has no complete trial, or a fold could not be run.
     """
     if not isinstance(spec.protocol, LeaveOneSubjectOut | KFold) or spec.protocol.outer is not None:
         raise InvalidInput(
@@ -111,11 +112,30 @@ def nested(
             "outer fold itself",
             field="protocol",
         )
+    if spec.warm_start is not None:
+        raise InvalidInput(
+            "warm_start: what another study found on these people would choose for them; leave it out",
+            field="warm_start",
+        )
+    if spec.study_seconds is not None:
+        raise InvalidInput(
+            "study_seconds: the searches run at once and would get different shares of the time; set trials",
+            field="study_seconds",
+        )
     folds = [OuterFold(k=outer, fold=fold) for fold in range(outer)]
     searches = [_search(spec, fold) for fold in folds]
+    for fold in folds:
+        _renamed(spec, f"measure-{fold.fold + 1}")
     # All are there before the first is waited for: no worker idles between two.
     for search in searches:
         ensure(client, search)
+    caches = {client.get(search.name).fingerprint for search in searches}
+    if len(caches) > 1:
+        raise Conflict(
+            f"the searches of {spec.name} train on {len(caches)} clip caches, since that of {spec.cache} was "
+            "made anew; choose another --name, or delete them",
+            field="name",
+        )
     selected = [_selected(client, watch(client.get(search.name))) for search in searches]
     measurements = [_measurement(spec, fold, best) for fold, best in zip(folds, selected, strict=True)]
     measured = [one for (one,) in evaluate(client, measurements, watch=watch)]
@@ -154,11 +174,12 @@ def nested_table(found: NestedResult) -> Table:
 def nested_sentence(found: NestedResult) -> str:
     """What to report of a search."""
     low, high = found.interval
+    above = f"{100 * found.optimism:.2f} points more" if found.optimism > 0 else "no more"
     return (
         f"On people who had no part in choosing, the search reaches {100 * found.accuracy:.2f} % "
         f"(95 % interval {100 * low:.2f} to {100 * high:.2f}, {found.clips} clips). The best trials of its "
-        f"{len(found.folds)} runs claimed {100 * found.selected:.2f} % on average: {100 * found.optimism:.2f} "
-        "points of that were selection, of the configuration and of each fold's best epoch."
+        f"{len(found.folds)} runs claimed {100 * found.selected:.2f} % on average, {above} than was measured. "
+        "Such a gap holds the choice of the configuration, that of each fold's best epoch, and chance."
     )
 
 
@@ -178,13 +199,23 @@ class _Selected:
 
 def _search(spec: StudySpec, outer: OuterFold) -> StudySpec:
     protocol = spec.protocol.model_copy(update={"outer": outer})
-    return spec.model_copy(
-        update={"name": f"{spec.name}-search-{outer.fold + 1}", "protocol": protocol, "start": True}
-    )
+    return _renamed(spec, f"search-{outer.fold + 1}").model_copy(update={"protocol": protocol, "start": True})
+
+
+def _renamed(spec: StudySpec, ending: str) -> StudySpec:
+    try:
+        return StudySpec.model_validate({**spec.model_dump(), "name": f"{spec.name}-{ending}"})
+    except ValidationError as error:
+        raise InvalidInput(f"{first_problem(error)}; choose a shorter --name", field="name") from error
 
 
 def _selected(client: StudyClient, search: StudyView) -> _Selected:
     best = search.best
+    if search.state != StudyState.COMPLETE:
+        raise FoldwiseError(
+            f"search {search.name} is {search.state} after {sum(search.trials.values())} of "
+            f"{search.spec.trials} trials; the outer folds must judge whole searches"
+        )
     if best is None or best.value is None:
         raise FoldwiseError(
             f"search {search.name} is {search.state} and has no complete trial to measure; loosen its pruning "

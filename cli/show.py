@@ -104,7 +104,7 @@ def parameters_table(parameters: dict[str, object]) -> Table:
 
 def folds_table(folds: Sequence[FoldView]) -> Table:
     """One row a fold; a column for the trial it was reused from only where there is such a fold."""
-    table = Table("fold", "tests", "state", "correct", "best epoch", "epochs", "seconds", "worker", box=None)
+    table = Table("fold", "tests", "state", "correct", "counts", "epochs", "seconds", "worker", box=None)
     reused = any(fold.reused_from is not None for fold in folds)
     if reused:
         table.add_column("reused from")
@@ -222,7 +222,7 @@ def comparison_lines(record: FoldRecord, found: Comparison) -> Iterator[str]:
     task, result = record.task, record.result
     yield (
         f"{task.study} trial {task.trial} fold {task.fold} ({task.fold_name}): {found.epochs} epochs, "
-        f"best epoch {record.best_epoch + 1}, {record.correct} of {len(task.test_clips)} clips right"
+        f"epoch {record.best_epoch + 1} counts, {record.correct} of {len(task.test_clips)} clips right"
     )
     for name, (stored, here) in found.environment.items():
         yield f"{name} was {stored}, here it is {here}"

@@ -24,8 +24,8 @@ Schema = Mapping[str, Any]
 _HEAD = """\
 # REST
 
-Made from `/openapi.json` by `make rest`; every coordinator has that description of itself. What the calls mean
-together stands in [the reference](reference.md#rest), scopes and tokens in [security](security.md).
+Made from `/openapi.json` by `make rest`; every coordinator has that description of itself. How the
+calls work together is in [the reference](reference.md#rest), scopes and tokens in [security](security.md).
 
 ```sh
 curl --header "Authorization: Bearer $FOLDWISE_TOKEN" "$FOLDWISE_URL/api/v1/studies"
@@ -182,9 +182,10 @@ def _limits(schema: Schema) -> str:
 
 
 def _default(schema: Schema) -> str:
-    if "default" not in schema:
+    default = json.dumps(schema.get("default"))
+    # FastAPI leaves a default of null out.
+    if "default" not in schema and {"type": "null"} not in schema.get("anyOf", ()):
         return "its own defaults"
-    default = json.dumps(schema["default"])
     return f"`{default}`" if len(default) <= _LONGEST_DEFAULT else "its own defaults"
 
 

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from preprocessing.datasets.image_files import IMAGES, natural_order
+from preprocessing.datasets.image_files import images_of_clip
 from preprocessing.datasets.reader import Sequence, Span, as_text
-from preprocessing.datasets.tree import pass_over
+from preprocessing.datasets.tree import is_clutter, is_file, pass_over
 from preprocessing.faces import Image
 
 # OpenCV's copy of FFmpeg writes about broken files into the terminal; they are told of as flags instead.
@@ -128,8 +128,8 @@ def frames_per_second(path: Path) -> float:
 
 
 def _images_of(folder: Path) -> Iterator[VideoFrame]:
-    paths = [path for path in folder.iterdir() if path.suffix.casefold() in IMAGES]
-    for number, path in enumerate(sorted(paths, key=natural_order)):
+    files = sorted(path for path in folder.iterdir() if is_file(path) and not is_clutter(path))
+    for number, path in enumerate(images_of_clip(files)):
         image = _read_image(path, colour=True)
         if image is not None:
             yield VideoFrame(number, number / _USUAL_RATE, image)

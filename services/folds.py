@@ -1,7 +1,8 @@
 """How clips are split: Leave-One-Subject-Out, subject-independent k-fold, nested in another, and not at all.
 
-A fold tests some subjects and trains on all others. Subjects are ordered by id; k-fold puts the subject at
-place i into fold i modulo k, the rule of the ten CK+ subsets the paper compares on (section 4.1).
+A fold tests some subjects and trains on all others, but for those of an outer fold. Subjects are ordered by
+id; k-fold puts the subject at place i into fold i modulo k, the rule of the ten CK+ subsets the paper compares
+on (section 4.1).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class Clip:
 
 @dataclass(frozen=True, kw_only=True)
 class Fold:
-    """One fold: the clips it tests. It trains on all the others."""
+    """One fold: the clips it tests. What it trains on, `train_clips` says."""
 
     index: int
     name: str

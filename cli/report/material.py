@@ -46,7 +46,7 @@ def gather(client: StudyClient, name: str) -> Material:
 
     Raises:
         NotFound: there is no such study.
-        InvalidInput: it trains on all clips, so there is nothing to report.
+        InvalidInput: it cross-validates nothing, so there is nothing to report.
         Unavailable: the coordinator does not answer.
     """
     # The study first: all trials it counts are then among the trials.

@@ -33,7 +33,7 @@ def write_report(client: StudyClient, name: str, folder: Path) -> Findings:
 
     Raises:
         NotFound: there is no such study.
-        InvalidInput: the folder cannot be written, or the study trains on all clips.
+        InvalidInput: the folder cannot be written, or the study cross-validates nothing.
         Unavailable: the coordinator does not answer.
     """
     material = gather(client, name)

@@ -141,7 +141,7 @@ def _curves(outcome: FoldOutcome) -> Markup | None:
     share = charts.Axis(low=0, high=1, ticks=())
     best = outcome.best_epoch
     parts = [charts.line(list(enumerate(accuracy)), x, share, kind="accuracy")]
-    words = f"accuracy {percent(accuracy[best])} in the best epoch, {best + 1} of {len(epochs)}"
+    words = f"accuracy {percent(accuracy[best])} in the epoch that counts, {best + 1} of {len(epochs)}"
     if losses:
         highest = max(loss for _, loss in losses) or 1.0
         parts.insert(0, charts.line([(n, loss / highest) for n, loss in losses], x, share, kind="loss"))

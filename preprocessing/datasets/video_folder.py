@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from preprocessing.datasets.image_files import IMAGES, natural_order
+from preprocessing.datasets.image_files import IMAGES, images_of_clip
 from preprocessing.datasets.reader import ALL, Dataset, Sequence, Span, as_text
 from preprocessing.datasets.tree import Tree, is_clutter, is_file, is_folder
 from services.errors import InvalidInput, NotFound
@@ -235,16 +235,10 @@ def _span(start: str, end: str) -> Span:
 
 
 def _images(tree: Tree, folder: Path) -> list[Path]:
-    """The image files of a folder; numbers in their names count as numbers."""
-    images: dict[str, Path] = {}
-    for path in tree.files(folder):
-        if path.suffix.casefold() not in IMAGES:
-            continue
-        if path.stem in images:
-            tree.skip(path, f"named like {as_text(images[path.stem].name)}: the same frame in another format")
-        else:
-            images[path.stem] = path
-    return sorted(images.values(), key=natural_order)
+    def twice(path: Path, used: Path) -> None:
+        tree.skip(path, f"named like {as_text(used.name)}: the same frame in another format")
+
+    return images_of_clip(tree.files(folder), twice)
 
 
 def _is_video(path: Path) -> bool:

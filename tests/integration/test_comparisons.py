@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from coordinator.settings import CoordinatorSettings
 from coordinator.store.tables import StudyFoldRow
 from services.contracts import StudySpec, StudyView
 from services.errors import Conflict, FoldwiseError, InvalidInput, NotFound, StudyOver
-from services.folds import AllClips, KFold, LeaveOneSubjectOut, OuterFold
+from services.folds import HeldOut, KFold, LeaveOneSubjectOut, OuterFold
 from services.search_space import SearchSpace
 from tests.integration.desk import Desk, LeaderWithoutOptuna, key_of, make_result
 from tests.integration.service import ADMIN_TOKEN, WORKER_TOKEN, served
@@ -259,8 +260,56 @@ def test_a_search_is_measured_on_people_who_had_no_part_in_it(
     assert desk.leases() == leases
     with pytest.raises(InvalidInput, match="study honest-measure-1 only measures a configuration"):
         confirm(client, "honest-measure-1", top=1, seeds=1, watch=watch)
-    with pytest.raises(InvalidInput, match="give loso or kfold"):
-        nested(client, spec.model_copy(update={"protocol": AllClips()}), outer=2, watch=watch)
+    on_held_out = spec.model_copy(update={"protocol": HeldOut(outer=OuterFold(k=2, fold=0))})
+    with pytest.raises(InvalidInput, match="protocol is held_out"):
+        compare(client, [read_candidate("c1=s"), read_candidate("c2=s")], on_held_out, watch=watch)
+
+
+def test_the_measured_network_trains_for_the_median_of_the_best_epochs(desk: Desk, client: StudyClient) -> None:
+    def work(study: StudyView) -> StudyView:
+        """Each fold has three epochs; the best is the third in fold 2, else the second."""
+        while True:
+            try:
+                assignment = desk.claim(study=study.name)
+            except StudyOver:
+                return client.get(study.name)
+            if assignment is None:
+                desk.leader.round()
+                continue
+            best = 2 if assignment.fold == 2 else 1
+            with desk.sessions.begin() as session:
+                right, wrong = (desk.result(session, assignment, wrong=n).epochs[0] for n in (0, 1))
+                epochs = tuple(right if epoch == best else wrong for epoch in range(3))
+                result = desk.result(session, assignment, wrong=0).model_copy(update={"epochs": epochs})
+                scheduling.report(session, key_of(assignment.lease), result, desk.settings)
+
+    spec = exactly(SPEC, [{"dropout": 0.1}], space={"dropout": [0.1]}, name="m", protocol=LeaveOneSubjectOut())
+    found = nested(client, spec, outer=2, watch=work)
+    # Two inner folds with the second epoch best; three with 2, 2, 3.
+    assert [one.epochs for one in found.folds] == [2, 2]
+    assert [client.fold(one.measurement, 0, 0).task.training.epochs for one in found.folds] == [2, 2]
+    # The last epoch of three has a wrong clip, and is the one that counts.
+    assert [one.correct for one in found.folds] == [5, 3]
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"warm_start": {"study": "s"}}, "warm_start"),
+        ({"study_seconds": 60}, "study_seconds"),
+        ({"protocol": {"kind": "all"}, "trials": 1}, "protocol"),
+        ({"protocol": {"kind": "loso", "outer": {"k": 2, "fold": 0}}}, "protocol"),
+        ({"name": "n" * 54}, "name"),
+    ],
+)
+def test_what_cannot_be_judged_is_refused_before_anything_runs(
+    client: StudyClient, changes: dict[str, Any], field: str
+) -> None:
+    spec = StudySpec.model_validate({**SPEC.model_dump(), "pruning": [], **changes})
+    with pytest.raises(InvalidInput) as refused:
+        nested(client, spec, outer=2, watch=lambda study: study)
+    assert refused.value.field == field
+    assert client.studies() == []
 
 
 def test_held_out_clips_count_after_the_last_epoch(desk: Desk) -> None:

@@ -605,3 +605,16 @@ def test_what_does_not_fit_the_cache_is_refused(desk: Desk) -> None:
     with pytest.raises(NotFound, match="no study"):
         desk.claim(study="other")
     assert desk.claim(caches=()) is None
+
+
+def test_a_trial_is_added_under_the_next_number_and_never_above_the_budget(desk: Desk) -> None:
+    """Two leaders may ask for the same number, and a budget may be lowered between question and answer."""
+    desk.create(trials=2, start=False)
+    with desk.sessions.begin() as session:
+        study = studies.start(session, "s")
+        wanted = {"dropout": 0.1}
+        assert scheduling.add_trial(session, study, wanted, 1) is None, "a number was left out"
+        assert scheduling.add_trial(session, study, wanted, 0) is not None
+        assert scheduling.add_trial(session, study, wanted, 0) is None, "the number is taken"
+        assert scheduling.add_trial(session, study, wanted, 1) is not None
+        assert scheduling.add_trial(session, study, wanted, 2) is None, "the budget is spent"

@@ -1,4 +1,4 @@
-"""Run one fold: train the network of a trial on all subjects but the fold's, test it after every epoch."""
+"""Run one fold: train the network of a trial on other subjects than it tests, and test it after every epoch."""
 
 from __future__ import annotations
 
