@@ -618,3 +618,22 @@ def test_a_trial_is_added_under_the_next_number_and_never_above_the_budget(desk:
         assert scheduling.add_trial(session, study, wanted, 0) is None, "the number is taken"
         assert scheduling.add_trial(session, study, wanted, 1) is not None
         assert scheduling.add_trial(session, study, wanted, 2) is None, "the budget is spent"
+
+
+def test_workers_that_claim_at_the_same_moment_do_not_share_a_trial(desk: Desk) -> None:
+    workers, rounds = 8, 40
+    desk.leader = Leader(desk.engine, replace(desk.settings, ask_ahead=3))
+    desk.create(trials=3)
+    together = threading.Barrier(workers)
+
+    def claim(worker: int) -> FoldAssignment | None:
+        together.wait(30)
+        return desk.claim(f"w{worker}")
+
+    with ThreadPoolExecutor(workers) as pool:
+        for _ in range(rounds):
+            held = [assignment for assignment in pool.map(claim, range(workers)) if assignment is not None]
+            assert sorted({assignment.trial for assignment in held}) == sorted(a.trial for a in held)
+            for assignment in held:
+                with desk.sessions.begin() as session:
+                    scheduling.release(session, key_of(assignment.lease))
