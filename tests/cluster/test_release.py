@@ -23,6 +23,7 @@ from tests.cluster.release import NAME, VERSION, Release, until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
 
+OURS = "app.kubernetes.io/part-of=foldwise"
 COORDINATOR = "app.kubernetes.io/component=coordinator"
 
 
@@ -334,6 +335,7 @@ def test_an_external_database(release: Release, elsewhere: Release) -> None:
     until(lambda: elsewhere.study("outside")["state"] == "complete")
     assert elsewhere.study("outside")["folds_done"] == 4
     elsewhere.helm("uninstall", NAME)
+    until(lambda: not elsewhere.objects("pods", OURS))
 
 
 def test_uninstall_leaves_no_pod_and_install_goes_on(release: Release) -> None:
@@ -343,7 +345,7 @@ def test_uninstall_leaves_no_pod_and_install_goes_on(release: Release) -> None:
     done = {lease["id"] for lease in release.leases("kept") if lease["outcome"] == "done"}
     token = secret(release)
     release.helm("uninstall", NAME)
-    until(lambda: not release.objects("pods", "app.kubernetes.io/part-of=foldwise"))
+    until(lambda: not release.objects("pods", OURS))
     claims = {claim["metadata"]["name"] for claim in release.objects("pvc")}
     assert claims == {"faces", f"{NAME}-cache", f"data-{NAME}-postgresql-0"}
     assert secret(release) == token

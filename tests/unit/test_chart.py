@@ -322,6 +322,18 @@ def test_labels_that_select_never_carry_a_version(variant: list[Manifest]) -> No
             assert not {"app.kubernetes.io/version", "helm.sh/chart"} & pod["metadata"]["labels"].keys()
 
 
+def test_no_pod_of_a_hook_that_went_well_outlives_it() -> None:
+    """Helm does not take its hooks away with a release."""
+    outside = (("postgresql.enabled", "false"), ("externalDatabase.existingSecret", "db"))
+    hooks = [
+        made["metadata"]["annotations"]
+        for made in manifests(settings=outside)
+        if "helm.sh/hook" in made["metadata"].get("annotations", {})
+    ]
+    assert len(hooks) >= 2
+    assert all("hook-succeeded" in hook["helm.sh/hook-delete-policy"] for hook in hooks)
+
+
 def test_migration_is_a_hook_only_before_a_database_that_is_there_already() -> None:
     bundled = next(job for job in of_kind(manifests(), "Job") if "migrate" in job["metadata"]["name"])
     assert bundled["metadata"]["name"] == "r-foldwise-migrate-1"
