@@ -41,7 +41,8 @@ VERBS = frozenset(
 )
 """(API group, resource, verb) of every call."""
 
-_VERSIONS = {"": "api/v1", "batch": "apis/batch/v1", "kueue.x-k8s.io": "apis/kueue.x-k8s.io/v1beta1"}
+_VERSIONS = {"": "api/v1", "batch": "apis/batch/v1"}
+"""Of Kubernetes' own groups; of others the API server prefers one, since theirs come and go."""
 
 
 class WatchTooOld(Exception):
@@ -73,6 +74,7 @@ class Cluster:
             InvalidInput: a file cannot be read.
         """
         self.namespace = namespace
+        self._versions = dict(_VERSIONS)
         self._http = open_client(
             url,
             option=_OPTION,
@@ -230,8 +232,15 @@ class Cluster:
         if (group, resource, verb) not in VERBS:
             raise AssertionError(f"{verb} {resource} is not among the verbs that the chart grants")
         parent, _, part = resource.partition("/")
-        path = f"/{_VERSIONS[group]}/namespaces/{self.namespace}/{parent}"
+        path = f"/{self._version(group)}/namespaces/{self.namespace}/{parent}"
         return "/".join([path, *([name] if name else []), *([part] if part else [])])
+
+    def _version(self, group: str) -> str:
+        # In the preferred version objects are stored: Kueue refuses changes that come through an older one.
+        if group not in self._versions:
+            preferred = self._call("GET", f"/apis/{group}")["preferredVersion"]
+            self._versions[group] = f"apis/{preferred['groupVersion']}"
+        return self._versions[group]
 
 
 def _raise(response: httpx.Response) -> None:

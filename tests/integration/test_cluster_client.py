@@ -87,6 +87,24 @@ def api() -> Iterator[tuple[Recorded, Cluster]]:
         thread.join()
 
 
+def test_a_group_that_is_not_kubernetes_own_is_spoken_in_the_version_it_prefers(
+    api: tuple[Recorded, Cluster],
+) -> None:
+    recorded, cluster = api
+    versions = [{"groupVersion": f"kueue.x-k8s.io/{v}", "version": v} for v in ("v1beta2", "v1beta1")]
+    recorded.says("GET /apis/kueue.x-k8s.io", (200, {"versions": versions, "preferredVersion": versions[0]}))
+    workloads = "/apis/kueue.x-k8s.io/v1beta2/namespaces/search/workloads"
+    recorded.says(f"GET {workloads}", (200, {"items": [item("w", 1)]}))
+    recorded.says(f"PATCH {workloads}/w", (200, item("w", 2)))
+    assert cluster.list("kueue.x-k8s.io", "workloads")["items"] == [item("w", 1)]
+    cluster.patch("kueue.x-k8s.io", "workloads", "w", {"spec": {"active": False}})
+    assert recorded.asked == [
+        "GET /apis/kueue.x-k8s.io",
+        f"GET {workloads}",
+        f"PATCH {workloads}/w",
+    ], "it is asked for once"
+
+
 def test_a_watch_goes_on_where_it_ended_and_lists_again_when_that_is_forgotten(
     api: tuple[Recorded, Cluster],
 ) -> None:
