@@ -86,6 +86,7 @@ def finished(release: Release, study: str) -> None:
 def test_a_study_waits_until_another_makes_room(queued: Release) -> None:
     queued.create("first", "--set", "workers=2", "--set", "workers_per_trial=2")
     queued.running("first", 2)
+    until(lambda: len(queued.held("first")) == 2)
     queued.create("second", "--set", "workers=2", "--set", "trials=1")
     said = until(lambda: "Kueue: " in (said := queued.foldwise("study", "workers", "second")) and said)
     queued.note("what a study says that waits in the queue", said.strip().splitlines()[-1])
