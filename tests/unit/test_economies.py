@@ -20,11 +20,16 @@ from worker.training.optim import build_optimizer
 EPOCHS = 5
 ALL = Economies()
 NONE = Economies(stop_when_perfect=False, skip_dead_taps=False, gray_as_one_channel=False, reuse_folds=False)
-CONFIGURATIONS: list[dict[str, Any]] = [
+CONFIGURATIONS = [
     {"temporal_size": 3},
-    {"temporal_size": 9, "activation": "Mish", "optimization": "Lookahead+Adam"},
+    pytest.param(
+        {"temporal_size": 9, "activation": "Mish", "optimization": "Lookahead+Adam"}, marks=pytest.mark.long
+    ),
     {"temporal_size": 5, "second_conv_layer": True, "pooling_layer": "MaxPooling", "activation": "ELU"},
-    {"temporal_size": 7, "activation": "pReLU", "loss_weights": True, "normalization": True},
+    pytest.param(
+        {"temporal_size": 7, "activation": "pReLU", "loss_weights": True, "normalization": True},
+        marks=pytest.mark.long,
+    ),
     {"temporal_size": 1, "dropout": 0.0},
 ]
 
