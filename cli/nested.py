@@ -129,14 +129,15 @@ def nested(
     # All are there before the first is waited for: no worker idles between two.
     for search in searches:
         ensure(client, search)
-    caches = {client.get(search.name).fingerprint for search in searches}
+    started = [client.get(search.name) for search in searches]
+    caches = {study.fingerprint for study in started}
     if len(caches) > 1:
         raise Conflict(
             f"the searches of {spec.name} train on {len(caches)} clip caches, since that of {spec.cache} was "
             "made anew; choose another --name, or delete them",
             field="name",
         )
-    selected = [_selected(client, watch(client.get(search.name))) for search in searches]
+    selected = [_selected(client, watch(study)) for study in started]
     measurements = [_measurement(spec, fold, best) for fold, best in zip(folds, selected, strict=True)]
     measured = [one for (one,) in evaluate(client, measurements, watch=watch)]
     counts = [client.confusion(one.study.name, one.trial.number).counts for one in measured]

@@ -154,9 +154,7 @@ def train_clips(clips: Sequence[Clip], fold: Fold, protocol: SplitProtocol) -> t
     """Ids of the clips that a fold of a protocol trains on."""
     if isinstance(protocol, AllClips):
         return fold.test_clips
-    away = set(fold.subjects)
-    if not isinstance(protocol, HeldOut):
-        away |= outer_subjects(clips, protocol.outer)
+    away = outer_subjects(clips, protocol.outer).union(fold.subjects)
     return tuple(sorted(clip.clip_id for clip in clips if clip.subject not in away))
 
 

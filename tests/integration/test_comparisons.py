@@ -24,7 +24,7 @@ from coordinator import scheduling
 from coordinator.app import create_app
 from coordinator.settings import CoordinatorSettings
 from coordinator.store.tables import StudyFoldRow
-from services.contracts import StudySpec, StudyView
+from services.contracts import FoldAssignment, StudySpec, StudyView
 from services.errors import Conflict, FoldwiseError, InvalidInput, NotFound, StudyOver
 from services.folds import HeldOut, KFold, LeaveOneSubjectOut, OuterFold
 from services.search_space import SearchSpace
@@ -64,6 +64,16 @@ def desk(engine: Engine, cache_root: Path) -> Desk:
 def watch(desk: Desk, client: StudyClient) -> Watch:
     """Be the workers of a study until it is over, with errors that follow from seed, trial and fold."""
 
+    def report(assignment: FoldAssignment) -> None:
+        drawn = np.random.default_rng([assignment.study_seed, assignment.trial, assignment.fold])
+        desk.report(assignment, wrong=int(drawn.integers(0, 2 + assignment.trial % 2)))
+
+    return workers(desk, client, report)
+
+
+def workers(desk: Desk, client: StudyClient, report: Callable[[FoldAssignment], None]) -> Watch:
+    """Run all folds of a study, each ended by `report`."""
+
     def work(study: StudyView) -> StudyView:
         while True:
             try:
@@ -72,9 +82,8 @@ def watch(desk: Desk, client: StudyClient) -> Watch:
                 return client.get(study.name)
             if assignment is None:
                 desk.leader.round()
-                continue
-            drawn = np.random.default_rng([assignment.study_seed, assignment.trial, assignment.fold])
-            desk.report(assignment, wrong=int(drawn.integers(0, 2 + assignment.trial % 2)))
+            else:
+                report(assignment)
 
     return work
 
@@ -266,25 +275,17 @@ def test_a_search_is_measured_on_people_who_had_no_part_in_it(
 
 
 def test_the_measured_network_trains_for_the_median_of_the_best_epochs(desk: Desk, client: StudyClient) -> None:
-    def work(study: StudyView) -> StudyView:
+    def report(assignment: FoldAssignment) -> None:
         """Each fold has three epochs; the best is the third in fold 2, else the second."""
-        while True:
-            try:
-                assignment = desk.claim(study=study.name)
-            except StudyOver:
-                return client.get(study.name)
-            if assignment is None:
-                desk.leader.round()
-                continue
-            best = 2 if assignment.fold == 2 else 1
-            with desk.sessions.begin() as session:
-                right, wrong = (desk.result(session, assignment, wrong=n).epochs[0] for n in (0, 1))
-                epochs = tuple(right if epoch == best else wrong for epoch in range(3))
-                result = desk.result(session, assignment, wrong=0).model_copy(update={"epochs": epochs})
-                scheduling.report(session, key_of(assignment.lease), result, desk.settings)
+        best = 2 if assignment.fold == 2 else 1
+        with desk.sessions.begin() as session:
+            right, wrong = (desk.result(session, assignment, wrong=n).epochs[0] for n in (0, 1))
+            epochs = tuple(right if epoch == best else wrong for epoch in range(3))
+            result = desk.result(session, assignment, wrong=0).model_copy(update={"epochs": epochs})
+            scheduling.report(session, key_of(assignment.lease), result, desk.settings)
 
     spec = exactly(SPEC, [{"dropout": 0.1}], space={"dropout": [0.1]}, name="m", protocol=LeaveOneSubjectOut())
-    found = nested(client, spec, outer=2, watch=work)
+    found = nested(client, spec, outer=2, watch=workers(desk, client, report))
     # Two inner folds with the second epoch best; three with 2, 2, 3.
     assert [one.epochs for one in found.folds] == [2, 2]
     assert [client.fold(one.measurement, 0, 0).task.training.epochs for one in found.folds] == [2, 2]
