@@ -443,7 +443,7 @@ class TrainFinal(Contract):
     """`POST /studies/{name}/final`: train a configuration on all clips, for a model to take away."""
 
     name: StudyName | None = Field(None, description="of the study that trains it; null: NAME-final")
-    trial: int | None = Field(None, ge=0, description="number of a complete trial; null: the best")
+    trial: int | None = Field(None, ge=0, lt=2**31, description="number of a complete trial; null: the best")
 
 
 class WorkerCount(Contract):
@@ -554,7 +554,7 @@ class EpochResult(Contract):
 class Provenance(Contract):
     """Where and with what a fold was run, for replay."""
 
-    device: str
+    device: str = Field(max_length=128, pattern=PRINTABLE)
     torch: str
     cuda: str | None
     cudnn: str | None
@@ -566,7 +566,7 @@ class Provenance(Contract):
     split_hash: str
     seed: int
     seconds: FiniteFloat
-    clip_passes: int = Field(description="training clips passed forward and backward")
+    clip_passes: int = Field(ge=0, lt=2**31, description="training clips passed forward and backward")
     redone_steps: int = Field(0, description="steps done again in fp32, their gradient was not finite")
     device_memory: int | None = Field(None, description="most bytes held on the GPU; null on a CPU")
     host_memory: int | None = Field(None, description="most bytes the worker process has held")

@@ -66,6 +66,29 @@ def claim(client: httpx.Client, *, wait: float = 0, headers: dict[str, str] = WO
     )
 
 
+def result_of(assignment: dict[str, Any]) -> dict[str, Any]:
+    """Every clip taken for the first class, in one epoch."""
+    predicted = [0] * len(assignment["test_clips"])
+    return {
+        "epochs": [{"loss": 0.5, "predicted": predicted, "probabilities": [[1.0, 0.0] for _ in predicted]}],
+        "provenance": {
+            "device": "cpu",
+            "torch": "2",
+            "cuda": None,
+            "cudnn": None,
+            "threads": 1,
+            "compute": assignment["compute"],
+            "memory_format": "contiguous",
+            "revision": None,
+            "fingerprint": assignment["fingerprint"],
+            "split_hash": assignment["split_hash"],
+            "seed": assignment["seed"],
+            "seconds": 0.1,
+            "clip_passes": 8,
+        },
+    }
+
+
 def test_many_callers_at_once_wait_for_their_turn(client: httpx.Client) -> None:
     def ask(_: int) -> int:
         return client.get("/api/v1/studies", headers=ADMIN).status_code
@@ -155,25 +178,7 @@ def test_a_study_from_post_to_end(client: httpx.Client) -> None:
     while assignment:
         lease = assignment["lease"]
         headers = {**WORKER, "Lease-Term": str(lease["term"]), "Lease-Secret": lease["secret"]}
-        predicted = [0] * len(assignment["test_clips"])
-        result: dict[str, Any] = {
-            "epochs": [{"loss": 0.5, "predicted": predicted, "probabilities": [[1.0, 0.0] for _ in predicted]}],
-            "provenance": {
-                "device": "cpu",
-                "torch": "2",
-                "cuda": None,
-                "cudnn": None,
-                "threads": 1,
-                "compute": assignment["compute"],
-                "memory_format": "contiguous",
-                "revision": None,
-                "fingerprint": assignment["fingerprint"],
-                "split_hash": assignment["split_hash"],
-                "seed": assignment["seed"],
-                "seconds": 0.1,
-                "clip_passes": 8,
-            },
-        }
+        result = result_of(assignment)
         beat = client.post(
             f"/api/v1/leases/{lease['id']}/heartbeat", headers=headers, json={"epoch": 1, "step": 1}
         )
@@ -219,3 +224,26 @@ def test_a_body_that_is_not_finite_or_not_known_is_refused(client: httpx.Client)
         == 401
     )
     assert client.post(path, headers=WORKER, json={"epoch": 1, "step": 1}).status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("clip_passes", 2**31), ("clip_passes", -1), ("device", "a\x00b"), ("device", "x" * 200)],
+)
+def test_a_result_whose_provenance_no_sum_could_hold_is_refused(
+    client: httpx.Client, field: str, value: object
+) -> None:
+    client.post("/api/v1/studies", headers=ADMIN, json=spec())
+    assignment = claim(client, wait=20).json()
+    lease = assignment["lease"]
+    headers = {**WORKER, "Lease-Term": str(lease["term"]), "Lease-Secret": lease["secret"]}
+    result = result_of(assignment)
+    result["provenance"][field] = value
+    refused = client.put(f"/api/v1/leases/{lease['id']}/result", headers=headers, json=result)
+    assert (refused.status_code, refused.json()["field"]) == (422, f"provenance.{field}")
+
+
+def test_a_trial_number_that_no_table_could_hold_is_bad_input(client: httpx.Client) -> None:
+    client.post("/api/v1/studies", headers=ADMIN, json=spec())
+    refused = client.post("/api/v1/studies/s/final", headers=ADMIN, json={"trial": 2**31})
+    assert (refused.status_code, refused.json()["field"]) == (422, "trial")
