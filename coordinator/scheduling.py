@@ -33,6 +33,8 @@ from sqlalchemy import (
     exists,
     false,
     func,
+    literal,
+    literal_column,
     or_,
     select,
     true,
@@ -47,7 +49,7 @@ from coordinator.events import tell
 from coordinator.settings import CoordinatorSettings
 from coordinator.store.complete_trials import next_completed
 from coordinator.store.fold_table import fold_table
-from coordinator.store.fold_writes import count_fold, lease_fold
+from coordinator.store.fold_writes import NewLease, count_fold, lease_fold
 from coordinator.store.queries import (
     FoldCount,
     finished_prefix,
@@ -55,6 +57,7 @@ from coordinator.store.queries import (
     fold_task,
     lock_study,
     parsed_spec,
+    study_split,
 )
 from coordinator.store.tables import (
     ClaimRow,
@@ -127,6 +130,9 @@ class LeaseKey:
     secret: str
 
 
+# Not a parameter: a plan that is kept can then use the index of the folds that are not done.
+_PENDING: ColumnElement[str] = literal_column(f"'{FoldState.PENDING.value}'")
+
 Outcome = Literal["done", "lapsed", "released", "environment", "trial", "abandoned", "superseded"]
 
 
@@ -190,7 +196,7 @@ def report(
         NotFound, TokenRefused: no such lease, or not its secret.
     """
     held = _authorise(session, key)
-    lease, trial, study, split = held.lease, held.trial, held.study, held.split
+    lease, trial, study = held.lease, held.trial, held.study
     payload = result.model_dump(mode="json")
     sha256 = sha256_of(payload)
     stored = held.result
@@ -201,16 +207,24 @@ def report(
         return Verdict.model_validate(stored.verdict)
     _check_current(held)
     spec = parsed_spec(study)
+    split = study_split(session, study)[lease.fold]
     _check_result(result, split, fold_task(study, spec, trial, split))
 
     row = _scored(study, spec, trial, split, result)
     row.lease_id, row.payload, row.sha256 = lease.id, payload, sha256
-    verdict = _count(session, study, spec, trial, row, held.done)
-    leaving = not more or held.worker.drain is not None
-    if leaving or (verdict.decision == "continue" and study.state != StudyState.RUNNING):
+    verdict = _judge(session, study, spec, trial, row, held.done)
+    goes_on = verdict.decision == "continue" and study.state == StudyState.RUNNING
+    if not more or held.worker.drain is not None or (verdict.decision == "continue" and not goes_on):
+        _store(session, study, trial, row, verdict)
         return verdict
-    following = None
-    if verdict.decision == "continue":
+    following = _known_next(session, study, trial, held) if goes_on else None
+    if following is not None:
+        # By far the most frequent case: counted and leased in one statement.
+        granted = _granted(study, trial, following, held.worker, settings)
+        _store(session, study, trial, row, verdict, granted)
+        return verdict.model_copy(update={"next": _assignment(session, study, trial, granted, settings)})
+    _store(session, study, trial, row, verdict)
+    if goes_on:
         following, reused = _next_to_run(session, study, spec, trial)
         if reused is not None:
             verdict = reused
@@ -218,7 +232,7 @@ def report(
             session.execute(this.values(verdict=verdict.model_dump(mode="json")))
     request = _same_work(held.worker, study, spec)
     assignment = (
-        _lease(session, study, spec, trial, following, request.worker, settings)
+        _lease(session, study, trial, following, request.worker, settings)
         if following is not None
         else _grant_any(session, request, settings)
     )
@@ -407,10 +421,9 @@ def add_trial(session: Session, study: StudyRow, parameters: dict[str, Any], num
     )
     session.add(trial)
     session.flush()
-    session.add_all(
-        FoldRow(trial_id=trial.id, fold=index, state=FoldState.PENDING, term=0)
-        for index in range(study.fold_count)
-    )
+    index = func.generate_series(0, study.fold_count - 1).column_valued("index")
+    folds = select(literal(trial.id), index, literal(FoldState.PENDING.value), literal(0))
+    session.execute(insert(FoldRow).from_select(["trial_id", "fold", "state", "term"], folds))
     _changed(session, trial)
     return trial
 
@@ -503,7 +516,7 @@ def complete_if_done(session: Session, study_id: int) -> None:
 
 def _grant_any(session: Session, request: ClaimRequest, settings: CoordinatorSettings) -> FoldAssignment | None:
     live = _live_leases().scalar_subquery()
-    pending = exists().where(FoldRow.trial_id == TrialRow.id, FoldRow.state == FoldState.PENDING)
+    pending = exists().where(FoldRow.trial_id == TrialRow.id, FoldRow.state == _PENDING)
     wanted = (
         select(TrialRow)
         .join(StudyRow, StudyRow.id == TrialRow.study_id)
@@ -537,7 +550,7 @@ def _grant_any(session: Session, request: ClaimRequest, settings: CoordinatorSet
             continue
         following, _ = _next_to_run(session, study, spec, trial)
         if following is not None:
-            return _lease(session, study, spec, trial, following, request.worker, settings)
+            return _lease(session, study, trial, following, request.worker, settings)
         # Its end locked its study; another study's is not to be wanted in the same transaction.
         wanted = wanted.where(StudyRow.id == study.id)
     return None
@@ -591,7 +604,6 @@ def _has_room(session: Session, trial: TrialRow, spec: StudySpec) -> bool:
 def _lease(
     session: Session,
     study: StudyRow,
-    spec: StudySpec,
     trial: TrialRow,
     following: _NextFold,
     worker: WorkerInfo,
@@ -599,15 +611,24 @@ def _lease(
 ) -> FoldAssignment:
     if trial.state != TrialState.RUNNING:
         trial.state = TrialState.RUNNING
-    split = following.split
-    key = LeaseKey(id=str(uuid.uuid4()), term=following.last_term + 1, secret=secrets.token_urlsafe(24))
-    lease_fold(
-        session,
-        lease_id=key.id,
+    granted = _granted(study, trial, following, worker, settings)
+    lease_fold(session, granted)
+    return _assignment(session, study, trial, granted, settings)
+
+
+def _granted(
+    study: StudyRow,
+    trial: TrialRow,
+    following: _NextFold,
+    worker: WorkerInfo | WorkerRow,
+    settings: CoordinatorSettings,
+) -> NewLease:
+    granted = NewLease(
+        id=str(uuid.uuid4()),
         trial_id=trial.id,
-        fold=split.fold,
-        term=key.term,
-        secret=key.secret,
+        fold=following.fold,
+        term=following.last_term + 1,
+        secret=secrets.token_urlsafe(24),
         worker_id=worker.id,
         seconds=settings.lease_seconds,
     )
@@ -615,21 +636,26 @@ def _lease(
         "fold_leased",
         study=study.name,
         trial=trial.number,
-        fold=f"{split.fold + 1}/{study.fold_count}",
-        term=key.term,
+        fold=f"{granted.fold + 1}/{study.fold_count}",
+        term=granted.term,
         worker=worker.name,
     )
-    return _assignment(study, trial, split, key, settings)
+    return granted
 
 
 def _assignment(
-    study: StudyRow, trial: TrialRow, split: StudyFoldRow, key: LeaseKey, settings: CoordinatorSettings
+    session: Session,
+    study: StudyRow,
+    trial: TrialRow,
+    lease: NewLease | LeaseRow,
+    settings: CoordinatorSettings,
 ) -> FoldAssignment:
+    split = study_split(session, study)[lease.fold]
     return FoldAssignment(
         lease=Lease(
-            id=LeaseId(key.id),
-            term=key.term,
-            secret=key.secret,
+            id=LeaseId(lease.id),
+            term=lease.term,
+            secret=lease.secret,
             seconds=settings.lease_seconds,
             heartbeat_seconds=settings.heartbeat_seconds,
         ),
@@ -644,10 +670,7 @@ def _same_answer(session: Session, answered: ClaimRow, settings: CoordinatorSett
     if lease.outcome is not None:
         raise LeaseSuperseded("this claim was answered with a lease that has ended; claim again with a new key")
     study = session.get_one(StudyRow, trial.study_id)
-    split = session.get_one(StudyFoldRow, (study.id, lease.fold))
-    return _assignment(
-        study, trial, split, LeaseKey(id=lease.id, term=lease.term, secret=lease.secret), settings
-    )
+    return _assignment(session, study, trial, lease, settings)
 
 
 def _check_named_study(session: Session, name: str, request: ClaimRequest) -> None:
@@ -713,7 +736,9 @@ def _next_to_run(
         if following.equal is None:
             return following, verdict
         done = fold_counts(session, [trial.id])[trial.id]
-        verdict = _count(session, study, spec, trial, reused_result(trial, following.equal), done)
+        row = reused_result(trial, following.equal)
+        verdict = _judge(session, study, spec, trial, row, done)
+        _store(session, study, trial, row, verdict)
         if verdict.decision != "continue":
             break
     return None, verdict
@@ -723,10 +748,19 @@ def _next_to_run(
 class _NextFold:
     """A pending fold whose trial is locked."""
 
-    split: StudyFoldRow
+    fold: int
     last_term: int
-    equal: ResultRow | None
+    equal: ResultRow | None = None
     """What a trial with equal parameters got when it ran this fold, where that may be used."""
+
+
+def _known_next(session: Session, study: StudyRow, trial: TrialRow, held: _Held) -> _NextFold | None:
+    """The trial's next fold by what was read with the lease; None where that does not say it."""
+    if held.has_equals or not held.pending:
+        return None
+    order = fold_order.order_of(session, study, trial)
+    fold = next(fold for fold in order if fold in held.pending)
+    return _NextFold(fold=fold, last_term=held.pending[fold])
 
 
 def _next_fold(session: Session, study: StudyRow, spec: StudySpec, trial: TrialRow) -> _NextFold | None:
@@ -741,25 +775,17 @@ def _next_fold(session: Session, study: StudyRow, spec: StudySpec, trial: TrialR
     ).one_or_none()
     if found is None:
         return None
-    split, last_term, equal_trials = found
+    fold, last_term, equal_trials = found
     equal = None
     if equal_trials and spec.economies.reuse_folds:
-        equal = session.scalar(_EQUAL, {"trials": equal_trials, "fold": split.fold})
-    return _NextFold(split=split, last_term=last_term, equal=equal)
+        equal = session.scalar(_EQUAL, {"trials": equal_trials, "fold": fold})
+    return _NextFold(fold=fold, last_term=last_term, equal=equal)
 
 
-_next = (
-    select(FoldRow.fold, FoldRow.term)
-    .where(FoldRow.trial_id == bindparam("trial_id"), FoldRow.state == FoldState.PENDING)
-    # Without an order, by index.
-    .order_by(func.array_position(bindparam("order", type_=ARRAY(Integer)), FoldRow.fold), FoldRow.fold)
-    .limit(1)
-    .subquery()
-)
 _NEXT_FOLD = (
     select(
-        StudyFoldRow,
-        _next.c.term,
+        FoldRow.fold,
+        FoldRow.term,
         select(func.array_agg(TrialRow.id))
         .where(
             TrialRow.study_id == bindparam("study_id"),
@@ -768,8 +794,10 @@ _NEXT_FOLD = (
         )
         .scalar_subquery(),
     )
-    .join(_next, _next.c.fold == StudyFoldRow.fold)
-    .where(StudyFoldRow.study_id == bindparam("study_id"))
+    .where(FoldRow.trial_id == bindparam("trial_id"), FoldRow.state == _PENDING)
+    # Without an order, by index.
+    .order_by(func.array_position(bindparam("order", type_=ARRAY(Integer)), FoldRow.fold), FoldRow.fold)
+    .limit(1)
 )
 # Not joined to the above: PostgreSQL keeps a plan from when there were few results, and then looks through all.
 _EQUAL = (
@@ -803,7 +831,7 @@ def _scored(
     )
 
 
-def _count(
+def _judge(
     session: Session,
     study: StudyRow,
     spec: StudySpec,
@@ -811,7 +839,7 @@ def _count(
     row: ResultRow,
     before: Sequence[FoldCount],
 ) -> Verdict:
-    """Store the result of a fold that is done, and decide on its trial, of which `before` was done already."""
+    """Decide on a trial by a fold that is done and not stored yet; `before` was done already."""
     done = [*before, FoldCount(fold=row.fold, correct=row.correct, clips=row.clips)]
     order = fold_order.order_of(session, study, trial)
     progress = pruning.TrialProgress(
@@ -826,41 +854,51 @@ def _count(
     pruned = None
     if not complete and not fold_order.still_learning(study, spec):
         pruned = pruning.decide(spec, progress, fold_table(session, study, trial, row))
-    accuracy = progress.correct / progress.clips_done
-    verdict = Verdict(
+    return Verdict(
         decision="complete" if complete else "pruned" if pruned else "continue",
-        trial_accuracy=accuracy,
+        trial_accuracy=progress.correct / progress.clips_done,
         pruned=pruned,
     )
+
+
+def _store(
+    session: Session,
+    study: StudyRow,
+    trial: TrialRow,
+    row: ResultRow,
+    verdict: Verdict,
+    granted: NewLease | None = None,
+) -> None:
+    """Store the result of a fold with the verdict on its trial, which may end it, and the lease of its next."""
     row.verdict = verdict.model_dump(mode="json")
     told = {
         "trial": trial.number,
         "fold": row.fold,
         "correct": row.correct,
         "clips": row.clips,
-        "trial_accuracy": accuracy,
+        "trial_accuracy": verdict.trial_accuracy,
         "reused": row.reused_from is not None,
     }
-    count_fold(session, study.id, row, told)
-    if complete:
+    count_fold(session, study.id, row, told, granted)
+    if verdict.decision == "complete":
         lock_study(session, study.id)
-        trial.value, trial.completed = accuracy, next_completed(session, study.id)
+        trial.value, trial.completed = verdict.trial_accuracy, next_completed(session, study.id)
         _end_trial(session, trial, TrialState.COMPLETE, None)
-        if spec.fold_order == "hardest_first":
+        if parsed_spec(study).fold_order == "hardest_first":
             fold_order.learn(session, study.id)
-    elif pruned is not None:
-        trial.pruned = pruned.model_dump(mode="json")
-        _end_trial(session, trial, TrialState.PRUNED, f"rule {pruned.rule} after fold {pruned.fold}")
+    elif verdict.pruned is not None:
+        trial.pruned = verdict.pruned.model_dump(mode="json")
+        reason = f"rule {verdict.pruned.rule} after fold {verdict.pruned.fold}"
+        _end_trial(session, trial, TrialState.PRUNED, reason)
     log.info(
         "fold_accepted" if row.reused_from is None else "fold_reused",
         study=study.name,
         trial=trial.number,
         fold=f"{row.fold + 1}/{study.fold_count}",
         correct=f"{row.correct}/{row.clips}",
-        trial_accuracy=round(accuracy, 4),
+        trial_accuracy=round(verdict.trial_accuracy, 4),
         decision=verdict.decision,
     )
-    return verdict
 
 
 def _check_result(result: FoldResult, split: StudyFoldRow, task: FoldTask) -> None:
@@ -955,13 +993,18 @@ class _Held:
     fold: FoldRow
     result: ResultRow | None
     study: StudyRow
-    split: StudyFoldRow
     worker: WorkerRow
     done: Sequence[FoldCount]
     """Finished folds of the trial."""
 
+    pending: dict[int, int]
+    """The last term of each other pending fold of the trial."""
 
-_Done = aliased(ResultRow)
+    has_equals: bool
+    """Whether the study has other trials with equal parameters."""
+
+
+_Done, _Pending, _Equal = aliased(ResultRow), aliased(FoldRow), aliased(TrialRow)
 
 
 def _authorise(session: Session, key: LeaseKey) -> _Held:
@@ -969,7 +1012,7 @@ def _authorise(session: Session, key: LeaseKey) -> _Held:
         raise NotFound(f"there is no lease {key.id}", field="lease")
     # Asked only now: before the lock was ours, others may have changed all of it.
     held = session.execute(_HELD, {"lease_id": key.id}).one()
-    lease, trial, fold, result, study, split, worker, done = held
+    lease, trial, fold, result, study, worker, done, pending, has_equals = held
     if lease.term != key.term or not compare_digest(lease.secret.encode(), key.secret.encode()):
         raise TokenRefused(f"term or secret of lease {key.id} is wrong", field="lease")
     return _Held(
@@ -978,9 +1021,10 @@ def _authorise(session: Session, key: LeaseKey) -> _Held:
         fold=fold,
         result=result,
         study=study,
-        split=split,
         worker=worker,
         done=[FoldCount(fold=fold, correct=correct, clips=clips) for fold, correct, clips in done or ()],
+        pending=dict(pending or ()),
+        has_equals=has_equals,
     )
 
 
@@ -998,17 +1042,28 @@ _HELD = (
         FoldRow,
         ResultRow,
         StudyRow,
-        StudyFoldRow,
         WorkerRow,
         select(type_coerce(func.json_agg(func.json_build_array(_Done.fold, _Done.correct, _Done.clips)), JSON))
         .where(_Done.trial_id == LeaseRow.trial_id)
         .scalar_subquery(),
+        select(type_coerce(func.json_agg(func.json_build_array(_Pending.fold, _Pending.term)), JSON))
+        # That of a lease that lapsed is pending too, and done with the result that comes late.
+        .where(
+            _Pending.trial_id == LeaseRow.trial_id,
+            _Pending.fold != LeaseRow.fold,
+            _Pending.state == _PENDING,
+        )
+        .scalar_subquery(),
+        exists().where(
+            _Equal.study_id == TrialRow.study_id,
+            _Equal.parameters_hash == TrialRow.parameters_hash,
+            _Equal.id != TrialRow.id,
+        ),
     )
     .join(TrialRow, TrialRow.id == LeaseRow.trial_id)
     .join(FoldRow, and_(FoldRow.trial_id == LeaseRow.trial_id, FoldRow.fold == LeaseRow.fold))
     .outerjoin(ResultRow, and_(ResultRow.trial_id == FoldRow.trial_id, ResultRow.fold == FoldRow.fold))
     .join(StudyRow, StudyRow.id == TrialRow.study_id)
-    .join(StudyFoldRow, and_(StudyFoldRow.study_id == StudyRow.id, StudyFoldRow.fold == FoldRow.fold))
     .join(WorkerRow, WorkerRow.id == LeaseRow.worker_id)
     .where(LeaseRow.id == bindparam("lease_id"))
     # What no call on a lease asks for is not read: every column costs.
@@ -1026,7 +1081,6 @@ _HELD = (
         load_only(ResultRow.lease_id, ResultRow.sha256, ResultRow.verdict),
         load_only(WorkerRow.name, WorkerRow.device, WorkerRow.drain),
         defer(StudyRow.reason),
-        defer(StudyRow.created_at),
         defer(StudyRow.started_at),
         defer(TrialRow.created_at),
         defer(TrialRow.ended_at),

@@ -52,7 +52,7 @@ MUTANTS = (
     Mutant(
         "the outbox: counted folds are not handed on",
         "coordinator/store/fold_writes.py",
-        '    insert(_outbox).values(trial_id=_given("trial_id")).cte("outbox"),\n',
+        '    insert(_outbox).values(trial_id=_counted("trial_id")).cte("outbox"),\n',
         "",
     ),
     Mutant(
@@ -101,6 +101,12 @@ MUTANTS = (
         "the second look at a trial once its lock is held",
         SCHEDULING,
         "        if not _has_room(session, trial, spec):\n            continue\n",
+        "",
+    ),
+    Mutant(
+        "that a fold which lapsed and is handed in late is no longer pending",
+        SCHEDULING,
+        "            _Pending.fold != LeaseRow.fold,\n",
         "",
     ),
 )

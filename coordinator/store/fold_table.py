@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from coordinator.pruning import FoldTable
 from coordinator.store.complete_trials import accuracies_at_step, middle_trial
-from coordinator.store.queries import confusion_counts
-from coordinator.store.tables import ResultRow, StudyFoldRow, StudyRow, TrialRow
+from coordinator.store.queries import confusion_counts, study_split
+from coordinator.store.tables import ResultRow, StudyRow, TrialRow
 from services.scores import Counts
 
 
@@ -29,7 +28,7 @@ def _confusion(
 ) -> tuple[Counts, Sequence[int]]:
     counts = confusion_counts(session, study, trial) + np.asarray(row.confusion, dtype=np.int64)
     to_come = [-int(done) for done in counts.sum(axis=1)]
-    for labels in session.scalars(select(StudyFoldRow.labels).where(StudyFoldRow.study_id == study.id)):
-        for label in labels:
+    for split in study_split(session, study):
+        for label in split.labels:
             to_come[label] += 1
     return counts, to_come

@@ -5,9 +5,10 @@ They are most of what a coordinator does, so each is one way to the database and
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, cast
 
-from sqlalchemy import BindParameter, Executable, Float, Table, bindparam, func, insert, literal, select, update
+from sqlalchemy import BindParameter, Float, Table, bindparam, func, insert, literal, select, update
 from sqlalchemy.orm import Session
 from sqlalchemy.types import TypeEngine
 
@@ -15,7 +16,25 @@ from coordinator.store.tables import EventRow, FoldRow, LeaseRow, OutboxRow, Res
 from services.contracts import EventKind, FoldState
 
 
-def count_fold(session: Session, study_id: int, row: ResultRow, event: dict[str, Any]) -> None:
+@dataclass(frozen=True, kw_only=True)
+class NewLease:
+    """A lease to be."""
+
+    id: str
+    trial_id: int
+    fold: int
+    term: int
+    """One more than the fold's last."""
+
+    secret: str
+    worker_id: str
+    seconds: float
+    """Until it lapses."""
+
+
+def count_fold(
+    session: Session, study_id: int, row: ResultRow, event: dict[str, Any], following: NewLease | None = None
+) -> None:
     """Store a result with all that goes with it: fold and lease are done, it is told and handed to the outbox.
 
     Args:
@@ -23,50 +42,35 @@ def count_fold(session: Session, study_id: int, row: ResultRow, event: dict[str,
         study_id: of the trial.
         row: all but when it was received; it does not become part of the session.
         event: the data of the event.
+        following: the lease of another fold of the trial, written with it.
     """
-    given = {name: getattr(row, name) for name in _RESULT}
-    _execute(session, _COUNT, **given, study_id=study_id, kind=EventKind.FOLD_ACCEPTED.value, event=event)
+    given = {f"{_COUNTED}{name}": getattr(row, name) for name in _RESULT} | {
+        f"{_COUNTED}study_id": study_id,
+        f"{_COUNTED}kind": EventKind.FOLD_ACCEPTED.value,
+        f"{_COUNTED}event": event,
+    }
+    if following is None:
+        session.execute(_COUNT, given)
+    else:
+        session.execute(_COUNT_AND_LEASE, given | _parameters(following))
 
 
-def lease_fold(
-    session: Session,
-    *,
-    lease_id: str,
-    trial_id: int,
-    fold: int,
-    term: int,
-    secret: str,
-    worker_id: str,
-    seconds: float,
-) -> None:
+def lease_fold(session: Session, lease: NewLease) -> None:
     """Lease a pending fold in a new term.
 
     Args:
         session: whose transaction holds the lock of the trial.
-        lease_id: of the lease to be.
-        trial_id: of the trial.
-        fold: index of the fold.
-        term: of the lease, one more than the fold's last.
-        secret: of the lease.
-        worker_id: its holder.
-        seconds: until it lapses.
+        lease: to be written.
     """
-    _execute(
-        session,
-        _LEASE,
-        lease_id=lease_id,
-        trial_id=trial_id,
-        fold=fold,
-        term=term,
-        secret=secret,
-        worker_id=worker_id,
-        seconds=seconds,
-    )
+    session.execute(_LEASE, _parameters(lease))
 
 
-def _execute(session: Session, statement: Executable, **given: Any) -> None:
-    session.execute(statement, {_PREFIX + name: value for name, value in given.items()})
+def _parameters(lease: NewLease) -> dict[str, Any]:
+    return {f"{_LEASED}{name}": value for name, value in vars(lease).items()}
 
+
+_COUNTED, _LEASED = "counted_", "leased_"
+"""A parameter called like a column would be a value for that column of the updated table."""
 
 _RESULT = (
     "trial_id",
@@ -83,45 +87,50 @@ _RESULT = (
 )
 
 
-def _given(name: str, kind: TypeEngine[Any] | None = None) -> BindParameter[Any]:
-    return bindparam(_PREFIX + name, type_=kind)
+def _counted(name: str) -> BindParameter[Any]:
+    return bindparam(_COUNTED + name)
 
 
-_PREFIX = "given_"
-"""A parameter called like a column would be a value for that column of the updated table."""
+def _leased(name: str, kind: TypeEngine[Any] | None = None) -> BindParameter[Any]:
+    return bindparam(_LEASED + name, type_=kind)
+
 
 _folds, _leases, _results, _events, _outbox = (
     cast("Table", row.__table__) for row in (FoldRow, LeaseRow, ResultRow, EventRow, OutboxRow)
 )
-_this_fold = (_folds.c.trial_id == _given("trial_id"), _folds.c.fold == _given("fold"))
 
 # Parts of one statement all see the database as it was before it; what they refer to is checked at its end.
-_COUNT = select(literal(1)).add_cte(
-    insert(_results).values({name: _given(name) for name in _RESULT}).cte("result"),
-    update(_folds).where(*_this_fold).values(state=FoldState.DONE.value).cte("fold_done"),
+_COUNT_PARTS = (
+    insert(_results).values({name: _counted(name) for name in _RESULT}).cte("result"),
+    update(_folds)
+    .where(_folds.c.trial_id == _counted("trial_id"), _folds.c.fold == _counted("fold"))
+    .values(state=FoldState.DONE.value)
+    .cte("fold_done"),
     update(_leases)
-    .where(_leases.c.id == _given("lease_id"))
+    .where(_leases.c.id == _counted("lease_id"))
     .values(outcome="done", ended_at=func.clock_timestamp())
     .cte("lease_done"),
-    insert(_events).values(study_id=_given("study_id"), kind=_given("kind"), data=_given("event")).cte("event"),
-    insert(_outbox).values(trial_id=_given("trial_id")).cte("outbox"),
+    insert(_events)
+    .values(study_id=_counted("study_id"), kind=_counted("kind"), data=_counted("event"))
+    .cte("event"),
+    insert(_outbox).values(trial_id=_counted("trial_id")).cte("outbox"),
 )
-
-_LEASE = select(literal(1)).add_cte(
+_LEASE_PARTS = (
     update(_folds)
-    .where(*_this_fold)
-    .values(state=FoldState.LEASED.value, term=_given("term"))
+    .where(_folds.c.trial_id == _leased("trial_id"), _folds.c.fold == _leased("fold"))
+    .values(state=FoldState.LEASED.value, term=_leased("term"))
     .cte("fold_leased"),
     insert(_leases)
     .values(
-        id=_given("lease_id"),
-        trial_id=_given("trial_id"),
-        fold=_given("fold"),
-        term=_given("term"),
-        secret=_given("secret"),
-        worker_id=_given("worker_id"),
-        expires_at=func.clock_timestamp() + func.make_interval(0, 0, 0, 0, 0, 0, _given("seconds", Float())),
-        step_at=func.clock_timestamp(),
+        {name: _leased(name) for name in ("id", "trial_id", "fold", "term", "secret", "worker_id")}
+        | {
+            "expires_at": func.clock_timestamp()
+            + func.make_interval(0, 0, 0, 0, 0, 0, _leased("seconds", Float())),
+            "step_at": func.clock_timestamp(),
+        }
     )
     .cte("lease"),
 )
+_COUNT = select(literal(1)).add_cte(*_COUNT_PARTS)
+_LEASE = select(literal(1)).add_cte(*_LEASE_PARTS)
+_COUNT_AND_LEASE = select(literal(1)).add_cte(*_COUNT_PARTS, *_LEASE_PARTS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import takewhile
 from typing import Any, Literal
 
@@ -87,6 +88,27 @@ def parsed_spec(study: StudyRow) -> StudySpec:
 
 
 _specs: dict[int, tuple[dict[str, Any], StudySpec]] = {}
+
+
+def study_split(session: Session, study: StudyRow) -> Sequence[StudyFoldRow]:
+    """The split of a study, by fold; rows of no session. It never changes, so it is read once."""
+    # Of another database the study of this id was made at another time.
+    known = (study.id, study.created_at, study.split_hash)
+    split = _splits.get(known)
+    if split is None:
+        columns = StudyFoldRow.__table__.c
+        rows = session.execute(select(*columns).where(columns.study_id == study.id).order_by(columns.fold))
+        split = tuple(StudyFoldRow(**row) for row in rows.mappings())
+        if len(_splits) >= SPLITS_KEPT:
+            _splits.clear()
+        _splits[known] = split
+    return split
+
+
+SPLITS_KEPT = 100
+"""So many studies' splits are remembered, of some 50 kB each."""
+
+_splits: dict[tuple[int, datetime, str], Sequence[StudyFoldRow]] = {}
 
 
 def list_studies(
@@ -294,9 +316,8 @@ def fold_record(session: Session, study: StudyRow, trial: TrialRow, index: int) 
             field="index",
         )
     origin = session.get_one(TrialRow, result.reused_from) if result.reused_from is not None else None
-    split = session.get_one(StudyFoldRow, (study.id, index))
     return FoldRecord(
-        task=fold_task(study, parsed_spec(study), trial, split),
+        task=fold_task(study, parsed_spec(study), trial, study_split(session, study)[index]),
         result=FoldResult.model_validate(result.payload),
         best_epoch=result.best_epoch,
         correct=result.correct,
@@ -362,9 +383,6 @@ def confusion_counts(session: Session, study: StudyRow, trial: TrialRow) -> scor
 
 def split_view(session: Session, study: StudyRow, subjects: Mapping[str, str]) -> SplitView:
     """The split of a study; `subjects` has that of each clip, or nothing where they are not known."""
-    folds = session.scalars(
-        select(StudyFoldRow).where(StudyFoldRow.study_id == study.id).order_by(StudyFoldRow.fold)
-    )
     return SplitView(
         split_hash=study.split_hash,
         classes=tuple(study.classes),
@@ -376,7 +394,7 @@ def split_view(session: Session, study: StudyRow, subjects: Mapping[str, str]) -
                     for clip_id, label in zip(fold.clip_ids, fold.labels, strict=True)
                 ),
             )
-            for fold in folds
+            for fold in study_split(session, study)
         ),
     )
 

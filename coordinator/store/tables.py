@@ -153,7 +153,9 @@ class FoldRow(Base):
     """One fold of a trial; `term` rises with every lease."""
 
     __tablename__ = "folds"
-    __table_args__ = (Index(None, "state", postgresql_where=text("state <> 'done'")),)
+    __table_args__ = (
+        Index("ix_folds_not_done", "state", "trial_id", "fold", postgresql_where=text("state <> 'done'")),
+    )
     trial_id: Mapped[int] = mapped_column(ForeignKey(TrialRow.id), primary_key=True)
     fold: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     state: Mapped[str]

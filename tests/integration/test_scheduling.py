@@ -167,8 +167,13 @@ def test_a_late_result_counts_while_nobody_else_was_granted_the_fold(desk: Desk)
     desk.create()
     slow = desk.must_claim()
     desk.lapse(slow)
-    assert desk.report(slow).decision == "continue"
+    verdict = desk.report(slow)
+    assert verdict.decision == "continue"
     assert desk.study().folds_done == 1
+    # Of the trial's folds that were pending before, the one that was handed in is none any more.
+    assert verdict.next is not None
+    assert (slow.fold, verdict.next.fold) == (0, 1)
+    assert [fold.state for fold in desk.folds(0)[:2]] == ["done", "leased"]
 
 
 def test_a_heartbeat_takes_up_a_lapsed_lease_again(desk: Desk) -> None:
