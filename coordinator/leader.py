@@ -248,18 +248,22 @@ class Leader(threading.Thread):
                 .order_by(TrialRow.number)
             ).all()
             records = trial_records(session, study, trials)
+        projected: list[int] = []
         try:
             for trial, _ in zip(trials, projection.project(study.name, spec.space, records), strict=True):
-                with self._sessions.begin() as session:
-                    this = (OutboxRow.trial_id == trial.id, OutboxRow.seq <= seq)
-                    session.execute(delete(OutboxRow).where(*this))
+                projected.append(trial.id)
                 if self._stopping:
-                    return
+                    break
         except WrongTwin as error:
             # Our tables are the truth: Optuna's study is made anew from them, in the next round.
             log.error("optuna_study_made_anew", study=study.name, error=str(error))
             projection.delete(study.name)
             self.wake()
+        finally:
+            # Cut off before this, they are projected again, which changes nothing.
+            with self._sessions.begin() as session:
+                these = (OutboxRow.trial_id.in_(projected), OutboxRow.seq <= seq)
+                session.execute(delete(OutboxRow).where(*these))
 
 
 @contextmanager

@@ -251,24 +251,35 @@ class OptunaProjection:
         study = self._study(study_name)
         known = distributions(space)
         have = self.count(study_name)
-        # Those under way are read once for all, and only if asked for. Not through the study, which would keep
-        # every trial that has ended in memory.
-        running: dict[int, FrozenTrial] = {}
+        under_way = self._under_way(study) if any(not record.state.over for record in records) else {}
         for record in records:
             if record.number > have:
                 raise WrongTwin(f"trial {record.number} of {study_name} cannot follow {have} trials in Optuna")
             if record.number == have:
                 study.add_trial(_frozen(known, record, whole=True))
                 have += 1
+            elif record.number in under_way and not record.state.over:
+                trial_id, first = under_way[record.number]
+                self._add_steps(trial_id, record.curve, first)
             else:
-                running = running or self._running(study)
-                self._mend(study, running.get(record.number) or self._trial(study, record.number), record)
+                self._mend(study, self._trial(study, record.number), record)
             yield record
 
-    def _running(self, study: optuna.Study) -> dict[int, FrozenTrial]:
-        states = (OptunaState.RUNNING,)
-        trials = self._storage.get_all_trials(study._study_id, deepcopy=False, states=states)
-        return {trial.number: trial for trial in trials}
+    def _under_way(self, study: optuna.Study) -> dict[int, tuple[int, int]]:
+        """Optuna's id of each trial that runs there, and the first step that it lacks, by number."""
+        # Optuna reads every step of every trial for that. Their parameters are looked at when they end.
+        step = TrialIntermediateValueModel.step
+        wanted = (
+            select(TrialModel.number, TrialModel.trial_id, func.count(step), func.coalesce(func.max(step), 0))
+            .outerjoin(TrialIntermediateValueModel, TrialIntermediateValueModel.trial_id == TrialModel.trial_id)
+            .where(TrialModel.study_id == study._study_id, TrialModel.state == OptunaState.RUNNING)
+            .group_by(TrialModel.trial_id)
+        )
+        with self._storage.engine.connect() as connection:
+            return {
+                number: (trial_id, _first_missing(steps, last))
+                for number, trial_id, steps, last in connection.execute(wanted)
+            }
 
     def _trial(self, study: optuna.Study, number: int) -> FrozenTrial:
         trial_id = self._storage.get_trial_id_from_study_id_trial_number(study._study_id, number)
@@ -281,24 +292,24 @@ class OptunaProjection:
             if twin.state != _STATES[record.state] or (record.value is not None and twin.value != record.value):
                 raise WrongTwin(f"trial {record.number} of {study.study_name} ended otherwise in Optuna")
             return
-        self._add_steps(twin, record.curve)
+        steps = twin.intermediate_values
+        self._add_steps(twin._trial_id, record.curve, _first_missing(len(steps), max(steps, default=0)))
         for key, value in record.attributes.items():
             if twin.user_attrs.get(key) != value:
                 self._storage.set_trial_user_attr(twin._trial_id, key, value)
         if record.state.over:
             study.tell(record.number, record.value, state=_STATES[record.state])
 
-    def _add_steps(self, twin: FrozenTrial, curve: Sequence[float]) -> None:
+    def _add_steps(self, trial_id: int, curve: Sequence[float], first: int) -> None:
         # Optuna writes one at a time, each in a transaction; they were most of the work of a coordinator.
         steps = [
             {
-                "trial_id": twin._trial_id,
+                "trial_id": trial_id,
                 "step": step,
                 "intermediate_value": accuracy,
                 "intermediate_value_type": TrialIntermediateValueModel.TrialIntermediateValueType.FINITE,
             }
-            for step, accuracy in enumerate(curve, start=1)
-            if step not in twin.intermediate_values
+            for step, accuracy in enumerate(curve[first - 1 :], start=first)
         ]
         if steps:
             with self._storage.engine.begin() as connection:
@@ -316,6 +327,11 @@ class OptunaProjection:
                 storage=self._storage, study_name=name, direction="maximize", load_if_exists=True
             )
         return self._studies[name]
+
+
+def _first_missing(steps: int, last: int) -> int:
+    """The first step that a trial of so many steps lacks, or the first of all where there are gaps."""
+    return steps + 1 if steps == last else 1
 
 
 def _close(storage: optuna.storages.RDBStorage) -> None:
