@@ -31,8 +31,11 @@ CONNECT_ARGS = {
 }
 """Of every connection, Optuna's too."""
 
-CONNECTIONS_FOR_REQUESTS = 8
-"""So many transactions of requests run at once; the others wait for their turn without a connection."""
+CONNECTIONS_FOR_REQUESTS = 4
+"""So many transactions of requests run at once; the others wait for their turn without a connection.
+
+Of more than a few, most would wait for Python, which runs one thread of a process at a time.
+"""
 
 CONNECTIONS_BESIDE = 4
 """For the leader, tokens, metrics, events and exports."""
@@ -48,7 +51,7 @@ def connect(url: str) -> Engine:
     Raises:
         InvalidInput: `url` is no URL of a PostgreSQL.
     """
-    # With the leader's own connection and Optuna's three, a coordinator has 16.
+    # With the leader's own connection and Optuna's three, a coordinator has 12.
     engine = create_engine(
         with_driver(url),
         pool_size=CONNECTIONS_FOR_REQUESTS,
