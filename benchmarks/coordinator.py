@@ -1,6 +1,6 @@
 """What the coordinator costs as studies grow, and against Optuna doing the same on the same PostgreSQL.
 
-    python -m benchmarks.coordinator [--finished 10000] [--reports 20000] [--workers 200]
+    python -m benchmarks.coordinator [--finished 10000] [--reports 100000] [--workers 200] [--coordinators 2]
 
 No training: results are made up. In turn, so that a change of the machine's speed hits both sides:
 
@@ -10,16 +10,17 @@ No training: results are made up. In turn, so that a change of the machine's spe
    each and the same number of finished ones, in a Leave-One-Subject-Out study of 118 folds.
 3. Over HTTP, with a coordinator process and simulated workers, up to eight at a trial: 24 of them with folds of
    a second, for the time a worker waits between two folds; `--many` of them with folds of twenty seconds, for
-   the share of their time that they wait; then `--workers` of them with no training at all until `--reports`
-   are in.
+   the share of their time that they wait; `--workers` of them with no training at all, for the reports that one
+   coordinator takes; then so many of them with `--coordinators` processes until `--reports` are in.
 
 The last line is JSON:
     claim_p95_growth   95th percentile of a claim with many finished trials over that with 100
     report_vs_optuna   median of our report and decision over that of Optuna's two calls
     report_ms, optuna_report_ms, claim_p95_ms
-    reports_per_s      over HTTP, with all workers at once
+    reports_per_s      over HTTP, with all workers at once, of all coordinators together; and of one alone:
+    reports_per_s_of_one
     connections        most connections to PostgreSQL at any moment of that
-    rss_growth         memory of the coordinator process at its end over that after a tenth of the reports
+    rss_growth         memory of the coordinators at its end over that after a tenth of the reports
     idle_gap_p95_s     95th percentile of a worker's wait between the end of a fold and its next
     many, idle_share   so many workers with folds of 20 s, and the share of their time between folds
     errors             answers other than success
@@ -31,15 +32,18 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import random
 import statistics
+import subprocess
+import sys
 import tempfile
 import threading
 import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -58,6 +62,7 @@ from benchmarks.made_up import FINGERPRINT, made_up_result, study_spec, write_ca
 from benchmarks.simulated_workers import Load, simulate
 from cli.embedded_postgres import embedded_postgres
 from cli.local import LocalService, local_service
+from cli.ports import bind
 from cli.state import StateFolder
 from coordinator import scheduling, studies
 from coordinator.optimizer import distributions
@@ -70,6 +75,10 @@ SUBJECTS = 118
 """Folds of a Leave-One-Subject-Out study of CK+."""
 
 RUNNING, RUNNING_FOLDS = 64, 60
+
+LEASE_SECONDS = 90
+"""As in a cluster: of a machine's own, those of the many would lapse before a fold of theirs ends."""
+
 FEW = 100
 
 
@@ -116,7 +125,8 @@ def main() -> None:
     parser.add_argument("--finished-loso", type=int, default=64, help="finished trials beside the running ones")
     parser.add_argument("--workers", type=int, default=200)
     parser.add_argument("--many", type=int, default=500)
-    parser.add_argument("--reports", type=int, default=20_000)
+    parser.add_argument("--reports", type=int, default=100_000)
+    parser.add_argument("--coordinators", type=int, default=2, help="processes on the same database")
     arguments = parser.parse_args()
     console = Console()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
@@ -131,6 +141,7 @@ def main() -> None:
             workers=arguments.workers,
             many=arguments.many,
             reports=arguments.reports,
+            coordinators=arguments.coordinators,
         )
     print(json.dumps(figures))
 
@@ -240,34 +251,43 @@ def _optuna_study(tables: Tables, *, finished: int, rng: random.Random) -> optun
 
 
 def _over_http(
-    folder: Path, console: Console, *, workers: int, many: int, reports: int
+    folder: Path, console: Console, *, workers: int, many: int, reports: int, coordinators: int
 ) -> dict[str, float | int]:
     state = StateFolder(folder)
     write_cache(state.caches, subjects=SUBJECTS)
     with (
-        # A cluster's leases: of a machine's own, those of the many would lapse before a fold of theirs ends.
-        local_service(state, workers=0, port=0, say=lambda _: None, lease_seconds=90) as service,
+        local_service(state, workers=0, port=0, say=lambda _: None, lease_seconds=LEASE_SECONDS) as service,
         ProcessPoolExecutor(1, mp_context=get_context("spawn")) as elsewhere,
     ):
         service.client.create(
             StudySpec.model_validate(study_spec("load", trials=100_000, pruning=[], workers_per_trial=8))
         )
-        load = partial(simulate, service.service.url, service.service.worker_token, study="load")
-        calm = elsewhere.submit(load, workers=24, seconds=30, fold_seconds=1.0).result()
-        crowd = elsewhere.submit(load, workers=many, seconds=90, fold_seconds=20.0).result()
-        watch = _Watch(service)
+        load = partial(simulate, token=service.service.worker_token, study="load")
+        alone = partial(load, urls=[service.service.url])
+        calm = elsewhere.submit(alone, workers=24, seconds=30, fold_seconds=1.0).result()
+        crowd = elsewhere.submit(alone, workers=many, seconds=90, fold_seconds=20.0).result()
+        one = elsewhere.submit(alone, workers=workers, seconds=60, fold_seconds=0.0).result()
         parts: list[Load] = []
-        for share in (0.1, 0.9):
-            busy = elsewhere.submit(
-                load, workers=workers, seconds=3600, fold_seconds=0.0, reports=int(share * reports)
-            )
-            parts.append(busy.result())
-            watch.mark()
-        watch.stop()
+        with _more_coordinators(state, service, coordinators - 1) as others:
+            watch = _Watch(service)
+            urls = [service.service.url, *others]
+            for share in (0.1, 0.9):
+                busy = elsewhere.submit(
+                    load,
+                    urls=urls,
+                    workers=workers,
+                    seconds=3600,
+                    fold_seconds=0.0,
+                    reports=int(share * reports),
+                )
+                parts.append(busy.result())
+                watch.mark()
+            watch.stop()
     rate = parts[1].reports / parts[1].seconds
-    errors = [error for seen in (calm, crowd, *parts) for error in seen.errors]
+    errors = [error for seen in (calm, crowd, one, *parts) for error in seen.errors]
     table = Table("over HTTP", "")
-    table.add_row("reports per second", f"{rate:.0f}")
+    table.add_row(f"reports per second, {coordinators} coordinators", f"{rate:.0f}")
+    table.add_row("reports per second, one coordinator", f"{one.reports / one.seconds:.0f}")
     table.add_row("24 workers' wait between two folds, median", f"{_ms(statistics.median(calm.gaps))} ms")
     table.add_row("95 % below", f"{_ms(_p95(calm.gaps))} ms")
     table.add_row(f"{many} workers with folds of 20 s, share of time between folds", f"{_idle(crowd):.1%}")
@@ -277,6 +297,8 @@ def _over_http(
     console.print(table)
     return {
         "reports_per_s": round(rate, 1),
+        "reports_per_s_of_one": round(one.reports / one.seconds, 1),
+        "coordinators": coordinators,
         "reports": sum(part.reports for part in parts),
         "workers": workers,
         "connections": watch.connections,
@@ -288,6 +310,36 @@ def _over_http(
     }
 
 
+@contextmanager
+def _more_coordinators(state: StateFolder, service: LocalService, count: int) -> Iterator[list[str]]:
+    """So many more coordinators on the same database, each on a port of its own; whoever asks early waits."""
+    environment = {
+        **os.environ,
+        "FOLDWISE_DATABASE_URL": service.service.database_url,
+        "FOLDWISE_ADMIN_TOKEN": service.service.admin_token,
+        "FOLDWISE_WORKER_TOKEN": service.service.worker_token,
+    }
+    with ExitStack() as stack:
+        urls = []
+        for _ in range(count):
+            listener = stack.enter_context(bind("127.0.0.1", 0))
+            options = {
+                "--fd": listener.fileno(),
+                "--cache-root": state.caches,
+                "--lease-seconds": LEASE_SECONDS,
+            }
+            process = subprocess.Popen(  # noqa: S603 - our own program
+                [sys.executable, "-m", "cli.main", "coordinator", *map(str, chain(*options.items()))],
+                env=environment,
+                stdout=subprocess.DEVNULL,
+                pass_fds=(listener.fileno(),),
+            )
+            stack.callback(process.wait)
+            stack.callback(process.terminate)
+            urls.append(f"http://127.0.0.1:{listener.getsockname()[1]}")
+        yield urls
+
+
 def _idle(load: Load) -> float:
     """Share of the workers' time between folds, but before their first."""
     later = sum(load.later_gaps)
@@ -295,14 +347,14 @@ def _idle(load: Load) -> float:
 
 
 class _Watch:
-    """Looks at the database's connections now and then, and at the coordinator's memory when told."""
+    """Looks at the database's connections now and then, and at the coordinators' memory when told."""
 
     def __init__(self, service: LocalService) -> None:
         self.connections = 0
         self.memory: list[int] = []
-        self._coordinator = next(
+        self._coordinators = [
             child for child in psutil.Process().children() if "coordinator" in child.cmdline()
-        )
+        ]
         self._engine = create_engine(service.service.database_url)
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._count, daemon=True)
@@ -310,7 +362,7 @@ class _Watch:
 
     def mark(self) -> None:
         """Note the memory of now."""
-        self.memory.append(self._coordinator.memory_info().rss)
+        self.memory.append(sum(coordinator.memory_info().rss for coordinator in self._coordinators))
 
     def stop(self) -> None:
         """End the counting."""

@@ -1,7 +1,8 @@
 """Many workers in one process that make their results up: the load of a large cluster on a coordinator.
 
 They speak the worker's protocol over HTTP, each with a connection of its own: claim, wait as long as a fold
-takes, report, go on with the fold that the reply carries.
+takes, report, go on with the fold that the reply carries. Their client takes little of the processor, of which
+the coordinator that they load is to have the rest.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ import asyncio
 import random
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from http import HTTPStatus
 
-import httpx
+import aiohttp
 
 from benchmarks.made_up import FINGERPRINT, made_up_result
 from services.contracts import ClaimRequest, FoldAssignment, Verdict, WorkerInfo
@@ -38,7 +40,7 @@ class Load:
 
 
 def simulate(
-    url: str,
+    urls: Sequence[str],
     token: str,
     *,
     workers: int,
@@ -50,15 +52,21 @@ def simulate(
     """Let workers work for so long, or until there were so many reports.
 
     Args:
-        url: of the coordinator, as http://HOST:PORT.
+        urls: of the coordinators, as http://HOST:PORT; each worker keeps to one.
         token: of the scope worker.
         fold_seconds: how long a fold takes, on average; half of it to one and a half times.
     """
-    return asyncio.run(_simulate(url, token, workers, seconds, fold_seconds, study, reports))
+    return asyncio.run(_simulate(urls, token, workers, seconds, fold_seconds, study, reports))
 
 
 async def _simulate(
-    url: str, token: str, workers: int, seconds: float, fold_seconds: float, study: str, reports: int | None
+    urls: Sequence[str],
+    token: str,
+    workers: int,
+    seconds: float,
+    fold_seconds: float,
+    study: str,
+    reports: int | None,
 ) -> Load:
     load = Load()
     started = time.monotonic()
@@ -66,26 +74,28 @@ async def _simulate(
     def over() -> bool:
         return time.monotonic() - started > seconds or (reports is not None and load.reports >= reports)
 
-    # A client for each: one pool of many connections looks through all of them for every request.
-    context = httpx.create_ssl_context()
-
-    async def work(number: int) -> None:
-        async with httpx.AsyncClient(
-            base_url=f"{url}/api/v1",
-            headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
-            timeout=60,
-            trust_env=False,
-            verify=context,
-        ) as http:
-            await _work(http, number, fold_seconds, study, load, over)
-
-    await asyncio.gather(*(work(number) for number in range(workers)))
+    async with aiohttp.ClientSession(
+        headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
+        timeout=aiohttp.ClientTimeout(60),
+        connector=aiohttp.TCPConnector(limit=0),
+    ) as http:
+        work = (
+            _work(http, urls[number % len(urls)], number, fold_seconds, study, load, over)
+            for number in range(workers)
+        )
+        await asyncio.gather(*work)
     load.seconds = time.monotonic() - started
     return load
 
 
 async def _work(
-    http: httpx.AsyncClient, number: int, fold_seconds: float, study: str, load: Load, over: Callable[[], bool]
+    http: aiohttp.ClientSession,
+    url: str,
+    number: int,
+    fold_seconds: float,
+    study: str,
+    load: Load,
+    over: Callable[[], bool],
 ) -> None:
     rng = random.Random(number)
     info = WorkerInfo(id=str(uuid.uuid4()), name=f"simulated-{number}", device="none")
@@ -94,13 +104,17 @@ async def _work(
     first, waiting_since = True, time.monotonic()
     while not over():
         if assignment is None:
-            answer = await _send(
-                http, "POST", "/claims", claim.model_dump_json(), {"Idempotency-Key": str(uuid.uuid4())}
+            status, answer = await _send(
+                http,
+                "POST",
+                f"{url}/api/v1/claims",
+                claim.model_dump_json(),
+                {"Idempotency-Key": str(uuid.uuid4())},
             )
-            if answer.status_code == httpx.codes.OK:
-                assignment = FoldAssignment.model_validate_json(answer.content)
-            elif answer.status_code != httpx.codes.NO_CONTENT:
-                load.errors.append(f"claim: {answer.status_code} {answer.text[:200]}")
+            if status == HTTPStatus.OK:
+                assignment = FoldAssignment.model_validate_json(answer)
+            elif status != HTTPStatus.NO_CONTENT:
+                load.errors.append(f"claim: {status} {answer[:200]!r}")
                 return
             continue
         began = time.monotonic()
@@ -112,25 +126,32 @@ async def _work(
         waiting_since = time.monotonic()
         load.folding += waiting_since - began
         lease = assignment.lease
-        answer = await _send(
+        status, answer = await _send(
             http,
             "PUT",
-            f"/leases/{lease.id}/result",
+            f"{url}/api/v1/leases/{lease.id}/result",
             made_up_result(assignment, rng).model_dump_json(),
             {"Lease-Term": str(lease.term), "Lease-Secret": lease.secret},
         )
-        if answer.status_code != httpx.codes.OK:
-            load.errors.append(f"report: {answer.status_code} {answer.text[:200]}")
+        if status != HTTPStatus.OK:
+            load.errors.append(f"report: {status} {answer[:200]!r}")
             return
         load.reports += 1
-        assignment = Verdict.model_validate_json(answer.content).next
+        assignment = Verdict.model_validate_json(answer).next
 
 
 async def _send(
-    http: httpx.AsyncClient, method: str, path: str, content: str, headers: dict[str, str]
-) -> httpx.Response:
-    """Once more where the server closed an idle connection at that moment, as a worker does."""
+    http: aiohttp.ClientSession, method: str, url: str, content: str, headers: dict[str, str]
+) -> tuple[int, bytes]:
+    """Status and body; once more where the server closed an idle connection just then, as a worker does."""
     try:
-        return await http.request(method, path, content=content, headers=headers)
-    except httpx.TransportError:
-        return await http.request(method, path, content=content, headers=headers)
+        return await _send_once(http, method, url, content, headers)
+    except aiohttp.ClientConnectionError:
+        return await _send_once(http, method, url, content, headers)
+
+
+async def _send_once(
+    http: aiohttp.ClientSession, method: str, url: str, content: str, headers: dict[str, str]
+) -> tuple[int, bytes]:
+    async with http.request(method, url, data=content, headers=headers) as answer:
+        return answer.status, await answer.read()
