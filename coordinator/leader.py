@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import structlog
-from sqlalchemy import Connection, Engine, and_, delete, func, select, text
+from sqlalchemy import Connection, Engine, and_, delete, func, or_, select, text, tuple_
 from sqlalchemy.exc import NoResultFound, SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -159,10 +159,14 @@ class Leader(threading.Thread):
             search = self._searches.get(study_id)
             if search is None:
                 search = self._searches[study_id] = Search(spec, inherited_trials(session, study_id))
+            known = list(search.under_way.items())
+            moved = and_(
+                TrialRow.number.in_(search.under_way),
+                tuple_(TrialRow.number, TrialRow.state).not_in(known),
+            )
             news = session.scalars(
                 select(TrialRow)
-                .where(TrialRow.study_id == study_id)
-                .where((TrialRow.number >= search.heard) | TrialRow.number.in_(search.under_way))
+                .where(TrialRow.study_id == study_id, or_(TrialRow.number >= search.heard, moved))
                 .order_by(TrialRow.number)
             ).all()
             # What is known of a trial under way is its parameters; its curve is read when it has ended.

@@ -1028,11 +1028,10 @@ def _authorise(session: Session, key: LeaseKey) -> _Held:
     )
 
 
+_trial_id = TrialRow.__table__.c.id
 _LOCK_BY_LEASE = (
-    select(TrialRow.id)
-    .where(
-        TrialRow.id == select(LeaseRow.trial_id).where(LeaseRow.id == bindparam("lease_id")).scalar_subquery()
-    )
+    select(_trial_id)
+    .where(_trial_id == select(LeaseRow.trial_id).where(LeaseRow.id == bindparam("lease_id")).scalar_subquery())
     .with_for_update()
 )
 _HELD = (
