@@ -9,11 +9,24 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import structlog
-from sqlalchemy import Connection, Engine, and_, delete, func, or_, select, text, tuple_
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Connection,
+    Engine,
+    and_,
+    any_,
+    delete,
+    literal,
+    or_,
+    select,
+    text,
+    tuple_,
+)
 from sqlalchemy.exc import NoResultFound, SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -218,24 +231,28 @@ class Leader(threading.Thread):
         return self._optuna
 
     def _project_changes(self) -> None:
+        changes: dict[int, dict[int, list[int]]] = {}
         with self._sessions() as session:
-            changed = session.execute(
-                select(TrialRow.study_id, func.max(OutboxRow.seq))
-                .join(TrialRow, TrialRow.id == OutboxRow.trial_id)
-                .group_by(TrialRow.study_id)
-            ).all()
-        for study_id, seq in changed:
+            waiting = select(TrialRow.study_id, OutboxRow.trial_id, OutboxRow.seq)
+            for study_id, trial_id, seq in session.execute(
+                waiting.join(TrialRow, TrialRow.id == OutboxRow.trial_id)
+            ):
+                changes.setdefault(study_id, {}).setdefault(trial_id, []).append(seq)
+        for study_id, changed in changes.items():
             with _contained("project", study_id=study_id):
-                self._project_study(study_id, seq)
+                self._project_study(study_id, changed)
 
-    def _project_study(self, study_id: int, seq: int) -> None:
-        """Project what changed up to outbox row `seq`, and every trial that Optuna does not have yet.
+    def _project_study(self, study_id: int, changed: Mapping[int, Sequence[int]]) -> None:
+        """Project the trials that changed, and every trial that Optuna does not have yet.
+
+        `changed` has the outbox rows of each trial. They were read before the trials are, and only they are
+        deleted: a row with a lower number can become visible later, with a change that was not seen.
 
         Trials under way change with every fold; Optuna hears of them no more often than `projection_seconds`.
         In the order of numbers, and no further than the first that fails: Optuna numbers by arrival.
         """
         projection = self._projection()
-        waiting = [TrialRow.id.in_(select(OutboxRow.trial_id).where(OutboxRow.seq <= seq))]
+        waiting = [TrialRow.id == any_(literal(list(changed), ARRAY(BigInteger)))]
         now, last = time.monotonic(), self._running_projected_at.get(study_id, -math.inf)
         if now - last >= self._settings.projection_seconds:
             self._running_projected_at[study_id] = now
@@ -255,7 +272,7 @@ class Leader(threading.Thread):
         projected: list[int] = []
         try:
             for trial, _ in zip(trials, projection.project(study.name, spec.space, records), strict=True):
-                projected.append(trial.id)
+                projected += changed.get(trial.id, ())
                 if self._stopping:
                     break
         except WrongTwin as error:
@@ -265,9 +282,10 @@ class Leader(threading.Thread):
             self.wake()
         finally:
             # Cut off before this, they are projected again, which changes nothing.
-            with self._sessions.begin() as session:
-                these = (OutboxRow.trial_id.in_(projected), OutboxRow.seq <= seq)
-                session.execute(delete(OutboxRow).where(*these))
+            if projected:
+                with self._sessions.begin() as session:
+                    these = OutboxRow.seq == any_(literal(projected, ARRAY(BigInteger)))
+                    session.execute(delete(OutboxRow).where(these))
 
 
 @contextmanager

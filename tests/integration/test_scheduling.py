@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import uuid
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -15,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from coordinator import scheduling, studies
 from coordinator.leader import Leader
-from coordinator.optimizer import OptunaProjection
+from coordinator.optimizer import OptunaProjection, TrialRecord
 from coordinator.scheduling import LeaseKey
 from services.contracts import (
     ComputePlan,
@@ -427,6 +428,34 @@ def test_a_trial_that_could_not_be_projected_keeps_its_number(desk: Desk) -> Non
     twin = load_twin(desk.settings.database_url, "s")
     assert [trial.params for trial in twin.trials] == [desk.trial(n).parameters for n in range(3)]
     assert twin.trials[0].intermediate_values == {1: 1.0}
+
+
+def test_a_change_that_becomes_visible_late_is_not_taken_for_projected(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.create(trials=2)
+    desk.report(desk.must_claim("w1"))
+    other = desk.must_claim("w2")
+    assert other.trial == 1
+    project = OptunaProjection.project
+    with desk.engine.connect() as late:
+        late.execute(
+            text("INSERT INTO foldwise.outbox (trial_id) SELECT id FROM foldwise.trials WHERE number = 0")
+        )
+        # Its number is higher, and it is visible first.
+        desk.report(other)
+
+        def then_the_late_one(self: OptunaProjection, *given: Any) -> Iterator[TrialRecord]:
+            yield from project(self, *given)
+            late.commit()
+
+        monkeypatch.setattr(OptunaProjection, "project", then_the_late_one)
+        desk.leader.round()
+    with desk.engine.connect() as connection:
+        left = connection.execute(
+            text("SELECT number FROM foldwise.outbox JOIN foldwise.trials ON trials.id = trial_id")
+        ).scalars()
+        assert list(left) == [0]
 
 
 def test_a_study_deleted_in_optuna_is_projected_anew(desk: Desk) -> None:
