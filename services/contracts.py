@@ -551,21 +551,24 @@ class EpochResult(Contract):
     probabilities: tuple[tuple[FiniteFloat, ...], ...] = Field(description="clips x classes, 6 decimals")
 
 
+_Word = Annotated[str, Field(max_length=128, pattern=PRINTABLE)]
+
+
 class Provenance(Contract):
     """Where and with what a fold was run, for replay."""
 
-    device: str = Field(max_length=128, pattern=PRINTABLE)
-    torch: str
-    cuda: str | None
-    cudnn: str | None
+    device: _Word
+    torch: _Word
+    cuda: _Word | None
+    cudnn: _Word | None
     threads: int
     compute: ComputePlan
     memory_format: MemoryFormat = Field(description="of the convolutions, chosen by measurement")
-    revision: str | None = Field(description="git revision or image digest of the worker")
+    revision: _Word | None = Field(description="git revision or image digest of the worker")
     fingerprint: str = Field(description="of the clip cache")
     split_hash: str
     seed: int
-    seconds: FiniteFloat
+    seconds: FiniteFloat = Field(ge=0, lt=2**31)
     clip_passes: int = Field(ge=0, lt=2**31, description="training clips passed forward and backward")
     redone_steps: int = Field(0, description="steps done again in fp32, their gradient was not finite")
     device_memory: int | None = Field(None, description="most bytes held on the GPU; null on a CPU")

@@ -19,6 +19,8 @@ from coordinator.store.tables import (
 )
 from services.contracts import EventKind, StudyState, TrialState
 
+MEASURABLE_SECONDS = 1e-3
+
 RECENT_TRIALS = 64
 """In so many of the newest trials the last fold of each worker is looked for."""
 
@@ -127,7 +129,8 @@ def study_workers(session: Session, study: StudyRow, *, seen_within: float) -> l
     done = leases.where(LeaseRow.outcome == "done").subquery()
     provenance = ResultRow.payload["provenance"]
     seconds = provenance["seconds"].as_string().cast(Float)
-    speed = case((seconds > 0, provenance["clip_passes"].as_string().cast(Float) / seconds))
+    # Of less than a millisecond the quotient says nothing, and may be more than a number can hold.
+    speed = case((seconds > MEASURABLE_SECONDS, provenance["clip_passes"].as_string().cast(Float) / seconds))
     rows = session.execute(
         select(
             WorkerRow.name,

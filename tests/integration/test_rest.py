@@ -228,9 +228,20 @@ def test_a_body_that_is_not_finite_or_not_known_is_refused(client: httpx.Client)
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("clip_passes", 2**31), ("clip_passes", -1), ("device", "a\x00b"), ("device", "x" * 200)],
+    [
+        ("clip_passes", 2**31),
+        ("clip_passes", -1),
+        ("seconds", 1e308),
+        ("seconds", -1.0),
+        ("device", "a\x00b"),
+        ("device", "x" * 200),
+        ("torch", "a\x00b"),
+        ("cuda", "a\x00b"),
+        ("cudnn", "a\x00b"),
+        ("revision", "a\x00b"),
+    ],
 )
-def test_a_result_whose_provenance_no_sum_could_hold_is_refused(
+def test_a_result_whose_provenance_the_database_could_not_read_or_sum_is_refused(
     client: httpx.Client, field: str, value: object
 ) -> None:
     client.post("/api/v1/studies", headers=ADMIN, json=spec())
