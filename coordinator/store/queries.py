@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 from sqlalchemy import ColumnElement, and_, exists, extract, func, or_, select
+from sqlalchemy.exc import NoResultFound
 from sqlalchemy.orm import Session
 
 from coordinator.store.tables import (
@@ -99,6 +100,8 @@ def study_split(session: Session, study: StudyRow) -> Sequence[StudyFoldRow]:
         columns = StudyFoldRow.__table__.c
         rows = session.execute(select(*columns).where(columns.study_id == study.id).order_by(columns.fold))
         split = tuple(StudyFoldRow(**row) for row in rows.mappings())
+        if not split:
+            raise NoResultFound(f"the study {study.name} was deleted meanwhile")
         if len(_splits) >= SPLITS_KEPT:
             _splits.clear()
         _splits[known] = split
