@@ -18,7 +18,7 @@ The last line is JSON:
     report_vs_optuna   median of our report and decision over that of Optuna's two calls
     report_ms, optuna_report_ms, claim_p95_ms
     reports_per_s      over HTTP, with all workers at once, of all coordinators together; and of one alone:
-    reports_per_s_of_one
+    reports_per_s_of_one, coordinators, reports, workers
     connections        most connections to PostgreSQL at any moment of that
     rss_growth         memory of the coordinators at its end over that after a tenth of the reports
     idle_gap_p95_s     95th percentile of a worker's wait between the end of a fold and its next

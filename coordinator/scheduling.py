@@ -217,7 +217,7 @@ def report(
     if not more or held.worker.drain is not None or (verdict.decision == "continue" and not goes_on):
         _store(session, study, trial, row, verdict)
         return verdict
-    following = _known_next(session, study, trial, held) if goes_on else None
+    following = _known_next(session, study, spec, trial, held) if goes_on else None
     if following is not None:
         # By far the most frequent case: counted and leased in one statement.
         granted = _granted(study, trial, following, held.worker, settings)
@@ -754,9 +754,11 @@ class _NextFold:
     """What a trial with equal parameters got when it ran this fold, where that may be used."""
 
 
-def _known_next(session: Session, study: StudyRow, trial: TrialRow, held: _Held) -> _NextFold | None:
+def _known_next(
+    session: Session, study: StudyRow, spec: StudySpec, trial: TrialRow, held: _Held
+) -> _NextFold | None:
     """The trial's next fold by what was read with the lease; None where that does not say it."""
-    if held.has_equals or not held.pending:
+    if not held.pending or (held.has_equals and spec.economies.reuse_folds):
         return None
     order = fold_order.order_of(session, study, trial)
     fold = next(fold for fold in order if fold in held.pending)
@@ -1028,10 +1030,11 @@ def _authorise(session: Session, key: LeaseKey) -> _Held:
     )
 
 
-_trial_id = TrialRow.__table__.c.id
 _LOCK_BY_LEASE = (
-    select(_trial_id)
-    .where(_trial_id == select(LeaseRow.trial_id).where(LeaseRow.id == bindparam("lease_id")).scalar_subquery())
+    select(TrialRow.id)
+    .where(
+        TrialRow.id == select(LeaseRow.trial_id).where(LeaseRow.id == bindparam("lease_id")).scalar_subquery()
+    )
     .with_for_update()
 )
 _HELD = (
@@ -1065,7 +1068,7 @@ _HELD = (
     .join(StudyRow, StudyRow.id == TrialRow.study_id)
     .join(WorkerRow, WorkerRow.id == LeaseRow.worker_id)
     .where(LeaseRow.id == bindparam("lease_id"))
-    # What no call on a lease asks for is not read: every column costs.
+    # Columns that no call on a lease asks for are not read: each costs.
     .options(
         load_only(
             LeaseRow.trial_id,

@@ -59,7 +59,7 @@ def connect(url: str) -> Engine:
         pool_recycle=1800,
         connect_args=CONNECT_ARGS,
     )
-    # SQLAlchemy's own test asks before every use, which is one way in eight to the database and back.
+    # SQLAlchemy's own test asks before every use, which is one way more to the database and back.
     event.listen(engine, "checkin", _note_use)
     event.listen(engine, "checkout", partial(_test_idle, engine.dialect))
     return engine
