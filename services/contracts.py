@@ -564,7 +564,9 @@ class Provenance(Contract):
     threads: int
     compute: ComputePlan
     memory_format: MemoryFormat = Field(description="of the convolutions, chosen by measurement")
-    revision: _Word | None = Field(description="git revision or image digest of the worker")
+    revision: str | None = Field(
+        max_length=1000, pattern=PRINTABLE, description="git revision or image digest of the worker"
+    )
     fingerprint: str = Field(description="of the clip cache")
     split_hash: str
     seed: int
