@@ -9,8 +9,8 @@ from pydantic import BaseModel
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, aliased
 
-from coordinator.store.queries import enqueued_parameters, get_study, parsed_spec
-from coordinator.store.tables import FoldRow, InheritedTrialRow, ResultRow, StudyFoldRow, StudyRow, TrialRow
+from coordinator.store.queries import enqueued_parameters, get_study, parsed_spec, study_split
+from coordinator.store.tables import FoldRow, InheritedTrialRow, ResultRow, StudyRow, TrialRow
 from services.contracts import FoldState, TrialState
 from services.study_file import (
     EnqueuedLine,
@@ -53,7 +53,6 @@ def _line(content: BaseModel) -> bytes:
 
 
 def _study_line(session: Session, study: StudyRow) -> StudyLine:
-    of_study = select(StudyFoldRow).where(StudyFoldRow.study_id == study.id)
     inherited = select(InheritedTrialRow).where(InheritedTrialRow.study_id == study.id)
     trials = select(func.count()).select_from(TrialRow).where(TrialRow.study_id == study.id)
     return StudyLine.model_validate(
@@ -68,7 +67,7 @@ def _study_line(session: Session, study: StudyRow) -> StudyLine:
             "fold_order": study.fold_order,
             "folds": [
                 FoldLine(name=fold.name, clip_ids=tuple(fold.clip_ids), labels=tuple(fold.labels))
-                for fold in session.scalars(of_study.order_by(StudyFoldRow.fold))
+                for fold in study_split(session, study)
             ],
             "enqueued": [
                 EnqueuedLine(number=number, parameters=parameters)

@@ -8,11 +8,11 @@ from datetime import datetime
 from sqlalchemy import Float, case, extract, func, select, tuple_
 from sqlalchemy.orm import Session
 
+from coordinator.store.queries import study_split
 from coordinator.store.tables import (
     EventRow,
     LeaseRow,
     ResultRow,
-    StudyFoldRow,
     StudyRow,
     TrialRow,
     WorkerRow,
@@ -105,12 +105,7 @@ def listed_studies(session: Session) -> list[ListedStudy]:
 
 def study_folds(session: Session, study: StudyRow) -> list[StudyFold]:
     """The folds of a study by index."""
-    rows = session.execute(
-        select(StudyFoldRow.name, func.json_array_length(StudyFoldRow.labels))
-        .where(StudyFoldRow.study_id == study.id)
-        .order_by(StudyFoldRow.fold)
-    )
-    return [StudyFold(name=name, clips=clips) for name, clips in rows]
+    return [StudyFold(name=fold.name, clips=len(fold.labels)) for fold in study_split(session, study)]
 
 
 def study_workers(session: Session, study: StudyRow, *, seen_within: float) -> list[StudyWorker]:
