@@ -17,6 +17,8 @@ from fastapi import FastAPI
 from cli.study_client import StudyClient
 from coordinator.app import create_app
 from coordinator.settings import CoordinatorSettings
+from services.contracts import FoldAssignment
+from tests.integration.desk import make_result
 from tests.integration.service import ADMIN_TOKEN, WORKER_TOKEN, bearer, served
 from worker.coordinator_client import Connection
 
@@ -68,25 +70,8 @@ def claim(client: httpx.Client, *, wait: float = 0, headers: dict[str, str] = WO
 
 def result_of(assignment: dict[str, Any]) -> dict[str, Any]:
     """Every clip taken for the first class, in one epoch."""
-    predicted = [0] * len(assignment["test_clips"])
-    return {
-        "epochs": [{"loss": 0.5, "predicted": predicted, "probabilities": [[1.0, 0.0] for _ in predicted]}],
-        "provenance": {
-            "device": "cpu",
-            "torch": "2",
-            "cuda": None,
-            "cudnn": None,
-            "threads": 1,
-            "compute": assignment["compute"],
-            "memory_format": "contiguous",
-            "revision": None,
-            "fingerprint": assignment["fingerprint"],
-            "split_hash": assignment["split_hash"],
-            "seed": assignment["seed"],
-            "seconds": 0.1,
-            "clip_passes": 8,
-        },
-    }
+    task = FoldAssignment.model_validate(assignment)
+    return make_result(task, [0] * len(task.test_clips)).model_dump(mode="json", exclude_unset=True)
 
 
 def test_many_callers_at_once_wait_for_their_turn(client: httpx.Client) -> None:
