@@ -213,17 +213,18 @@ def report(
     row = _scored(study, spec, trial, split, result)
     row.lease_id, row.payload, row.sha256 = lease.id, payload, sha256
     verdict = _judge(session, study, spec, trial, row, held.done)
-    goes_on = verdict.decision == "continue" and study.state == StudyState.RUNNING
-    if not more or held.worker.drain is not None or (verdict.decision == "continue" and not goes_on):
-        _store(session, study, trial, row, verdict)
+    goes_on = verdict.decision == "continue"
+    stays = more and held.worker.drain is None and (not goes_on or study.state == StudyState.RUNNING)
+    following = _known_next(session, study, spec, trial, held) if stays and goes_on else None
+    # Mostly there is one, and the fold is counted and the next leased in one statement.
+    lease_of_next = None if following is None else _new_lease(trial, following, held.worker.id, settings)
+    _store(session, study, trial, row, verdict, lease_of_next)
+    if not stays:
         return verdict
-    following = _known_next(session, study, spec, trial, held) if goes_on else None
-    if following is not None:
-        # By far the most frequent case: counted and leased in one statement.
-        granted = _granted(study, trial, following, held.worker, settings)
-        _store(session, study, trial, row, verdict, granted)
-        return verdict.model_copy(update={"next": _assignment(session, study, trial, granted, settings)})
-    _store(session, study, trial, row, verdict)
+    if lease_of_next is not None:
+        _log_leased(study, trial, lease_of_next, held.worker.name)
+        assignment = _assignment(session, study, trial, lease_of_next, settings)
+        return verdict.model_copy(update={"next": assignment})
     if goes_on:
         following, reused = _next_to_run(session, study, spec, trial)
         if reused is not None:
@@ -231,12 +232,12 @@ def report(
             this = update(ResultRow).where(ResultRow.trial_id == trial.id, ResultRow.fold == lease.fold)
             session.execute(this.values(verdict=verdict.model_dump(mode="json")))
     request = _same_work(held.worker, study, spec)
-    assignment = (
+    granted = (
         _lease(session, study, trial, following, request.worker, settings)
         if following is not None
         else _grant_any(session, request, settings)
     )
-    return verdict.model_copy(update={"next": assignment})
+    return verdict.model_copy(update={"next": granted})
 
 
 def heartbeat(
@@ -611,36 +612,35 @@ def _lease(
 ) -> FoldAssignment:
     if trial.state != TrialState.RUNNING:
         trial.state = TrialState.RUNNING
-    granted = _granted(study, trial, following, worker, settings)
-    lease_fold(session, granted)
-    return _assignment(session, study, trial, granted, settings)
+    lease = _new_lease(trial, following, worker.id, settings)
+    lease_fold(session, lease)
+    _log_leased(study, trial, lease, worker.name)
+    return _assignment(session, study, trial, lease, settings)
 
 
-def _granted(
-    study: StudyRow,
-    trial: TrialRow,
-    following: _NextFold,
-    worker: WorkerInfo | WorkerRow,
-    settings: CoordinatorSettings,
+def _new_lease(
+    trial: TrialRow, following: _NextFold, worker_id: str, settings: CoordinatorSettings
 ) -> NewLease:
-    granted = NewLease(
+    return NewLease(
         id=str(uuid.uuid4()),
         trial_id=trial.id,
         fold=following.fold,
         term=following.last_term + 1,
         secret=secrets.token_urlsafe(24),
-        worker_id=worker.id,
+        worker_id=worker_id,
         seconds=settings.lease_seconds,
     )
+
+
+def _log_leased(study: StudyRow, trial: TrialRow, lease: NewLease, worker_name: str) -> None:
     log.info(
         "fold_leased",
         study=study.name,
         trial=trial.number,
-        fold=f"{granted.fold + 1}/{study.fold_count}",
-        term=granted.term,
-        worker=worker.name,
+        fold=f"{lease.fold + 1}/{study.fold_count}",
+        term=lease.term,
+        worker=worker_name,
     )
-    return granted
 
 
 def _assignment(
@@ -869,7 +869,7 @@ def _store(
     trial: TrialRow,
     row: ResultRow,
     verdict: Verdict,
-    granted: NewLease | None = None,
+    lease_of_next: NewLease | None = None,
 ) -> None:
     """Store the result of a fold with the verdict on its trial, which may end it, and the lease of its next."""
     row.verdict = verdict.model_dump(mode="json")
@@ -881,7 +881,7 @@ def _store(
         "trial_accuracy": verdict.trial_accuracy,
         "reused": row.reused_from is not None,
     }
-    count_fold(session, study.id, row, told, granted)
+    count_fold(session, study.id, row, told, lease_of_next)
     if verdict.decision == "complete":
         lock_study(session, study.id)
         trial.value, trial.completed = verdict.trial_accuracy, next_completed(session, study.id)

@@ -1,6 +1,6 @@
-"""The two writes of every fold, each as one statement: it is counted, and the next one is leased.
+"""The two writes of every fold: it is counted, and the next one is leased. Alone or together one statement.
 
-They are most of what a coordinator does, so each is one way to the database and back, and built only once.
+They are most of what a coordinator does, so they are one way to the database and back, and built only once.
 """
 
 from __future__ import annotations
