@@ -60,15 +60,16 @@ from sqlalchemy.orm import sessionmaker
 
 from benchmarks.made_up import FINGERPRINT, made_up_result, study_spec, write_cache, write_trials
 from benchmarks.simulated_workers import Load, simulate
-from cli.embedded_postgres import embedded_postgres
-from cli.local import LocalService, local_service
-from cli.ports import bind
-from cli.state import StateFolder
-from coordinator import scheduling, studies
+from cli.local.embedded_postgres import embedded_postgres
+from cli.local.ports import bind
+from cli.local.service import LocalService, local_service
+from cli.local.state import StateFolder
 from coordinator.optimizer import distributions
-from coordinator.scheduling import LeaseKey
+from coordinator.scheduling import claims, leases, reports
+from coordinator.scheduling.leases import LeaseKey
 from coordinator.settings import CoordinatorSettings
 from coordinator.store.database import connect, migrate
+from coordinator.studies import life
 from services.contracts import ClaimRequest, FoldAssignment, StudySpec, WorkerInfo
 
 SUBJECTS = 118
@@ -93,14 +94,14 @@ class Tables:
         """A study; its id."""
         with sessionmaker(self.engine).begin() as session:
             given = StudySpec.model_validate(study_spec("bench", **spec))
-            return studies.create(session, given, self.settings.cache_root).id
+            return life.create(session, given, self.settings.cache_root).id
 
     def claim(self, worker: str) -> FoldAssignment:
         """One transaction."""
         info = WorkerInfo(id=f"worker-{worker}", name=worker, device="none")
         request = ClaimRequest(worker=info, caches=(FINGERPRINT,), wait_seconds=0)
         with sessionmaker(self.engine).begin() as session:
-            assignment = scheduling.claim(session, request, str(uuid.uuid4()), self.settings)
+            assignment = claims.claim(session, request, str(uuid.uuid4()), self.settings)
         if assignment is None:
             raise RuntimeError("there is no fold to claim")
         return assignment
@@ -108,13 +109,13 @@ class Tables:
     def release(self, assignment: FoldAssignment) -> None:
         """One transaction."""
         with sessionmaker(self.engine).begin() as session:
-            scheduling.release(session, _key(assignment))
+            leases.release(session, _key(assignment))
 
     def report(self, assignment: FoldAssignment, rng: random.Random) -> FoldAssignment | None:
         """One transaction; the lease that follows."""
         result = made_up_result(assignment, rng)
         with sessionmaker(self.engine, expire_on_commit=False).begin() as session:
-            return scheduling.report(session, _key(assignment), result, self.settings).next
+            return reports.report(session, _key(assignment), result, self.settings).next
 
 
 def main() -> None:

@@ -33,8 +33,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.synthetic_cache import synthetic_cache
-from cli.local import LocalService, local_service
-from cli.state import StateFolder
+from cli.local.service import LocalService, local_service
+from cli.local.state import StateFolder
 from services.clip_cache import ClipCache
 from services.contracts import (
     ANY_CLASS,

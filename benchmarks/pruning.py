@@ -36,8 +36,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.searches import RECORDED, Search, read_search, record_search, shuffled, simulate
-from cli.study_commands import reach
-from coordinator.pruning_replay import accuracy_of, replay
+from cli.reach import reach
+from coordinator.pruning.replay import accuracy_of, replay
 from services.contracts import StudySpec
 
 Order = Literal["fixed", "hardest_first"]

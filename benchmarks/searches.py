@@ -1,6 +1,6 @@
 """Searches with every fold of every trial run, to ask afterwards what pruning them would have done.
 
-Simulated ones (`coordinator.pruning_replay.simulated_trials`) have the shape of CK+: 118 subjects with 327
+Simulated ones (`coordinator.pruning.replay.simulated_trials`) have the shape of CK+: 118 subjects with 327
 clips (how many have 1 to 6 is known). In a rising search skill grows by 1 from the first to the last trial.
 
 Recorded ones are files in `recorded_searches`, made by `python -m benchmarks.pruning --record STUDY`: a line of
@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 from pydantic import TypeAdapter
 
-from cli.dataset_shape import CKPLUS_SUBJECTS
-from cli.study_client import StudyClient
-from coordinator.pruning_replay import simulated_trials
+from cli.forecast.dataset_shape import CKPLUS_SUBJECTS
+from client.study_client import StudyClient
+from coordinator.pruning.replay import simulated_trials
 from services.contracts import FoldState, TrialState
 from services.errors import Conflict
 from services.folds import KFold, LeaveOneSubjectOut, Protocol, SplitProtocol

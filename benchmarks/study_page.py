@@ -31,8 +31,8 @@ from rich.console import Console
 from sqlalchemy import Engine, create_engine, text
 
 from benchmarks.made_up import study_spec, write_cache, write_trials
-from cli.local import LocalService, local_service
-from cli.state import StateFolder
+from cli.local.service import LocalService, local_service
+from cli.local.state import StateFolder
 from services.contracts import StudySpec
 from services.search_space import Range, paper_space
 

@@ -44,11 +44,11 @@ from rich.table import Table
 
 from benchmarks.naive_training import run_naive_fold
 from benchmarks.synthetic_cache import synthetic_cache
-from cli.presets import CKPLUS_AUGMENTATION
 from services.clip_cache import open_cache
 from services.contracts import ComputePlan, Economies, FoldTask, TrainingSettings
 from services.errors import FoldwiseError, PlanNotSound
 from services.folds import LeaveOneSubjectOut, make_folds, split_hash
+from services.presets import CKPLUS_AUGMENTATION
 from services.scores import best_epoch
 from services.search_space import Hyperparameters
 from worker.training.costs import training_flops

@@ -17,17 +17,27 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from cli import (
-    cache_commands,
-    model_commands,
-    plan_command,
-    result_commands,
-    study_life,
-    token_commands,
-    worker_commands,
+from cli.commands import (
+    cache as cache_commands,
 )
-from cli.cluster_access import Place, chosen
-from cli.state import StateFolder, default_state
+from cli.commands import (
+    model as model_commands,
+)
+from cli.commands import (
+    plan as plan_command,
+)
+from cli.commands import (
+    result as result_commands,
+)
+from cli.commands import (
+    token as token_commands,
+)
+from cli.commands import (
+    worker as worker_commands,
+)
+from cli.commands.study import edit as study_life
+from cli.doctor.cluster_access import Place, chosen
+from cli.local.state import StateFolder, default_state
 from services.errors import EXIT_FAILURE, EXIT_TRY_AGAIN, FoldwiseError, InvalidInput
 from services.revision import running_revision
 
@@ -97,7 +107,7 @@ def demo(
     json: Json = False,
 ) -> None:
     """Run the main job on this machine with synthetic faces: about five minutes on two cores."""
-    from cli.demo import demo_state, run_demo
+    from cli.local.demo import demo_state, run_demo
 
     result = run_demo(StateFolder(state or demo_state()), workers=workers, new=new, console=_console(json))
     if json:
@@ -126,7 +136,7 @@ def synth(
     ] = None,
 ) -> None:
     """Write synthetic moving faces in the layout of a dataset."""
-    from cli.progress import writing_progress
+    from cli.terminal.progress import writing_progress
     from preprocessing.datasets.synthetic import write_synthetic_tree
 
     with writing_progress(_console(False)) as progress:
@@ -208,9 +218,9 @@ def coordinator(
     """Run the coordinator on a PostgreSQL."""
     import socket
 
-    from cli.ports import bind
-    from cli.secret import is_given, read_database_url, read_secret
-    from cli.serve import serve_coordinator
+    from cli.local.ports import bind
+    from cli.local.secret import is_given, read_database_url, read_secret
+    from cli.local.serve import serve_coordinator
     from coordinator.settings import CoordinatorSettings
     from k8s.cluster import Cluster
     from k8s.token_review import TokenReviewer
@@ -278,8 +288,8 @@ def worker(
     ] = None,
 ) -> None:
     """Run a worker: it waits for its coordinator, trains folds and reports them."""
-    from cli.secret import read_secret
-    from cli.state import measurements_file
+    from cli.local.secret import read_secret
+    from cli.local.state import measurements_file
     from services.logs import configure_logs
     from worker.loop import Worker
     from worker.settings import WorkerSettings
@@ -329,8 +339,8 @@ def train_final(
     """Train a study's best configuration on all its clips, by a worker, and keep it as a model."""
     from pydantic import ValidationError
 
-    from cli.study_commands import reach
-    from cli.train_final import start_final, wait_for_model
+    from cli.models.train_final import start_final, wait_for_model
+    from cli.reach import reach
     from services.contracts import TrainFinal
     from services.search_space import first_problem
 
@@ -380,10 +390,10 @@ def pretrain(
     json: Json = False,
 ) -> None:
     """Train one configuration on all clips of a dataset, for studies to start from with training.pretrained."""
-    from cli.pretrain import pretrain as run
-    from cli.pretrain import read_parameters
-    from cli.progress import training_progress
-    from cli.study_commands import build_spec
+    from cli.models.pretrain import pretrain as run
+    from cli.models.pretrain import read_parameters
+    from cli.spec_files import build_spec
+    from cli.terminal.progress import training_progress
 
     folder = StateFolder(state or default_state())
     wanted = build_spec(preset=preset, spec=spec, space=None, name=name, cache=cache, settings=set_ or [])
@@ -432,10 +442,10 @@ def replay(
     json: Json = False,
 ) -> None:
     """Run a finished fold again and compare it with what is stored. Exit code 1 if they differ."""
-    from cli.progress import training_progress
-    from cli.replay import replay as run
-    from cli.show import comparison_lines
-    from cli.study_commands import reach
+    from cli.evaluation.replay import replay as run
+    from cli.reach import reach
+    from cli.terminal.progress import training_progress
+    from cli.terminal.tables import comparison_lines
 
     folder = StateFolder(state or default_state())
     console = _console(json)
@@ -470,8 +480,8 @@ def dashboard(
     ] = None,
 ) -> None:
     """Serve Optuna's dashboard: open on 127.0.0.1, or behind the tokens of a coordinator."""
-    from cli.dashboard import serve_behind_tokens, serve_on_loopback
-    from cli.secret import is_given, read_database_url
+    from cli.local.dashboard import serve_behind_tokens, serve_on_loopback
+    from cli.local.secret import is_given, read_database_url
 
     given = database_url is not None or is_given("FOLDWISE_DATABASE_URL")
     database = read_database_url(database_url) if given else None
@@ -490,8 +500,8 @@ def migrate(
 
     The dashboard's role is that of FOLDWISE_DASHBOARD_DATABASE_URL or the file it names with _FILE.
     """
-    from cli.migrate import bring_up_to_date
-    from cli.secret import is_given, read_database_url
+    from cli.local.migrate import bring_up_to_date
+    from cli.local.secret import is_given, read_database_url
 
     reader = "FOLDWISE_DASHBOARD_DATABASE_URL"
     bring_up_to_date(
@@ -513,7 +523,7 @@ def logs(
     state: State = None,
 ) -> None:
     """Print what a study's workers write in Kubernetes, each line after its pod's name."""
-    from cli.study_commands import reach
+    from cli.reach import reach
 
     with reach(url, state) as client:
         client.logs(study, sys.stdout.buffer, follow=follow, tail=tail)
@@ -530,10 +540,10 @@ def doctor(
     json: Json = False,
 ) -> None:
     """Look at this machine, a service, a cluster: is anything wrong (exit code 1), and how to mend it."""
-    from cli.doctor import Finding, look_at_cache, look_at_database, look_at_machine, look_at_service
-    from cli.secret import is_given, read_database_url
-    from cli.show import finding_lines
-    from cli.study_commands import reach
+    from cli.doctor.machine import Finding, look_at_cache, look_at_database, look_at_machine, look_at_service
+    from cli.local.secret import is_given, read_database_url
+    from cli.reach import reach
+    from cli.terminal.tables import finding_lines
 
     findings = list(look_at_machine())
     if cache_root is not None:
@@ -542,7 +552,7 @@ def doctor(
         findings += look_at_database(read_database_url(database_url))
     place = chosen.get()
     if place is not None:
-        from cli.cluster_doctor import look_at_cluster
+        from cli.doctor.cluster import look_at_cluster
 
         findings += look_at_cluster(place)
     try:
@@ -568,7 +578,7 @@ def up(
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of each worker.")] = None,
 ) -> None:
     """Run everything on this machine until Ctrl-C: PostgreSQL, a coordinator, workers."""
-    from cli.local import local_service
+    from cli.local.service import local_service
 
     console = _console(False)
     folder = StateFolder(state or default_state())

@@ -14,16 +14,16 @@ from sqlalchemy.pool import QueuePool
 from starlette.concurrency import run_in_threadpool
 from starlette.staticfiles import StaticFiles
 
-from coordinator.auth import TokenGate
-from coordinator.callers import Callers
+from coordinator.access.callers import Callers
+from coordinator.access.gate import TokenGate
+from coordinator.access.paths import STATIC
+from coordinator.access.problems import add_handlers
 from coordinator.leader import Leader
 from coordinator.metrics import RequestMetrics, ServiceCollector, add_process_metrics
 from coordinator.pages import actions, sign_in
 from coordinator.pages import studies as study_pages
 from coordinator.pages import trials as trial_pages
 from coordinator.pages.headers import PageHeaders
-from coordinator.pages.paths import STATIC
-from coordinator.problems import add_handlers
 from coordinator.routes import (
     events,
     leases,
@@ -36,7 +36,7 @@ from coordinator.routes import (
 )
 from coordinator.settings import CoordinatorSettings
 from coordinator.store.database import CONNECTIONS_FOR_REQUESTS, connect
-from coordinator.worker_jobs import WorkerJobs
+from coordinator.study_workers import WorkerJobs
 from k8s.cluster import Cluster
 from k8s.token_review import TokenReviewer
 

@@ -30,20 +30,17 @@ from sqlalchemy import (
 from sqlalchemy.exc import NoResultFound, SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
-from coordinator import scheduling, studies
 from coordinator.events import drop_old_events
-from coordinator.fold_order import order_of
 from coordinator.optimizer import OptunaProjection, Search, TrialRecord, WrongTwin
-from coordinator.pruning import running_accuracy
+from coordinator.pruning.fold_order import order_of
+from coordinator.pruning.rules import running_accuracy
+from coordinator.scheduling import failures, trials
 from coordinator.settings import CoordinatorSettings
-from coordinator.store.queries import (
-    enqueued_parameters,
-    finished_prefix,
-    fold_counts,
-    lock_study,
-    parsed_spec,
-)
+from coordinator.store.folds import finished_prefix, fold_counts
+from coordinator.store.studies import lock_study, parsed_spec
 from coordinator.store.tables import DeletedStudyRow, InheritedTrialRow, OutboxRow, StudyRow, TrialRow
+from coordinator.store.views import enqueued_parameters
+from coordinator.studies import life
 from services.contracts import StudyState, TrialState
 
 log = structlog.get_logger()
@@ -122,21 +119,21 @@ class Leader(threading.Thread):
 
     def _expire_leases(self) -> None:
         with self._sessions.begin() as session:
-            lapsed = scheduling.lapsed_leases(session)
+            lapsed = failures.expired_leases(session)
         for lease_id in lapsed:
             with _contained("expire"), self._sessions.begin() as session:
-                scheduling.expire(session, lease_id)
+                failures.expire(session, lease_id)
 
     def _end_overdue(self) -> None:
         with self._sessions() as session:
-            late_studies = studies.overdue_studies(session)
-            late_trials = scheduling.overdue_trials(session)
+            late_studies = life.overdue_studies(session)
+            late_trials = trials.overdue_trials(session)
         for name, reason in late_studies:
             with _contained("stop"), self._sessions.begin() as session:
-                studies.stop(session, name, reason)
+                life.stop(session, name, reason)
         for trial_id, reason in late_trials:
             with _contained("cancel", trial_id=trial_id), self._sessions.begin() as session:
-                scheduling.cancel_trial(session, trial_id, reason)
+                trials.cancel_trial(session, trial_id, reason)
 
     def _cancel_stopped(self) -> None:
         with self._sessions() as session:
@@ -151,7 +148,7 @@ class Leader(threading.Thread):
             ).all()
         for trial_id, reason in left:
             with _contained("cancel", trial_id=trial_id), self._sessions.begin() as session:
-                scheduling.cancel_trial(session, trial_id, reason or "the study was stopped")
+                trials.cancel_trial(session, trial_id, reason or "the study was stopped")
 
     def _ask_ahead(self) -> None:
         with self._sessions() as session:
@@ -195,7 +192,7 @@ class Leader(threading.Thread):
             study = lock_study(session, study_id)
             # What was enqueued since then goes first.
             parameters = enqueued_parameters(session, study_id).get(number, parameters)
-            added = scheduling.add_trial(session, study, parameters, number)
+            added = trials.add_trial(session, study, parameters, number)
         if added is not None:
             log.info("trial_ready", study=study.name, trial=number, **parameters)
         return added is not None
@@ -206,7 +203,7 @@ class Leader(threading.Thread):
             candidates = session.scalars(select(StudyRow.id).where(StudyRow.state == StudyState.RUNNING)).all()
         for study_id in candidates:
             with _contained("complete", study_id=study_id), self._sessions.begin() as session:
-                scheduling.complete_if_done(session, study_id)
+                trials.complete_if_done(session, study_id)
 
     def _forget_deleted(self) -> None:
         """Delete from Optuna what was deleted here, before another study of that name is projected."""

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine, create_engine, make_url, text
 
-from cli.embedded_postgres import embedded_postgres
+from cli.local.embedded_postgres import embedded_postgres
 from coordinator.store.database import connect, migrate
 from services.clip_cache import CacheManifest, CacheRecord, CacheWriter
 

@@ -28,7 +28,7 @@ TESTS = (
     # Last, since a failure of it is made small before it is told.
     "tests/integration/test_protocol.py",
 )
-SCHEDULING, LEADER = "coordinator/scheduling.py", "coordinator/leader.py"
+SCHEDULING = "coordinator/scheduling"
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,16 @@ class Mutant:
 MUTANTS = (
     Mutant(
         "the fence: an old term may write",
-        SCHEDULING,
+        f"{SCHEDULING}/leases.py",
         'if fold.term != lease.term or lease.outcome == "superseded":',
         "if False:",
     ),
-    Mutant("the hash check: a second, other result", SCHEDULING, "if stored.sha256 != sha256:", "if False:"),
+    Mutant(
+        "the hash check: a second, other result",
+        f"{SCHEDULING}/reports.py",
+        "if stored.sha256 != sha256:",
+        "if False:",
+    ),
     Mutant(
         "the outbox: counted folds are not handed on",
         "coordinator/store/fold_writes.py",
@@ -57,55 +62,55 @@ MUTANTS = (
     ),
     Mutant(
         "the outbox: the ends of trials are not handed on",
-        SCHEDULING,
+        f"{SCHEDULING}/trials.py",
         "    session.execute(insert(OutboxRow).values(trial_id=trial.id).inline())",
         "    pass",
     ),
     Mutant(
         "the expiry test: a lease that was renewed is ended",
-        SCHEDULING,
+        f"{SCHEDULING}/failures.py",
         "    if session.scalar(over) is None:\n        return\n",
         "",
     ),
     Mutant(
         "the idempotency key of a claim",
-        SCHEDULING,
-        "    if answered is not None:\n        return _same_answer(",
-        "    if False:\n        return _same_answer(",
+        f"{SCHEDULING}/claims.py",
+        "    if answered is not None:\n        return _replay_claim(",
+        "    if False:\n        return _replay_claim(",
     ),
     Mutant(
         "the replay of a report",
-        SCHEDULING,
+        f"{SCHEDULING}/reports.py",
         "if stored is not None and stored.lease_id == lease.id:",
         "if False:",
     ),
     Mutant(
         "the secret of a lease",
-        SCHEDULING,
+        f"{SCHEDULING}/leases.py",
         "if lease.term != key.term or not compare_digest(lease.secret.encode(), key.secret.encode()):",
         "if lease.term != key.term:",
     ),
     Mutant(
         "the budget's check in the transaction that adds a trial",
-        SCHEDULING,
+        f"{SCHEDULING}/trials.py",
         "    if count != number or number >= parsed_spec(study).trials:\n        return None\n",
         "",
     ),
     Mutant(
         "the lock of a trial",
-        SCHEDULING,
-        "    .with_for_update()\n)\n_HELD",
-        ")\n_HELD",
+        f"{SCHEDULING}/leases.py",
+        "    .with_for_update()\n",
+        "",
     ),
     Mutant(
         "the second look at a trial once its lock is held",
-        SCHEDULING,
+        f"{SCHEDULING}/claims.py",
         "        if not _has_room(session, trial, spec):\n            continue\n",
         "",
     ),
     Mutant(
         "that a fold which lapsed and is handed in late is no longer pending",
-        SCHEDULING,
+        f"{SCHEDULING}/leases.py",
         "            _Pending.fold != LeaseRow.fold,\n",
         "",
     ),
@@ -146,7 +151,17 @@ def _tests_fail(mutant: Mutant) -> bool:
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         root.chmod(0o755)
-        for package in ("services", "coordinator", "worker", "preprocessing", "k8s", "cli", "tests"):
+        for package in (
+            "services",
+            "client",
+            "report",
+            "coordinator",
+            "worker",
+            "preprocessing",
+            "k8s",
+            "cli",
+            "tests",
+        ):
             shutil.copytree(ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", root)
         apply(mutant, root)

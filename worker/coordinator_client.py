@@ -1,19 +1,11 @@
-"""Calls to the coordinator, retried with jitter, as contract types; of the worker, only this speaks HTTP."""
+"""The worker's calls to the coordinator: claim, report, heartbeat, release, fail."""
 
 from __future__ import annotations
 
-import random
-import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from http import HTTPStatus
-from typing import IO, Any, TypeVar
+from collections.abc import Sequence
 
-import httpx
-import structlog
-from pydantic import BaseModel, ValidationError
-
+from client.connection import LONG_POLL_SECONDS, Connection, parse
 from services.contracts import (
     ClaimRequest,
     ComputePlan,
@@ -23,216 +15,12 @@ from services.contracts import (
     Heartbeat,
     HeartbeatReply,
     Lease,
-    Problem,
     Verdict,
     WorkerInfo,
 )
-from services.errors import (
-    CacheMismatch,
-    Conflict,
-    FoldwiseError,
-    InvalidInput,
-    LeaseSuperseded,
-    NotFound,
-    PlanNotSound,
-    ResultConflict,
-    ScopeMissing,
-    StudyOver,
-    TokenRefused,
-    TooManyRequests,
-    Unavailable,
-    WorkerDrained,
-)
 
-log = structlog.get_logger()
-
-Answer = TypeVar("Answer", bound=BaseModel)
-
-Token = str | Callable[[], str]
-"""A token, or what reads it anew for every request: Kubernetes replaces a pod's within the hour."""
-
-LONG_POLL_SECONDS = 20.0
 RELEASE_SECONDS = 5.0
 """A worker that is to end waits no longer to give its fold back."""
-
-CHUNK_BYTES = 2**16
-JSON_LINES = {"Content-Type": "application/jsonl"}
-STREAM_TIMEOUT = httpx.Timeout(600, connect=5)
-"""A large study takes minutes to be checked and stored before the answer comes."""
-
-_ERRORS: tuple[type[FoldwiseError], ...] = (
-    CacheMismatch,
-    Conflict,
-    InvalidInput,
-    LeaseSuperseded,
-    NotFound,
-    PlanNotSound,
-    ResultConflict,
-    ScopeMissing,
-    StudyOver,
-    TokenRefused,
-    TooManyRequests,
-    Unavailable,
-    WorkerDrained,
-)
-_TRY_AGAIN = {429, 500, 502, 503, 504}
-_FAILURES_ALLOWED = 5
-
-
-class Connection:
-    """One coordinator and one token: JSON in, JSON out, errors as our classes. Safe to share by threads."""
-
-    def __init__(
-        self, url: str, token: Token, *, give_up_after: float, pause: Callable[[float], None] = time.sleep
-    ) -> None:
-        """`give_up_after`: seconds to go on trying while the coordinator does not answer.
-
-        `pause` waits so many seconds between two tries; what it raises ends the call.
-        """
-        self.url = url.rstrip("/")
-        self._give_up_after = give_up_after
-        self._pause = pause
-        self._token = token
-        self._authorization()
-        try:
-            self._http = httpx.Client(
-                base_url=f"{self.url}/api/v1",
-                # A proxy of the environment has no business between a worker and its coordinator.
-                trust_env=False,
-            )
-        except httpx.InvalidURL as error:
-            raise self._bad_address() from error
-
-    def __enter__(self) -> Connection:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._http.close()
-
-    def call(
-        self,
-        method: str,
-        path: str,
-        *,
-        body: BaseModel | None = None,
-        params: Mapping[str, Any] | None = None,
-        headers: Mapping[str, str] | None = None,
-        give_up_after: float | None = None,
-        timeout: float = LONG_POLL_SECONDS + 10,
-    ) -> Any:
-        """The decoded JSON of the answer, or None where it has none.
-
-        A coordinator that does not answer is tried again with growing, jittered pauses; one that fails with
-        a 500 a few times only, and one that asks to wait is waited for. Every call is safe to repeat: a
-        `POST /studies` that was done is a Conflict.
-
-        Args:
-            timeout: seconds to wait for one answer.
-
-        Raises:
-            Unavailable: it did not answer for `give_up_after` seconds.
-            TooManyRequests: it asks to wait beyond that.
-            InvalidInput: the URL is no address.
-            FoldwiseError: the class that the coordinator names in its problem.
-        """
-        limit = self._give_up_after if give_up_after is None else give_up_after
-        deadline = time.monotonic() + limit
-        content = None if body is None else body.model_dump_json()
-        pause = 0.2
-        failures = 0
-        while True:
-            wait = pause * random.uniform(0.5, 1.0)
-            sent = {"Content-Type": "application/json", **self._authorization(), **(headers or {})}
-            try:
-                response = self._http.request(
-                    method,
-                    path,
-                    content=content,
-                    params=params,
-                    headers=sent,
-                    timeout=httpx.Timeout(timeout, connect=5),
-                )
-                failures += response.status_code == HTTPStatus.INTERNAL_SERVER_ERROR
-                if response.status_code not in _TRY_AGAIN or failures >= _FAILURES_ALLOWED:
-                    return _decode(response)
-                if response.status_code == HTTPStatus.TOO_MANY_REQUESTS:
-                    wait += _retry_after(response)
-                    if time.monotonic() + wait > deadline:
-                        return _decode(response)
-                trouble = f"status {response.status_code}"
-            except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
-                raise self._bad_address() from error
-            except httpx.TransportError as error:
-                trouble = str(error) or type(error).__name__
-            if time.monotonic() + wait > deadline:
-                raise Unavailable(
-                    f"the coordinator at {self.url} does not answer ({trouble}); "
-                    "start it with `foldwise up` or `foldwise coordinator`, or correct --url"
-                )
-            if limit > 1:
-                log.warning("coordinator_unreachable", url=self.url, trouble=trouble, again_in=round(wait, 1))
-            self._pause(wait)
-            pause = min(pause * 2, 10.0)
-
-    def download(self, path: str, file: IO[bytes], *, params: Mapping[str, Any] | None = None) -> None:
-        """Write the body of an answer to a file as it comes. Not repeated.
-
-        Raises:
-            Unavailable: the coordinator does not answer, or broke off.
-            InvalidInput: the URL is no address.
-            FoldwiseError: the class that the coordinator names in its problem.
-        """
-        with (
-            self._unrepeated(),
-            self._http.stream(
-                "GET", path, params=params, timeout=STREAM_TIMEOUT, headers=self._authorization()
-            ) as response,
-        ):
-            if not response.is_success:
-                response.read()
-                _decode(response)
-            for chunk in response.iter_bytes():
-                file.write(chunk)
-                file.flush()
-
-    def upload(self, path: str, file: IO[bytes], *, params: Mapping[str, Any] | None = None) -> Any:
-        """Send a file as the body of a POST; the decoded JSON of the answer. Not repeated.
-
-        Raises:
-            As `download`.
-        """
-        chunks = iter(lambda: file.read(CHUNK_BYTES), b"")
-        with self._unrepeated():
-            return _decode(
-                self._http.post(
-                    path,
-                    content=chunks,
-                    params=params,
-                    timeout=STREAM_TIMEOUT,
-                    headers={**JSON_LINES, **self._authorization()},
-                )
-            )
-
-    @contextmanager
-    def _unrepeated(self) -> Iterator[None]:
-        try:
-            yield
-        except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
-            raise self._bad_address() from error
-        except httpx.TransportError as error:
-            trouble = str(error) or type(error).__name__
-            raise Unavailable(
-                f"the coordinator at {self.url} does not answer ({trouble}); try again"
-            ) from error
-
-    def _authorization(self) -> dict[str, str]:
-        token = self._token if isinstance(self._token, str) else self._token()
-        if not token.isascii():
-            raise TokenRefused("the token has letters that no token of foldwise has; look at FOLDWISE_TOKEN")
-        return {"Authorization": f"Bearer {token}"}
-
-    def _bad_address(self) -> InvalidInput:
-        return InvalidInput(f"{self.url!r} is no address of a coordinator; write http://HOST:PORT", field="url")
 
 
 class CoordinatorClient:
@@ -325,45 +113,3 @@ class CoordinatorClient:
 
 def _lease_headers(lease: Lease) -> dict[str, str]:
     return {"Lease-Term": str(lease.term), "Lease-Secret": lease.secret}
-
-
-def _retry_after(response: httpx.Response) -> float:
-    """Seconds that the coordinator, or a proxy before it, asks to wait."""
-    try:
-        return max(0.0, float(response.headers.get("Retry-After", "1")))
-    except ValueError:
-        # A date, which only proxies send.
-        return 1.0
-
-
-def parse(contract: type[Answer], answer: Any) -> Answer:
-    """An answer as the contract it should be.
-
-    Raises:
-        FoldwiseError: it is not.
-    """
-    try:
-        return contract.model_validate(answer)
-    except ValidationError as error:
-        raise FoldwiseError(
-            f"the coordinator's answer is no {contract.__name__}; is it of the same version?"
-        ) from error
-
-
-def _decode(response: httpx.Response) -> Any:
-    if response.is_success:
-        try:
-            return response.json() if response.content else None
-        except ValueError:
-            raise FoldwiseError(
-                f"{response.request.url} answered no JSON; is this a foldwise coordinator?"
-            ) from None
-    try:
-        problem = Problem.model_validate_json(response.content)
-    except ValidationError:
-        raise FoldwiseError(
-            f"{response.request.url} answered {response.status_code}; is this a foldwise coordinator?"
-        ) from None
-    code = problem.type.rpartition(":")[2]
-    known = {kind("").code: kind for kind in _ERRORS}
-    raise known.get(code, FoldwiseError)(problem.detail, field=problem.field)

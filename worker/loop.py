@@ -14,6 +14,7 @@ from typing import NoReturn
 import structlog
 import torch
 
+from client.connection import Connection
 from services.clip_cache import ClipCache, cache_folder, list_caches, open_cache
 from services.contracts import Failure, FoldAssignment, FoldResult, Lease, Provenance, WorkerInfo
 from services.errors import (
@@ -30,7 +31,7 @@ from services.errors import (
 )
 from services.model_catalogue import StagedModel
 from services.revision import running_revision
-from worker.coordinator_client import Connection, CoordinatorClient
+from worker.coordinator_client import CoordinatorClient
 from worker.final_models import can_keep_models, finish_staged, hand_in, stage
 from worker.heartbeat import HeartbeatThread
 from worker.settings import WorkerSettings

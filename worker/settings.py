@@ -7,7 +7,7 @@ import socket
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from worker.coordinator_client import Token
+from client.connection import Token
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,12 +8,12 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Request
 from fastapi.responses import RedirectResponse
 
-from coordinator import studies
-from coordinator.auth import require
+from coordinator.access.gate import require
 from coordinator.pages.forms import FORM_BYTES_ALLOWED, OwnFields, whole_number
 from coordinator.routes import studies as rest
 from coordinator.routes.transactions import Transaction, WakeLeader
-from coordinator.store import queries
+from coordinator.store.studies import get_study, parsed_spec
+from coordinator.studies import life
 from services.contracts import WORKERS_ALLOWED, StudyName, TokenScope
 from services.errors import InvalidInput
 from services.search_space import ParameterValue, Range, SearchSpace
@@ -56,7 +56,7 @@ def stop(name: Name, _fields: OwnFields, session: Transaction, wake_leader: Wake
 @router.post("/workers", max_body_size=FORM_BYTES_ALLOWED)
 def workers(name: Name, fields: OwnFields, session: Transaction, wake_leader: WakeLeader) -> RedirectResponse:
     """Set how many pods of workers the study has."""
-    studies.set_workers(session, name, whole_number(fields, "workers", low=0, high=WORKERS_ALLOWED))
+    life.set_workers(session, name, whole_number(fields, "workers", low=0, high=WORKERS_ALLOWED))
     wake_leader()
     return _back_to(name)
 
@@ -64,8 +64,8 @@ def workers(name: Name, fields: OwnFields, session: Transaction, wake_leader: Wa
 @router.post("/enqueue", max_body_size=FORM_BYTES_ALLOWED)
 def enqueue(name: Name, fields: OwnFields, session: Transaction, wake_leader: WakeLeader) -> RedirectResponse:
     """Run the configuration of the form next."""
-    space = queries.parsed_spec(queries.get_study(session, name)).space
-    studies.enqueue(session, name, [_configuration(space, fields)])
+    space = parsed_spec(get_study(session, name)).space
+    life.enqueue(session, name, [_configuration(space, fields)])
     wake_leader()
     return _back_to(name)
 

@@ -9,8 +9,8 @@ from fastapi.responses import HTMLResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.requests import Request
 
+from coordinator.access.cookie import form_token
 from coordinator.pages import words
-from coordinator.pages.cookie import form_token
 from services.contracts import Problem, TokenScope
 
 _templates = Environment(

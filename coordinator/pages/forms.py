@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl
 
 from fastapi import Depends, Request
 
-from coordinator.pages.cookie import FORM_TOKEN, comes_from_elsewhere, is_form_token
+from coordinator.access.cookie import FORM_TOKEN, comes_from_elsewhere, is_form_token
 from services.errors import InvalidInput, ScopeMissing
 
 FORM_BYTES_ALLOWED = 64 * 2**10

@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from coordinator.pages.paths import STATIC, is_open, is_page
+from coordinator.access.paths import STATIC, is_open, is_page
 
 CONTENT_SECURITY_POLICY = "; ".join(
     (

@@ -9,13 +9,13 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import RedirectResponse
 from starlette.concurrency import run_in_threadpool
 
-from coordinator import sessions
-from coordinator.auth import require
-from coordinator.callers import Callers
+from coordinator.access import sessions
+from coordinator.access.callers import Callers
+from coordinator.access.cookie import clear_session, set_session
+from coordinator.access.gate import require
+from coordinator.access.paths import SIGN_IN, safe_next
 from coordinator.pages.answers import page
-from coordinator.pages.cookie import clear_session, set_session
 from coordinator.pages.forms import FORM_BYTES_ALLOWED, OwnFields, SentFields
-from coordinator.pages.paths import SIGN_IN, safe_next
 from services.contracts import TokenScope
 from services.errors import FoldwiseError, ScopeMissing
 

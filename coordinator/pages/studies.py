@@ -10,17 +10,18 @@ from fastapi.sse import EventSourceResponse
 from sqlalchemy.orm import Session
 
 from coordinator import events
-from coordinator.auth import require
+from coordinator.access.gate import require
 from coordinator.pages import study_view
 from coordinator.pages.answers import page
 from coordinator.pages.heat_map import heat_map, running_cells
 from coordinator.pages.parameters import parameter_panels
 from coordinator.routes.events import study_events
 from coordinator.routes.transactions import Settings, Transaction
-from coordinator.store import queries, study_progress
+from coordinator.store import study_progress
 from coordinator.store.fold_map import MappedTrial, fold_map
+from coordinator.store.studies import get_study, parsed_spec
 from coordinator.store.tables import StudyRow
-from coordinator.worker_jobs import WorkerJobs
+from coordinator.study_workers import WorkerJobs
 from services.contracts import PodView, StudyName, StudyState, TokenScope, TrialState
 from services.folds import protocol_words
 from services.search_space import Range
@@ -50,14 +51,14 @@ def studies(request: Request, session: Transaction) -> Response:
 @router.get("/studies/{name}")
 def study(name: Name, request: Request, session: Transaction, settings: Settings) -> Response:
     """One study."""
-    row = queries.get_study(session, name)
+    row = get_study(session, name)
     # Read first: what happens from here on is told by the stream.
     after = events.newest_place(session)
     shown = _panels(request, session, row)
     best = shown["standing"].best
     space = [
         (parameter, domain, isinstance(domain, Range), None if best is None else best.parameters.get(parameter))
-        for parameter, domain in queries.parsed_spec(row).space.items()
+        for parameter, domain in parsed_spec(row).space.items()
     ]
     return page(
         request,
@@ -66,7 +67,7 @@ def study(name: Name, request: Request, session: Transaction, settings: Settings
         after=str(after),
         space=space,
         dashboard_url=settings.dashboard_url,
-        workers_wanted=queries.parsed_spec(row).workers,
+        workers_wanted=parsed_spec(row).workers,
         starts_workers=request.app.state.worker_jobs is not None,
     )
 
@@ -74,13 +75,13 @@ def study(name: Name, request: Request, session: Transaction, settings: Settings
 @router.get("/studies/{name}/panels")
 def panels(name: Name, request: Request, session: Transaction) -> Response:
     """What changes while a study runs."""
-    return page(request, "study_panels.html", **_panels(request, session, queries.get_study(session, name)))
+    return page(request, "study_panels.html", **_panels(request, session, get_study(session, name)))
 
 
 @router.get("/studies/{name}/heat-map")
 def cells(name: Name, session: Transaction) -> JSONResponse:
     """All folds of all trials, see `heat_map`."""
-    row = queries.get_study(session, name)
+    row = get_study(session, name)
     folds = study_progress.study_folds(session, row)
     return JSONResponse(
         heat_map(
@@ -95,8 +96,8 @@ def cells(name: Name, session: Transaction) -> JSONResponse:
 @router.get("/studies/{name}/parameters")
 def parameters(name: Name, request: Request, session: Transaction) -> Response:
     """How much each parameter matters, and what accuracy its values had."""
-    row = queries.get_study(session, name)
-    spec = queries.parsed_spec(row)
+    row = get_study(session, name)
+    spec = parsed_spec(row)
     return page(request, "parameters.html", study=row, **parameter_panels(row.id, spec, fold_map(session, row)))
 
 
@@ -109,7 +110,7 @@ def trials(
     first: Annotated[int, Query(ge=0, lt=2**31)] = 0,
 ) -> Response:
     """All trials as a table, some at a time."""
-    row = queries.get_study(session, name)
+    row = get_study(session, name)
     all_of_them = fold_map(session, row)
     if order == "value":
         all_of_them = _best_first(all_of_them)
@@ -129,7 +130,7 @@ router.get("/studies/{name}/events", response_class=EventSourceResponse)(study_e
 
 
 def _panels(request: Request, session: Session, row: StudyRow) -> dict[str, Any]:
-    spec, state = queries.parsed_spec(row), StudyState(row.state)
+    spec, state = parsed_spec(row), StudyState(row.state)
     mapped = fold_map(session, row)
     counted_at = study_progress.last_folds(session, row, RECENT_FOLDS)
     standing = study_view.standing(spec, state, row.fold_count, mapped, counted_at)

@@ -9,12 +9,13 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Request, Response
 
-from coordinator.auth import require
+from coordinator.access.gate import require
 from coordinator.pages import clips, trial_view
 from coordinator.pages.answers import page
 from coordinator.pages.studies import Name
 from coordinator.routes.transactions import Settings, Transaction
-from coordinator.store import queries
+from coordinator.store import views
+from coordinator.store.studies import get_study
 from coordinator.store.tables import StudyRow
 from coordinator.store.trial_results import fold_outcomes
 from services import scores
@@ -42,9 +43,9 @@ def trial(
     settings: Settings,
 ) -> Response:
     """One trial."""
-    study = queries.get_study(session, name)
-    row = queries.get_trial(session, study, number)
-    view = queries.trial_views(session, study, [row])[0]
+    study = get_study(session, name)
+    row = views.get_trial(session, study, number)
+    view = views.trial_views(session, study, [row])[0]
     outcomes = fold_outcomes(session, study, row)
     counts = trial_view.confusion(study.classes, outcomes)
     cache = _cache(settings.cache_root, study)
@@ -74,7 +75,7 @@ def clip(
     still: bool = False,
 ) -> Response:
     """A clip of the study's cache by its place there, moving or `still`."""
-    study = queries.get_study(session, name)
+    study = get_study(session, name)
     # The place alone decides what is shown.
     tag = f'"{hashlib.sha256(f"{study.fingerprint} {place} {still}".encode()).hexdigest()[:32]}"'
     headers = {"ETag": tag, "Cache-Control": f"private, max-age={KEPT_SECONDS}"}

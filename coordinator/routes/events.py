@@ -11,10 +11,10 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sqlalchemy.exc import OperationalError
 from starlette.concurrency import run_in_threadpool
 
-from coordinator.auth import require_by_method
+from coordinator.access.gate import require_by_method
+from coordinator.access.problems import problems
 from coordinator.events import Place, events_after, newest_place, parse_place
-from coordinator.problems import problems
-from coordinator.store import queries
+from coordinator.store.studies import get_study
 from services.contracts import Event, EventKind, StudyName
 
 router = APIRouter(
@@ -45,7 +45,7 @@ def _beginning(
 def _study_id(request: Request, name: Annotated[StudyName, Path()]) -> int:
     # In a session of its own: the request's lives as long as the stream.
     with request.app.state.sessions() as session:
-        return queries.get_study(session, name).id
+        return get_study(session, name).id
 
 
 Beginning = Annotated[Place, Depends(_beginning)]

@@ -9,10 +9,10 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header, Path, Request, Response
 from sqlalchemy.orm import Session
 
-from coordinator import scheduling
-from coordinator.auth import CallerOfRequest, require
-from coordinator.problems import problems
+from coordinator.access.gate import CallerOfRequest, require
+from coordinator.access.problems import problems
 from coordinator.routes.transactions import Settings, Transaction, WakeLeader, in_transaction
+from coordinator.scheduling import claims, failures, leases, reports
 from services.contracts import (
     PRINTABLE,
     ClaimRequest,
@@ -40,11 +40,11 @@ async def _lease_key(
     lease_id: Annotated[str, Path(max_length=64, pattern=PRINTABLE)],
     lease_term: Annotated[int, Header(ge=1, lt=2**31)],
     lease_secret: Annotated[str, Header(max_length=100)],
-) -> scheduling.LeaseKey:
-    return scheduling.LeaseKey(id=lease_id, term=lease_term, secret=lease_secret)
+) -> leases.LeaseKey:
+    return leases.LeaseKey(id=lease_id, term=lease_term, secret=lease_secret)
 
 
-Key = Annotated[scheduling.LeaseKey, Depends(_lease_key)]
+Key = Annotated[leases.LeaseKey, Depends(_lease_key)]
 
 
 @router.post("/claims", responses={204: {"description": "nothing to do now; ask again"}, **problems(410)})
@@ -58,7 +58,7 @@ async def claim(
     state = request.app.state
 
     def attempt(session: Session) -> FoldAssignment | None:
-        return scheduling.claim(session, wanted, idempotency_key, state.settings, pod_uid=caller.pod_uid)
+        return claims.claim(session, wanted, idempotency_key, state.settings, pod_uid=caller.pod_uid)
 
     deadline = time.monotonic() + wanted.wait_seconds
     same = (wanted.study, wanted.caches, wanted.plans)
@@ -89,7 +89,7 @@ async def report(
 ) -> Verdict:
     """Hand in a fold; the reply says what became of the trial and carries the next fold."""
     verdict = await in_transaction(
-        request, lambda session: scheduling.report(session, key, result, settings, more=more)
+        request, lambda session: reports.report(session, key, result, settings, more=more)
     )
     if verdict.decision != "continue":
         # A trial has ended: another must be asked for. The projection of running trials has time.
@@ -100,17 +100,17 @@ async def report(
 @router.post("/leases/{lease_id}/heartbeat")
 async def heartbeat(key: Key, beat: Heartbeat, request: Request, settings: Settings) -> HeartbeatReply:
     """Renew a lease and hear what to do."""
-    return await in_transaction(request, lambda session: scheduling.heartbeat(session, key, beat, settings))
+    return await in_transaction(request, lambda session: leases.heartbeat(session, key, beat, settings))
 
 
 @router.post("/leases/{lease_id}/release", status_code=204)
 def release(key: Key, session: Transaction) -> None:
     """Give a fold back unharmed."""
-    scheduling.release(session, key)
+    leases.release(session, key)
 
 
 @router.post("/leases/{lease_id}/fail", status_code=204)
 def fail(key: Key, failure: Failure, session: Transaction, wake_leader: WakeLeader) -> None:
     """Say that a fold could not be run, and whose fault it is."""
-    scheduling.fail(session, key, failure)
+    failures.fail(session, key, failure)
     wake_leader()

@@ -6,12 +6,14 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Path, Query, Request
 
-from coordinator import scheduling, studies
-from coordinator.auth import require_by_method
-from coordinator.problems import problems
+from coordinator.access.gate import require_by_method
+from coordinator.access.problems import problems
 from coordinator.routes.transactions import Settings, Transaction, WakeLeader
-from coordinator.store import queries, trial_results
-from coordinator.worker_jobs import WorkerJobs
+from coordinator.scheduling import leases
+from coordinator.store import trial_results, views
+from coordinator.store.studies import get_study
+from coordinator.studies import life
+from coordinator.study_workers import WorkerJobs
 from services.contracts import (
     PRINTABLE,
     ConfusionView,
@@ -39,9 +41,9 @@ Number = Annotated[int, Path(ge=0, lt=2**31)]
 @router.post("", status_code=201)
 def create(spec: StudySpec, session: Transaction, settings: Settings, wake_leader: WakeLeader) -> StudyView:
     """Create a study; it starts at once unless `start` is false."""
-    study = studies.create(session, spec, settings.cache_root, settings.models_root)
+    study = life.create(session, spec, settings.cache_root, settings.models_root)
     wake_leader()
-    return queries.study_view(session, study)
+    return views.study_view(session, study)
 
 
 @router.get("")
@@ -52,13 +54,13 @@ def list_all(
     limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
 ) -> list[StudyView]:
     """Studies, oldest first; for the next page, `after` is the last name you have."""
-    return queries.list_studies(session, state=state, after=after, limit=limit)
+    return views.list_studies(session, state=state, after=after, limit=limit)
 
 
 @router.get("/{name}")
 def show(name: Name, request: Request, session: Transaction) -> StudyView:
     """One study with its counts and its best trial, and why it has no workers if Kubernetes says so."""
-    view = queries.study_view(session, queries.get_study(session, name))
+    view = views.study_view(session, get_study(session, name))
     jobs: WorkerJobs | None = request.app.state.worker_jobs
     if jobs is None or view.state != StudyState.RUNNING:
         return view
@@ -68,9 +70,9 @@ def show(name: Name, request: Request, session: Transaction) -> StudyView:
 @router.post("/{name}/start")
 def start(name: Name, session: Transaction, wake_leader: WakeLeader) -> StudyView:
     """Start a draft."""
-    study = studies.start(session, name)
+    study = life.start(session, name)
     wake_leader()
-    return queries.study_view(session, study)
+    return views.study_view(session, study)
 
 
 @router.post("/{name}/pause")
@@ -78,13 +80,13 @@ def pause(name: Name, request: Request, now: bool = False) -> StudyView:
     """Pause: folds under way finish and count, or with `now` are abandoned."""
     sessions = request.app.state.sessions
     with sessions.begin() as session:
-        study = studies.pause(session, name)
+        study = life.pause(session, name)
     if now:
         # A transaction of its own: trials are never locked by someone who holds their study's lock.
         with sessions.begin() as session:
-            scheduling.abandon_leases(session, study)
+            leases.abandon_leases(session, study)
     with sessions.begin() as session:
-        return queries.study_view(session, queries.get_study(session, name))
+        return views.study_view(session, get_study(session, name))
 
 
 @router.post("/{name}/resume")
@@ -92,22 +94,22 @@ def resume(name: Name, request: Request) -> StudyView:
     """Go on with a paused study; a running one whose Job has failed gets another."""
     sessions = request.app.state.sessions
     with sessions.begin() as session:
-        studies.resume(session, name)
+        life.resume(session, name)
     request.app.state.leader.wake()
     jobs: WorkerJobs | None = request.app.state.worker_jobs
     if jobs is not None:
         # Nobody waits for Kubernetes while the study is locked.
         jobs.retry(name)
     with sessions.begin() as session:
-        return queries.study_view(session, queries.get_study(session, name))
+        return views.study_view(session, get_study(session, name))
 
 
 @router.post("/{name}/stop")
 def stop(name: Name, session: Transaction, wake_leader: WakeLeader) -> StudyView:
     """End a study for good; what is done stays."""
-    study = studies.stop(session, name, "stopped by a person")
+    study = life.stop(session, name, "stopped by a person")
     wake_leader()
-    return queries.study_view(session, study)
+    return views.study_view(session, study)
 
 
 @router.get("/{name}/trials")
@@ -123,35 +125,33 @@ def trials(
     limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
 ) -> list[TrialView]:
     """Trials in order of their number or value; for the next page, `after` is the last number you have."""
-    study = queries.get_study(session, name)
-    return queries.list_trials(
-        session, study, state=state, order=order, worker=worker, after=after, limit=limit
-    )
+    study = get_study(session, name)
+    return views.list_trials(session, study, state=state, order=order, worker=worker, after=after, limit=limit)
 
 
 @router.get("/{name}/trials/{number}")
 def trial(name: Name, number: Number, session: Transaction) -> TrialView:
     """One trial."""
-    study = queries.get_study(session, name)
-    return queries.trial_views(session, study, [queries.get_trial(session, study, number)])[0]
+    study = get_study(session, name)
+    return views.trial_views(session, study, [views.get_trial(session, study, number)])[0]
 
 
 @router.get("/{name}/trials/{number}/folds")
 def folds(name: Name, number: Number, session: Transaction) -> list[FoldView]:
     """The folds of a trial."""
-    study = queries.get_study(session, name)
-    return trial_results.fold_views(session, study, queries.get_trial(session, study, number))
+    study = get_study(session, name)
+    return trial_results.fold_views(session, study, views.get_trial(session, study, number))
 
 
 @router.get("/{name}/trials/{number}/folds/{index}")
 def fold(name: Name, number: Number, index: Number, session: Transaction) -> FoldRecord:
     """A finished fold with everything that its result followed from; 409 while it has none."""
-    study = queries.get_study(session, name)
-    return queries.fold_record(session, study, queries.get_trial(session, study, number), index)
+    study = get_study(session, name)
+    return views.fold_record(session, study, views.get_trial(session, study, number), index)
 
 
 @router.get("/{name}/trials/{number}/confusion")
 def confusion(name: Name, number: Number, session: Transaction) -> ConfusionView:
     """Confusion counts over the finished folds of a trial."""
-    study = queries.get_study(session, name)
-    return queries.confusion_view(session, study, queries.get_trial(session, study, number))
+    study = get_study(session, name)
+    return views.confusion_view(session, study, views.get_trial(session, study, number))

@@ -8,11 +8,12 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Query
 
 from coordinator import optimizer
-from coordinator.auth import require_by_method
+from coordinator.access.gate import require_by_method
+from coordinator.access.problems import problems
 from coordinator.optimizer import TrialRecord
-from coordinator.problems import problems
 from coordinator.routes.transactions import Settings, Transaction
-from coordinator.store import queries
+from coordinator.store import views
+from coordinator.store.studies import get_study, parsed_spec
 from coordinator.store.tables import StudyRow
 from services.clip_cache import cache_folder, open_cache
 from services.contracts import ImportanceView, SplitView, StudyName, TrialCost, TrialState
@@ -31,8 +32,8 @@ Name = Annotated[StudyName, Path()]
 @router.get("/{name}/split")
 def split(name: Name, session: Transaction, settings: Settings) -> SplitView:
     """Which clips each fold tests, with their true classes and their subjects."""
-    study = queries.get_study(session, name)
-    return queries.split_view(session, study, _subjects(study, settings.cache_root))
+    study = get_study(session, name)
+    return views.split_view(session, study, _subjects(study, settings.cache_root))
 
 
 @router.get("/{name}/costs")
@@ -43,14 +44,14 @@ def costs(
     limit: Annotated[int, Query(ge=1, le=1000)] = 200,
 ) -> list[TrialCost]:
     """What each trial took, by number; for the next page, `after` is the last number you have."""
-    return queries.trial_costs(session, queries.get_study(session, name), after=after, limit=limit)
+    return views.trial_costs(session, get_study(session, name), after=after, limit=limit)
 
 
 @router.get("/{name}/importance")
 def importance(name: Name, session: Transaction) -> ImportanceView:
     """How much each parameter mattered among the complete trials (PED-ANOVA)."""
-    study = queries.get_study(session, name)
-    complete = queries.complete_trials(session, study)
+    study = get_study(session, name)
+    complete = views.complete_trials(session, study)
     history = [
         TrialRecord(
             number=trial.number, state=TrialState.COMPLETE, parameters=trial.parameters, value=trial.value
@@ -60,7 +61,7 @@ def importance(name: Name, session: Transaction) -> ImportanceView:
     return ImportanceView(
         method="PED-ANOVA",
         trials=len(history),
-        importance=optimizer.importances(queries.parsed_spec(study).space, history),
+        importance=optimizer.importances(parsed_spec(study).space, history),
     )
 
 

@@ -11,15 +11,16 @@ from fastapi.responses import StreamingResponse
 from sqlalchemy.orm import Session, sessionmaker
 from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
 
-from coordinator import studies
-from coordinator.auth import require_by_method
-from coordinator.deletion import delete_study
-from coordinator.final_training import final_spec
-from coordinator.problems import problems
+from coordinator.access.gate import require_by_method
+from coordinator.access.problems import problems
 from coordinator.routes.transactions import Settings, Transaction, WakeLeader
-from coordinator.store import queries
-from coordinator.study_export import export_lines
-from coordinator.study_import import import_study, lines_of
+from coordinator.store import views
+from coordinator.store.studies import get_study
+from coordinator.studies import life
+from coordinator.studies.deletion import delete_study
+from coordinator.studies.export_file import export_lines
+from coordinator.studies.final_training import final_spec
+from coordinator.studies.import_file import import_study, lines_of
 from services.contracts import Budget, Clone, Enqueue, Enqueued, StudyName, StudyView, TrainFinal
 
 router = APIRouter(
@@ -40,7 +41,7 @@ Name = Annotated[StudyName, Path()]
 @router.post("/{name}/enqueue")
 def enqueue(name: Name, wanted: Enqueue, session: Transaction, wake_leader: WakeLeader) -> Enqueued:
     """Run these configurations next, within the budget; they follow the trials that are made already."""
-    numbers = studies.enqueue(session, name, wanted.configurations)
+    numbers = life.enqueue(session, name, wanted.configurations)
     wake_leader()
     return Enqueued(numbers=numbers)
 
@@ -48,9 +49,9 @@ def enqueue(name: Name, wanted: Enqueue, session: Transaction, wake_leader: Wake
 @router.post("/{name}/budget")
 def budget(name: Name, wanted: Budget, session: Transaction, wake_leader: WakeLeader) -> StudyView:
     """Set how many trials the study runs in all; a complete one goes on when it is given more."""
-    study = studies.set_budget(session, name, wanted.trials)
+    study = life.set_budget(session, name, wanted.trials)
     wake_leader()
-    return queries.study_view(session, study)
+    return views.study_view(session, study)
 
 
 @router.post("/{name}/clone", status_code=201)
@@ -58,10 +59,10 @@ def clone(
     name: Name, wanted: Clone, session: Transaction, settings: Settings, wake_leader: WakeLeader
 ) -> StudyView:
     """Create a study of the same spec on the same clips, with changes; of the old one's trials it has none."""
-    spec = studies.cloned_spec(session, name, wanted)
-    study = studies.create(session, spec, settings.cache_root, settings.models_root)
+    spec = life.cloned_spec(session, name, wanted)
+    study = life.create(session, spec, settings.cache_root, settings.models_root)
     wake_leader()
-    return queries.study_view(session, study)
+    return views.study_view(session, study)
 
 
 @router.post("/{name}/final", status_code=201)
@@ -70,15 +71,15 @@ def train_final(
 ) -> StudyView:
     """Create a study that trains the best configuration on all clips; the network is kept as a model."""
     spec = final_spec(session, name, wanted)
-    study = studies.create(session, spec, settings.cache_root, settings.models_root)
+    study = life.create(session, spec, settings.cache_root, settings.models_root)
     wake_leader()
-    return queries.study_view(session, study)
+    return views.study_view(session, study)
 
 
 @router.get("/{name}/export", response_class=StreamingResponse, responses={200: {"content": {JSON_LINES: {}}}})
 def export(name: Name, request: Request, session: Transaction) -> StreamingResponse:
     """The study as JSON lines: itself, then its trials with every result."""
-    queries.get_study(session, name)
+    get_study(session, name)
     return StreamingResponse(
         _exported(request, name),
         media_type=JSON_LINES,
@@ -134,4 +135,4 @@ def _imported(request: Request, file: IO[bytes], name: str | None) -> StudyView:
     state = request.app.state
     with state.sessions.begin() as session:
         study = import_study(session, lines_of(file), state.settings.cache_root, name)
-        return queries.study_view(session, study)
+        return views.study_view(session, study)

@@ -9,12 +9,13 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import StreamingResponse
 from sqlalchemy.orm import Session, sessionmaker
 
-from coordinator import studies
-from coordinator.auth import require_by_method
-from coordinator.problems import problems
+from coordinator.access.gate import require_by_method
+from coordinator.access.problems import problems
 from coordinator.routes.transactions import Transaction, WakeLeader
-from coordinator.store import queries
-from coordinator.worker_jobs import WorkerJobs
+from coordinator.store import views
+from coordinator.store.studies import get_study
+from coordinator.studies import life
+from coordinator.study_workers import WorkerJobs
 from services.contracts import StudyName, StudyView, StudyWorkersView, WorkerCount
 from services.errors import Conflict
 
@@ -31,7 +32,7 @@ Name = Annotated[StudyName, Path()]
 @router.get("/{name}/workers")
 def show(name: Name, request: Request, session: Transaction) -> StudyWorkersView:
     """The study's Job and pods in Kubernetes; nothing where this coordinator starts no workers."""
-    queries.get_study(session, name)
+    get_study(session, name)
     jobs: WorkerJobs | None = request.app.state.worker_jobs
     if jobs is None:
         return StudyWorkersView(job=None, wanted=None, suspended=False, stalled=None, pods=())
@@ -41,9 +42,9 @@ def show(name: Name, request: Request, session: Transaction) -> StudyWorkersView
 @router.post("/{name}/workers")
 def resize(name: Name, wanted: WorkerCount, session: Transaction, wake_leader: WakeLeader) -> StudyView:
     """Set how many pods of workers the study has in Kubernetes; those too many give their folds back."""
-    study = studies.set_workers(session, name, wanted.workers)
+    study = life.set_workers(session, name, wanted.workers)
     wake_leader()
-    return queries.study_view(session, study)
+    return views.study_view(session, study)
 
 
 @router.get("/{name}/logs", response_class=StreamingResponse, responses={200: {"content": {"text/plain": {}}}})
@@ -57,7 +58,7 @@ def logs(
     # No transaction stays open while somebody follows.
     sessions: sessionmaker[Session] = request.app.state.sessions
     with sessions() as session:
-        queries.get_study(session, name)
+        get_study(session, name)
     jobs: WorkerJobs | None = request.app.state.worker_jobs
     if jobs is None:
         raise Conflict("this coordinator starts no workers; look at the logs of those you started")

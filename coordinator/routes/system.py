@@ -10,12 +10,12 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from coordinator import scheduling
-from coordinator.auth import require, require_by_method
-from coordinator.problems import problems
+from coordinator.access.gate import require, require_by_method
+from coordinator.access.problems import problems
 from coordinator.routes.transactions import Settings, Transaction
-from coordinator.store import queries
-from coordinator.worker_jobs import WorkerJobs
+from coordinator.scheduling.workers import drain as drain_worker
+from coordinator.store import views
+from coordinator.study_workers import WorkerJobs
 from services.clip_cache import list_caches
 from services.contracts import PRINTABLE, DatasetView, TokenScope, WorkerView
 from services.errors import Unavailable
@@ -85,7 +85,7 @@ def workers(
     request: Request, session: Transaction, seen_within: Annotated[float, Query(gt=0, le=1e9)] = 300.0
 ) -> list[WorkerView]:
     """Workers heard of in the last `seen_within` seconds, with their pods where they are known."""
-    found = queries.list_workers(session, seen_within=seen_within)
+    found = views.list_workers(session, seen_within=seen_within)
     jobs: WorkerJobs | None = request.app.state.worker_jobs
     pods = {} if jobs is None else {pod.name: pod for pod in jobs.pods()}
     return [worker.model_copy(update={"pod": pods.get(worker.name)}) for worker in found]
@@ -96,4 +96,4 @@ def drain(
     worker: Annotated[str, Path(max_length=200, pattern=PRINTABLE)], session: Transaction, now: bool = False
 ) -> None:
     """Let a worker end, by its id or name: after the fold it runs, or with `now` at once, giving it back."""
-    scheduling.drain(session, worker, now=now)
+    drain_worker(session, worker, now=now)

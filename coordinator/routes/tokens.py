@@ -6,9 +6,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Response
 
-from coordinator import tokens
-from coordinator.auth import require
-from coordinator.problems import problems
+from coordinator.access import tokens
+from coordinator.access.gate import require
+from coordinator.access.problems import problems
 from coordinator.routes.transactions import Transaction
 from services.contracts import NewToken, TokenId, TokenScope, TokenSpec, TokenView
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from sqlalchemy import Float, case, extract, func, select, tuple_
 from sqlalchemy.orm import Session
 
-from coordinator.store.queries import study_split
+from coordinator.store.studies import study_split
 from coordinator.store.tables import (
     EventRow,
     LeaseRow,

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from cli.demo import DIFFICULTY, SEED
-from cli.presets import DEMO_SUBJECTS
+from cli.local.demo import DIFFICULTY, SEED
 from preprocessing.clips import ClipSettings
 from preprocessing.datasets.synthetic import write_ckplus_tree
 from preprocessing.job import preprocess
+from services.presets import DEMO_SUBJECTS
 from tests.acceptance.up import Up, foldwise
 
 

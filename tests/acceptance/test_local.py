@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from cli.embedded_postgres import embedded_postgres
+from cli.local.embedded_postgres import embedded_postgres
 from preprocessing.clips import ClipSettings
 from preprocessing.datasets.synthetic import write_ckplus_tree
 from preprocessing.job import preprocess

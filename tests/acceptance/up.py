@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 from sqlalchemy import create_engine, text
 
-from worker.coordinator_client import Connection
+from client.connection import Connection
 
 PATIENCE = 120.0
 

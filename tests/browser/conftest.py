@@ -17,7 +17,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Request, expect, sync_playwright
 
-from cli.ports import bind
+from cli.local.ports import bind
 from services.clip_cache import cache_folder, open_cache
 from services.contracts import TokenScope
 from tests.acceptance.up import wait_for

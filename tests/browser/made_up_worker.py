@@ -5,9 +5,10 @@ from __future__ import annotations
 import random
 import uuid
 
+from client.connection import Connection
 from services.contracts import ComputePlan, FoldAssignment, FoldResult, FoldTask, WorkerInfo
 from services.seeds import derive_seed
-from worker.coordinator_client import Connection, CoordinatorClient
+from worker.coordinator_client import CoordinatorClient
 
 EPOCHS = 6
 

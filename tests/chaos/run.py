@@ -37,16 +37,16 @@ from sqlalchemy import Engine, create_engine, make_url, select, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from cli.embedded_postgres import embedded_postgres
-from cli.study_client import StudyClient
-from coordinator.store import queries, trial_results
+from cli.local.embedded_postgres import embedded_postgres
+from client.connection import Connection
+from client.study_client import StudyClient
+from coordinator.store import trial_results, views
 from coordinator.store.tables import ResultRow, StudyRow, TrialRow
 from services.contracts import BoundRule, StudySpec, StudyState, TrialState
 from services.folds import LeaveOneSubjectOut
 from tests.chaos.simulated_worker import predictions
 from tests.conftest import write_tiny_cache
 from tests.optuna_twin import load_twin
-from worker.coordinator_client import Connection
 
 COORDINATORS, WORKERS = 2, 24
 TRIALS, SUBJECTS = 40, 20
@@ -305,14 +305,14 @@ def _check(arena: Arena, outcome: Outcome) -> None:
         for line in arena.acknowledged.read_text().splitlines():
             number, fold, lease = line.split()
             outcome.lost += stored.get((int(number), int(fold))) != lease
-        trials = queries.list_trials(session, study, state=None, after=-1, limit=1000)
+        trials = views.list_trials(session, study, state=None, after=-1, limit=1000)
         outcome.over_budget = max(0, len(trials) - TRIALS)
         twins = load_twin(arena.database_url, arena.study).trials
         outcome.optuna_mismatches = abs(len(twins) - len(trials))
         for trial, twin in zip(trials, twins, strict=False):
-            row = queries.get_trial(session, study, trial.number)
+            row = views.get_trial(session, study, trial.number)
             records = [
-                queries.fold_record(session, study, row, fold.index)
+                views.fold_record(session, study, row, fold.index)
                 for fold in trial_results.fold_views(session, study, row)
                 if fold.state == "done"
             ]

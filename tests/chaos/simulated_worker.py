@@ -17,11 +17,12 @@ import time
 import uuid
 from pathlib import Path
 
+from client.connection import Connection
 from services.contracts import ComputePlan, FoldAssignment, FoldTask, WorkerInfo
 from services.errors import FoldwiseError, LeaseSuperseded, StudyOver
 from services.seeds import derive_seed
 from tests.integration.desk import FINGERPRINT, make_result
-from worker.coordinator_client import Connection, CoordinatorClient
+from worker.coordinator_client import CoordinatorClient
 from worker.heartbeat import HeartbeatThread
 
 LATE, TWICE = 0.02, 0.1

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
-from coordinator import studies as study_life
-from coordinator.worker_jobs import WorkerJobs
+from coordinator.studies import life
+from coordinator.study_workers import WorkerJobs
 from helm.generate import CHART
 from k8s.cluster import Cluster
 from services.errors import FoldwiseError
@@ -185,14 +185,14 @@ def test_a_study_has_a_job_from_its_start_to_its_end(place: Place) -> None:
     assert {"name": "FOLDWISE_STUDY", "value": "s"} in one["spec"]["containers"][0]["env"]
     for pod in (one, two):
         place.run(pod)
-    place.study(study_life.set_workers, 4)
+    place.study(life.set_workers, 4)
     place.pods(4)
-    place.study(study_life.set_workers, 1)
+    place.study(life.set_workers, 1)
     place.pods(1)
     last = place.living()[0]
     place.run(last)
     place.until(lambda: any(pod.phase == "Running" for pod in place.jobs.view("s").pods))
-    place.study(study_life.stop, "enough")
+    place.study(life.stop, "enough")
     place.jobs.round()
     # It ends of itself: the worker hears from the coordinator that the study is over.
     assert place.job()["metadata"].get("deletionTimestamp") is None
@@ -204,7 +204,7 @@ def test_pausing_waits_for_folds_under_way_and_resuming_goes_on(place: Place) ->
     place.desk.create()
     (pod,) = place.pods(1)
     held = place.desk.must_claim(pod["metadata"]["name"])
-    place.study(study_life.pause)
+    place.study(life.pause)
     for _ in range(3):
         place.jobs.round()
     assert not place.job()["spec"].get("suspend")
@@ -212,7 +212,7 @@ def test_pausing_waits_for_folds_under_way_and_resuming_goes_on(place: Place) ->
     place.until(lambda: place.job()["spec"].get("suspend"))
     place.until(lambda: not place.living())
     assert place.jobs.view("s").suspended
-    place.study(study_life.resume)
+    place.study(life.resume)
     place.pods(1)
 
 
@@ -275,7 +275,7 @@ def test_a_job_that_failed_says_why_and_resuming_makes_another(place: Place) -> 
     assert "exit code 64" in said
     place.jobs.round()
     assert place.job()["metadata"]["uid"] == first["metadata"]["uid"]
-    place.study(study_life.resume)
+    place.study(life.resume)
     place.jobs.retry("s")
     place.until(lambda: place.objects("jobs") and place.job()["metadata"]["uid"] != first["metadata"]["uid"])
 
@@ -306,7 +306,7 @@ def test_more_trials_for_a_study_that_was_complete_make_another_job(place: Place
     assert place.desk.study().state == "complete"
     place.end(pod, 0)
     place.until(lambda: (place.job()["status"].get("succeeded") or 0) >= 1)
-    place.study(study_life.set_budget, 2)
+    place.study(life.set_budget, 2)
     place.until(lambda: place.objects("jobs") and place.job()["metadata"]["uid"] != first)
 
 

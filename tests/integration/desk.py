@@ -11,12 +11,14 @@ from typing import Any
 from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session, sessionmaker
 
-from coordinator import scheduling, studies
 from coordinator.leader import Leader
-from coordinator.scheduling import LeaseKey
+from coordinator.scheduling import claims, leases, reports
+from coordinator.scheduling.leases import LeaseKey
 from coordinator.settings import CoordinatorSettings
-from coordinator.store import queries, trial_results
+from coordinator.store import trial_results, views
+from coordinator.store.studies import get_study
 from coordinator.store.tables import StudyFoldRow
+from coordinator.studies import life
 from services.contracts import (
     ClaimRequest,
     ConfusionView,
@@ -60,7 +62,7 @@ class Desk:
                 "trials": 2,
                 **spec,
             }
-            studies.create(session, StudySpec(cache="tiny", **given), self.settings.cache_root)
+            life.create(session, StudySpec(cache="tiny", **given), self.settings.cache_root)
         self.leader.round()
 
     def claim(
@@ -70,7 +72,7 @@ class Desk:
             worker=WorkerInfo(id=f"worker-{worker}", name=worker, device="cpu"), caches=tuple(caches), **given
         )
         with self.sessions.begin() as session:
-            return scheduling.claim(session, request, key or str(uuid.uuid4()), self.settings)
+            return claims.claim(session, request, key or str(uuid.uuid4()), self.settings)
 
     def must_claim(self, worker: str = "w1", **given: Any) -> FoldAssignment:
         assignment = self.claim(worker, **given)
@@ -80,10 +82,10 @@ class Desk:
     def report(self, assignment: FoldAssignment, wrong: int = 0, **given: Any) -> Verdict:
         with self.sessions.begin() as session:
             result = self.result(session, assignment, wrong)
-            return scheduling.report(session, key_of(assignment.lease), result, self.settings, **given)
+            return reports.report(session, key_of(assignment.lease), result, self.settings, **given)
 
     def result(self, session: Session, assignment: FoldAssignment, wrong: int) -> FoldResult:
-        study = queries.get_study(session, assignment.study)
+        study = get_study(session, assignment.study)
         labels = session.get_one(StudyFoldRow, (study.id, assignment.fold)).labels
         predicted = tuple(1 - y if i < wrong else y for i, y in enumerate(labels))
         return make_result(assignment, predicted)
@@ -91,7 +93,7 @@ class Desk:
     def beat(self, assignment: FoldAssignment, step: int) -> str:
         with self.sessions.begin() as session:
             beat = Heartbeat(epoch=0, step=step)
-            return scheduling.heartbeat(session, key_of(assignment.lease), beat, self.settings).command
+            return leases.heartbeat(session, key_of(assignment.lease), beat, self.settings).command
 
     def lapse(self, assignment: FoldAssignment) -> None:
         """Let the database's clock pass the end of a lease, and the leader see it."""
@@ -106,22 +108,22 @@ class Desk:
 
     def study(self, name: str = "s") -> StudyView:
         with self.sessions.begin() as session:
-            return queries.study_view(session, queries.get_study(session, name))
+            return views.study_view(session, get_study(session, name))
 
     def trial(self, number: int, name: str = "s") -> TrialView:
         with self.sessions.begin() as session:
-            study = queries.get_study(session, name)
-            return queries.trial_views(session, study, [queries.get_trial(session, study, number)])[0]
+            study = get_study(session, name)
+            return views.trial_views(session, study, [views.get_trial(session, study, number)])[0]
 
     def folds(self, number: int, name: str = "s") -> list[FoldView]:
         with self.sessions.begin() as session:
-            study = queries.get_study(session, name)
-            return trial_results.fold_views(session, study, queries.get_trial(session, study, number))
+            study = get_study(session, name)
+            return trial_results.fold_views(session, study, views.get_trial(session, study, number))
 
     def confusion(self, number: int, name: str = "s") -> ConfusionView:
         with self.sessions.begin() as session:
-            study = queries.get_study(session, name)
-            return queries.confusion_view(session, study, queries.get_trial(session, study, number))
+            study = get_study(session, name)
+            return views.confusion_view(session, study, views.get_trial(session, study, number))
 
     def leases(self) -> int:
         """How many leases were ever granted."""

@@ -11,7 +11,7 @@ import httpx
 import uvicorn
 from fastapi import FastAPI
 
-from cli.ports import bind
+from cli.local.ports import bind
 from coordinator.app import create_app
 from coordinator.settings import CoordinatorSettings
 from services.contracts import NewToken, TokenScope

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from coordinator import scheduling
 from coordinator.app import create_app
+from coordinator.scheduling import workers
 from k8s.cluster import Cluster, WatchTooOld
 from k8s.logs import lines_of
 from k8s.watch import Watched
@@ -230,7 +230,7 @@ def test_what_a_pod_held_is_free_when_it_is_gone(desk: Desk, disrupted: bool, ou
     other = desk.must_claim("pod-2")
     for count in (1, 0 if disrupted else 1):
         with desk.sessions.begin() as session:
-            assert scheduling.end_worker(session, "pod-1", "uid", disrupted=disrupted) == count
+            assert workers.end_worker(session, "pod-1", "uid", disrupted=disrupted) == count
     desk.leader.round()
     found = desk.must_claim("pod-3")
     assert (found.trial, found.fold, found.lease.term) == (held.trial, held.fold, held.lease.term + 1)

@@ -14,23 +14,30 @@ from pydantic import ValidationError
 from scipy import stats
 from sqlalchemy import Engine, text
 
-from cli.comparison import Candidate, compare, comparison_table, comparison_warnings, pair, read_candidate
-from cli.confirmation import confirm, confirmation_sentence, confirmation_table
-from cli.evaluation import evaluate, exactly
-from cli.nested import nested, nested_sentence, nested_table
-from cli.report.material import gather
-from cli.study_client import StudyClient
-from coordinator import scheduling
+from cli.evaluation.comparison import (
+    Candidate,
+    compare,
+    comparison_table,
+    comparison_warnings,
+    pair,
+    read_candidate,
+)
+from cli.evaluation.confirmation import confirm, confirmation_sentence, confirmation_table
+from cli.evaluation.nested import nested, nested_sentence, nested_table
+from cli.evaluation.runs import evaluate, exactly
+from client.connection import Connection
+from client.study_client import StudyClient
 from coordinator.app import create_app
+from coordinator.scheduling import reports
 from coordinator.settings import CoordinatorSettings
 from coordinator.store.tables import StudyFoldRow
+from report.material import gather
 from services.contracts import FoldAssignment, StudySpec, StudyView
 from services.errors import Conflict, FoldwiseError, InvalidInput, NotFound, StudyOver
 from services.folds import HeldOut, KFold, LeaveOneSubjectOut, OuterFold
 from services.search_space import SearchSpace
 from tests.integration.desk import Desk, LeaderWithoutOptuna, key_of, make_result
 from tests.integration.service import ADMIN_TOKEN, WORKER_TOKEN, served
-from worker.coordinator_client import Connection
 
 FOLDS = 4
 TINY_CLIPS = 10
@@ -282,7 +289,7 @@ def test_the_measured_network_trains_for_the_median_of_the_best_epochs(desk: Des
             right, wrong = (desk.result(session, assignment, wrong=n).epochs[0] for n in (0, 1))
             epochs = tuple(right if epoch == best else wrong for epoch in range(3))
             result = desk.result(session, assignment, wrong=0).model_copy(update={"epochs": epochs})
-            scheduling.report(session, key_of(assignment.lease), result, desk.settings)
+            reports.report(session, key_of(assignment.lease), result, desk.settings)
 
     spec = exactly(SPEC, [{"dropout": 0.1}], space={"dropout": [0.1]}, name="m", protocol=LeaveOneSubjectOut())
     found = nested(client, spec, outer=2, watch=workers(desk, client, report))
@@ -326,7 +333,7 @@ def test_held_out_clips_count_after_the_last_epoch(desk: Desk) -> None:
         labels = tuple(session.get_one(StudyFoldRow, (1, 0)).labels)
         assert labels == right
         result = result.model_copy(update={"epochs": epochs})
-        scheduling.report(session, key_of(assignment.lease), result, desk.settings)
+        reports.report(session, key_of(assignment.lease), result, desk.settings)
     (fold,) = desk.folds(0)
     assert (fold.best_epoch, fold.correct, fold.clips) == (1, 2, 4)
 

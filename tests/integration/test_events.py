@@ -10,8 +10,9 @@ import httpx
 import pytest
 from sqlalchemy import text
 
-from coordinator import events, studies
+from coordinator import events
 from coordinator.events import BEGINNING, Place, events_after, newest_place, parse_place, tell
+from coordinator.studies import life
 from services.contracts import Event, EventKind
 from services.errors import InvalidInput
 from tests.integration.desk import Desk
@@ -142,7 +143,7 @@ def test_a_stream_tells_what_happens_and_goes_on_where_it_was_cut(desk: Desk) ->
         again = sent(replica, "/studies/s/events", headers={"Last-Event-ID": first["id"]})
         assert next(again) == second
         with desk.sessions.begin() as session:
-            studies.pause(session, "s")
+            life.pause(session, "s")
         assert json.loads(next(again)["data"])["data"] == {"state": "paused", "reason": None}
         again.close()  # type: ignore[attr-defined]
 

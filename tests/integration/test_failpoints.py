@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
-from coordinator import scheduling, studies
 from coordinator.leader import Leader
+from coordinator.scheduling import failures, leases
+from coordinator.scheduling.trials import add_trial
+from coordinator.studies import life
 from services.contracts import BoundRule, Failure, FoldAssignment, StudySpec
 from tests.integration.desk import Desk, key_of
 from tests.integration.failpoints import crash_at
@@ -51,11 +53,11 @@ def _begin(desk: Desk, name: str, *, trials: int = 2, ready: int = 1, **spec: An
         **spec,
     }
     with desk.sessions.begin() as session:
-        study = studies.create(
+        study = life.create(
             session, StudySpec(name=name, cache="tiny", trials=trials, **given), desk.settings.cache_root
         )
         for number in range(ready):
-            scheduling.add_trial(session, study, {"temporal_size": 3}, number)
+            add_trial(session, study, {"temporal_size": 3}, number)
 
 
 def _run_folds(desk: Desk, name: str, folds: int, wrong: int = 0) -> FoldAssignment:
@@ -124,7 +126,7 @@ def release(desk: Desk, name: str) -> Callable[[], object]:
 
     def act() -> None:
         with desk.sessions.begin() as session:
-            scheduling.release(session, key_of(assignment.lease))
+            leases.release(session, key_of(assignment.lease))
 
     return act
 
@@ -153,7 +155,7 @@ def leader_that_cancels_a_stopped_study(desk: Desk, name: str) -> Callable[[], o
     _begin(desk, name, ready=2)
     desk.must_claim(study=name)
     with desk.sessions.begin() as session:
-        studies.stop(session, name, "enough")
+        life.stop(session, name, "enough")
     return lambda: Leader(desk.engine, desk.settings).round()
 
 
@@ -234,4 +236,4 @@ def _optuna(engine: Engine, name: str) -> list[tuple[Any, ...]]:
 
 def _fail(desk: Desk, assignment: FoldAssignment) -> None:
     with desk.sessions.begin() as session:
-        scheduling.fail(session, key_of(assignment.lease), Failure(kind="trial", message="out of memory"))
+        failures.fail(session, key_of(assignment.lease), Failure(kind="trial", message="out of memory"))

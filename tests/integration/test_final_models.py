@@ -12,15 +12,17 @@ import pytest
 import torch
 from sqlalchemy import Engine
 
-from coordinator import scheduling, studies
-from coordinator.final_training import final_spec
+from client.connection import Connection
+from coordinator.scheduling import reports
+from coordinator.studies import life
+from coordinator.studies.final_training import final_spec
 from services.clip_cache import cache_folder, open_cache
 from services.contracts import ComputePlan, FoldAssignment, FoldResult, StudyState, TrainFinal, WorkerInfo
 from services.errors import CacheMismatch, Conflict, InvalidInput, LeaseSuperseded
 from services.model_catalogue import TEXT, add_model, find_model, list_models, read_weights, staged_models
 from tests.integration.desk import FINGERPRINT, Desk, key_of, make_result
 from tests.integration.service import live_coordinator
-from worker.coordinator_client import Connection, CoordinatorClient
+from worker.coordinator_client import CoordinatorClient
 from worker.final_models import can_keep_models, finish_staged, hand_in, stage
 from worker.training.engine import Engine as TrainingEngine
 from worker.training.fit import train_model
@@ -52,13 +54,13 @@ def searched(engine: Engine, cache_root: Path) -> Desk:
 
 def _report(desk: Desk, assignment: FoldAssignment, result: FoldResult) -> Any:
     with desk.sessions.begin() as session:
-        return scheduling.report(session, key_of(assignment.lease), result, desk.settings)
+        return reports.report(session, key_of(assignment.lease), result, desk.settings)
 
 
 def _train_final(desk: Desk, **wanted: Any) -> None:
     with desk.sessions.begin() as session:
         spec = final_spec(session, "s", TrainFinal(**wanted))
-        studies.create(session, spec, desk.settings.cache_root)
+        life.create(session, spec, desk.settings.cache_root)
     desk.leader.round()
 
 

@@ -8,15 +8,16 @@ from typing import Any
 import numpy as np
 
 from coordinator.pages.heat_map import heat_map, running_cells
-from coordinator.store import queries, study_progress
+from coordinator.store import study_progress
 from coordinator.store.fold_map import DONE, PENDING, RUNNING, MappedTrial, fold_map
+from coordinator.store.studies import get_study
 from services.contracts import TrialState
 from tests.integration.desk import Desk
 
 
 def mapped(desk: Desk) -> list[MappedTrial]:
     with desk.sessions() as session:
-        return fold_map(session, queries.get_study(session, "s"))
+        return fold_map(session, get_study(session, "s"))
 
 
 def cells(desk: Desk) -> list[list[int]]:
@@ -51,14 +52,14 @@ def test_what_has_ended_is_kept_and_equal_to_what_is_read_anew(desk: Desk) -> No
     # Another process reads it from the rows.
     with desk.engine.connect() as connection:
         other = desk.sessions(bind=connection)
-        assert fold_map(other, queries.get_study(other, "s"))[0] == kept
+        assert fold_map(other, get_study(other, "s"))[0] == kept
 
 
 def test_the_map_of_a_script_has_every_cell_by_trial_and_fold(desk: Desk) -> None:
     desk.create(trials=2)
     desk.report(desk.must_claim(), wrong=2)
     with desk.sessions() as session:
-        study = queries.get_study(session, "s")
+        study = get_study(session, "s")
         folds = study_progress.study_folds(session, study)
         told: dict[str, Any] = heat_map(
             fold_map(session, study), [f.name for f in folds], [f.clips for f in folds], None
@@ -78,7 +79,7 @@ def test_who_works_and_how_fast_is_told_from_leases_and_results(desk: Desk) -> N
     desk.beat(following, step=7)
     desk.must_claim("w2")
     with desk.sessions() as session:
-        study = queries.get_study(session, "s")
+        study = get_study(session, "s")
         one, two = study_progress.study_workers(session, study, seen_within=60)
         assert (one.name, one.trial, one.fold, one.step, one.clips_per_second) == ("w1", 0, 1, 7, 1.0)
         assert (two.name, two.trial, two.clips_per_second) == ("w2", 1, None)

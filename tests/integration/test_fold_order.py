@@ -12,10 +12,13 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from coordinator import scheduling, studies
-from coordinator.fold_order import LEARNT_FROM, hardest_first, order_of
-from coordinator.pruning_replay import replay
-from coordinator.store import queries
+from coordinator.pruning.fold_order import LEARNT_FROM, hardest_first, order_of
+from coordinator.pruning.replay import replay
+from coordinator.scheduling import leases, reports
+from coordinator.scheduling.trials import add_trial
+from coordinator.store import views
+from coordinator.store.studies import get_study
+from coordinator.studies import life
 from services.contracts import FoldAssignment, StudySpec, StudyState, TrialState
 from tests.integration.desk import Desk, key_of, wait_until
 from tests.optuna_twin import load_twin
@@ -44,9 +47,9 @@ def create(desk: Desk, trials: int, **spec: Any) -> None:
         }
     )
     with desk.sessions.begin() as session:
-        study = studies.create(session, wanted, desk.settings.cache_root)
+        study = life.create(session, wanted, desk.settings.cache_root)
         for number in range(trials):
-            scheduling.add_trial(session, study, {"dropout": number / 100}, number)
+            add_trial(session, study, {"dropout": number / 100}, number)
 
 
 def by_fold(assignment: FoldAssignment) -> int:
@@ -104,7 +107,7 @@ def test_a_trial_under_way_keeps_its_order_and_one_that_waits_takes_the_learnt_o
     assert desk.study().fold_order == tuple(HARDEST)
     first = desk.must_claim("w2")
     with desk.sessions.begin() as session:
-        scheduling.release(session, key_of(first.lease))
+        leases.release(session, key_of(first.lease))
     assert (first.fold, desk.must_claim("w3").fold) == (HARDEST[0], HARDEST[0])
     assert run(desk, under_way)[: FOLDS - 1] == [(0, 1), (0, 2), (0, 3), (0, 4)]
     assert not desk.trial(0).learnt_order
@@ -183,7 +186,7 @@ def test_an_order_learnt_in_an_unfinished_transaction_is_not_learnt_again(desk: 
     with ThreadPoolExecutor(1) as pool:
         with desk.sessions.begin() as session:
             result = desk.result(session, fifth, wrong(fifth))
-            scheduling.report(session, key_of(fifth.lease), result, desk.settings, more=False)
+            reports.report(session, key_of(fifth.lease), result, desk.settings, more=False)
             reporting = pool.submit(desk.report, late, wrong(late), more=False)
             wait_until(lambda: _waits_for_a_lock(desk))
         assert reporting.result(30).decision == "complete"
@@ -193,12 +196,12 @@ def test_an_order_learnt_in_an_unfinished_transaction_is_not_learnt_again(desk: 
 def test_a_study_that_was_read_before_it_had_learnt_is_read_again(desk: Desk) -> None:
     create(desk, trials=6)
     with desk.sessions() as session:
-        study = queries.get_study(session, "s")
+        study = get_study(session, "s")
         assert study.fold_order is None
         for _ in range(LEARNT_FROM):
             run_one(desk, "w1")
         desk.must_claim("w1")
-        trial = queries.get_trial(session, study, 5)
+        trial = views.get_trial(session, study, 5)
         assert list(order_of(session, study, trial)) == HARDEST
 
 

@@ -12,8 +12,9 @@ from sqlalchemy import Engine, inspect, text
 from sqlalchemy.exc import IntegrityError
 
 from coordinator.optimizer import OptunaProjection
-from coordinator.store import queries
+from coordinator.store import views
 from coordinator.store.database import alembic_config, migrate
+from coordinator.store.studies import get_study
 from coordinator.store.tables import SCHEMA
 from services.contracts import ComputePlan, TrialState
 from services.seeds import fold_seed, sha256_of
@@ -137,8 +138,8 @@ def test_a_study_of_the_first_revision_is_read_and_goes_on(at_0001: Engine, cach
         assert hashes == [sha256_of(PARAMETERS)] * 2
 
     with desk.sessions.begin() as session:
-        study = queries.get_study(session, "s")
-        record = queries.fold_record(session, study, queries.get_trial(session, study, 0), 0)
+        study = get_study(session, "s")
+        record = views.fold_record(session, study, views.get_trial(session, study, 0), 0)
     told = record.result.provenance
     assert told.seed == record.task.seed
     assert told.seed == fold_seed(study_seed=7, parameters=PARAMETERS, fold=0, fingerprint=FINGERPRINT)

@@ -24,8 +24,8 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from coordinator.access.gate import OPEN_PATHS
 from coordinator.app import create_app
-from coordinator.auth import OPEN_PATHS
 from coordinator.settings import CoordinatorSettings
 from services.contracts import TokenScope
 from tests.integration.service import ADMIN_TOKEN, bearer, make_token, served

@@ -15,9 +15,9 @@ from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 from sqlalchemy import Engine, text
 
+from coordinator.access.paths import is_open, is_page, safe_next
 from coordinator.app import create_app
 from coordinator.pages.headers import CONTENT_SECURITY_POLICY
-from coordinator.pages.paths import is_open, is_page, safe_next
 from coordinator.settings import CoordinatorSettings
 from services.contracts import TokenScope
 from tests.integration.service import ADMIN_TOKEN, WORKER_TOKEN, bearer, make_token, served

@@ -19,11 +19,11 @@ from sqlalchemy import Engine, create_engine, make_url, text
 from sqlalchemy.exc import ProgrammingError
 from typer.testing import CliRunner
 
-from cli.dashboard import wait_for_tables
+from cli.local.dashboard import wait_for_tables
+from cli.local.dashboard_gate import TokenDoor
+from cli.local.migrate import bring_up_to_date
+from cli.local.secret import read_database_url
 from cli.main import app
-from cli.migrate import bring_up_to_date
-from cli.secret import read_database_url
-from cli.token_door import TokenDoor
 from coordinator.app import create_app
 from coordinator.store.database import connect, with_driver
 from coordinator.store.preparation import wait_for_database, wait_for_schema

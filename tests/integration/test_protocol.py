@@ -27,10 +27,11 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import Engine, select, text
 
-from coordinator import scheduling, studies
 from coordinator.leader import Leader
-from coordinator.scheduling import LeaseKey
+from coordinator.scheduling import failures, leases
+from coordinator.scheduling.leases import LeaseKey
 from coordinator.store.tables import FoldRow, LeaseRow, ResultRow, StudyRow, TrialRow
+from coordinator.studies import life
 from services.contracts import (
     BoundRule,
     Failure,
@@ -173,7 +174,7 @@ class Protocol(RuleBasedStateMachine):
     def pause_or_resume(self, point: int | None, resume: bool) -> None:
         def act() -> None:
             with self.desk.sessions.begin() as session:
-                (studies.resume if resume else studies.pause)(session, self.name)
+                (life.resume if resume else life.pause)(session, self.name)
 
         if not self._state().over:
             _dying(point, act)
@@ -313,23 +314,23 @@ class Protocol(RuleBasedStateMachine):
     def _give_back(self, assignment: FoldAssignment, *, failing: bool) -> None:
         with self.desk.sessions.begin() as session:
             if not failing:
-                scheduling.release(session, key_of(assignment.lease))
+                leases.release(session, key_of(assignment.lease))
                 return
             try:
                 failure = Failure(kind="environment", message="no GPU")
-                scheduling.fail(session, key_of(assignment.lease), failure)
+                failures.fail(session, key_of(assignment.lease), failure)
             except LeaseSuperseded:
                 assert self._is_superseded(assignment)
 
     def _release_all(self) -> None:
         for lease in self._live():
             with self.desk.sessions.begin() as session:
-                scheduling.release(session, lease.key)
+                leases.release(session, lease.key)
 
     def _resume(self) -> None:
         if self._state() == StudyState.PAUSED:
             with self.desk.sessions.begin() as session:
-                studies.resume(session, self.name)
+                life.resume(session, self.name)
 
     # --- The model ---------------------------------------------------------------------------------------
 

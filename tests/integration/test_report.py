@@ -15,15 +15,15 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine, text
 
-from cli.report.write import write_report
-from cli.study_client import StudyClient
-from coordinator import scheduling
+from client.connection import Connection
+from client.study_client import StudyClient
 from coordinator.app import create_app
+from coordinator.scheduling import reports
 from coordinator.settings import CoordinatorSettings
+from report.write import write_report
 from services.contracts import FoldAssignment
 from tests.integration.desk import Desk, LeaderWithoutOptuna, key_of, make_result
 from tests.integration.service import ADMIN_TOKEN, WORKER_TOKEN, served
-from worker.coordinator_client import Connection
 
 READ_TOKEN = "read-token-of-this-test"
 SPACE = {"clahe": [True, False], "temporal_size": [1, 3], "dropout": {"low": 0.0, "high": 0.5}}
@@ -102,7 +102,7 @@ def report(desk: Desk, assignment: FoldAssignment, epochs: int) -> None:
         result = made.model_copy(
             update={"epochs": tuple(epoch.model_copy(update={"predicted": tuple(guess)}) for guess in guesses)}
         )
-        scheduling.report(session, key_of(assignment.lease), result, desk.settings)
+        reports.report(session, key_of(assignment.lease), result, desk.settings)
 
 
 def query(engine: Engine, statement: str) -> list[Any]:

@@ -14,13 +14,13 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from cli.study_client import StudyClient
+from client.connection import Connection
+from client.study_client import StudyClient
 from coordinator.app import create_app
 from coordinator.settings import CoordinatorSettings
 from services.contracts import FoldAssignment
 from tests.integration.desk import make_result
 from tests.integration.service import ADMIN_TOKEN, WORKER_TOKEN, bearer, served
-from worker.coordinator_client import Connection
 
 ADMIN = bearer(ADMIN_TOKEN)
 WORKER = bearer(WORKER_TOKEN)

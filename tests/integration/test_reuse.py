@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from cli.show import folds_table
-from coordinator import scheduling
+from cli.terminal.tables import folds_table
 from coordinator.leader import Leader
+from coordinator.scheduling import claims, failures
 from services.contracts import ClaimRequest, Failure, FoldAssignment, StudyState, TrialState, WorkerInfo
 from services.errors import LeaseSuperseded, StudyOver
 from services.seeds import derive_seed
@@ -134,7 +134,7 @@ def test_what_a_failed_trial_had_finished_is_reused_and_the_rest_is_run(desk: De
     for _ in range(2):
         with desk.sessions.begin() as session:
             failure = Failure(kind="trial", message="out of memory")
-            scheduling.fail(session, key_of(third.lease), failure)
+            failures.fail(session, key_of(third.lease), failure)
         third = desk.must_claim()
     assert desk.trial(0).state == TrialState.FAILED
     assert (third.trial, third.fold) == (1, 2)
@@ -201,7 +201,7 @@ def test_a_trial_without_an_equal_looks_at_no_results(desk: Desk) -> None:
     request = ClaimRequest(worker=info, caches=(FINGERPRINT,))
     with desk.sessions.begin() as session:
         before = session.execute(SCANS_OF_RESULTS).one()
-        assignment = scheduling.claim(session, request, "key", desk.settings)
+        assignment = claims.claim(session, request, "key", desk.settings)
         after = session.execute(SCANS_OF_RESULTS).one()
     assert assignment is not None
     assert assignment.trial == 1

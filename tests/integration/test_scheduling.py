@@ -14,10 +14,11 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from coordinator import scheduling, studies
 from coordinator.leader import Leader
 from coordinator.optimizer import OptunaProjection, TrialRecord
-from coordinator.scheduling import LeaseKey
+from coordinator.scheduling import failures, leases, reports, trials, workers
+from coordinator.scheduling.leases import LeaseKey
+from coordinator.studies import life
 from services.contracts import (
     ComputePlan,
     Failure,
@@ -104,7 +105,7 @@ def test_the_same_key_gets_the_same_lease_and_a_new_key_gives_the_old_one_back(d
 
 def drain(desk: Desk, worker: str, *, now: bool = False) -> None:
     with desk.sessions.begin() as session:
-        scheduling.drain(session, worker, now=now)
+        workers.drain(session, worker, now=now)
 
 
 def test_a_drained_worker_ends_its_fold_and_gets_no_other(desk: Desk) -> None:
@@ -125,7 +126,7 @@ def test_a_worker_drained_at_once_is_told_with_its_heartbeat(desk: Desk) -> None
     drain(desk, "worker-w1", now=True)
     assert desk.beat(held, 1) == "drain"
     with desk.sessions.begin() as session:
-        scheduling.release(session, key_of(held.lease))
+        leases.release(session, key_of(held.lease))
     assert desk.must_claim("w2").fold == 0
 
 
@@ -189,7 +190,7 @@ def test_a_late_heartbeat_does_not_take_a_released_fold_back(desk: Desk) -> None
     desk.create()
     given_back = desk.must_claim("w1")
     with desk.sessions.begin() as session:
-        scheduling.release(session, key_of(given_back.lease))
+        leases.release(session, key_of(given_back.lease))
     assert desk.beat(given_back, 9) == "abandon"
     assert desk.must_claim("w2").trial == given_back.trial
 
@@ -213,10 +214,10 @@ def test_a_lease_that_is_renewed_before_it_is_ended_goes_on(desk: Desk) -> None:
     with desk.engine.begin() as connection:
         connection.execute(text("UPDATE foldwise.leases SET expires_at = clock_timestamp()"))
     with desk.sessions() as session:
-        (found,) = scheduling.lapsed_leases(session)
+        (found,) = failures.expired_leases(session)
     assert desk.beat(held, 1) == "continue"
     with desk.sessions.begin() as session:
-        scheduling.expire(session, found)
+        failures.expire(session, found)
     other = desk.must_claim("w2")
     assert (other.trial, other.fold) != (held.trial, held.fold), "nobody else is given its fold"
     assert desk.report(held).next is not None
@@ -248,7 +249,7 @@ def test_a_released_fold_is_free_at_once(desk: Desk) -> None:
     assignment = desk.must_claim("w1")
     for _ in range(2):
         with desk.sessions.begin() as session:
-            scheduling.release(session, key_of(assignment.lease))
+            leases.release(session, key_of(assignment.lease))
     assert desk.must_claim("w2").trial == assignment.trial
 
 
@@ -259,7 +260,7 @@ def test_the_second_trial_failure_fails_the_trial_but_environment_failures_do_no
         assert assignment.trial == 0
         with desk.sessions.begin() as session:
             failure = Failure.model_validate({"kind": kind, "message": "out of memory"})
-            scheduling.fail(session, key_of(assignment.lease), failure)
+            failures.fail(session, key_of(assignment.lease), failure)
     trial = desk.trial(0)
     assert (trial.state, trial.end_reason) == (TrialState.FAILED, "out of memory")
     assert desk.must_claim().trial == 1
@@ -280,9 +281,9 @@ def test_a_lease_answers_only_to_its_term_and_secret(desk: Desk) -> None:
         LeaseKey(id=lease.id, term=9, secret=lease.secret),
     ):
         with pytest.raises(TokenRefused), desk.sessions.begin() as session:
-            scheduling.release(session, wrong)
+            leases.release(session, wrong)
     with pytest.raises(NotFound), desk.sessions.begin() as session:
-        scheduling.release(session, LeaseKey(id="nope", term=1, secret="x"))
+        leases.release(session, LeaseKey(id="nope", term=1, secret="x"))
 
 
 @pytest.mark.parametrize(
@@ -294,7 +295,7 @@ def test_a_result_that_does_not_fit_the_fold_is_refused_and_nothing_is_stored(
     desk.create()
     assignment = desk.must_claim()
     with pytest.raises(InvalidInput, match=r"epochs\.0"), desk.sessions.begin() as session:
-        scheduling.report(session, key_of(assignment.lease), make_result(assignment, predicted), desk.settings)
+        reports.report(session, key_of(assignment.lease), make_result(assignment, predicted), desk.settings)
     assert desk.study().folds_done == 0
     assert desk.report(assignment).decision == "continue"
 
@@ -315,7 +316,7 @@ def test_a_result_of_another_task_is_refused_and_nothing_is_stored(
     assignment = desk.must_claim()
     result = make_result(assignment, (0, 1), **{field: other})
     with pytest.raises(InvalidInput) as refused, desk.sessions.begin() as session:
-        scheduling.report(session, key_of(assignment.lease), result, desk.settings)
+        reports.report(session, key_of(assignment.lease), result, desk.settings)
     assert refused.value.field == f"provenance.{field}"
     assert desk.study().folds_done == 0
     assert desk.report(assignment).decision == "continue"
@@ -529,7 +530,7 @@ def test_a_leader_that_lost_its_footing_leads_again(desk: Desk) -> None:
             spec = StudySpec.model_validate(
                 {"name": "s", "cache": "tiny", "training": {"frames": 2, "frame_size": 16}}
             )
-            studies.create(session, spec, desk.settings.cache_root)
+            life.create(session, spec, desk.settings.cache_root)
         wait_until(lambda: desk.study().trials[TrialState.READY] == desk.settings.ask_ahead)
     finally:
         leader.stop()
@@ -545,13 +546,13 @@ def test_stopping_a_study_does_not_deadlock_with_a_result_that_ends_a_trial(desk
         with desk.sessions.begin() as session:
             result = desk.result(session, held[1], 1)
             # Takes the trial's lock; the study's is wanted when the result ends the trial.
-            scheduling.heartbeat(session, key, Heartbeat(epoch=1, step=1), desk.settings)
+            leases.heartbeat(session, key, Heartbeat(epoch=1, step=1), desk.settings)
             ready.set()
             wait_until(lambda: desk.trial(0).state == TrialState.CANCELLED)
-            scheduling.report(session, key, result, desk.settings, more=False)
+            reports.report(session, key, result, desk.settings, more=False)
 
     with desk.sessions.begin() as session:
-        studies.stop(session, "s", "enough")
+        life.stop(session, "s", "enough")
     with ThreadPoolExecutor(1) as pool:
         reporting = pool.submit(end_the_second)
         assert ready.wait(30)
@@ -582,11 +583,11 @@ def test_pause_lets_the_fold_finish_and_gives_no_other(desk: Desk) -> None:
     desk.create()
     assignment = desk.must_claim()
     with desk.sessions.begin() as session:
-        studies.pause(session, "s")
+        life.pause(session, "s")
     assert desk.report(assignment).next is None
     assert desk.claim() is None
     with desk.sessions.begin() as session:
-        studies.resume(session, "s")
+        life.resume(session, "s")
     assert desk.must_claim().fold == 1
 
 
@@ -594,14 +595,14 @@ def test_stop_cancels_what_is_under_way_and_absorbs(desk: Desk) -> None:
     desk.create()
     assignment = desk.must_claim()
     with desk.sessions.begin() as session:
-        studies.stop(session, "s", "enough")
+        life.stop(session, "s", "enough")
     desk.leader.round()
     assert desk.beat(assignment, 1) == "abandon"
     study = desk.study()
     assert (study.state, study.reason) == (StudyState.STOPPED, "enough")
     assert study.trials[TrialState.CANCELLED] == 2
     with pytest.raises(Conflict, match="stopped"), desk.sessions.begin() as session:
-        studies.resume(session, "s")
+        life.resume(session, "s")
     twin = load_twin(desk.settings.database_url, "s")
     assert {t.state.name for t in twin.trials} == {"FAIL"}
 
@@ -645,13 +646,13 @@ def test_a_trial_is_added_under_the_next_number_and_never_above_the_budget(desk:
     """Two leaders may ask for the same number, and a budget may be lowered between question and answer."""
     desk.create(trials=2, start=False)
     with desk.sessions.begin() as session:
-        study = studies.start(session, "s")
+        study = life.start(session, "s")
         wanted = {"dropout": 0.1}
-        assert scheduling.add_trial(session, study, wanted, 1) is None, "a number was left out"
-        assert scheduling.add_trial(session, study, wanted, 0) is not None
-        assert scheduling.add_trial(session, study, wanted, 0) is None, "the number is taken"
-        assert scheduling.add_trial(session, study, wanted, 1) is not None
-        assert scheduling.add_trial(session, study, wanted, 2) is None, "the budget is spent"
+        assert trials.add_trial(session, study, wanted, 1) is None, "a number was left out"
+        assert trials.add_trial(session, study, wanted, 0) is not None
+        assert trials.add_trial(session, study, wanted, 0) is None, "the number is taken"
+        assert trials.add_trial(session, study, wanted, 1) is not None
+        assert trials.add_trial(session, study, wanted, 2) is None, "the budget is spent"
 
 
 def test_workers_that_claim_at_the_same_moment_do_not_share_a_trial(desk: Desk) -> None:
@@ -670,4 +671,4 @@ def test_workers_that_claim_at_the_same_moment_do_not_share_a_trial(desk: Desk) 
             assert sorted({assignment.trial for assignment in held}) == sorted(a.trial for a in held)
             for assignment in held:
                 with desk.sessions.begin() as session:
-                    scheduling.release(session, key_of(assignment.lease))
+                    leases.release(session, key_of(assignment.lease))

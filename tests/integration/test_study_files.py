@@ -13,12 +13,13 @@ import pytest
 from sqlalchemy import text
 from typer.testing import CliRunner
 
-from cli.study_life import app as study_app
-from cli.study_life import delete
-from coordinator import scheduling, studies
+from cli.commands.study.edit import app as study_app
+from cli.commands.study.edit import delete
 from coordinator.leader import Leader
-from coordinator.study_export import export_lines
-from coordinator.study_import import import_study
+from coordinator.scheduling import trials
+from coordinator.studies import life
+from coordinator.studies.export_file import export_lines
+from coordinator.studies.import_file import import_study
 from services.contracts import FoldAssignment, StudyState
 from services.errors import CacheMismatch, Conflict, InvalidInput
 from services.seeds import sha256_of
@@ -65,7 +66,7 @@ def ended(desk: Desk) -> Desk:
     with desk.sessions.begin() as session:
         trial_id = session.scalar(text("SELECT id FROM foldwise.trials WHERE number = 3"))
         assert trial_id is not None
-        scheduling.cancel_trial(session, trial_id, "enough")
+        trials.cancel_trial(session, trial_id, "enough")
     study = desk.study()
     assert study.state == StudyState.COMPLETE
     assert [desk.trial(n).state.value for n in range(4)] == ["complete", "complete", "pruned", "cancelled"]
@@ -106,7 +107,7 @@ def test_a_study_exported_imported_and_exported_is_the_same_but_for_its_name(
 def test_an_imported_study_can_be_given_more_trials_where_its_cache_is(ended: Desk) -> None:
     imported(ended, exported(ended), "t")
     with ended.sessions.begin() as session:
-        studies.set_budget(session, "t", 5)
+        life.set_budget(session, "t", 5)
     ended.leader.round()
     assignment: FoldAssignment | None = ended.must_claim(study="t")
     while assignment is not None:
@@ -125,7 +126,7 @@ def test_a_study_under_way_is_paused_and_goes_on_from_there(desk: Desk, elsewher
     desk.leader = LeaderWithoutOptuna(desk.engine, desk.settings)
     desk.create(trials=3, space=SPACE, protocol={"kind": "kfold", "k": 2})
     with desk.sessions.begin() as session:
-        studies.enqueue(session, "s", [A])
+        life.enqueue(session, "s", [A])
     held = desk.report(desk.must_claim()).next
     assert held is not None
     lines = exported(desk)
@@ -138,7 +139,7 @@ def test_a_study_under_way_is_paused_and_goes_on_from_there(desk: Desk, elsewher
     assert again[0] == lines[0].replace(b'"name":"s"', b'"name":"t"', 1).replace(b'"running"', b'"paused"', 1)
     assert again[1:] == lines[1:]
     with desk.sessions.begin() as session:
-        studies.resume(session, "t")
+        life.resume(session, "t")
     assignment: FoldAssignment | None = desk.must_claim("w2", study="t")
     assert assignment is not None
     assert (assignment.trial, assignment.fold) == (0, 1)

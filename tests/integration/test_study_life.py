@@ -9,11 +9,11 @@ import optuna
 import pytest
 from sqlalchemy import inspect, text
 
-from coordinator import deletion, studies
 from coordinator.leader import inherited_trials
 from coordinator.optimizer import Search, TrialRecord, suggest
-from coordinator.store import queries
+from coordinator.store.studies import get_study
 from coordinator.store.tables import SCHEMA
+from coordinator.studies import deletion, life
 from services.contracts import Clone, FoldAssignment, StudySpec, StudyState, TrialState
 from services.errors import Conflict, InvalidInput, NotFound, StudyOver
 from tests.integration.desk import Desk, LeaderWithoutOptuna
@@ -51,21 +51,21 @@ def run_all(desk: Desk, name: str = "s", wrong: int = 0) -> None:
 
 def enqueue(desk: Desk, *configurations: dict[str, Any], name: str = "s") -> tuple[int, ...]:
     with desk.sessions.begin() as session:
-        return studies.enqueue(session, name, configurations)
+        return life.enqueue(session, name, configurations)
 
 
 def set_budget(desk: Desk, trials: int, name: str = "s") -> None:
     with desk.sessions.begin() as session:
-        studies.set_budget(session, name, trials)
+        life.set_budget(session, name, trials)
     desk.leader.round()
 
 
 def move(desk: Desk, verb: str, name: str = "s") -> None:
     with desk.sessions.begin() as session:
         if verb == "stop":
-            studies.stop(session, name, "enough")
+            life.stop(session, name, "enough")
         else:
-            getattr(studies, verb)(session, name)
+            getattr(life, verb)(session, name)
     desk.leader.round()
 
 
@@ -194,7 +194,7 @@ def test_a_grid_study_runs_every_configuration(quick: Desk) -> None:
 
 def clone(desk: Desk, changes: dict[str, Any], name: str = "t") -> StudySpec:
     with desk.sessions.begin() as session:
-        return studies.cloned_spec(session, "s", Clone(name=name, changes=changes))
+        return life.cloned_spec(session, "s", Clone(name=name, changes=changes))
 
 
 def test_a_clone_has_the_same_spec_and_cache_but_for_what_is_changed(quick: Desk) -> None:
@@ -261,7 +261,7 @@ def test_a_warm_start_copies_the_trials_that_fit_and_suggests_from_them(quick: D
 
 def inherited_of(desk: Desk, name: str) -> list[TrialRecord]:
     with desk.sessions() as session:
-        return inherited_trials(session, queries.get_study(session, name).id)
+        return inherited_trials(session, get_study(session, name).id)
 
 
 def test_a_warm_start_from_nothing_is_refused(quick: Desk) -> None:

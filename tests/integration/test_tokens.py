@@ -25,12 +25,14 @@ from sqlalchemy.orm import sessionmaker
 from typer.testing import CliRunner
 
 from cli.main import app as command_line
-from cli.study_client import StudyClient
-from coordinator import tokens
+from client import connection
+from client.connection import Connection
+from client.study_client import StudyClient
+from coordinator.access import tokens
+from coordinator.access.callers import Caller, Callers
+from coordinator.access.gate import OPEN_PATHS
+from coordinator.access.paths import is_open
 from coordinator.app import create_app
-from coordinator.auth import OPEN_PATHS
-from coordinator.callers import Caller, Callers
-from coordinator.pages.paths import is_open
 from coordinator.settings import CoordinatorSettings
 from services import errors
 from services.contracts import NewToken, TokenScope, TokenSpec
@@ -47,8 +49,6 @@ from services.logs import configure_logs
 from tests.acceptance.up import foldwise
 from tests.integration.desk import wait_until
 from tests.integration.service import ADMIN_TOKEN, WORKER_TOKEN, bearer, make_token, served
-from worker import coordinator_client
-from worker.coordinator_client import Connection
 
 OPENED_BY = {
     TokenScope.WORKER: {"worker"},
@@ -495,4 +495,4 @@ def test_the_client_knows_every_class_that_a_problem_can_name() -> None:
     named = {
         kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, FoldwiseError)
     }
-    assert set(coordinator_client._ERRORS) == named - {FoldwiseError}
+    assert set(connection._ERRORS) == named - {FoldwiseError}

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cli.presets import CKPLUS_AUGMENTATION
 from services.contracts import Augmentation, AugmentationCounts
+from services.presets import CKPLUS_AUGMENTATION
 from services.seeds import augmentation_seed
 from worker.training.augmentation import augment, change_contrast, copies_of, flip, rotate
 

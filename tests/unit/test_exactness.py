@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cli.presets import CKPLUS_AUGMENTATION, OULU_AUGMENTATION
 from services.clip_cache import CacheRecord, CacheWriter, ClipCache, cache_folder, open_cache
 from services.contracts import (
     ANY_CLASS,
@@ -26,6 +25,7 @@ from services.contracts import (
     FoldTask,
     TrainingSettings,
 )
+from services.presets import CKPLUS_AUGMENTATION, OULU_AUGMENTATION
 from services.search_space import Hyperparameters
 from services.seeds import derive_seed
 from tests.reference import augmentation as plain_augmentation

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from cli.export_onnx import AGREEMENT, export_onnx
+from cli.models.export_onnx import AGREEMENT, export_onnx
 from services.contracts import TrainingSettings
 from services.errors import InvalidInput, NotFound
 from services.model_card import ModelCard

@@ -7,7 +7,7 @@ from fractions import Fraction
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from coordinator.fold_order import hardest_first
+from coordinator.pruning.fold_order import hardest_first
 
 Folds = list[tuple[int, int]]
 

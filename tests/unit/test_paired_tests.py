@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from cli.paired_tests import paired_tests, signed_ranks
+from cli.evaluation.paired_tests import paired_tests, signed_ranks
 
 # Tables 4 and 5, in percent, and the p values beneath.
 ON_CKPLUS = {

@@ -10,14 +10,14 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from cli.calibration import measure_here
-from cli.dataset_shape import published_shape, shape_of
-from cli.gpus import GPUS, find_gpus, gpu_of_device
+from cli.forecast.calibration import measure_here
+from cli.forecast.dataset_shape import published_shape, shape_of
+from cli.forecast.gpus import GPUS, find_gpus, gpu_of_device
+from cli.forecast.plan import ConfigurationCost, DeviceForecast, Measured, Plan, make_plan, on_devices
 from cli.main import app
-from cli.plan import ConfigurationCost, DeviceForecast, Measured, Plan, make_plan, on_devices
-from cli.presets import get_preset
 from services.contracts import StudySpec
 from services.errors import CacheMismatch, InvalidInput, NotFound
+from services.presets import get_preset
 from services.search_space import SearchSpace
 from tests.unit.fold_tasks import TINY, write_cache
 
@@ -189,7 +189,7 @@ def test_gpus_are_known_by_torchs_names(device: str, name: str | None) -> None:
 
 
 def test_this_device_is_measured(small: tuple[StudySpec, Plan], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cli.calibration.CALIBRATION_SECONDS", 1.0)
+    monkeypatch.setattr("cli.forecast.calibration.CALIBRATION_SECONDS", 1.0)
     spec, plan = small
     determined = torch.are_deterministic_algorithms_enabled()
     try:

@@ -14,9 +14,7 @@ import skimage.data
 import torch
 from typer.testing import CliRunner
 
-from cli.annotated_video import GREEN, annotated, write_annotated
 from cli.main import app
-from cli.predict import Predictor, Window, clip_settings
 from preprocessing.clips import FaceClip, make_clip
 from preprocessing.datasets.reader import Sequence
 from preprocessing.faces import FaceBox, Image, YuNet
@@ -24,6 +22,8 @@ from services.contracts import TrainingSettings
 from services.errors import FoldwiseError, InvalidInput, NotFound
 from services.model_card import ModelCard
 from tests.unit.test_export import add_untrained
+from worker.inference.annotated_video import GREEN, annotated, write_annotated
+from worker.inference.predict import Predictor, Window, clip_settings
 from worker.training.clips import network_input
 from worker.training.pretrained import open_model
 

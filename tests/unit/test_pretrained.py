@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from cli.pretrain import pretrain, read_parameters
+from cli.models.pretrain import pretrain, read_parameters
 from services.clip_cache import ClipCache
 from services.contracts import FoldTask, StudySpec
 from services.errors import CacheMismatch, InvalidInput, NotFound

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from coordinator.pruning import FoldTable, MedianTrial, TrialProgress, decide
+from coordinator.pruning.rules import FoldTable, MedianTrial, TrialProgress, decide
 from services.contracts import PruneDecision, StudySpec
 from services.scores import Counts, confusion, needed_correct
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator import rate_limit
-from coordinator.rate_limit import RateLimit
+from coordinator.access import rate_limit
+from coordinator.access.rate_limit import RateLimit
 
 
 class Clock:

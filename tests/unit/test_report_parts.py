@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, binomtest
 
-from cli.presets import get_preset
-from cli.report.architecture import layers_of
-from cli.report.literature import PAPER, comparison_for
-from cli.report.table import Hours, Percent, Table, write_csv, write_latex
+from report.architecture import layers_of
+from report.literature import PAPER, comparison_for
+from report.table import Hours, Percent, Table, write_csv, write_latex
 from services.contracts import StudyState, StudyView, TrialState
 from services.folds import KFold, LeaveOneSubjectOut
 from services.intervals import bootstrap, wilson
+from services.presets import get_preset
 from services.scores import accuracy, best_common_epoch, unweighted_f1
 
 

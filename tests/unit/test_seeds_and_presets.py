@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cli.presets import CKPLUS_AUGMENTATION, OULU_AUGMENTATION, PRESETS, get_preset
 from services.contracts import Augmentation, BoundRule, MedianRule, StudySpec
 from services.errors import NotFound
 from services.folds import KFold, LeaveOneSubjectOut
+from services.presets import CKPLUS_AUGMENTATION, OULU_AUGMENTATION, PRESETS, get_preset
 from services.search_space import Hyperparameters, paper_space
 from services.seeds import augmentation_seed, canonical_json, derive_seed, fold_seed, sha256_of
 

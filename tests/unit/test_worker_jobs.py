@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from coordinator.worker_jobs import Change, Need, wanted_change
+from coordinator.study_workers import Change, Need, wanted_change
 from k8s.cluster import Cluster
 from k8s.worker_jobs import Template, job_name, pod_view, why_stalled
 from services.contracts import StudyState

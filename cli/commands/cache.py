@@ -1,0 +1,344 @@
+"""`foldwise preprocess`, `inspect` and `verify`: clip caches, made and looked at."""
+
+from __future__ import annotations
+
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cli.local.state import StateFolder, default_state
+from services.clip_cache import MANIFEST, cache_folder, find_cache
+from services.errors import CacheMismatch, FoldwiseError, InvalidInput
+from services.presets import clip_preset
+
+if TYPE_CHECKING:
+    # OpenCV takes a while to load.
+    from preprocessing.inspection import Confidence, Inspection
+    from preprocessing.job import Outcome
+
+Choice = TypeVar("Choice", bound=StrEnum)
+
+Json = Annotated[bool, typer.Option("--json", help="End with one JSON line for programs.")]
+CacheRoot = Annotated[
+    Path | None,
+    typer.Option(envvar="FOLDWISE_CACHE_ROOT", help="Folder of the clip caches; default: where `up` looks."),
+]
+Cache = Annotated[str, typer.Argument(help="Folder of the cache; or dataset, or dataset/fingerprint.")]
+
+
+def _use_preset(context: typer.Context, name: str | None) -> str | None:
+    if name is not None:
+        context.default_map = {**clip_preset(name), **(context.default_map or {})}
+    return name
+
+
+def _use_settings(context: typer.Context, path: Path | None) -> Path | None:
+    if path is not None:
+        context.default_map = {**(context.default_map or {}), **_read_settings(path, context)}
+    return path
+
+
+def preprocess(
+    dataset: Annotated[
+        str,
+        typer.Option(
+            envvar="FOLDWISE_DATASET",
+            help="Its layout: ckplus, oulu-casia, video-folder, or one that an installed package reads.",
+        ),
+    ],
+    root: Annotated[Path, typer.Option(envvar="FOLDWISE_DATASET_ROOT", help="Folder of the dataset.")],
+    reader_settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            envvar="FOLDWISE_READER_SETTINGS",
+            help="KEY=VALUE. oulu-casia: modality, lighting; video-folder: manifest, name, colour.",
+        ),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            envvar="FOLDWISE_PRESET",
+            help="Dataset and clips as a study preset wants them, such as ckplus-loso: the paper's.",
+            callback=_use_preset,
+            is_eager=True,
+        ),
+    ] = None,
+    settings: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="FOLDWISE_SETTINGS",
+            help="YAML or JSON file of these options, without dashes in front.",
+            callback=_use_settings,
+            is_eager=True,
+        ),
+    ] = None,
+    cache_root: CacheRoot = None,
+    frames: Annotated[int, typer.Option(min=1, envvar="FOLDWISE_FRAMES", help="Frames of a clip.")] = 10,
+    frame_size: Annotated[
+        int, typer.Option(min=16, envvar="FOLDWISE_FRAME_SIZE", help="Pixels on a side of a face.")
+    ] = 112,
+    detector: Annotated[
+        str,
+        typer.Option(envvar="FOLDWISE_DETECTOR", help="Face detector: yunet, or res10, the paper's."),
+    ] = "yunet",
+    box: Annotated[
+        str,
+        typer.Option(envvar="FOLDWISE_BOX", help="Crop to each frame's own box: frame; or the clip's: median."),
+    ] = "frame",
+    least_faces: Annotated[
+        float,
+        typer.Option(
+            envvar="FOLDWISE_LEAST_FACES", help="With a face in a smaller share of its frames, a clip has few."
+        ),
+    ] = 0.5,
+    few_faces: Annotated[
+        str, typer.Option(envvar="FOLDWISE_FEW_FACES", help="What becomes of such clips: drop, or keep.")
+    ] = "drop",
+    processes: Annotated[
+        int, typer.Option(min=1, envvar="FOLDWISE_PROCESSES", help="Clips made at once.")
+    ] = os.cpu_count() or 1,
+    register: Annotated[
+        str | None,
+        typer.Option(
+            envvar="FOLDWISE_REGISTER",
+            help="Address of a coordinator that must list the cache in the end; the token is FOLDWISE_TOKEN.",
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Turn a dataset into a clip cache; a killed run goes on where it stopped."""
+    from cli.local.secret import read_secret
+    from cli.terminal.progress import preprocessing_progress
+    from preprocessing.clips import BoxChoice, ClipSettings, FewFaces
+    from preprocessing.datasets.registry import read_settings
+    from preprocessing.job import preprocess as run
+
+    if register is not None:
+        # Better before hours of work than after.
+        read_secret("FOLDWISE_TOKEN", what=f"the token for {register}")
+    console = _console(json)
+    with preprocessing_progress(console) as report:
+        outcome = run(
+            dataset,
+            root,
+            cache_root or StateFolder(default_state()).caches,
+            settings=ClipSettings(
+                frames=frames,
+                frame_size=frame_size,
+                detector=detector,
+                box=_one_of(BoxChoice, box, "box"),
+                least_faces=least_faces,
+                few_faces=_one_of(FewFaces, few_faces, "few_faces"),
+            ),
+            processes=processes,
+            reader_settings=read_settings(reader_settings or []),
+            report=report,
+        )
+    _say_outcome(outcome, console)
+    if register is not None:
+        _register(register, outcome, console)
+    if json:
+        print(outcome.manifest.model_dump_json())
+
+
+def inspect(
+    cache: Cache,
+    cache_root: CacheRoot = None,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Draw clips of each class, and all flagged ones, into this PNG.")
+    ] = None,
+    clips_per_class: Annotated[
+        int, typer.Option(min=0, help="Clips without a flag on the sheet, of each class.")
+    ] = 4,
+    json: Json = False,
+) -> None:
+    """Show what is in a clip cache: classes, subjects, folds, the detector's confidence, checks."""
+    from preprocessing.inspection import inspect_cache
+    from services.clip_cache import open_cache
+
+    console = _console(json)
+    opened = open_cache(_folder(cache, cache_root))
+    found = inspect_cache(opened)
+    _say_inspection(found, console)
+    if sheet is not None:
+        from cli.terminal.contact_sheet import save_contact_sheet
+
+        save_contact_sheet(opened, sheet, clips_per_class=clips_per_class)
+        console.print(f"contact sheet in {sheet}", highlight=False, soft_wrap=True)
+    if json:
+        print(found.model_dump_json())
+
+
+def verify(cache: Cache, cache_root: CacheRoot = None, json: Json = False) -> None:
+    """Hash a clip cache again and run all checks. Exit code 64 if it is not as it was made."""
+    from preprocessing.inspection import check_cache
+    from services.clip_cache import open_cache
+
+    console = _console(json)
+    opened = open_cache(_folder(cache, cache_root))
+    console.print(f"{opened.folder}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"  ok: {len(opened.manifest.files)} files have the SHA-256 they were written with")
+    checks = check_cache(opened)
+    for line in (line for check in checks for line in check.lines()):
+        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+    if json:
+        print("[" + ",".join(check.model_dump_json() for check in checks) + "]")
+    broken = [check.name for check in checks if check.broken and check.problems]
+    if broken:
+        raise CacheMismatch(
+            f"the clip cache {opened.folder} fails: {'; '.join(broken)}; delete it and preprocess again"
+        )
+
+
+def _one_of(choices: type[Choice], value: str, field: str) -> Choice:
+    try:
+        return choices(value)
+    except ValueError:
+        raise InvalidInput(f"{field} is {value!r}; use one of: {', '.join(choices)}.", field=field) from None
+
+
+def _read_settings(path: Path, context: typer.Context) -> dict[str, Any]:
+    from cli.spec_files import read_file
+
+    content = read_file(path, "settings")
+    if not isinstance(content, dict):
+        raise InvalidInput(f"{path} must hold NAME: VALUE lines", field="settings")
+    known = {parameter.name for parameter in context.command.params} - {"preset", "settings", "json", "help"}
+    values = {str(key).replace("-", "_"): value for key, value in content.items()}
+    if unknown := sorted(values.keys() - known):
+        raise InvalidInput(
+            f"{path} sets {unknown[0]!r}, which is no option; use: {', '.join(sorted(map(str, known)))}",
+            field=unknown[0],
+        )
+    # Several in one text, as in the environment.
+    if isinstance(several := values.get("reader_settings"), str):
+        values["reader_settings"] = several.split()
+    return values
+
+
+def _say_outcome(outcome: Outcome, console: Console) -> None:
+    from cli.terminal.tables import skipped_lines
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    manifest = outcome.manifest
+    for warning in manifest.warnings:
+        say(f"warning: {warning}")
+    for clip_id, flags in outcome.flagged.items():
+        say(f"flagged: {clip_id}: {'; '.join(flags)}")
+    for clip_id, reason in manifest.dropped.items():
+        say(f"dropped: {clip_id}: {reason}")
+    for pair in outcome.near_copies:
+        say(f"leak: {pair}")
+    for line in skipped_lines(manifest.skipped):
+        say(line)
+    counts = ", ".join(f"{name} {count}" for name, count in manifest.class_counts.items())
+    say(f"{manifest.clips} clips of {manifest.subjects} subjects ({counts})")
+    say(
+        f"{outcome.made} made now, {len(outcome.flagged)} flagged, {len(manifest.dropped)} dropped; "
+        f"leaks between subjects: {len(outcome.near_copies)}"
+    )
+    say(f"{outcome.folder}")
+
+
+def _register(url: str, outcome: Outcome, console: Console) -> None:
+    """A coordinator lists what lies in its cache root, so it only has to be asked whether it sees this one."""
+    from cli.reach import reach
+
+    with reach(url, None) as client:
+        seen = {(there.dataset, there.fingerprint) for there in client.datasets()}
+    manifest = outcome.manifest
+    if (manifest.dataset, manifest.fingerprint) not in seen:
+        raise FoldwiseError(
+            f"the cache is made, but the coordinator at {url} does not list it: its --cache-root must be the "
+            f"volume that holds {outcome.folder}",
+            field="register",
+        )
+    console.print(
+        f"the coordinator at {url} lists {manifest.dataset}/{manifest.fingerprint[:12]}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _folder(cache: str, cache_root: Path | None) -> Path:
+    path = Path(cache).expanduser()
+    if (path / MANIFEST).is_file():
+        return path.absolute()
+    if path.is_absolute():
+        raise CacheMismatch(f"{path} is no finished clip cache: it has no {MANIFEST}", field="cache")
+    root = cache_root or StateFolder(default_state()).caches
+    manifest = find_cache(root, cache)
+    return cache_folder(root, manifest.dataset, manifest.fingerprint)
+
+
+def _say_inspection(found: Inspection, console: Console) -> None:
+    def say(text: str) -> None:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    say(f"{found.dataset}/{found.fingerprint[:12]}  {found.folder}")
+    kind = "gray" if found.channels == 1 else "colour"
+    say(
+        f"  {found.clips} clips of {found.subjects} subjects, {found.frames} frames of "
+        f"{found.frame_size} x {found.frame_size}, {kind}, faces by {found.detector}"
+    )
+    table = Table(
+        "class", "clips", "subjects", "flagged", "frames with face", "confidence", box=None, pad_edge=False
+    )
+    for one in found.classes:
+        table.add_row(
+            one.label,
+            str(one.clips),
+            str(one.subjects),
+            str(one.flagged),
+            f"{one.confidence.frames_with_face:.1%}",
+            _confidence(one.confidence),
+        )
+    table.add_row(
+        "all",
+        str(found.clips),
+        str(found.subjects),
+        str(len(found.flagged)),
+        f"{found.confidence.frames_with_face:.1%}",
+        _confidence(found.confidence),
+    )
+    console.print(table)
+    for folds in found.folds:
+        say(
+            f"  {folds.protocol}: {folds.folds} folds, which test {folds.least_clips} to {folds.most_clips} "
+            f"clips, {folds.median_clips:g} in the middle"
+        )
+    if not found.folds:
+        say("  too few subjects for any folds")
+    if found.repeated:
+        say(f"  {found.repeated} clips repeat their last frame, for want of frames")
+    for warning in found.warnings:
+        say(f"  warning: {warning}")
+    for clip_id, flags in found.flagged.items():
+        say(f"  flagged: {clip_id}: {'; '.join(flags)}")
+    for clip_id, reason in found.dropped.items():
+        say(f"  dropped: {clip_id}: {reason}")
+    if found.skipped:
+        say(f"  {found.skipped} things in the dataset were not read; manifest.json lists them")
+    for check in found.checks:
+        for line in check.lines():
+            say(f"  {line}")
+
+
+def _confidence(confidence: Confidence) -> str:
+    if confidence.median is None:
+        return "-"
+    return f"{confidence.median:.2f} (least {confidence.least:.2f})"
+
+
+def _console(json: bool) -> Console:
+    # With --json, standard output belongs to the program that reads it.
+    return Console(stderr=json)

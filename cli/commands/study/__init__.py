@@ -1,0 +1,1 @@
+"""`foldwise study ...`: running studies (`run`) and changing them (`edit`)."""

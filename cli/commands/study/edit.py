@@ -1,0 +1,177 @@
+"""More of `foldwise study ...`: extend, clone, move and delete studies over REST."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+
+from cli.commands.study.run import app
+from cli.options import Json, Name, State, Url
+from cli.reach import reach
+from cli.spec_files import apply_setting, read_file, read_value
+from cli.terminal.tables import study_summary
+from services.contracts import Clone, Enqueue, StudyView
+from services.errors import InvalidInput
+from services.search_space import first_problem
+
+__all__ = ["app"]
+
+
+@app.command(
+    epilog="Example: foldwise study enqueue first --parameter dropout=0.3 --parameter activation=ELU ..."
+)
+def enqueue(
+    name: Name,
+    parameter: Annotated[
+        list[str] | None, typer.Option(help="NAME=VALUE; every parameter of the space, for one configuration.")
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="Configurations in YAML or JSON: a list of mappings.")
+    ] = None,
+    url: Url = None,
+    state: State = None,
+    json: Json = False,
+) -> None:
+    """Run configurations next, before the sampler is asked again."""
+    if (parameter is None) == (file is None):
+        raise InvalidInput("say what to run: --parameter NAME=VALUE for each parameter, or --file FILE")
+    wanted = _read_list(file) if file is not None else [_read_parameters(parameter or [])]
+    try:
+        configurations = Enqueue.model_validate({"configurations": wanted}).configurations
+    except ValidationError as error:
+        raise InvalidInput(first_problem(error)) from error
+    with reach(url, state) as client:
+        enqueued = client.enqueue(name, configurations)
+    if json:
+        print(enqueued.model_dump_json())
+        return
+    first, last = enqueued.numbers[0], enqueued.numbers[-1]
+    print(
+        f"{name} will run it as trial {first}"
+        if first == last
+        else f"{name} will run them as trials {first} to {last}"
+    )
+
+
+@app.command(epilog="Example: foldwise study budget first 1000")
+def budget(
+    name: Name,
+    trials: Annotated[int, typer.Argument(min=1, help="Trials to run in all.")],
+    url: Url = None,
+    state: State = None,
+) -> None:
+    """Set how many trials a study runs in all; a complete one goes on with more."""
+    with reach(url, state) as client:
+        study = client.set_budget(name, trials)
+    print(f"{study.name} is {study.state} with {sum(study.trials.values())} of {study.spec.trials} trials")
+
+
+@app.command(epilog="Example: foldwise study clone first second --set seed=1 --set warm_start.study=first")
+def clone(
+    name: Name,
+    new: Annotated[str, typer.Argument(help="Name of the new study.")],
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="KEY=VALUE with a dotted key, as in `study create`.")
+    ] = None,
+    url: Url = None,
+    state: State = None,
+    json: Json = False,
+) -> None:
+    """Create a study with the settings of another, on the same clips."""
+    changes: dict[str, Any] = {}
+    for setting in set_ or []:
+        apply_setting(changes, setting)
+    try:
+        wanted = Clone(name=new, changes=changes)
+    except ValidationError as error:
+        raise InvalidInput(first_problem(error)) from error
+    with reach(url, state) as client:
+        study = client.clone(name, wanted)
+    _show(study, json)
+
+
+@app.command(epilog="Example: foldwise study export first --out first.jsonl")
+def export(
+    name: Name,
+    out: Annotated[Path | None, typer.Option(help="File to write; default: NAME.jsonl here.")] = None,
+    url: Url = None,
+    state: State = None,
+) -> None:
+    """Write a study with all its results to a file of JSON lines."""
+    target = out or Path(f"{name}.jsonl")
+    # What stands under the name is whole, whenever this is killed.
+    part = target.with_name(f"{target.name}.part")
+    try:
+        with reach(url, state) as client, part.open("wb") as file:
+            client.export(name, file)
+        os.replace(part, target)
+    finally:
+        part.unlink(missing_ok=True)
+    print(f"{target}: import it with: foldwise study import {target}")
+
+
+@app.command("import", epilog="Example: foldwise study import first.jsonl --name first-again")
+def import_(
+    file: Annotated[Path, typer.Argument(help="File that `study export` wrote.")],
+    name: Annotated[str | None, typer.Option(help="Another name than that in the file.")] = None,
+    url: Url = None,
+    state: State = None,
+    json: Json = False,
+) -> None:
+    """Store a study from a file; every result is checked. One that was running is paused."""
+    with reach(url, state) as client, file.open("rb") as content:
+        study = client.import_study(content, name)
+    _show(study, json)
+
+
+@app.command(epilog="Example: foldwise study delete first")
+def delete(
+    name: Name,
+    confirm: Annotated[str | None, typer.Option(help="The study's name again, instead of typing it.")] = None,
+    url: Url = None,
+    state: State = None,
+) -> None:
+    """Delete a study with all its trials and results, for ever."""
+    with reach(url, state) as client:
+        study = client.get(name)
+        if confirm is None:
+            if not sys.stdin.isatty():
+                raise InvalidInput(
+                    f"to delete {name} without a terminal give --confirm {name}", field="confirm"
+                )
+            print(
+                f"{name}: {sum(study.trials.values())} trials, {study.folds_done} folds; this cannot be undone"
+            )
+            confirm = typer.prompt("type the name of the study to delete it")
+        client.delete(name, confirm)
+    print(f"{name} is deleted")
+
+
+def _show(study: StudyView, json: bool) -> None:
+    if json:
+        print(study.model_dump_json())
+    else:
+        study_summary(Console(), study)
+
+
+def _read_parameters(settings: list[str]) -> dict[str, Any]:
+    parameters = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise InvalidInput(f"--parameter {setting!r}: write NAME=VALUE, such as dropout=0.3")
+        parameters[name] = read_value("--parameter", setting, value)
+    return parameters
+
+
+def _read_list(path: Path) -> list[Any]:
+    content = read_file(path, "file")
+    if not isinstance(content, list):
+        raise InvalidInput(f"{path} holds no list of configurations", field="file")
+    return content

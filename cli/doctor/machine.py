@@ -1,0 +1,161 @@
+"""`foldwise doctor`: looks at a service, a machine or a cluster, and says what is wrong and how to mend it."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from client.connection import Connection
+from client.study_client import StudyClient
+from services.clip_cache import list_caches
+from services.errors import FoldwiseError
+
+OLDEST_POSTGRESQL = 140000
+"""As PostgreSQL counts its versions: 14."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that was looked at."""
+
+    what: str
+    good: bool
+    found: str
+    fix: str | None = None
+    """What to do about it, where it is not good; where it is, what could be better."""
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs."""
+        return asdict(self)
+
+
+def look_at_machine() -> Iterator[Finding]:
+    """Versions, and whether there is a GPU to train on."""
+    yield Finding(
+        what="foldwise", good=True, found=f"{version('foldwise')}, Python {platform.python_version()}"
+    )
+    if importlib.util.find_spec("torch") is None:
+        return
+    import torch
+
+    if torch.cuda.is_available():
+        names = sorted({torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())})
+        yield Finding(what="gpu", good=True, found=f"{torch.cuda.device_count()} x {', '.join(names)}")
+    else:
+        yield Finding(
+            what="gpu",
+            good=True,
+            found="none; workers train on the CPU",
+            fix="for a GPU, install NVIDIA's driver; in a pod, ask for one in worker.resources.limits",
+        )
+
+
+def look_at_service(connection: Connection) -> Iterator[Finding]:
+    """A coordinator: is it ready, is the token good, has it datasets and workers."""
+    try:
+        answer = httpx.get(f"{connection.url}/readyz", timeout=10, trust_env=False)
+        ready = answer.json()
+    except (httpx.HTTPError, ValueError) as error:
+        yield Finding(
+            what="coordinator",
+            good=False,
+            found=f"{connection.url} does not answer: {error or type(error).__name__}",
+            fix="start it, or correct --url; in a cluster, look at `kubectl get pods` and its log",
+        )
+        return
+    if answer.status_code != httpx.codes.OK:
+        yield Finding(
+            what="coordinator",
+            good=False,
+            found=str(ready.get("detail", answer.status_code)),
+            fix="look at PostgreSQL and at the coordinator's log",
+        )
+        return
+    yield Finding(what="coordinator", good=True, found=f"{ready['version']} at {connection.url}")
+    if ready["version"] != version("foldwise"):
+        yield Finding(
+            what="versions",
+            good=False,
+            found=f"the coordinator is {ready['version']}, this program {version('foldwise')}",
+            fix="install the same version on both sides",
+        )
+    client = StudyClient(connection)
+    try:
+        studies, datasets, workers = client.studies(), client.datasets(), client.workers()
+    except FoldwiseError as error:
+        yield Finding(
+            what="token", good=False, found=error.message, fix="give a token of the scope read or higher"
+        )
+        return
+    yield Finding(what="token", good=True, found=f"may read; {len(studies)} studies")
+    caches = ", ".join(f"{cache.dataset}/{cache.fingerprint[:12]}" for cache in datasets)
+    yield Finding(
+        what="caches",
+        good=True,
+        found=caches or "the coordinator sees no clip cache yet",
+        fix=None if datasets else "run `foldwise preprocess`, or name a dataset in preprocessing.datasets",
+    )
+    waiting = sorted(study.name for study in studies if study.state == "running")
+    yield Finding(
+        what="workers",
+        good=bool(workers) or not waiting,
+        found=f"{len(workers)} heard of lately; studies that run: {', '.join(waiting) or 'none'}",
+        fix=None if workers or not waiting else "start workers, or look at the study's condition",
+    )
+
+
+def look_at_cache(root: Path) -> Finding:
+    """A folder of clip caches as this process sees it."""
+    try:
+        found = list_caches(root)
+        list(root.iterdir())
+    except (OSError, FoldwiseError) as error:
+        return Finding(
+            what="cache folder",
+            good=False,
+            found=f"{root} cannot be read: {error}",
+            fix="mount the volume of the clip caches there, readable by this user",
+        )
+    names = ", ".join(f"{manifest.dataset}/{manifest.fingerprint[:12]}" for manifest in found)
+    return Finding(what="cache folder", good=True, found=f"{root}: {names or 'empty'}")
+
+
+def look_at_database(url: str) -> Iterator[Finding]:
+    """A PostgreSQL: does it answer, is it new enough, is its schema ours."""
+    from sqlalchemy import text
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from coordinator.store.database import connect
+    from coordinator.store.preparation import wait_for_schema
+
+    engine = connect(url)
+    try:
+        with engine.connect() as connection:
+            number = int(connection.scalar(text("SHOW server_version_num")) or 0)
+        new_enough = number >= OLDEST_POSTGRESQL
+        yield Finding(
+            what="database",
+            good=new_enough,
+            found=f"PostgreSQL {number // 10000}",
+            fix=None if new_enough else "use PostgreSQL 14 or newer",
+        )
+        wait_for_schema(engine, 0)
+        yield Finding(what="schema", good=True, found="up to date")
+    except SQLAlchemyError as error:
+        yield Finding(
+            what="database",
+            good=False,
+            found=str(getattr(error, "orig", error)).strip().splitlines()[0],
+            fix="start PostgreSQL, or correct the URL",
+        )
+    except FoldwiseError as error:
+        yield Finding(what="schema", good=False, found=error.message, fix="run `foldwise migrate`")
+    finally:
+        engine.dispose()

@@ -1,0 +1,126 @@
+"""Optuna's dashboard, without the right to write: open on loopback, elsewhere behind a coordinator's tokens."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from socketserver import ThreadingMixIn
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+import optuna
+import optuna_dashboard
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+
+from cli.local.dashboard_gate import TokenDoor
+from cli.local.ports import bind
+from cli.local.state import StateFolder
+from coordinator.store.database import CONNECT_ARGS, connect, with_driver
+from services.errors import InvalidInput, NotFound, Unavailable
+
+TABLES_SECONDS = 600.0
+"""So long a dashboard waits for `foldwise migrate` to make Optuna's tables."""
+
+
+def serve_on_loopback(state: StateFolder, database_url: str | None, port: int) -> None:
+    """Serve the studies of a database, or of a state folder whether or not a service runs on it.
+
+    Raises:
+        InvalidInput, Unavailable: the port is occupied, or the database does not answer.
+        NotFound: the state folder holds no database.
+    """
+    # With PostgreSQL's own wheel, which a dashboard in a container has not.
+    from cli.local.embedded_postgres import embedded_postgres
+    from cli.local.migrate import bring_up_to_date
+
+    with contextlib.ExitStack() as stack:
+        listener = bind("127.0.0.1", port)
+        port = listener.getsockname()[1]
+        listener.close()
+        if database_url is None:
+            service = state.service()
+            if service is not None:
+                database_url = service.database_url
+            elif state.database.is_dir():
+                stack.enter_context(state.hold())
+                database_url = stack.enter_context(embedded_postgres(state.database))
+            else:
+                raise NotFound(
+                    f"{state.folder} holds no database yet; run `foldwise demo` or `foldwise up` first"
+                )
+        bring_up_to_date(database_url, reader_url=None, wait_seconds=0)
+        print(f"Optuna's dashboard: http://127.0.0.1:{port}/ (Ctrl-C ends it)", flush=True)
+        optuna_dashboard.run_server(_read_only(database_url), host="127.0.0.1", port=port)
+
+
+def serve_behind_tokens(database_url: str | None, coordinator_url: str | None, host: str, port: int) -> None:
+    """Serve the studies of a database to whoever has a token that the coordinator lets read.
+
+    Raises:
+        InvalidInput: database or coordinator are not named, or the port is occupied.
+        Unavailable: Optuna's tables are not there.
+    """
+    if database_url is None or coordinator_url is None:
+        raise InvalidInput(
+            f"--host {host} is not loopback, and Optuna's dashboard has no login: give --database-url, and "
+            "--url of the coordinator whose tokens to ask for",
+            field="host",
+        )
+    listener = bind(host, port)
+    listener.close()
+    storage = wait_for_tables(database_url)
+    door = TokenDoor(optuna_dashboard.wsgi(storage), coordinator_url)
+    with (
+        contextlib.closing(door),
+        make_server(host, port, door, server_class=_Server, handler_class=_Quiet) as server,
+    ):
+        print(f"Optuna's dashboard on {host}:{server.server_port}, behind tokens", flush=True)
+        server.serve_forever()
+
+
+def wait_for_tables(database_url: str) -> optuna.storages.RDBStorage:
+    """Optuna's view of a database, to be read only; waits for the tables that a migration makes.
+
+    Raises:
+        Unavailable: they are not there after `TABLES_SECONDS`.
+    """
+    deadline = time.monotonic() + TABLES_SECONDS
+    engine = connect(database_url)
+    try:
+        while True:
+            try:
+                with engine.connect() as connection:
+                    connection.execute(text("SELECT version_info_id FROM version_info"))
+                return _read_only(database_url)
+            except SQLAlchemyError as error:
+                if time.monotonic() > deadline:
+                    raise Unavailable(
+                        f"Optuna's tables cannot be read: {str(error).splitlines()[0]}; run `foldwise migrate`"
+                    ) from error
+            time.sleep(1.0)
+    finally:
+        engine.dispose()
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_request(self, *_: object) -> None:
+        """Say nothing: paths name studies."""
+
+
+def _read_only(database_url: str) -> optuna.storages.RDBStorage:
+    return optuna.storages.RDBStorage(
+        with_driver(database_url),
+        # The role may have no right to make tables.
+        skip_table_creation=True,
+        engine_kwargs={
+            "pool_pre_ping": True,
+            "connect_args": {
+                **CONNECT_ARGS,
+                "options": f"{CONNECT_ARGS['options']} -c default_transaction_read_only=on",
+            },
+        },
+    )

@@ -1,0 +1,180 @@
+"""`foldwise demo`: the main job on one machine, with synthetic faces through every process there is."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from cli.local.service import local_service
+from cli.local.state import StateFolder, default_state
+from cli.terminal.progress import preprocessing_progress, writing_progress
+from cli.terminal.tables import confusion_table, study_summary, trials_table
+from cli.terminal.watch import watch
+from client.study_client import StudyClient
+from preprocessing.clips import ClipSettings
+from preprocessing.datasets.synthetic import write_ckplus_tree
+from preprocessing.job import preprocess
+from services.contracts import StudySpec, StudyView, TrialState
+from services.presets import DEMO_SUBJECTS, get_preset
+
+DIFFICULTY = 0.5
+SEED = 7
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoResult:
+    """What `foldwise demo --json` prints."""
+
+    study: str
+    trials: int
+    pruned: int
+    folds_run: int
+    best_accuracy: float | None
+    report: str
+    """Path of the report's page."""
+
+    chance: float
+    seconds: float
+
+
+def run_demo(state: StateFolder, *, workers: int, new: bool, console: Console) -> DemoResult:
+    """Synthesise, preprocess, search, show. Finished work of an earlier run is not done again.
+
+    Args:
+        new: start another study instead of going on with the last one.
+    """
+    started = time.monotonic()
+    spec = get_preset("demo")
+    tree = state.folder / "faces"
+
+    console.print(
+        f"[bold]1/5[/bold] synthetic faces: {DEMO_SUBJECTS} subjects, 7 emotions, as a CK+ tree in {tree}",
+        soft_wrap=True,
+    )
+    with writing_progress(console) as progress:
+        write_ckplus_tree(tree, subjects=DEMO_SUBJECTS, seed=SEED, difficulty=DIFFICULTY, progress=progress)
+
+    console.print("[bold]2/5[/bold] preprocessing: the CK+ reader, YuNet face detection, crops, CLAHE")
+    with preprocessing_progress(console) as report:
+        outcome = preprocess(
+            "ckplus",
+            tree,
+            state.caches,
+            settings=ClipSettings(frames=spec.training.frames, frame_size=spec.training.frame_size),
+            processes=os.cpu_count() or 1,
+            report=report,
+        )
+    console.print(
+        f"    {outcome.manifest.clips} clips of {outcome.manifest.subjects} subjects in {outcome.folder}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+    spec = spec.model_copy(update={"cache": f"ckplus/{outcome.manifest.fingerprint}"})
+    console.print(f"[bold]3/5[/bold] search: PostgreSQL, a coordinator and {workers} workers over HTTP")
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    with local_service(state, workers=0, port=0, say=_teller(console), threads=threads) as service:
+        client = service.client
+        study = _find_or_create(client, spec, new=new, console=console)
+        _teller(console)(
+            f"its page: {service.service.url}/studies/{study.name}  (a token to sign in: "
+            f"{_program()} token create me --scope write --state {state.folder})"
+        )
+        if not study.state.over:
+            service.study = study.name
+            for number in range(1, workers + 1):
+                service.start_worker(f"worker-{number}")
+            study = watch(client, study.name, console, tend=service.tend)
+        console.print("[bold]4/5[/bold] result")
+        _show_result(client, study, console)
+        page = _write_report(client, study, state, console)
+    seconds = time.monotonic() - started
+    _say_where_to_look(state, page, console)
+    return DemoResult(
+        study=study.name,
+        trials=sum(study.trials.values()),
+        pruned=study.trials[TrialState.PRUNED],
+        folds_run=study.folds_done,
+        best_accuracy=study.best.value if study.best else None,
+        report=str(page),
+        chance=round(study.chance, 4),
+        seconds=round(seconds, 1),
+    )
+
+
+def _find_or_create(client: StudyClient, spec: StudySpec, *, new: bool, console: Console) -> StudyView:
+    earlier = [s for s in client.studies() if s.name == spec.name or s.name.startswith(f"{spec.name}-")]
+    if earlier and not new:
+        study = earlier[-1]
+        if study.state == "paused":
+            study = client.move(study.name, "resume")
+        what = "is finished; --new starts another" if study.state.over else "goes on where it stopped"
+        console.print(f"    study {study.name} {what}")
+        return study
+    name = spec.name if not earlier else f"{spec.name}-{len(earlier) + 1}"
+    study = client.create(spec.model_copy(update={"name": name, "seed": spec.seed + len(earlier)}))
+    console.print(
+        f"    study {study.name}: {spec.trials} trials of {study.folds} folds, {len(spec.space)} parameters"
+    )
+    return study
+
+
+def _show_result(client: StudyClient, study: StudyView, console: Console) -> None:
+    console.print(trials_table(client.trials(study.name)))
+    console.print()
+    study_summary(console, study)
+    if study.best is not None:
+        console.print()
+        console.print(confusion_table(client.confusion(study.name, study.best.number)))
+
+
+def _write_report(client: StudyClient, study: StudyView, state: StateFolder, console: Console) -> Path:
+    from report.write import PAGE, write_report
+
+    console.print("[bold]5/5[/bold] report: figures, tables and every number of the search")
+    folder = state.folder / f"{study.name}-report"
+    write_report(client, study.name, folder)
+    return folder / PAGE
+
+
+def _say_where_to_look(state: StateFolder, report: Path, console: Console) -> None:
+    program = _program()
+    new = "" if state.folder == demo_state() else f" --state {state.folder}"
+    console.print(
+        f"""
+where to look next
+  {report}
+      the report: what was searched, what came of it, and how sure it is
+  {program} up --state {state.folder} --workers 0
+      the page of this study, until Ctrl-C
+  {program} dashboard --state {state.folder}
+      Optuna's dashboard of this study
+  {state.logs}/worker-1.log
+      full cross-validations, line by line
+  {program} demo --new{new}
+      another study with another seed
+  {program} up
+      the same for your own videos, see README.md""",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _program() -> str:
+    # As it was called: `make demo` has it in .venv/bin, which need not be on the path.
+    return sys.argv[0] if Path(sys.argv[0]).name == "foldwise" else "foldwise"
+
+
+def _teller(console: Console) -> Callable[[str], None]:
+    return lambda text: console.print(f"    {text}", highlight=False, soft_wrap=True)
+
+
+def demo_state() -> Path:
+    """Where the demo keeps its state."""
+    return default_state() / "demo"

@@ -1,0 +1,99 @@
+"""A study's spec from a preset, a file and single settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from services.contracts import StudySpec
+from services.errors import InvalidInput, NotFound
+from services.presets import get_preset
+from services.search_space import first_problem, load_space
+
+
+def build_spec(
+    *,
+    preset: str | None,
+    spec: Path | None,
+    space: Path | None,
+    name: str | None,
+    cache: str | None,
+    settings: list[str],
+) -> StudySpec:
+    """A spec from a preset, then a file, then single options; later ones win.
+
+    Raises:
+        InvalidInput, NotFound: naming the field and its value.
+    """
+    if preset is None and spec is None:
+        raise InvalidInput("say what to search: --preset NAME or --spec FILE", field="preset")
+    data: dict[str, Any] = get_preset(preset).model_dump(mode="json") if preset else {}
+    if spec is not None:
+        data.update(_read_mapping(spec))
+    if space is not None:
+        data["space"] = load_space(space).model_dump(mode="json")
+    for setting in settings:
+        apply_setting(data, setting)
+    data.update({k: v for k, v in (("name", name), ("cache", cache)) if v is not None})
+    try:
+        return StudySpec.model_validate(data)
+    except ValidationError as error:
+        raise InvalidInput(first_problem(error)) from error
+
+
+def read_file(path: Path, field: str) -> Any:
+    """What a YAML or JSON file says.
+
+    Raises:
+        NotFound: it cannot be read.
+        InvalidInput: it is neither.
+    """
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise NotFound(f"cannot read {path}: {error.strerror}", field=field) from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise InvalidInput(f"{path} is neither YAML nor JSON", field=field) from error
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    content = read_file(path, "spec")
+    if not isinstance(content, dict):
+        raise InvalidInput(f"{path} holds no mapping of a study's fields", field="spec")
+    return content
+
+
+def apply_setting(data: dict[str, Any], setting: str) -> None:
+    """Set what KEY=VALUE names in nested mappings.
+
+    Raises:
+        InvalidInput: it is no KEY=VALUE, or its key names a field of what has none.
+    """
+    key, equals, value = setting.partition("=")
+    if not equals:
+        raise InvalidInput(f"--set {setting!r}: write KEY=VALUE, such as trials=50")
+    *parents, last = key.split(".")
+    for parent in parents:
+        inner = data.setdefault(parent, {})
+        if not isinstance(inner, dict):
+            raise InvalidInput(f"--set {setting!r}: {parent} has no fields")
+        data = inner
+    if last == "kind":
+        # Another kind of sampler or protocol has other fields.
+        data.clear()
+    data[last] = read_value("--set", setting, value)
+
+
+def read_value(option: str, setting: str, value: str) -> Any:
+    """What the right side of an option's KEY=VALUE stands for.
+
+    Raises:
+        InvalidInput: it is no YAML.
+    """
+    try:
+        return yaml.safe_load(value)
+    except (yaml.YAMLError, ValueError) as error:
+        raise InvalidInput(f"{option} {setting!r}: {value!r} is no value") from error

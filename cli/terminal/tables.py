@@ -1,0 +1,259 @@
+"""How studies, trials and confusion matrices look in a terminal and as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from report.selection import selection_warning
+from services.contracts import (
+    ConfusionView,
+    FoldRecord,
+    FoldView,
+    StudyView,
+    StudyWorkersView,
+    TrialState,
+    TrialView,
+    WorkerView,
+)
+from services.search_space import title_of
+
+if TYPE_CHECKING:
+    # torch takes seconds to load, and not every image has it.
+    from cli.doctor.machine import Finding
+    from cli.evaluation.replay import Comparison
+
+_STYLES = {
+    TrialState.COMPLETE: "green",
+    TrialState.PRUNED: "yellow",
+    TrialState.RUNNING: "cyan",
+    TrialState.FAILED: "red",
+    TrialState.CANCELLED: "red",
+    TrialState.READY: "dim",
+}
+
+_NAMED = 3
+"""How many of the things left out for one reason are named."""
+
+
+def percent(value: float | None) -> str:
+    """`97.55 %`, or a dash for nothing."""
+    return "-" if value is None else f"{100 * value:.2f} %"
+
+
+def skipped_lines(skipped: Mapping[str, str]) -> Iterator[str]:
+    """A line for each reason why a reader left things out, the most frequent first, with a few names."""
+    by_reason: dict[str, list[str]] = {}
+    for where, reason in skipped.items():
+        by_reason.setdefault(reason, []).append(where)
+    for reason, places in sorted(by_reason.items(), key=lambda pair: -len(pair[1])):
+        named = ", ".join(places[:_NAMED]) + (", ... (all in manifest.json)" if len(places) > _NAMED else "")
+        yield f"not read: {len(places)} x {reason}: {named}"
+
+
+def studies_table(studies: Sequence[StudyView]) -> Table:
+    """One row a study."""
+    table = Table("study", "state", "cache", "trials", "pruned", "folds done", "best", box=None, pad_edge=False)
+    for study in studies:
+        ended = sum(count for state, count in study.trials.items() if state.over)
+        table.add_row(
+            study.name,
+            study.state,
+            f"{study.dataset}/{study.fingerprint[:8]}",
+            f"{ended}/{study.spec.trials}",
+            str(study.trials[TrialState.PRUNED]),
+            str(study.folds_done),
+            percent(study.best.value if study.best else None),
+        )
+    return table
+
+
+def trials_table(trials: Sequence[TrialView]) -> Table:
+    """One row a trial: folds done, accuracy so far, and what ended it."""
+    table = Table("trial", "state", "folds", "accuracy", "what happened", box=None, pad_edge=False)
+    for trial in trials:
+        state = Text(trial.state, style=_STYLES[trial.state])
+        folds = f"{trial.folds_done}/{trial.folds}"
+        table.add_row(str(trial.number), state, folds, percent(trial.running_accuracy), what_happened(trial))
+    return table
+
+
+def what_happened(trial: TrialView) -> str:
+    """The last word on a trial, such as `pruned by median after 3/5 folds`."""
+    if trial.pruned is not None:
+        numbers = ", ".join(f"{key} {value:.4g}" for key, value in trial.pruned.numbers.items())
+        return f"pruned by {trial.pruned.rule} after {trial.folds_done}/{trial.folds} folds ({numbers})"
+    if trial.end_reason:
+        return trial.end_reason
+    return f"on {trial.worker}" if trial.worker else ""
+
+
+def parameters_table(parameters: dict[str, object]) -> Table:
+    """A configuration in the form of the paper's Table 2."""
+    table = Table("Hyper-parameter", "Value", box=None, pad_edge=False)
+    for name, value in parameters.items():
+        table.add_row(title_of(name), str(value).lower() if isinstance(value, bool) else str(value))
+    return table
+
+
+def folds_table(folds: Sequence[FoldView]) -> Table:
+    """One row a fold; a column for the trial it was reused from only where there is such a fold."""
+    table = Table("fold", "tests", "state", "correct", "counts", "epochs", "seconds", "worker", box=None)
+    reused = any(fold.reused_from is not None for fold in folds)
+    if reused:
+        table.add_column("reused from")
+    for fold in folds:
+        origin = "-" if fold.reused_from is None else f"trial {fold.reused_from}"
+        table.add_row(
+            str(fold.index + 1),
+            fold.name,
+            fold.state,
+            "-" if fold.correct is None else f"{fold.correct}/{fold.clips}",
+            "-" if fold.best_epoch is None else str(fold.best_epoch + 1),
+            "-" if fold.epochs is None else str(fold.epochs),
+            "-" if fold.seconds is None else f"{fold.seconds:.1f}",
+            fold.worker or "-",
+            *([origin] if reused else []),
+        )
+    return table
+
+
+def confusion_table(view: ConfusionView) -> Table:
+    """Counts; rows are true classes, columns predicted ones."""
+    table = Table("true class", *view.classes, "recall", box=None, pad_edge=False)
+    for index, (name, row) in enumerate(zip(view.classes, view.counts, strict=True)):
+        total = sum(row)
+        cells = [Text(str(n), style="bold green" if i == index else "") for i, n in enumerate(row)]
+        table.add_row(name, *cells, percent(row[index] / total if total else None))
+    return table
+
+
+def save_confusion(view: ConfusionView, path: Path, title: str) -> None:
+    """Draw a confusion matrix as PNG, each row divided by its true class (the paper's Fig. 5)."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+    import numpy as np
+
+    counts = np.asarray(view.counts, dtype=float)
+    totals = counts.sum(axis=1, keepdims=True)
+    share = np.divide(counts, totals, out=np.zeros_like(counts), where=totals > 0)
+    size = 1.5 + 0.85 * len(view.classes)
+    figure, axes = plt.subplots(figsize=(size + 1.2, size), layout="constrained")
+    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for row in range(len(share)):
+        for column in range(len(share)):
+            axes.text(
+                column,
+                row,
+                f"{share[row, column]:.2f}\n({int(counts[row, column])})",
+                ha="center",
+                va="center",
+                fontsize=8,
+                color="white" if share[row, column] > 0.5 else "black",
+            )
+    axes.set_xticks(range(len(share)), view.classes, rotation=40, ha="right")
+    axes.set_yticks(range(len(share)), view.classes)
+    axes.set(xlabel="predicted class", ylabel="true class", title=title)
+    figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true class")
+    figure.savefig(path, dpi=140)
+    plt.close(figure)
+
+
+def study_summary(console: Console, study: StudyView) -> None:
+    """A study, its counts, its best configuration."""
+    counts = ", ".join(f"{count} {state}" for state, count in study.trials.items() if count)
+    console.print(f"[bold]{study.name}[/bold]  {study.state}" + (f" ({study.reason})" if study.reason else ""))
+    console.print(
+        f"  {study.clips} clips of {study.dataset}/{study.fingerprint[:12]}, {study.folds} folds, "
+        f"split {study.split_hash[:12]}"
+    )
+    console.print(f"  {sum(study.trials.values())} of {study.spec.trials} trials: {counts or 'none yet'}")
+    console.print(f"  {study.folds_done} folds counted")
+    if study.stalled is not None:
+        console.print(f"  [bold]stalled[/bold], no worker can run: {study.stalled}", highlight=False)
+    if study.best is None:
+        console.print("  no trial has ended yet")
+        return
+    best = study.best
+    if best.value is None:
+        console.print(
+            f"  no trial is complete; the pruned trial {best.number} got furthest: "
+            f"{percent(best.running_accuracy)} after {best.folds_done} of {best.folds} folds"
+        )
+    else:
+        console.print(
+            f"  best: trial {best.number}, accuracy {percent(best.value)} "
+            f"({best.correct}/{best.clips} clips; chance {percent(study.chance)})"
+        )
+        ended = study.trials[TrialState.COMPLETE] + study.trials[TrialState.PRUNED]
+        console.print(Text(selection_warning(study.spec.protocol, ended), style="dim"))
+    console.print(parameters_table(dict(best.parameters)))
+
+
+def live_view(study: StudyView, trials: Sequence[TrialView], workers: Sequence[WorkerView]) -> RenderableType:
+    """What `watch` shows: progress, the last trials, the workers."""
+    ended = sum(count for state, count in study.trials.items() if state.over)
+    best = percent(study.best.value) if study.best and study.best.value is not None else "-"
+    head = Text.assemble(
+        (study.name, "bold"),
+        f"  {study.state}  {ended}/{study.spec.trials} trials  {study.trials[TrialState.PRUNED]} pruned  "
+        f"{study.folds_done} folds  best {best}  chance {percent(study.chance)}",
+    )
+    busy = [w for w in workers if w.fold is not None]
+    foot = Text(
+        "  ".join(f"{w.name} ({w.device}): trial {w.trial} fold {(w.fold or 0) + 1}" for w in busy)
+        or "no worker holds a fold",
+        style="dim",
+    )
+    bar = ProgressBar(total=study.spec.trials, completed=ended, width=60)
+    return Group(head, bar, trials_table(trials[-15:]), foot)
+
+
+def comparison_lines(record: FoldRecord, found: Comparison) -> Iterator[str]:
+    """What a replay found, for people."""
+    task, result = record.task, record.result
+    yield (
+        f"{task.study} trial {task.trial} fold {task.fold} ({task.fold_name}): {found.epochs} epochs, "
+        f"epoch {record.best_epoch + 1} counts, {record.correct} of {len(task.test_clips)} clips right"
+    )
+    for name, (stored, here) in found.environment.items():
+        yield f"{name} was {stored}, here it is {here}"
+    if found.equal:
+        then = result.provenance.seconds
+        yield f"the replay is equal, bit for bit ({found.seconds:.1f} s, then {then:.1f} s)"
+        return
+    yield (
+        f"the replay differs from epoch {found.first_difference} on: {found.labels_changed} predicted labels, "
+        f"probabilities by up to {found.largest_difference:.2g}"
+    )
+    if found.environment:
+        yield "equal bits are promised only where device, torch, CUDA, cuDNN and threads are the same"
+
+
+def workers_lines(workers: StudyWorkersView) -> Iterator[str]:
+    """A study's Job and pods in Kubernetes."""
+    if workers.job is None:
+        yield "no Job of workers: the study does not run, or its coordinator starts none"
+        return
+    yield f"Job {workers.job}: {workers.wanted} wanted" + (", suspended" if workers.suspended else "")
+    if workers.stalled is not None:
+        yield f"stalled: {workers.stalled}"
+    for pod in workers.pods:
+        gpus = ", ".join(f"{amount} x {name}" for name, amount in pod.gpus.items()) or "no GPU"
+        why = f"  {pod.reason}: {pod.message}" if pod.reason else ""
+        yield f"  {pod.name}  {pod.phase}  {pod.node or 'no node yet'}  {gpus}{why}"
+
+
+def finding_lines(finding: Finding) -> Iterator[str]:
+    """What the doctor found, and what to do about it."""
+    yield f"{'ok ' if finding.good else 'BAD'} {finding.what}: {finding.found}"
+    if finding.fix is not None:
+        yield f"    {finding.fix}"

@@ -1,0 +1,146 @@
+"""The complete trials of a study as the pruning rules ask of them, kept in memory: they never change.
+
+A result is judged against all of them. Asked of the database each time, the price of a report would grow with
+the study; so only those are read that were complete since the last time.
+"""
+
+from __future__ import annotations
+
+import threading
+from array import array
+from bisect import insort
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from sqlalchemy import Boolean, Connection, Engine, bindparam, func, literal_column, not_, select
+from sqlalchemy.dialects.postgresql import aggregate_order_by
+from sqlalchemy.orm import Session
+
+from coordinator.pruning.fold_order import order_of
+from coordinator.pruning.rules import MedianTrial
+from coordinator.store.tables import ResultRow, StudyRow, TrialRow
+
+STUDIES_KEPT = 32
+"""Of so many studies of a database; a thousand complete trials of 118 folds take about 2 MB."""
+
+PAGE = 500
+"""Trials read at once."""
+
+
+def accuracies_at_step(session: Session, study: StudyRow, trial: TrialRow, step: int) -> Sequence[float]:
+    """Running accuracies after `step` folds of those that ran in the trial's order, the lowest first."""
+    with _as_seen_by(session, study) as kept:
+        return kept.of_order[trial.learnt_order].at_step(step)
+
+
+def middle_trial(session: Session, study: StudyRow, trial: TrialRow) -> MedianTrial | None:
+    """The one in the middle by accuracy of those that ran in the trial's order; None where there is none.
+
+    Of an even number it is the lower, of equal ones the earlier.
+    """
+    with _as_seen_by(session, study) as kept:
+        return kept.of_order[trial.learnt_order].middle()
+
+
+@contextmanager
+def _as_seen_by(session: Session, study: StudyRow) -> Iterator[_Kept]:
+    found = session.execute(_NEWEST, {"study_id": study.id}).one_or_none()
+    newest, own = (found[0] or 0, found[1]) if found else (0, False)
+    # What this transaction has made complete itself must not be kept: it may yet be rolled back.
+    committed = (session.scalar(_NEWEST_OF_OTHERS, {"study_id": study.id}) or 0) if own else newest
+    with _lock:
+        studies = _kept.setdefault(session.get_bind(), {})
+        kept = studies.pop(study.id, None)
+        if kept is None or kept.newest > newest:
+            # More than there is: the database was restored to an earlier day.
+            kept = _Kept()
+        _read_up_to(committed, session, study, kept)
+        studies[study.id] = kept
+        if len(studies) > STUDIES_KEPT:
+            del studies[next(iter(studies))]
+        if own:
+            kept = deepcopy(kept)
+            _read_up_to(newest, session, study, kept)
+        yield kept
+
+
+def next_completed(session: Session, study_id: int) -> int:
+    """The place of the next complete trial of a study, whose lock the transaction holds."""
+    last = select(func.max(TrialRow.completed)).where(TrialRow.study_id == study_id)
+    return (session.scalar(last) or 0) + 1
+
+
+class _Kept:
+    def __init__(self) -> None:
+        self.newest = 0
+        self.of_order = {False: _Trials(), True: _Trials()}
+
+
+class _Trials:
+    """Complete trials that ran their folds in the same order."""
+
+    def __init__(self) -> None:
+        self._at_step: list[array[float]] = []
+        self._by_value: list[tuple[float, int]] = []
+        self._correct: dict[int, array[int]] = {}
+        self._clips: Sequence[int] = ()
+
+    def at_step(self, step: int) -> Sequence[float]:
+        # A copy: others may add to it.
+        return self._at_step[step - 1][:] if self._at_step else ()
+
+    def middle(self) -> MedianTrial | None:
+        if not self._by_value:
+            return None
+        _, number = self._by_value[(len(self._by_value) - 1) // 2]
+        return MedianTrial(
+            number=number,
+            complete_trials=len(self._by_value),
+            folds=list(zip(self._correct[number], self._clips, strict=True)),
+        )
+
+    def add(self, number: int, correct: Sequence[int], clips: Sequence[int]) -> None:
+        curve = (np.cumsum(correct) / np.cumsum(clips)).tolist()
+        if not self._at_step:
+            self._at_step = [array("d") for _ in clips]
+            # The same clips are tested by all of them.
+            self._clips = tuple(clips)
+        for step, accuracy in zip(self._at_step, curve, strict=True):
+            insort(step, accuracy)
+        insort(self._by_value, (curve[-1], number))
+        self._correct[number] = array("i", correct)
+
+
+def _read_up_to(newest: int, session: Session, study: StudyRow, kept: _Kept) -> None:
+    while kept.newest < newest:
+        last = min(kept.newest + PAGE, newest)
+        page = session.execute(_PAGE, {"study_id": study.id, "after": kept.newest, "last": last})
+        for trial, correct, clips in page:
+            order = order_of(session, study, trial)
+            kept.of_order[trial.learnt_order].add(
+                trial.number, [correct[fold] for fold in order], [clips[fold] for fold in order]
+            )
+        kept.newest = last
+
+
+_lock = threading.Lock()
+_kept: WeakKeyDictionary[Engine | Connection, dict[int, _Kept]] = WeakKeyDictionary()
+
+_complete = (TrialRow.study_id == bindparam("study_id"), TrialRow.completed.is_not(None))
+_own = literal_column("trials.xmin = pg_current_xact_id()::xid", Boolean)
+_NEWEST = select(TrialRow.completed, _own).where(*_complete).order_by(TrialRow.completed.desc()).limit(1)
+_NEWEST_OF_OTHERS = select(func.max(TrialRow.completed)).where(*_complete, not_(_own))
+_PAGE = (
+    select(
+        TrialRow,
+        func.array_agg(aggregate_order_by(ResultRow.correct, ResultRow.fold)),
+        func.array_agg(aggregate_order_by(ResultRow.clips, ResultRow.fold)),
+    )
+    .join(ResultRow, ResultRow.trial_id == TrialRow.id)
+    .where(*_complete, TrialRow.completed > bindparam("after"), TrialRow.completed <= bindparam("last"))
+    .group_by(TrialRow.id)
+    .order_by(TrialRow.completed)
+)

@@ -1,0 +1,35 @@
+"""What the pruning rules ask of a study's folds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from sqlalchemy.orm import Session
+
+from coordinator.pruning.complete_trials import accuracies_at_step, middle_trial
+from coordinator.pruning.rules import FoldTable
+from coordinator.store.folds import confusion_counts
+from coordinator.store.studies import study_split
+from coordinator.store.tables import ResultRow, StudyRow, TrialRow
+from services.scores import Counts
+
+
+def fold_table(session: Session, study: StudyRow, trial: TrialRow, row: ResultRow) -> FoldTable:
+    """The folds of a study as they are, for a trial of it that is judged with a result not stored yet."""
+    return FoldTable(
+        complete_at_step=lambda step: accuracies_at_step(session, study, trial, step),
+        median_trial=lambda: middle_trial(session, study, trial),
+        confusion=lambda: _confusion(session, study, trial, row),
+    )
+
+
+def _confusion(
+    session: Session, study: StudyRow, trial: TrialRow, row: ResultRow
+) -> tuple[Counts, Sequence[int]]:
+    counts = confusion_counts(session, study, trial) + np.asarray(row.confusion, dtype=np.int64)
+    to_come = [-int(done) for done in counts.sum(axis=1)]
+    for split in study_split(session, study):
+        for label in split.labels:
+            to_come[label] += 1
+    return counts, to_come

@@ -1,0 +1,287 @@
+"""Granting leases: which pending fold a worker gets, and what it is told to run."""
+
+from __future__ import annotations
+
+import secrets
+import uuid
+from collections.abc import Sequence
+
+import structlog
+from sqlalchemy import (
+    JSON,
+    ColumnElement,
+    Select,
+    and_,
+    case,
+    exists,
+    false,
+    func,
+    or_,
+    select,
+    true,
+    type_coerce,
+)
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from coordinator.scheduling.counting import NextFold, next_to_run
+from coordinator.scheduling.leases import PENDING, end_leases, lock_trial
+from coordinator.scheduling.trials import is_open
+from coordinator.scheduling.workers import see_worker
+from coordinator.settings import CoordinatorSettings
+from coordinator.store.fold_writes import NewLease, lease_fold
+from coordinator.store.folds import fold_task
+from coordinator.store.studies import parsed_spec, study_split
+from coordinator.store.tables import (
+    ClaimRow,
+    FoldRow,
+    LeaseRow,
+    StudyRow,
+    TrialRow,
+    WorkerRow,
+)
+from services.contracts import (
+    ClaimRequest,
+    ComputePlan,
+    FoldAssignment,
+    Lease,
+    LeaseId,
+    StudySpec,
+    StudyState,
+    TrialState,
+    WorkerInfo,
+)
+from services.errors import (
+    CacheMismatch,
+    LeaseSuperseded,
+    NotFound,
+    PlanNotSound,
+    StudyOver,
+    WorkerDrained,
+)
+from services.folds import AllClips
+
+log = structlog.get_logger()
+
+
+def claim(
+    session: Session,
+    request: ClaimRequest,
+    key: str,
+    settings: CoordinatorSettings,
+    *,
+    pod_uid: str | None = None,
+) -> FoldAssignment | None:
+    """Lease a pending fold to a worker, or None when there is nothing to do now.
+
+    Folds of a running trial that nobody holds come first, then those of the next ready trial. The same `key`
+    gets the same lease. A worker runs one fold at a time: a claim with a new key gives back what it held.
+    `pod_uid` is of the Kubernetes pod that the worker runs in, noted when it is seen first.
+
+    Raises:
+        LeaseSuperseded: `key` was answered with a lease that is no longer current.
+        StudyOver: the study that was named has ended.
+        NotFound: it does not exist.
+        CacheMismatch: the worker cannot read the cache of the study it named.
+        PlanNotSound: its device does not run the compute plan of the study it named.
+        WorkerDrained: the worker is to end.
+    """
+    see_worker(session, request.worker, pod_uid)
+    answered = session.get(ClaimRow, key)
+    if answered is not None:
+        return _replay_claim(session, answered, settings)
+    if session.scalar(select(WorkerRow.drain).where(WorkerRow.id == request.worker.id)) is not None:
+        raise WorkerDrained(f"worker {request.worker.name} is to end: it was drained")
+    if request.study is not None:
+        _check_named_study(session, request.study, request)
+    end_leases(session, LeaseRow.worker_id == request.worker.id, "superseded")
+    assignment = grant_any(session, request, settings)
+    if assignment is not None:
+        session.execute(insert(ClaimRow).values(key=key, lease_id=assignment.lease.id))
+    return assignment
+
+
+def grant_any(session: Session, request: ClaimRequest, settings: CoordinatorSettings) -> FoldAssignment | None:
+    """Grant the pending fold that comes first for this request, or None when there is none."""
+    live = _live_leases().scalar_subquery()
+    pending = exists().where(FoldRow.trial_id == TrialRow.id, FoldRow.state == PENDING)
+    wanted = (
+        select(TrialRow)
+        .join(StudyRow, StudyRow.id == TrialRow.study_id)
+        .where(
+            StudyRow.state == StudyState.RUNNING,
+            StudyRow.fingerprint.in_(request.caches),
+            _supports_plan(request.plans),
+            _can_keep_models(request.keeps_models),
+            is_open(),
+            live < _workers_per_trial(),
+            pending,
+        )
+        # A trial left alone by its worker, then a new one, then one that can use help.
+        .order_by(
+            StudyRow.priority.desc(),
+            case((live > 0, 2), (TrialRow.state == TrialState.READY, 1), else_=0),
+            StudyRow.id,
+            TrialRow.number,
+        )
+        .limit(1)
+        .with_for_update(of=TrialRow, skip_locked=True)
+        .execution_options(populate_existing=True)
+    )
+    if request.study is not None:
+        wanted = wanted.where(StudyRow.name == request.study)
+    while (trial := session.scalar(wanted)) is not None:
+        study = session.get_one(StudyRow, trial.study_id)
+        spec = parsed_spec(study)
+        # The query's snapshot may be older than the lock it took: look again at what others committed.
+        if not _has_room(session, trial, spec):
+            continue
+        following, _ = next_to_run(session, study, spec, trial)
+        if following is not None:
+            return grant_fold(session, study, trial, following, request.worker, settings)
+        # Its end locked its study; another study's is not to be wanted in the same transaction.
+        wanted = wanted.where(StudyRow.id == study.id)
+    return None
+
+
+def _live_leases() -> Select[int]:
+    """How many folds of the trial in the surrounding query are held."""
+    live = select(func.count()).select_from(LeaseRow).correlate(TrialRow)
+    return live.where(LeaseRow.trial_id == TrialRow.id, LeaseRow.outcome.is_(None))
+
+
+def _workers_per_trial() -> ColumnElement[int]:
+    # A study made before this setting was there has one.
+    return func.coalesce(type_coerce(StudyRow.spec, JSON)["workers_per_trial"].as_integer(), 1)
+
+
+def _supports_plan(plans: Sequence[ComputePlan]) -> ColumnElement[bool]:
+    precision = type_coerce(StudyRow.spec, JSON)["compute", "precision"].as_string()
+    compiled = type_coerce(StudyRow.spec, JSON)["compute", "compiled"].as_boolean()
+    return or_(false(), *(and_(precision == plan.precision, compiled.is_(plan.compiled)) for plan in plans))
+
+
+def _can_keep_models(keeps_models: bool) -> ColumnElement[bool]:
+    # What is trained on all clips is of use only where the model can be kept.
+    kind = type_coerce(StudyRow.spec, JSON)["protocol", "kind"].as_string()
+    return true() if keeps_models else kind != AllClips().kind
+
+
+def claim_for_same_study(worker: WorkerRow, study: StudyRow, spec: StudySpec) -> ClaimRequest:
+    """What a worker would claim that has just run a fold of this study."""
+    return ClaimRequest(
+        worker=WorkerInfo(id=worker.id, name=worker.name, device=worker.device),
+        study=study.name,
+        caches=(study.fingerprint,),
+        plans=(spec.compute,),
+        keeps_models=isinstance(spec.protocol, AllClips),
+    )
+
+
+def _has_room(session: Session, trial: TrialRow, spec: StudySpec) -> bool:
+    if TrialState(trial.state).over:
+        return False
+    held = session.scalar(_live_leases().where(LeaseRow.trial_id == trial.id).correlate(None))
+    return (held or 0) < spec.workers_per_trial
+
+
+def grant_fold(
+    session: Session,
+    study: StudyRow,
+    trial: TrialRow,
+    following: NextFold,
+    worker: WorkerInfo,
+    settings: CoordinatorSettings,
+) -> FoldAssignment:
+    """Lease this fold to a worker; the trial is running from then on."""
+    if trial.state != TrialState.RUNNING:
+        trial.state = TrialState.RUNNING
+    lease = new_lease(trial, following, worker.id, settings)
+    lease_fold(session, lease)
+    log_granted(study, trial, lease, worker.name)
+    return assignment_of(session, study, trial, lease, settings)
+
+
+def new_lease(trial: TrialRow, following: NextFold, worker_id: str, settings: CoordinatorSettings) -> NewLease:
+    """A lease of this fold with the next term, not stored yet."""
+    return NewLease(
+        id=str(uuid.uuid4()),
+        trial_id=trial.id,
+        fold=following.fold,
+        term=following.last_term + 1,
+        secret=secrets.token_urlsafe(24),
+        worker_id=worker_id,
+        seconds=settings.lease_seconds,
+    )
+
+
+def log_granted(study: StudyRow, trial: TrialRow, lease: NewLease, worker_name: str) -> None:
+    """Log that a lease was granted."""
+    log.info(
+        "fold_leased",
+        study=study.name,
+        trial=trial.number,
+        fold=f"{lease.fold + 1}/{study.fold_count}",
+        term=lease.term,
+        worker=worker_name,
+    )
+
+
+def assignment_of(
+    session: Session,
+    study: StudyRow,
+    trial: TrialRow,
+    lease: NewLease | LeaseRow,
+    settings: CoordinatorSettings,
+) -> FoldAssignment:
+    """The lease and the task of its fold, as the worker gets them."""
+    split = study_split(session, study)[lease.fold]
+    return FoldAssignment(
+        lease=Lease(
+            id=LeaseId(lease.id),
+            term=lease.term,
+            secret=lease.secret,
+            seconds=settings.lease_seconds,
+            heartbeat_seconds=settings.heartbeat_seconds,
+        ),
+        **dict(fold_task(study, parsed_spec(study), trial, split)),
+    )
+
+
+def _replay_claim(session: Session, answered: ClaimRow, settings: CoordinatorSettings) -> FoldAssignment:
+    lease = session.get_one(LeaseRow, answered.lease_id)
+    trial = lock_trial(session, lease.trial_id)
+    session.refresh(lease)
+    if lease.outcome is not None:
+        raise LeaseSuperseded("this claim was answered with a lease that has ended; claim again with a new key")
+    study = session.get_one(StudyRow, trial.study_id)
+    return assignment_of(session, study, trial, lease, settings)
+
+
+def _check_named_study(session: Session, name: str, request: ClaimRequest) -> None:
+    study = session.scalar(select(StudyRow).where(StudyRow.name == name))
+    if study is None:
+        raise NotFound(f"there is no study {name!r}", field="study")
+    if StudyState(study.state).over:
+        raise StudyOver(f"study {name} is {study.state}")
+    if study.fingerprint not in request.caches:
+        raise CacheMismatch(
+            f"study {name} trains on the clip cache {study.dataset}/{study.fingerprint[:12]}, "
+            "which this worker cannot read; give it the right --cache-root",
+            field="caches",
+        )
+    spec = parsed_spec(study)
+    if isinstance(spec.protocol, AllClips) and not request.keeps_models:
+        raise CacheMismatch(
+            f"study {name} trains a model to keep, and this worker has no model catalogue that it can write "
+            "to; give it --models",
+            field="keeps_models",
+        )
+    plan = spec.compute
+    if plan not in request.plans:
+        raise PlanNotSound(
+            f"study {name} computes in {plan.precision}{' compiled' if plan.compiled else ''}, which this "
+            "worker's device does not run soundly; use another device, or a study with "
+            "compute.precision=fp32 and compute.compiled=false",
+            field="plans",
+        )

@@ -1,0 +1,209 @@
+"""Counting a finished fold: the verdict on its trial, reuse of equal folds, and the trial's next fold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import structlog
+from sqlalchemy import (
+    ARRAY,
+    Integer,
+    bindparam,
+    func,
+    select,
+)
+from sqlalchemy.orm import Session
+
+from coordinator.pruning import fold_order
+from coordinator.pruning import rules as pruning
+from coordinator.pruning.complete_trials import next_completed
+from coordinator.pruning.fold_table import fold_table
+from coordinator.scheduling.leases import PENDING, HeldLease
+from coordinator.scheduling.results import reused_result
+from coordinator.scheduling.trials import end_trial
+from coordinator.store.fold_writes import NewLease, count_fold
+from coordinator.store.folds import FoldCount, finished_prefix, fold_counts
+from coordinator.store.studies import lock_study, parsed_spec
+from coordinator.store.tables import (
+    FoldRow,
+    ResultRow,
+    StudyRow,
+    TrialRow,
+)
+from services.contracts import (
+    StudySpec,
+    TrialState,
+    Verdict,
+)
+
+log = structlog.get_logger()
+
+
+def next_to_run(
+    session: Session, study: StudyRow, spec: StudySpec, trial: TrialRow
+) -> tuple[NextFold | None, Verdict | None]:
+    """Count the trial's next folds as long as a trial with equal parameters has run them.
+
+    Equal parameters mean equal seeds on equal clips, so running them again would give the same results. They
+    are judged one by one, as if they were.
+
+    Returns:
+        The fold to run next, None when the trial has ended or others hold the rest; and the verdict on the
+        last one counted, if any.
+    """
+    if trial.state == TrialState.READY:
+        trial.learnt_order = study.fold_order is not None
+    verdict = None
+    while (following := _next_fold(session, study, spec, trial)) is not None:
+        if following.equal is None:
+            return following, verdict
+        done = fold_counts(session, [trial.id])[trial.id]
+        row = reused_result(trial, following.equal)
+        verdict = judge(session, study, spec, trial, row, done)
+        record_result(session, study, trial, row, verdict)
+        if verdict.decision != "continue":
+            break
+    return None, verdict
+
+
+@dataclass(frozen=True, kw_only=True)
+class NextFold:
+    """A pending fold whose trial is locked."""
+
+    fold: int
+    last_term: int
+    equal: ResultRow | None = None
+    """What a trial with equal parameters got when it ran this fold, where that may be used."""
+
+
+def known_next_fold(
+    session: Session, study: StudyRow, spec: StudySpec, trial: TrialRow, held: HeldLease
+) -> NextFold | None:
+    """The trial's next fold by what was read with the lease; None where that does not say it."""
+    if not held.pending or (held.has_equals and spec.economies.reuse_folds):
+        return None
+    order = fold_order.order_of(session, study, trial)
+    fold = next(fold for fold in order if fold in held.pending)
+    return NextFold(fold=fold, last_term=held.pending[fold])
+
+
+def _next_fold(session: Session, study: StudyRow, spec: StudySpec, trial: TrialRow) -> NextFold | None:
+    found = session.execute(
+        _NEXT_FOLD,
+        {
+            "study_id": study.id,
+            "trial_id": trial.id,
+            "parameters_hash": trial.parameters_hash,
+            "order": list(fold_order.order_of(session, study, trial)) if trial.learnt_order else None,
+        },
+    ).one_or_none()
+    if found is None:
+        return None
+    fold, last_term, equal_trials = found
+    equal = None
+    if equal_trials and spec.economies.reuse_folds:
+        equal = session.scalar(_EQUAL, {"trials": equal_trials, "fold": fold})
+    return NextFold(fold=fold, last_term=last_term, equal=equal)
+
+
+_NEXT_FOLD = (
+    select(
+        FoldRow.fold,
+        FoldRow.term,
+        select(func.array_agg(TrialRow.id))
+        .where(
+            TrialRow.study_id == bindparam("study_id"),
+            TrialRow.parameters_hash == bindparam("parameters_hash"),
+            TrialRow.id != bindparam("trial_id"),
+        )
+        .scalar_subquery(),
+    )
+    .where(FoldRow.trial_id == bindparam("trial_id"), FoldRow.state == PENDING)
+    # Without an order, by index.
+    .order_by(func.array_position(bindparam("order", type_=ARRAY(Integer)), FoldRow.fold), FoldRow.fold)
+    .limit(1)
+)
+
+
+# Not joined to the above: PostgreSQL keeps a plan from when there were few results, and then looks through all.
+_EQUAL = (
+    select(ResultRow)
+    .where(
+        ResultRow.trial_id.in_(bindparam("trials", expanding=True)),
+        ResultRow.fold == bindparam("fold"),
+        ResultRow.reused_from.is_(None),
+    )
+    .order_by(ResultRow.trial_id)
+    .limit(1)
+)
+
+
+def judge(
+    session: Session,
+    study: StudyRow,
+    spec: StudySpec,
+    trial: TrialRow,
+    row: ResultRow,
+    before: Sequence[FoldCount],
+) -> Verdict:
+    """Decide on a trial by a fold that is done and not stored yet; `before` was done already."""
+    done = [*before, FoldCount(fold=row.fold, correct=row.correct, clips=row.clips)]
+    order = fold_order.order_of(session, study, trial)
+    progress = pruning.TrialProgress(
+        fold=row.fold,
+        order=order,
+        prefix=finished_prefix(done, order),
+        correct=sum(count.correct for count in done),
+        clips_done=sum(count.clips for count in done),
+        clips_total=study.clips,
+    )
+    complete = progress.clips_done == progress.clips_total
+    pruned = None
+    if not complete and not fold_order.still_learning(study, spec):
+        pruned = pruning.decide(spec, progress, fold_table(session, study, trial, row))
+    return Verdict(
+        decision="complete" if complete else "pruned" if pruned else "continue",
+        trial_accuracy=progress.correct / progress.clips_done,
+        pruned=pruned,
+    )
+
+
+def record_result(
+    session: Session,
+    study: StudyRow,
+    trial: TrialRow,
+    row: ResultRow,
+    verdict: Verdict,
+    lease_of_next: NewLease | None = None,
+) -> None:
+    """Store the result of a fold with the verdict on its trial, which may end it, and the lease of its next."""
+    row.verdict = verdict.model_dump(mode="json")
+    told = {
+        "trial": trial.number,
+        "fold": row.fold,
+        "correct": row.correct,
+        "clips": row.clips,
+        "trial_accuracy": verdict.trial_accuracy,
+        "reused": row.reused_from is not None,
+    }
+    count_fold(session, study.id, row, told, lease_of_next)
+    if verdict.decision == "complete":
+        lock_study(session, study.id)
+        trial.value, trial.completed = verdict.trial_accuracy, next_completed(session, study.id)
+        end_trial(session, trial, TrialState.COMPLETE, None)
+        if parsed_spec(study).fold_order == "hardest_first":
+            fold_order.learn(session, study.id)
+    elif verdict.pruned is not None:
+        trial.pruned = verdict.pruned.model_dump(mode="json")
+        reason = f"rule {verdict.pruned.rule} after fold {verdict.pruned.fold}"
+        end_trial(session, trial, TrialState.PRUNED, reason)
+    log.info(
+        "fold_accepted" if row.reused_from is None else "fold_reused",
+        study=study.name,
+        trial=trial.number,
+        fold=f"{row.fold + 1}/{study.fold_count}",
+        correct=f"{row.correct}/{row.clips}",
+        trial_accuracy=round(verdict.trial_accuracy, 4),
+        decision=verdict.decision,
+    )

@@ -1,0 +1,303 @@
+"""The lease: its key, its fence, heartbeats, and its end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hmac import compare_digest
+from typing import Any, Literal
+
+import structlog
+from sqlalchemy import (
+    JSON,
+    ColumnElement,
+    and_,
+    bindparam,
+    exists,
+    func,
+    literal_column,
+    select,
+    true,
+    type_coerce,
+    update,
+)
+from sqlalchemy.orm import Session, aliased, defer, load_only
+
+from coordinator.settings import CoordinatorSettings
+from coordinator.store.folds import FoldCount
+from coordinator.store.tables import (
+    FoldRow,
+    LeaseRow,
+    ResultRow,
+    StudyRow,
+    TrialRow,
+    WorkerRow,
+)
+from services.contracts import (
+    FoldState,
+    Heartbeat,
+    HeartbeatReply,
+    TrialState,
+)
+from services.errors import (
+    LeaseSuperseded,
+    NotFound,
+    TokenRefused,
+)
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeaseKey:
+    """What a worker shows with every call on its lease."""
+
+    id: str
+    term: int
+    secret: str
+
+
+# Not a parameter: a plan that is kept can then use the index of the folds that are not done.
+PENDING: ColumnElement[str] = literal_column(f"'{FoldState.PENDING.value}'")
+
+
+Outcome = Literal["done", "lapsed", "released", "environment", "trial", "abandoned", "superseded"]
+
+
+def heartbeat(
+    session: Session, key: LeaseKey, beat: Heartbeat, settings: CoordinatorSettings
+) -> HeartbeatReply:
+    """Renew a lease whose worker makes progress, and tell the worker what to do.
+
+    A step counter that stands still for longer than the stall limit is not renewed. A lease that lapsed and
+    was not granted again is taken up anew.
+
+    Raises:
+        NotFound, TokenRefused: no such lease, or not its secret.
+    """
+    held = authorise(session, key)
+    lease, trial = held.lease, held.trial
+    session.execute(
+        update(WorkerRow).where(WorkerRow.id == lease.worker_id).values(last_seen=func.clock_timestamp())
+    )
+    try:
+        check_current(held)
+    except LeaseSuperseded:
+        return HeartbeatReply(command="abandon", lease_seconds=0)
+    if lease.outcome not in {None, "lapsed"}:
+        return HeartbeatReply(command="abandon", lease_seconds=0)
+    if held.worker.drain == "now":
+        return HeartbeatReply(command="drain", lease_seconds=0)
+    moved = lease.step != beat.step
+    renewed = session.execute(
+        update(LeaseRow)
+        .where(LeaseRow.id == lease.id)
+        .where(true() if moved else _still_within(settings.stall_seconds))
+        .values(
+            expires_at=_from_now(settings.lease_seconds),
+            outcome=None,
+            ended_at=None,
+            epoch=beat.epoch,
+            step=beat.step,
+            step_at=func.clock_timestamp() if moved else LeaseRow.step_at,
+        )
+        .returning(LeaseRow.id)
+    ).scalar()
+    if renewed is None:
+        log.warning("lease_stalled", lease=lease.id, trial=trial.number, fold=lease.fold, step=beat.step)
+        return HeartbeatReply(command="continue", lease_seconds=0)
+    session.execute(
+        update(FoldRow)
+        .where(FoldRow.trial_id == trial.id, FoldRow.fold == lease.fold)
+        .values(state=FoldState.LEASED)
+    )
+    return HeartbeatReply(command="continue", lease_seconds=settings.lease_seconds)
+
+
+def release(session: Session, key: LeaseKey) -> None:
+    """Give a fold back unharmed: a worker that shuts down, or that changed its mind.
+
+    Raises:
+        NotFound, TokenRefused: no such lease, or not its secret.
+    """
+    held = authorise(session, key)
+    if held.lease.outcome is None:
+        end_lease(session, held.lease, "released")
+        log.info("fold_released", trial=held.trial.number, fold=held.lease.fold)
+
+
+def abandon_leases(session: Session, study: StudyRow) -> None:
+    """End the live leases of a study; their workers learn it with their next word."""
+    of_study = select(TrialRow.id).where(TrialRow.study_id == study.id)
+    end_leases(session, LeaseRow.trial_id.in_(of_study), "abandoned")
+
+
+def end_leases(session: Session, which: ColumnElement[bool], outcome: Outcome) -> None:
+    """End the live leases that `which` selects, each under its trial's lock."""
+    live = select(LeaseRow).where(which, LeaseRow.outcome.is_(None)).order_by(LeaseRow.trial_id)
+    for lease in session.scalars(live).all():
+        lock_trial(session, lease.trial_id)
+        # It may have ended, and its fold been granted again, before the lock was ours.
+        session.refresh(lease)
+        if lease.outcome is None:
+            end_lease(session, lease, outcome)
+
+
+def end_lease(session: Session, lease: LeaseRow, outcome: Outcome) -> None:
+    """End one lease whose trial is locked; its fold is pending again."""
+    session.flush()
+    session.execute(
+        update(LeaseRow)
+        .where(LeaseRow.id == lease.id)
+        .values(outcome=outcome, ended_at=func.clock_timestamp(), message=lease.message)
+    )
+    session.execute(
+        update(FoldRow)
+        .where(
+            FoldRow.trial_id == lease.trial_id, FoldRow.fold == lease.fold, FoldRow.state == FoldState.LEASED
+        )
+        .values(state=FoldState.PENDING)
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldLease:
+    """What a call on a lease is about, read while its trial is locked."""
+
+    lease: LeaseRow
+    trial: TrialRow
+    fold: FoldRow
+    result: ResultRow | None
+    study: StudyRow
+    worker: WorkerRow
+    done: Sequence[FoldCount]
+    """Finished folds of the trial."""
+
+    pending: dict[int, int]
+    """The last term of each other pending fold of the trial."""
+
+    has_equals: bool
+    """Whether the study has other trials with equal parameters."""
+
+
+_Done, _Pending, _Equal = aliased(ResultRow), aliased(FoldRow), aliased(TrialRow)
+
+
+def authorise(session: Session, key: LeaseKey) -> HeldLease:
+    """Lock the trial of a lease and read what a call on the lease needs.
+
+    Raises:
+        NotFound: there is no such lease.
+        TokenRefused: its term or secret is another.
+    """
+    if session.execute(_LOCK_BY_LEASE, {"lease_id": key.id}).one_or_none() is None:
+        raise NotFound(f"there is no lease {key.id}", field="lease")
+    # Asked only now: before the lock was ours, others may have changed all of it.
+    held = session.execute(_HELD, {"lease_id": key.id}).one()
+    lease, trial, fold, result, study, worker, done, pending, has_equals = held
+    if lease.term != key.term or not compare_digest(lease.secret.encode(), key.secret.encode()):
+        raise TokenRefused(f"term or secret of lease {key.id} is wrong", field="lease")
+    return HeldLease(
+        lease=lease,
+        trial=trial,
+        fold=fold,
+        result=result,
+        study=study,
+        worker=worker,
+        done=[FoldCount(fold=fold, correct=correct, clips=clips) for fold, correct, clips in done or ()],
+        pending=dict(pending or ()),
+        has_equals=has_equals,
+    )
+
+
+_LOCK_BY_LEASE = (
+    select(TrialRow.id)
+    .where(
+        TrialRow.id == select(LeaseRow.trial_id).where(LeaseRow.id == bindparam("lease_id")).scalar_subquery()
+    )
+    .with_for_update()
+)
+
+
+_HELD = (
+    select(
+        LeaseRow,
+        TrialRow,
+        FoldRow,
+        ResultRow,
+        StudyRow,
+        WorkerRow,
+        select(type_coerce(func.json_agg(func.json_build_array(_Done.fold, _Done.correct, _Done.clips)), JSON))
+        .where(_Done.trial_id == LeaseRow.trial_id)
+        .scalar_subquery(),
+        select(type_coerce(func.json_agg(func.json_build_array(_Pending.fold, _Pending.term)), JSON))
+        # That of a lease that lapsed is pending too, and done with the result that comes late.
+        .where(
+            _Pending.trial_id == LeaseRow.trial_id,
+            _Pending.fold != LeaseRow.fold,
+            _Pending.state == PENDING,
+        )
+        .scalar_subquery(),
+        exists().where(
+            _Equal.study_id == TrialRow.study_id,
+            _Equal.parameters_hash == TrialRow.parameters_hash,
+            _Equal.id != TrialRow.id,
+        ),
+    )
+    .join(TrialRow, TrialRow.id == LeaseRow.trial_id)
+    .join(FoldRow, and_(FoldRow.trial_id == LeaseRow.trial_id, FoldRow.fold == LeaseRow.fold))
+    .outerjoin(ResultRow, and_(ResultRow.trial_id == FoldRow.trial_id, ResultRow.fold == FoldRow.fold))
+    .join(StudyRow, StudyRow.id == TrialRow.study_id)
+    .join(WorkerRow, WorkerRow.id == LeaseRow.worker_id)
+    .where(LeaseRow.id == bindparam("lease_id"))
+    # Columns that no call on a lease asks for are not read: each costs.
+    .options(
+        load_only(
+            LeaseRow.trial_id,
+            LeaseRow.fold,
+            LeaseRow.term,
+            LeaseRow.secret,
+            LeaseRow.worker_id,
+            LeaseRow.outcome,
+            LeaseRow.message,
+            LeaseRow.step,
+        ),
+        load_only(ResultRow.lease_id, ResultRow.sha256, ResultRow.verdict),
+        load_only(WorkerRow.name, WorkerRow.device, WorkerRow.drain),
+        defer(StudyRow.reason),
+        defer(StudyRow.started_at),
+        defer(TrialRow.created_at),
+        defer(TrialRow.ended_at),
+    )
+    .execution_options(populate_existing=True)
+)
+
+
+def check_current(held: HeldLease) -> None:
+    """Refuse a call on a lease that no longer counts: the fence.
+
+    Raises:
+        LeaseSuperseded: the trial has ended, the fold is counted, or it was granted again.
+    """
+    lease, trial, fold = held.lease, held.trial, held.fold
+    if TrialState(trial.state).over:
+        raise LeaseSuperseded(f"trial {trial.number} is already {trial.state}")
+    if fold.state == FoldState.DONE:
+        raise LeaseSuperseded(f"fold {lease.fold} of trial {trial.number} is already counted")
+    if fold.term != lease.term or lease.outcome == "superseded":
+        raise LeaseSuperseded(
+            f"fold {lease.fold} of trial {trial.number} was granted again in term {fold.term}"
+        )
+
+
+def lock_trial(session: Session, trial_id: int) -> TrialRow:
+    """A trial as it is now, locked until the transaction ends."""
+    return session.get_one(TrialRow, trial_id, with_for_update=True, populate_existing=True)
+
+
+def _from_now(seconds: float) -> ColumnElement[Any]:
+    return func.clock_timestamp() + func.make_interval(0, 0, 0, 0, 0, 0, seconds)
+
+
+def _still_within(seconds: float) -> ColumnElement[bool]:
+    return LeaseRow.step_at > func.clock_timestamp() - func.make_interval(0, 0, 0, 0, 0, 0, seconds)

@@ -1,0 +1,106 @@
+"""Checking a fold's result against its task and scoring it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ValidationError
+
+from coordinator.store.folds import fold_task
+from coordinator.store.tables import (
+    ResultRow,
+    StudyFoldRow,
+    StudyRow,
+    TrialRow,
+)
+from services import scores
+from services.contracts import (
+    FoldResult,
+    FoldTask,
+    StudySpec,
+)
+from services.errors import (
+    InvalidInput,
+)
+from services.folds import AllClips, HeldOut
+from services.search_space import first_problem
+from services.seeds import sha256_of
+
+
+def imported_result(
+    study: StudyRow, spec: StudySpec, trial: TrialRow, split: StudyFoldRow, payload: dict[str, Any]
+) -> ResultRow:
+    """Another coordinator's result, checked and scored as `report` does it; not added to a session.
+
+    Raises:
+        InvalidInput: it is no result, does not fit the fold's clips and classes, or is that of another task.
+    """
+    try:
+        result = FoldResult.model_validate(payload)
+    except ValidationError as error:
+        raise InvalidInput(first_problem(error), field="payload") from error
+    check_result(result, split, fold_task(study, spec, trial, split))
+    row = score_result(study, spec, trial, split, result)
+    row.imported, row.payload, row.sha256, row.verdict = True, payload, sha256_of(payload), {}
+    return row
+
+
+def reused_result(trial: TrialRow, ran: ResultRow) -> ResultRow:
+    """The result of a fold that a trial with equal parameters ran, for `trial`; not added to a session."""
+    return ResultRow(
+        trial_id=trial.id,
+        fold=ran.fold,
+        reused_from=ran.trial_id,
+        sha256=ran.sha256,
+        payload=ran.payload,
+        best_epoch=ran.best_epoch,
+        correct=ran.correct,
+        clips=ran.clips,
+        confusion=ran.confusion,
+    )
+
+
+def score_result(
+    study: StudyRow, spec: StudySpec, trial: TrialRow, split: StudyFoldRow, result: FoldResult
+) -> ResultRow:
+    """What a result is worth; where it comes from is its caller's to say."""
+    epochs = [epoch.predicted for epoch in result.epochs]
+    # A model is the network after its last epoch, and held-out clips are to choose none.
+    first = len(epochs) - 1 if isinstance(spec.protocol, AllClips | HeldOut) else 0
+    best, correct = scores.best_epoch(split.labels, epochs[first:])
+    best += first
+    return ResultRow(
+        trial_id=trial.id,
+        fold=split.fold,
+        best_epoch=best,
+        correct=correct,
+        clips=len(split.labels),
+        confusion=scores.confusion(split.labels, epochs[best], len(study.classes)).tolist(),
+    )
+
+
+def check_result(result: FoldResult, split: StudyFoldRow, task: FoldTask) -> None:
+    """Refuse a result that is not of this task.
+
+    Raises:
+        InvalidInput: naming the field that does not fit.
+    """
+    if (result.model is not None) != task.trains_on_all:
+        what = "names no model" if task.trains_on_all else "names a model"
+        raise InvalidInput(
+            f"model: the result {what}, and the fold {task.fold_name!r} is otherwise", field="model"
+        )
+    for field in ("fingerprint", "split_hash", "seed", "compute"):
+        said, asked = getattr(result.provenance, field), getattr(task, field)
+        if said != asked:
+            where = f"provenance.{field}"
+            raise InvalidInput(f"{where} is {said!r}, the fold was leased with {asked!r}", field=where)
+    clips, classes = len(split.labels), len(task.classes)
+    for number, epoch in enumerate(result.epochs):
+        where = f"epochs.{number}"
+        if len(epoch.predicted) != clips or len(epoch.probabilities) != clips:
+            raise InvalidInput(f"{where} has not one prediction for each of {clips} test clips", field=where)
+        if any(not 0 <= label < classes for label in epoch.predicted):
+            raise InvalidInput(f"{where} predicts a label outside 0..{classes - 1}", field=where)
+        if any(len(row) != classes for row in epoch.probabilities):
+            raise InvalidInput(f"{where} has not one probability for each of {classes} classes", field=where)

@@ -1,0 +1,98 @@
+"""Finished folds of trials, and the task of a fold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+
+import numpy as np
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from coordinator.store.tables import (
+    ResultRow,
+    StudyFoldRow,
+    StudyRow,
+    TrialRow,
+)
+from services import scores
+from services.contracts import (
+    Economies,
+    FoldTask,
+    StudySpec,
+    configure,
+)
+from services.folds import AllClips, HeldOut
+from services.seeds import fold_seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldCount:
+    """What counts of a finished fold."""
+
+    fold: int
+    correct: int
+    clips: int
+
+
+def fold_task(study: StudyRow, spec: StudySpec, trial: TrialRow, split: StudyFoldRow) -> FoldTask:
+    """What is asked of whoever runs a fold; it follows from these rows alone. `spec` is the study's."""
+    hyperparameters, training = configure(trial.parameters, spec.training)
+    return FoldTask(
+        study=study.name,
+        trial=trial.number,
+        fold=split.fold,
+        fold_name=split.name,
+        folds=study.fold_count,
+        hyperparameters=hyperparameters,
+        training=training,
+        economies=_economies(spec),
+        compute=spec.compute,
+        dataset=study.dataset,
+        fingerprint=study.fingerprint,
+        classes=tuple(study.classes),
+        test_clips=tuple(split.clip_ids),
+        split_hash=study.split_hash,
+        outer=None if isinstance(spec.protocol, AllClips) else spec.protocol.outer,
+        seed=fold_seed(
+            study_seed=spec.seed, parameters=trial.parameters, fold=split.fold, fingerprint=study.fingerprint
+        ),
+        study_seed=spec.seed,
+        trains_on_all=isinstance(spec.protocol, AllClips),
+        cross_validated=spec.cross_validated,
+    )
+
+
+def _economies(spec: StudySpec) -> Economies:
+    """Those of the study; held-out clips must not say when training ends."""
+    if isinstance(spec.protocol, HeldOut):
+        return spec.economies.model_copy(update={"stop_when_perfect": False})
+    return spec.economies
+
+
+def confusion_counts(session: Session, study: StudyRow, trial: TrialRow) -> scores.Counts:
+    """Confusion counts over the finished folds of a trial."""
+    size = len(study.classes)
+    counts = np.zeros((size, size), dtype=np.int64)
+    for matrix in session.scalars(select(ResultRow.confusion).where(ResultRow.trial_id == trial.id)):
+        counts += np.asarray(matrix, dtype=np.int64)
+    return counts
+
+
+def fold_counts(session: Session, trial_ids: Sequence[int]) -> dict[int, list[FoldCount]]:
+    """Finished folds of each trial, in order of the fold; an empty list for a trial without one."""
+    counts: dict[int, list[FoldCount]] = {trial_id: [] for trial_id in trial_ids}
+    for trial_id, fold, correct, clips in session.execute(
+        select(ResultRow.trial_id, ResultRow.fold, ResultRow.correct, ResultRow.clips)
+        .where(ResultRow.trial_id.in_(trial_ids))
+        .order_by(ResultRow.trial_id, ResultRow.fold)
+    ):
+        counts[trial_id].append(FoldCount(fold=fold, correct=correct, clips=clips))
+    return counts
+
+
+def finished_prefix(counts: Sequence[FoldCount], order: Sequence[int]) -> list[tuple[int, int]]:
+    """(correct, clips) of the folds that are finished without a gap from the first of `order`, in its order."""
+    done = {count.fold: (count.correct, count.clips) for count in counts}
+    return [done[fold] for fold in takewhile(done.__contains__, order)]

@@ -1,0 +1,78 @@
+"""A study's row: found by name, locked, with its parsed spec and its split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.exc import NoResultFound
+from sqlalchemy.orm import Session
+
+from coordinator.store.tables import (
+    StudyFoldRow,
+    StudyRow,
+)
+from services.contracts import (
+    StudySpec,
+)
+from services.errors import NotFound
+
+
+def get_study(session: Session, name: str, *, lock: bool = False) -> StudyRow:
+    """A study by name.
+
+    Raises:
+        NotFound: no study has this name; the message lists those there are.
+    """
+    wanted = select(StudyRow).where(StudyRow.name == name)
+    study = session.scalar(wanted)
+    if study is None:
+        names = session.scalars(select(StudyRow.name).order_by(StudyRow.id.desc()).limit(10)).all()
+        there = f"there are: {', '.join(names)}" if names else "there is none yet"
+        raise NotFound(f"there is no study {name!r} ({there})", field="name")
+    return lock_study(session, study.id) if lock else study
+
+
+def lock_study(session: Session, study_id: int) -> StudyRow:
+    """A study as it is now, locked against all that lock it too."""
+    # Not against those who only refer to it: PostgreSQL takes a shared lock on the study for a trial that is
+    # changed twice in a transaction, and two trials that end together would wait for each other's.
+    return session.get_one(StudyRow, study_id, with_for_update={"key_share": True}, populate_existing=True)
+
+
+def parsed_spec(study: StudyRow) -> StudySpec:
+    """The spec of a study. Parsing is the dearest part of many a request, so it is done once for equal ones."""
+    stored, spec = _specs.get(study.id, (None, None))
+    if spec is None or stored != study.spec:
+        spec = StudySpec.model_validate(study.spec)
+        _specs[study.id] = study.spec, spec
+    return spec
+
+
+_specs: dict[int, tuple[dict[str, Any], StudySpec]] = {}
+
+
+def study_split(session: Session, study: StudyRow) -> Sequence[StudyFoldRow]:
+    """The split of a study, by fold; rows of no session. It never changes, so it is read once."""
+    # Of another database the study of this id was made at another time.
+    known = (study.id, study.created_at, study.split_hash)
+    split = _splits.get(known)
+    if split is None:
+        columns = StudyFoldRow.__table__.c
+        rows = session.execute(select(*columns).where(columns.study_id == study.id).order_by(columns.fold))
+        split = tuple(StudyFoldRow(**row) for row in rows.mappings())
+        if not split:
+            raise NoResultFound(f"the study {study.name} was deleted meanwhile")
+        if len(_splits) >= SPLITS_KEPT:
+            _splits.clear()
+        _splits[known] = split
+    return split
+
+
+SPLITS_KEPT = 100
+"""So many studies' splits are remembered, of some 50 kB each."""
+
+
+_splits: dict[tuple[int, datetime, str], Sequence[StudyFoldRow]] = {}

@@ -1,0 +1,367 @@
+"""Read-only answers as contract types: studies, trials, folds, costs, workers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from sqlalchemy import ColumnElement, and_, exists, extract, func, or_, select
+from sqlalchemy.orm import Session
+
+from coordinator.store.folds import confusion_counts, fold_task
+from coordinator.store.studies import get_study, parsed_spec, study_split
+from coordinator.store.tables import (
+    EnqueuedRow,
+    FoldRow,
+    LeaseRow,
+    ResultRow,
+    StudyRow,
+    TrialRow,
+    WorkerRow,
+)
+from services import scores
+from services.contracts import (
+    ConfusionView,
+    FoldRecord,
+    FoldResult,
+    PruneDecision,
+    SplitClip,
+    SplitFold,
+    SplitView,
+    StudyState,
+    StudyView,
+    TrialCost,
+    TrialState,
+    TrialView,
+    WorkerView,
+)
+from services.errors import Conflict, NotFound
+
+
+def list_studies(
+    session: Session, *, state: StudyState | None = None, after: str | None = None, limit: int | None = None
+) -> list[StudyView]:
+    """Studies, oldest first; of one state, and those made after the study named `after`.
+
+    Raises:
+        NotFound: there is no study `after`.
+    """
+    wanted = select(StudyRow).order_by(StudyRow.id).limit(limit)
+    if state is not None:
+        wanted = wanted.where(StudyRow.state == state)
+    if after is not None:
+        wanted = wanted.where(StudyRow.id > get_study(session, after).id)
+    return [study_view(session, study) for study in session.scalars(wanted).all()]
+
+
+def study_view(session: Session, study: StudyRow) -> StudyView:
+    """A study with its counts and its best trial."""
+    states = session.execute(
+        select(TrialRow.state, func.count()).where(TrialRow.study_id == study.id).group_by(TrialRow.state)
+    ).all()
+    counts = dict.fromkeys(TrialState, 0) | {TrialState(state): count for state, count in states}
+    done = session.scalar(
+        select(func.count())
+        .select_from(ResultRow)
+        .join(TrialRow, TrialRow.id == ResultRow.trial_id)
+        .where(TrialRow.study_id == study.id)
+    )
+    return StudyView(
+        name=study.name,
+        state=StudyState(study.state),
+        reason=study.reason,
+        spec=parsed_spec(study),
+        dataset=study.dataset,
+        fingerprint=study.fingerprint,
+        classes=tuple(study.classes),
+        clips=study.clips,
+        folds=study.fold_count,
+        split_hash=study.split_hash,
+        fold_order=None if study.fold_order is None else tuple(study.fold_order),
+        trials=counts,
+        folds_done=done or 0,
+        chance=1 / len(study.classes),
+        best=best_trial(session, study),
+    )
+
+
+def best_trial(session: Session, study: StudyRow) -> TrialView | None:
+    """The complete trial of highest value, earliest on ties; with none, the pruned one of highest bound."""
+    complete = session.scalar(
+        select(TrialRow)
+        .where(TrialRow.study_id == study.id, TrialRow.state == TrialState.COMPLETE)
+        .order_by(TrialRow.value.desc(), TrialRow.number)
+        .limit(1)
+    )
+    if complete is not None:
+        return _trial_view(session, study, complete)
+    errors = func.sum(ResultRow.clips - ResultRow.correct)
+    pruned = session.scalar(
+        select(TrialRow)
+        .join(ResultRow, ResultRow.trial_id == TrialRow.id)
+        .where(TrialRow.study_id == study.id, TrialRow.state == TrialState.PRUNED)
+        .group_by(TrialRow.id)
+        .order_by(errors, TrialRow.number)
+        .limit(1)
+    )
+    return _trial_view(session, study, pruned) if pruned is not None else None
+
+
+def list_trials(
+    session: Session,
+    study: StudyRow,
+    *,
+    state: TrialState | None,
+    after: int,
+    limit: int,
+    order: Literal["number", "value"] = "number",
+    worker: str | None = None,
+) -> list[TrialView]:
+    """Trials that come after trial `after` in this order; -1 is before all.
+
+    By value the best come first, and those without one last; equal ones by number.
+
+    Args:
+        session: only read from.
+        study: whose trials.
+        state: only trials of this state.
+        after: number of a trial.
+        limit: at most so many.
+        order: by number or by value.
+        worker: only trials of which a worker of this name holds a fold now.
+
+    Raises:
+        NotFound: by value, there is no trial `after`.
+    """
+    wanted = select(TrialRow).where(TrialRow.study_id == study.id)
+    if state is not None:
+        wanted = wanted.where(TrialRow.state == state)
+    if worker is not None:
+        held = exists().where(
+            LeaseRow.trial_id == TrialRow.id,
+            LeaseRow.outcome.is_(None),
+            WorkerRow.id == LeaseRow.worker_id,
+            WorkerRow.name == worker,
+        )
+        wanted = wanted.where(held)
+    if order == "number":
+        wanted = wanted.where(TrialRow.number > after).order_by(TrialRow.number)
+    else:
+        wanted = wanted.order_by(TrialRow.value.desc().nulls_last(), TrialRow.number)
+        if after >= 0:
+            wanted = wanted.where(_behind(get_trial(session, study, after)))
+    return trial_views(session, study, session.scalars(wanted.limit(limit)).all())
+
+
+def complete_trials(session: Session, study: StudyRow) -> Sequence[TrialRow]:
+    """The complete trials of a study, by number."""
+    wanted = select(TrialRow).where(TrialRow.study_id == study.id, TrialRow.state == TrialState.COMPLETE)
+    return session.scalars(wanted.order_by(TrialRow.number)).all()
+
+
+def _behind(trial: TrialRow) -> ColumnElement[bool]:
+    if trial.value is None:
+        return and_(TrialRow.value.is_(None), TrialRow.number > trial.number)
+    equal = and_(TrialRow.value == trial.value, TrialRow.number > trial.number)
+    return or_(TrialRow.value < trial.value, equal, TrialRow.value.is_(None))
+
+
+def get_trial(session: Session, study: StudyRow, number: int) -> TrialRow:
+    """A trial by number.
+
+    Raises:
+        NotFound: the study has no such trial.
+    """
+    trial = session.scalar(select(TrialRow).where(TrialRow.study_id == study.id, TrialRow.number == number))
+    if trial is None:
+        raise NotFound(f"study {study.name} has no trial {number}", field="number")
+    return trial
+
+
+def trial_views(session: Session, study: StudyRow, trials: Sequence[TrialRow]) -> list[TrialView]:
+    """Trials with what of them is done, in two queries however many they are."""
+    ids = [trial.id for trial in trials]
+    sums = {
+        trial_id: (int(folds), int(correct), int(clips))
+        for trial_id, folds, correct, clips in session.execute(
+            select(
+                ResultRow.trial_id,
+                func.count(),
+                func.sum(ResultRow.correct),
+                func.sum(ResultRow.clips),
+            )
+            .where(ResultRow.trial_id.in_(ids))
+            .group_by(ResultRow.trial_id)
+        )
+    }
+    held = session.execute(
+        select(LeaseRow.trial_id, WorkerRow.name)
+        .join(WorkerRow, WorkerRow.id == LeaseRow.worker_id)
+        .where(LeaseRow.trial_id.in_(ids), LeaseRow.outcome.is_(None))
+    ).all()
+    holders = {row.trial_id: row.name for row in held}
+    views = []
+    for trial in trials:
+        folds, correct, clips = sums.get(trial.id, (0, 0, 0))
+        views.append(
+            TrialView(
+                number=trial.number,
+                state=TrialState(trial.state),
+                parameters=trial.parameters,
+                value=trial.value,
+                folds_done=folds,
+                folds=study.fold_count,
+                correct=correct,
+                clips=clips,
+                running_accuracy=correct / clips if clips else None,
+                pruned=PruneDecision.model_validate(trial.pruned) if trial.pruned else None,
+                learnt_order=trial.learnt_order,
+                end_reason=trial.end_reason,
+                worker=holders.get(trial.id),
+            )
+        )
+    return views
+
+
+def fold_record(session: Session, study: StudyRow, trial: TrialRow, index: int) -> FoldRecord:
+    """A finished fold: what was asked and what came of it.
+
+    Raises:
+        NotFound: the study has no such fold.
+        Conflict: the fold has no result.
+    """
+    fold = session.get(FoldRow, (trial.id, index))
+    if fold is None:
+        raise NotFound(
+            f"study {study.name} has no fold {index}; its folds are 0 to {study.fold_count - 1}", field="index"
+        )
+    result = session.get(ResultRow, (trial.id, index))
+    if result is None:
+        raise Conflict(
+            f"fold {index} of trial {trial.number} is {fold.state} and has no result (the trial is "
+            f"{trial.state})",
+            field="index",
+        )
+    origin = session.get_one(TrialRow, result.reused_from) if result.reused_from is not None else None
+    return FoldRecord(
+        task=fold_task(study, parsed_spec(study), trial, study_split(session, study)[index]),
+        result=FoldResult.model_validate(result.payload),
+        best_epoch=result.best_epoch,
+        correct=result.correct,
+        reused_from=origin.number if origin else None,
+    )
+
+
+def confusion_view(session: Session, study: StudyRow, trial: TrialRow) -> ConfusionView:
+    """Confusion counts over the finished folds of a trial, and the scores they give."""
+    counts = confusion_counts(session, study, trial)
+    return ConfusionView(
+        classes=tuple(study.classes),
+        counts=tuple(tuple(int(n) for n in row) for row in counts),
+        accuracy=scores.accuracy(counts),
+        uar=scores.unweighted_average_recall(counts),
+        uf1=scores.unweighted_f1(counts),
+    )
+
+
+def split_view(session: Session, study: StudyRow, subjects: Mapping[str, str]) -> SplitView:
+    """The split of a study; `subjects` has that of each clip, or nothing where they are not known."""
+    return SplitView(
+        split_hash=study.split_hash,
+        classes=tuple(study.classes),
+        folds=tuple(
+            SplitFold(
+                name=fold.name,
+                clips=tuple(
+                    SplitClip(clip_id=clip_id, label=label, subject=subjects.get(clip_id))
+                    for clip_id, label in zip(fold.clip_ids, fold.labels, strict=True)
+                ),
+            )
+            for fold in study_split(session, study)
+        ),
+    )
+
+
+def trial_costs(session: Session, study: StudyRow, *, after: int, limit: int) -> list[TrialCost]:
+    """What the finished folds of the trials that come after trial `after` took, by number."""
+    wanted = (
+        select(TrialRow.id, TrialRow.number)
+        .where(TrialRow.study_id == study.id, TrialRow.number > after)
+        .order_by(TrialRow.number)
+        .limit(limit)
+    )
+    numbers = {row.id: row.number for row in session.execute(wanted)}
+    provenance = ResultRow.payload["provenance"]
+    reused = ResultRow.reused_from.is_not(None)
+    rows = session.execute(
+        select(
+            ResultRow.trial_id,
+            provenance["device"].as_string().label("device"),
+            reused.label("reused"),
+            func.count().label("folds"),
+            func.sum(provenance["seconds"].as_float()).label("seconds"),
+            func.sum(func.json_array_length(ResultRow.payload["epochs"])).label("epochs"),
+            func.sum(provenance["clip_passes"].as_integer()).label("clip_passes"),
+        )
+        .where(ResultRow.trial_id.in_(numbers))
+        .group_by("trial_id", "device", "reused")
+        .order_by("device")
+    ).all()
+    of_trial: dict[int, list[Any]] = {trial_id: [] for trial_id in numbers}
+    for row in rows:
+        of_trial[row.trial_id].append(row)
+    costs = []
+    for trial_id, number in numbers.items():
+        run = [row for row in of_trial[trial_id] if not row.reused]
+        again = [row for row in of_trial[trial_id] if row.reused]
+        costs.append(
+            TrialCost(
+                number=number,
+                folds_run=sum(row.folds for row in run),
+                folds_reused=sum(row.folds for row in again),
+                seconds={row.device: row.seconds for row in run},
+                seconds_reused=sum(row.seconds for row in again),
+                epochs=sum(row.epochs for row in run),
+                clip_passes=sum(row.clip_passes for row in run),
+            )
+        )
+    return costs
+
+
+def list_workers(session: Session, *, seen_within: float) -> list[WorkerView]:
+    """Workers heard of in the last `seen_within` seconds, with the fold each holds."""
+    silence = extract("epoch", func.clock_timestamp() - WorkerRow.last_seen)
+    rows = session.execute(
+        select(WorkerRow, silence, StudyRow.name, TrialRow.number, LeaseRow.fold)
+        .outerjoin(LeaseRow, (LeaseRow.worker_id == WorkerRow.id) & LeaseRow.outcome.is_(None))
+        .outerjoin(TrialRow, TrialRow.id == LeaseRow.trial_id)
+        .outerjoin(StudyRow, StudyRow.id == TrialRow.study_id)
+        .where(silence < seen_within)
+        .order_by(WorkerRow.first_seen)
+    ).all()
+    return [
+        WorkerView(
+            id=worker.id,
+            name=worker.name,
+            device=worker.device,
+            pod_uid=worker.pod_uid,
+            seconds_since_seen=float(seconds),
+            study=study,
+            trial=trial,
+            fold=fold,
+            draining=worker.drain is not None,
+        )
+        for worker, seconds, study, trial, fold in rows
+    ]
+
+
+def enqueued_parameters(session: Session, study_id: int) -> dict[int, dict[str, Any]]:
+    """Configurations enqueued for a study that was there already, by the number of their trial."""
+    rows = session.scalars(
+        select(EnqueuedRow).where(EnqueuedRow.study_id == study_id).order_by(EnqueuedRow.number)
+    )
+    return {row.number: row.parameters for row in rows}
+
+
+def _trial_view(session: Session, study: StudyRow, trial: TrialRow) -> TrialView:
+    return trial_views(session, study, [trial])[0]

@@ -1,0 +1,104 @@
+"""From a search to a model: the study that trains a configuration on all clips."""
+
+from __future__ import annotations
+
+from math import ceil
+from statistics import median
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from coordinator.store.studies import get_study, parsed_spec
+from coordinator.store.tables import ResultRow, StudyRow, TrialRow
+from coordinator.store.views import best_trial, confusion_view, get_trial
+from services.contracts import CrossValidated, RandomSampler, StudySpec, TrainFinal, TrialState
+from services.errors import Conflict
+from services.folds import AllClips, HeldOut
+from services.search_space import SearchSpace
+
+
+def final_spec(session: Session, name: str, wanted: TrainFinal) -> StudySpec:
+    """The spec of a study of one trial and one fold, all clips, with the parameters of a complete trial.
+
+    It trains for the median of the best epochs of the trial's folds, halves rounded up. Everything else is as
+    in the study.
+
+    Raises:
+        NotFound: no such study or trial.
+        Conflict: the trial is not complete, or no trial is; or the study cross-validates nothing.
+    """
+    study = get_study(session, name)
+    spec = parsed_spec(study)
+    if isinstance(spec.protocol, AllClips):
+        raise Conflict(f"study {name} trains on all clips already; name the one it was made from", field="name")
+    if isinstance(spec.protocol, HeldOut):
+        raise Conflict(
+            f"study {name} only measures a configuration, on clips that were held out; name the study that "
+            "selected it",
+            field="name",
+        )
+    trial = _trial(session, study, wanted.trial)
+    before = _cross_validated(session, study, spec, trial)
+    epochs = ceil(median(before.best_epochs))
+    parameters = {**trial.parameters, **({"epochs": epochs} if "epochs" in trial.parameters else {})}
+    return spec.model_copy(
+        update={
+            "name": wanted.name or f"{name[:57]}-final",
+            "cache": f"{study.dataset}/{study.fingerprint}",
+            "protocol": AllClips(),
+            "space": SearchSpace.model_validate({each: [value] for each, value in parameters.items()}),
+            "trials": 1,
+            "sampler": RandomSampler(),
+            "pruning": (),
+            "fold_order": "fixed",
+            "training": spec.training.model_copy(update={"epochs": epochs}),
+            "workers_per_trial": 1,
+            "enqueue": (),
+            "warm_start": None,
+            "cross_validated": before,
+            "trial_seconds": None,
+            "study_seconds": None,
+            "workers": None if spec.workers is None else 1,
+            "start": True,
+        }
+    )
+
+
+def _trial(session: Session, study: StudyRow, number: int | None) -> TrialRow:
+    if number is None:
+        best = best_trial(session, study)
+        if best is None or best.value is None:
+            raise Conflict(
+                f"no trial of study {study.name} is complete, so none is known to be the best; let it run "
+                "on, or clone it without pruning",
+                field="trial",
+            )
+        number = best.number
+    trial = get_trial(session, study, number)
+    if trial.state != TrialState.COMPLETE:
+        raise Conflict(f"trial {number} of study {study.name} is {trial.state}, not complete", field="trial")
+    return trial
+
+
+def _cross_validated(session: Session, study: StudyRow, spec: StudySpec, trial: TrialRow) -> CrossValidated:
+    scores = confusion_view(session, study, trial)
+    best_epochs = session.scalars(
+        select(ResultRow.best_epoch).where(ResultRow.trial_id == trial.id).order_by(ResultRow.fold)
+    ).all()
+    ended = select(func.count()).select_from(TrialRow).where(TrialRow.study_id == study.id)
+    correct = sum(row[place] for place, row in enumerate(scores.counts))
+    return CrossValidated(
+        study=study.name,
+        trial=trial.number,
+        trials=session.scalar(ended.where(TrialRow.ended_at.is_not(None))) or 0,
+        protocol=spec.protocol,
+        folds=study.fold_count,
+        split_hash=study.split_hash,
+        seed=spec.seed,
+        clips=study.clips,
+        correct=correct,
+        accuracy=scores.accuracy,
+        uar=scores.uar,
+        uf1=scores.uf1,
+        best_epochs=tuple(epoch + 1 for epoch in best_epochs),
+    )

@@ -1,0 +1,346 @@
+"""A study file into the tables: everything in one transaction, nothing believed that can be checked.
+
+Every result is hashed, and scored again from its predictions and the labels of the split. Results are marked
+as imported and name no lease: a lease is one coordinator's promise to one worker, elsewhere it fences nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import IO, NamedTuple, TypeVar
+
+import structlog
+from pydantic import BaseModel, ValidationError
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from coordinator.events import tell
+from coordinator.pruning.complete_trials import next_completed
+from coordinator.scheduling.results import imported_result, reused_result
+from coordinator.store.tables import (
+    EnqueuedRow,
+    FoldRow,
+    InheritedTrialRow,
+    OutboxRow,
+    ResultRow,
+    StudyFoldRow,
+    StudyRow,
+    TrialRow,
+)
+from services.clip_cache import find_cache
+from services.contracts import EventKind, FoldState, StudySpec, StudyState, TrialState
+from services.errors import CacheMismatch, Conflict, InvalidInput
+from services.folds import Fold, KFold, split_hash
+from services.search_space import ParameterValue, SearchSpace, first_problem
+from services.seeds import sha256_of
+from services.study_file import LINE_BYTES_ALLOWED, ReusedLine, StudyLine, TrialLine
+
+log = structlog.get_logger()
+
+Line = TypeVar("Line", bound=BaseModel)
+
+
+class _Reused(NamedTuple):
+    """A fold to be counted from another trial, once all trials are there."""
+
+    trial: TrialRow
+    fold: int
+    origin: int
+    received_at: datetime
+
+
+def import_study(
+    session: Session, lines: Iterable[bytes], cache_root: Path, name: str | None = None
+) -> StudyRow:
+    """Store a study as its file has it; one that was running is paused.
+
+    Args:
+        session: its transaction is the import: all or nothing.
+        lines: of a study file.
+        cache_root: folder of the clip caches, for a study that is not over.
+        name: another name than that in the file.
+
+    Raises:
+        Conflict: the name is taken.
+        InvalidInput: a line is not what it should be; the message says which and why.
+        CacheMismatch: the study is not over and its clip cache is not here.
+    """
+    numbered = enumerate(lines, start=1)
+    with _at(1):
+        line = _parse(StudyLine, _next(numbered, "the file is empty; give what `foldwise study export` wrote"))
+        spec = line.spec if name is None else line.spec.model_copy(update={"name": name})
+        _check_study(line, spec)
+        if not line.state.over:
+            _check_cache(line, cache_root)
+    if session.scalar(select(StudyRow.id).where(StudyRow.name == spec.name)) is not None:
+        raise Conflict(f"a study {spec.name!r} exists already; import it under another name", field="name")
+    study, splits = _store_study(session, line, spec)
+    reused: list[_Reused] = []
+    last = None
+    for number in range(line.trials):
+        with _at(number + 2):
+            cut_off = f"the file ends after {number} of {line.trials} trials; export the study again"
+            trial_line = _parse(TrialLine, _next(numbered, cut_off))
+            _check_trial(trial_line, number, spec, study)
+            last = _store_trial(session, study, spec, splits, trial_line, reused)
+    if next(numbered, None) is not None:
+        raise InvalidInput(
+            f"the file goes on after {line.trials} trials; export the study again", field="trials"
+        )
+    _store_reused(session, study, reused)
+    _check_values(session, study)
+    if last is not None:
+        # One is enough: the leader projects whatever Optuna has not got.
+        session.add(OutboxRow(trial_id=last.id))
+    tell(session, study.id, EventKind.STUDY_MOVED, state=study.state, reason=study.reason, imported=True)
+    log.info("study_imported", study=study.name, trials=line.trials)
+    return study
+
+
+def lines_of(file: IO[bytes]) -> Iterator[bytes]:
+    """The lines of an open file, one at a time.
+
+    Raises:
+        InvalidInput: one is longer than is allowed.
+    """
+    while line := file.readline(LINE_BYTES_ALLOWED + 1):
+        if len(line) > LINE_BYTES_ALLOWED:
+            raise InvalidInput(f"a line is longer than {LINE_BYTES_ALLOWED} bytes; this is no study file")
+        yield line
+
+
+@contextmanager
+def _at(line: int) -> Iterator[None]:
+    try:
+        yield
+    except InvalidInput as error:
+        raise InvalidInput(f"line {line}: {error.message}", field=error.field) from error
+
+
+def _next(numbered: Iterator[tuple[int, bytes]], missing: str) -> bytes:
+    found = next(numbered, None)
+    if found is None:
+        raise InvalidInput(missing)
+    return found[1]
+
+
+def _parse(kind: type[Line], line: bytes) -> Line:
+    try:
+        return kind.model_validate_json(line)
+    except ValidationError as error:
+        raise InvalidInput(first_problem(error), field=_field(error)) from error
+
+
+def _field(error: ValidationError) -> str | None:
+    return ".".join(str(part) for part in error.errors()[0]["loc"]) or None
+
+
+def _must(true: bool, field: str, problem: str) -> None:
+    if not true:
+        raise InvalidInput(f"{field}: {problem}", field=field)
+
+
+# --- The study --------------------------------------------------------------------------------------------
+
+
+def _check_study(line: StudyLine, spec: StudySpec) -> None:
+    clips = [clip for fold in line.folds for clip in fold.clip_ids]
+    _must(len(set(clips)) == len(clips), "folds", "a clip is tested twice")
+    for index, fold in enumerate(line.folds):
+        fits = len(fold.labels) == len(fold.clip_ids) and max(fold.labels) < len(line.classes)
+        _must(fits, f"folds.{index}.labels", "there must be one for each clip, below the number of classes")
+    folds = [Fold(index=i, name=f.name, subjects=(), test_clips=f.clip_ids) for i, f in enumerate(line.folds)]
+    _must(split_hash(folds) == line.split_hash, "split_hash", "is not that of these folds")
+    whole = not isinstance(spec.protocol, KFold) or spec.protocol.k == len(line.folds)
+    _must(whole, "folds", "are not as many as the protocol says")
+    ordered = line.fold_order is None or sorted(line.fold_order) == list(range(len(line.folds)))
+    _must(ordered, "fold_order", "must name each fold once")
+    _must(line.trials <= spec.trials, "trials", f"are more than the budget of {spec.trials}")
+    enough = line.state != StudyState.COMPLETE or line.trials == spec.trials
+    _must(enough, "trials", f"are less than the budget of {spec.trials}, and the study is complete")
+    numbers = [enqueued.number for enqueued in line.enqueued]
+    _must(len(set(numbers)) == len(numbers), "enqueued", "a number stands twice")
+    _must(max(numbers, default=0) < spec.trials, "enqueued", "a number is beyond the budget")
+    for place, enqueued in enumerate(line.enqueued):
+        _must(_tidy(spec.space, enqueued.parameters), f"enqueued.{place}", "does not fit the space")
+    for place, trial in enumerate(line.inherited):
+        _must(_tidy(spec.space, trial.parameters), f"inherited.{place}", "does not fit the space")
+        scored = (trial.value is not None) == (trial.state == TrialState.COMPLETE)
+        _must(scored, f"inherited.{place}.value", "is there exactly where a trial is complete")
+
+
+def _tidy(space: SearchSpace, parameters: Mapping[str, ParameterValue]) -> bool:
+    try:
+        return space.tidy(parameters) == dict(parameters)
+    except InvalidInput:
+        return False
+
+
+def _check_cache(line: StudyLine, cache_root: Path) -> None:
+    cache = f"{line.dataset}/{line.fingerprint}"
+    try:
+        find_cache(cache_root, cache)
+    except CacheMismatch as error:
+        raise CacheMismatch(
+            f"the study is {line.state.value} and needs the clip cache {cache[:40]} to go on: {error.message}",
+            field="fingerprint",
+        ) from error
+
+
+def _store_study(session: Session, line: StudyLine, spec: StudySpec) -> tuple[StudyRow, list[StudyFoldRow]]:
+    study = StudyRow(
+        name=spec.name,
+        # Two coordinators must not both go on with it unasked.
+        state=StudyState.PAUSED if line.state == StudyState.RUNNING else line.state,
+        reason=line.reason,
+        spec=spec.model_dump(mode="json"),
+        dataset=line.dataset,
+        fingerprint=line.fingerprint,
+        classes=list(line.classes),
+        clips=sum(len(fold.clip_ids) for fold in line.folds),
+        fold_count=len(line.folds),
+        split_hash=line.split_hash,
+        fold_order=None if line.fold_order is None else list(line.fold_order),
+        priority=spec.priority,
+        created_at=line.created_at,
+        started_at=line.started_at,
+    )
+    session.add(study)
+    session.flush()
+    splits = [
+        StudyFoldRow(
+            study_id=study.id,
+            fold=index,
+            name=fold.name,
+            clip_ids=list(fold.clip_ids),
+            labels=list(fold.labels),
+        )
+        for index, fold in enumerate(line.folds)
+    ]
+    session.add_all(splits)
+    session.add_all(
+        EnqueuedRow(study_id=study.id, number=enqueued.number, parameters=enqueued.parameters)
+        for enqueued in line.enqueued
+    )
+    session.add_all(
+        InheritedTrialRow(
+            study_id=study.id,
+            place=place,
+            parameters=trial.parameters,
+            state=trial.state,
+            value=trial.value,
+            curve=list(trial.curve),
+        )
+        for place, trial in enumerate(line.inherited)
+    )
+    session.flush()
+    return study, splits
+
+
+# --- Its trials -------------------------------------------------------------------------------------------
+
+
+def _check_trial(line: TrialLine, number: int, spec: StudySpec, study: StudyRow) -> None:
+    _must(line.number == number, "number", f"is {line.number}; {number} comes next")
+    _must(_tidy(spec.space, line.parameters), "parameters", "do not fit the space")
+    _must(study.fold_order is not None or not line.learnt_order, "learnt_order", "the study has learnt none")
+    _must(len(line.folds) == study.fold_count, "folds", f"must be the {study.fold_count} of the study")
+    _must(line.state.over or study.state != StudyState.COMPLETE, "state", "the study is complete")
+    _must((line.ended_at is not None) == line.state.over, "ended_at", "is there exactly where a trial ended")
+    _must((line.pruned is not None) == (line.state == TrialState.PRUNED), "pruned", "does not fit the state")
+    complete = line.state == TrialState.COMPLETE
+    _must((line.value is not None) == complete, "value", "is there exactly where a trial is complete")
+    done = [fold.state == FoldState.DONE for fold in line.folds]
+    _must(all(done) or not complete, "folds", "are not all done, and the trial is complete")
+    for index, fold in enumerate(line.folds):
+        _must((fold.result is not None) == done[index], f"folds.{index}.result", "does not fit the state")
+
+
+def _store_trial(
+    session: Session,
+    study: StudyRow,
+    spec: StudySpec,
+    splits: list[StudyFoldRow],
+    line: TrialLine,
+    reused: list[_Reused],
+) -> TrialRow:
+    trial = TrialRow(
+        study_id=study.id,
+        number=line.number,
+        parameters=line.parameters,
+        parameters_hash=sha256_of(line.parameters),
+        state=line.state,
+        learnt_order=line.learnt_order,
+        value=line.value,
+        completed=next_completed(session, study.id) if line.state == TrialState.COMPLETE else None,
+        pruned=None if line.pruned is None else line.pruned.model_dump(mode="json"),
+        end_reason=line.end_reason,
+        created_at=line.created_at,
+        ended_at=line.ended_at,
+    )
+    session.add(trial)
+    session.flush()
+    session.add_all(
+        FoldRow(trial_id=trial.id, fold=index, state=fold.state, term=0)
+        for index, fold in enumerate(line.folds)
+    )
+    session.flush()
+    for split, fold in zip(splits, line.folds, strict=True):
+        if isinstance(fold.result, ReusedLine):
+            reused.append(_Reused(trial, split.fold, fold.result.reused_from, fold.result.received_at))
+        elif fold.result is not None:
+            where = f"folds.{split.fold}.result"
+            try:
+                row = imported_result(study, spec, trial, split, fold.result.payload)
+            except InvalidInput as error:
+                raise InvalidInput(f"{where}: {error.message}", field=where) from error
+            for name in ("sha256", "best_epoch", "correct", "confusion"):
+                told = getattr(fold.result, name)
+                told = [list(counts) for counts in told] if name == "confusion" else told
+                _must(told == getattr(row, name), f"{where}.{name}", "is not that of its payload")
+            row.received_at = fold.result.received_at
+            session.add(row)
+    session.flush()
+    return trial
+
+
+def _store_reused(session: Session, study: StudyRow, reused: list[_Reused]) -> None:
+    for trial, fold, origin, received_at in reused:
+        ran = session.scalar(
+            select(ResultRow)
+            .join(TrialRow, TrialRow.id == ResultRow.trial_id)
+            .where(
+                TrialRow.study_id == study.id,
+                TrialRow.number == origin,
+                TrialRow.parameters_hash == trial.parameters_hash,
+                ResultRow.fold == fold,
+                ResultRow.reused_from.is_(None),
+            )
+        )
+        if ran is None:
+            raise InvalidInput(
+                f"line {trial.number + 2}: folds.{fold}.result.reused_from: trial {origin} did not run it "
+                "with equal parameters",
+                field=f"folds.{fold}.result.reused_from",
+            )
+        row = reused_result(trial, ran)
+        row.verdict, row.received_at = {}, received_at
+        session.add(row)
+        session.flush()
+
+
+def _check_values(session: Session, study: StudyRow) -> None:
+    correct = func.sum(ResultRow.correct)
+    values = session.execute(
+        select(TrialRow.number, TrialRow.value, correct)
+        .join(ResultRow, ResultRow.trial_id == TrialRow.id)
+        .where(TrialRow.study_id == study.id, TrialRow.state == TrialState.COMPLETE)
+        .group_by(TrialRow.id)
+        .order_by(TrialRow.number)
+    )
+    for number, value, right in values:
+        with _at(number + 2):
+            _must(value == int(right) / study.clips, "value", "is not the accuracy of its folds")

@@ -1,0 +1,385 @@
+"""Workers in Kubernetes: each study that runs has a Job, and a pod that died gives its fold back at once.
+
+How many pods run where is Kubernetes' business. What is done here, round after round, is to make each study's
+Job what the study says: there or not, suspended or not, so wide. Nothing is remembered that the database and
+the API server do not know, so a round can be repeated by another coordinator; only the leader changes anything.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import Literal
+
+import structlog
+from sqlalchemy import func, or_, select
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session, sessionmaker
+
+from coordinator.scheduling import workers
+from coordinator.store.tables import LeaseRow, StudyRow, TrialRow
+from k8s import worker_jobs
+from k8s.cluster import Cluster, Manifest
+from k8s.logs import lines_of
+from k8s.watch import Watched
+from k8s.worker_jobs import STUDY_LABEL, WORKERS_ANNOTATION, Template, queued
+from services.contracts import PodView, StudyState, StudyWorkersView
+from services.errors import Conflict, FoldwiseError
+
+log = structlog.get_logger()
+
+ROUND_SECONDS = 1.0
+TEMPLATE_SECONDS = 30.0
+"""The chart's template is read again after so long: an upgrade changes it."""
+
+REASONS_SECONDS = 5.0
+"""What keeps a Job from making pods is asked for no more often."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Need:
+    """What a study asks of Kubernetes."""
+
+    id: int
+    name: str
+    state: StudyState
+    workers: int
+    folds_under_way: int
+    """Live leases of it."""
+
+
+Change = Literal["create", "delete", "suspend", "go on", "resize"]
+
+
+def wanted_change(need: Need | None, job: Manifest | None, pods: Sequence[Manifest]) -> Change | None:
+    """The next thing to do to make a Job what its study says; None when it is.
+
+    Args:
+        need: of the study; None when there is no such study (any more).
+        job: of that study; None when there is none.
+        pods: of the Job but those that failed.
+    """
+    if job is None:
+        return "create" if need and need.state == StudyState.RUNNING and need.workers else None
+    if job["metadata"].get("deletionTimestamp"):
+        return None
+    if need is None or need.state == StudyState.DRAFT:
+        return "delete"
+    if need.state.over:
+        # Workers that run learn it from the coordinator and end; those that wait for a GPU need none any more.
+        phases = {pod.get("status", {}).get("phase") for pod in pods}
+        of_use = "Running" in phases or phases == {"Succeeded"}
+        return None if worker_jobs.ended(job) or of_use else "delete"
+    return _change_of_open_study(need, job)
+
+
+def _change_of_open_study(need: Need, job: Manifest) -> Change | None:
+    end = worker_jobs.ended(job)
+    suspended = bool(job["spec"].get("suspend"))
+    if end:
+        # Its workers were told that the study is over, and it goes on all the same: it was given more trials.
+        # A Job that failed stays, to say why, until the study is resumed.
+        return "delete" if end == "Complete" else None
+    if need.state == StudyState.PAUSED:
+        # Kubernetes would end the pods at once; folds under way finish first. Kueue does it by itself.
+        return None if suspended or queued(job) or need.folds_under_way else "suspend"
+    if suspended and not queued(job):
+        return "go on"
+    asked = job["metadata"].get("annotations", {}).get(WORKERS_ANNOTATION)
+    return "resize" if asked != str(need.workers) else None
+
+
+class WorkerJobs(threading.Thread):
+    """The thread that keeps studies' Jobs as they should be, and what it knows of their pods."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        template_name: str,
+        sessions: sessionmaker[Session],
+        *,
+        is_leader: Callable[[], bool],
+    ) -> None:
+        """`template_name` is the ConfigMap that holds the chart's Job."""
+        super().__init__(name="worker-jobs", daemon=True)
+        self._cluster = cluster
+        self._template_name = template_name
+        self._sessions = sessions
+        self._is_leader = is_leader
+        self._template: Template | None = None
+        self._template_read = -TEMPLATE_SECONDS
+        self._jobs: Watched | None = None
+        self._pods: Watched | None = None
+        self._gone: SimpleQueue[tuple[str, str, bool]] = SimpleQueue()
+        self._ended_pods: set[str] = set()
+        self._wake = threading.Event()
+        self._ending = False
+        self._reasons: dict[str, tuple[float, list[Manifest], Manifest | None]] = {}
+
+    def wake(self) -> None:
+        """Something changed: look now."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """End after the round under way; Jobs go on."""
+        self._ending = True
+        self._wake.set()
+        self.join()
+        for watched in (self._jobs, self._pods):
+            if watched is not None:
+                watched.stop()
+        self._cluster.close()
+
+    def run(self) -> None:
+        """Round after round; what goes wrong is logged and tried again."""
+        while not self._ending:
+            try:
+                self.round()
+            except (FoldwiseError, SQLAlchemyError) as error:
+                log.warning("worker_jobs_failed", error=str(error).splitlines()[0])
+            except Exception:
+                # A thread that ended in silence would leave studies without workers.
+                log.exception("worker_jobs_failed")
+            self._wake.wait(ROUND_SECONDS)
+            self._wake.clear()
+
+    def round(self) -> None:
+        """Everything once. Public for tests."""
+        template = self._current_template()
+        jobs, pods = self._watched(template)
+        if not (jobs.listed.is_set() and pods.listed.is_set()):
+            return
+        leading = self._is_leader()
+        if leading:
+            self._release_gone()
+        else:
+            # The leader hears of the same pods.
+            self._gone = SimpleQueue()
+        self._ask_reasons(jobs.all())
+        if leading:
+            self._mend_jobs(template, jobs)
+
+    def view(self, study: str) -> StudyWorkersView:
+        """A study's Job and pods."""
+        job = self._job_of(study)
+        return StudyWorkersView(
+            job=None if job is None else job["metadata"]["name"],
+            wanted=None if job is None else job["spec"].get("parallelism"),
+            suspended=bool(job and job["spec"].get("suspend")),
+            stalled=self.stalled(study),
+            pods=tuple(worker_jobs.pod_view(pod) for pod in self._pods_of(study)),
+        )
+
+    def stalled(self, study: str) -> str | None:
+        """Why no worker of a running study can run, or None where nothing is known to hinder it.
+
+        Asks nobody: it says what was heard of in the last round.
+        """
+        job = self._job_of(study)
+        pods = self._pods_of(study)
+        if job is None:
+            return None
+        if pods or worker_jobs.ended(job):
+            return worker_jobs.why_stalled(job, pods, (), None)
+        _, events, workload = self._reasons.get(job["metadata"]["uid"], (0.0, [], None))
+        return worker_jobs.why_stalled(job, pods, events, workload)
+
+    def pods(self) -> list[PodView]:
+        """The pods of all workers that have not ended."""
+        watched = self._pods
+        alive = [] if watched is None else [pod for pod in watched.all() if not worker_jobs.is_over(pod)]
+        return [worker_jobs.pod_view(pod) for pod in alive]
+
+    def retry(self, study: str) -> None:
+        """Let a study whose Job has failed have another one.
+
+        Raises:
+            FoldwiseError, Unavailable: as the API server says.
+        """
+        job = self._job_of(study)
+        if job is not None and worker_jobs.ended(job) == "Failed":
+            self._cluster.delete("batch", "jobs", job["metadata"]["name"])
+            log.info("worker_job_deleted", study=study, job=job["metadata"]["name"])
+
+    def logs(self, study: str, *, follow: bool, tail: int | None) -> Iterator[str]:
+        """Lines of a study's pods, each beginning with its pod's name; those that have ended too."""
+
+        def with_a_log() -> list[str]:
+            pods = [] if self._pods is None else [p for p in self._pods.all() if _study_of(p) == study]
+            started = [pod for pod in pods if pod.get("status", {}).get("phase") not in {None, "Pending"}]
+            return sorted(pod["metadata"]["name"] for pod in started)
+
+        return lines_of(self._cluster, with_a_log, follow=follow, tail=tail)
+
+    def _current_template(self) -> Template:
+        if self._template is None or time.monotonic() - self._template_read > TEMPLATE_SECONDS:
+            self._template = Template.of(self._cluster.get("", "configmaps", self._template_name))
+            self._template_read = time.monotonic()
+        return self._template
+
+    def _watched(self, template: Template) -> tuple[Watched, Watched]:
+        if self._jobs is None or self._pods is None:
+            selector = template.selector
+            self._jobs = Watched(
+                self._cluster,
+                "batch",
+                "jobs",
+                f"{selector},{STUDY_LABEL}",
+                on_change=lambda _job, _gone: self.wake(),
+            )
+            self._pods = Watched(self._cluster, "", "pods", selector, on_change=self._pod_changed)
+            self._jobs.start()
+            self._pods.start()
+        return self._jobs, self._pods
+
+    def _pod_changed(self, pod: Manifest, gone: bool) -> None:
+        uid = pod["metadata"]["uid"]
+        over = worker_jobs.is_over(pod)
+        # What it died of is said by the first change that tells of its end, and by no later one.
+        if (gone or over) and uid not in self._ended_pods:
+            self._gone.put((pod["metadata"]["name"], uid, not over or _disrupted(pod)))
+        if gone:
+            self._ended_pods.discard(uid)
+        elif over:
+            self._ended_pods.add(uid)
+        self.wake()
+
+    def _mend_jobs(self, template: Template, jobs: Watched) -> None:
+        of_study = {_study_of(job): job for job in jobs.all()}
+        with self._sessions() as session:
+            needs = {need.name: need for need in _needs(session, of_study.keys(), template.workers)}
+        for study in needs.keys() | of_study.keys():
+            job = of_study.get(study)
+            change = wanted_change(needs.get(study), job, self._pods_of(study, {"Failed"}))
+            if change is not None:
+                try:
+                    self._do(change, template, needs.get(study), job)
+                except (FoldwiseError, SQLAlchemyError) as error:
+                    log.warning("worker_job_failed", study=study, change=change, error=str(error))
+            self._tell_queue(needs.get(study), job)
+
+    def _release_gone(self) -> None:
+        while True:
+            try:
+                name, uid, disrupted = self._gone.get_nowait()
+            except Empty:
+                return
+            with self._sessions.begin() as session:
+                ended = workers.end_worker(session, name, uid, disrupted=disrupted)
+            if ended:
+                log.info("pod_gone", pod=name, disrupted=disrupted, folds=ended)
+
+    def _do(self, change: Change, template: Template, need: Need | None, job: Manifest | None) -> None:
+        name = "" if job is None else job["metadata"]["name"]
+        match change:
+            case "create":
+                assert need is not None  # noqa: S101 - nothing is created for no study
+                made = template.job(study=need.name, study_id=need.id, workers=need.workers)
+                name = made["metadata"]["name"]
+                try:
+                    self._cluster.create("batch", "jobs", made)
+                except Conflict:
+                    # Its like is being deleted, or the watch has not told of it yet.
+                    return
+            case "delete":
+                self._cluster.delete("batch", "jobs", name)
+            case "suspend":
+                self._cluster.patch("batch", "jobs", name, {"spec": {"suspend": True}})
+            case "go on":
+                self._cluster.patch("batch", "jobs", name, {"spec": {"suspend": False}})
+            case "resize":
+                assert need is not None  # noqa: S101 - nor is anything resized
+                changes: Manifest = {
+                    "metadata": {"annotations": {WORKERS_ANNOTATION: str(need.workers)}},
+                    "spec": {"parallelism": need.workers},
+                }
+                self._cluster.patch("batch", "jobs", name, changes)
+        log.info("worker_job_changed", job=name, change=change, study=need.name if need else None)
+
+    def _tell_queue(self, need: Need | None, job: Manifest | None) -> None:
+        """Let Kueue take a paused study's Job out of its queue, and put a running one's back."""
+        if need is None or job is None or not queued(job):
+            return
+        active = need.state == StudyState.RUNNING or need.folds_under_way > 0
+        workload = self._reasons_of(job)[1]
+        if workload is None or need.state.over or bool(workload["spec"].get("active", True)) == active:
+            return
+        self._cluster.patch(
+            "kueue.x-k8s.io", "workloads", workload["metadata"]["name"], {"spec": {"active": active}}
+        )
+        self._reasons.pop(job["metadata"]["uid"], None)
+
+    def _ask_reasons(self, jobs: Sequence[Manifest]) -> None:
+        for job in jobs:
+            if not worker_jobs.ended(job) and not self._pods_of(_study_of(job)):
+                self._reasons_of(job)
+
+    def _reasons_of(self, job: Manifest) -> tuple[list[Manifest], Manifest | None]:
+        uid = job["metadata"]["uid"]
+        at, events, workload = self._reasons.get(uid, (-REASONS_SECONDS, [], None))
+        if time.monotonic() - at < REASONS_SECONDS:
+            return events, workload
+        try:
+            events = self._cluster.list("", "events", fieldSelector=f"involvedObject.uid={uid}")["items"]
+            if queued(job):
+                label = f"kueue.x-k8s.io/job-uid={uid}"
+                found = self._cluster.list("kueue.x-k8s.io", "workloads", labelSelector=label)["items"]
+                workload = found[0] if found else None
+        except FoldwiseError as error:
+            log.warning("reasons_unknown", job=job["metadata"]["name"], error=error.message)
+        alive = {job["metadata"]["uid"] for job in (self._jobs.all() if self._jobs else [])}
+        self._reasons = {known: told for known, told in self._reasons.items() if known in alive}
+        self._reasons[uid] = (time.monotonic(), events, workload)
+        return events, workload
+
+    def _job_of(self, study: str) -> Manifest | None:
+        jobs = [] if self._jobs is None else self._jobs.all()
+        return next((job for job in jobs if _study_of(job) == study), None)
+
+    def _pods_of(
+        self, study: str, without: Collection[str] = frozenset({"Failed", "Succeeded"})
+    ) -> list[Manifest]:
+        pods = [] if self._pods is None else self._pods.all()
+        return [
+            pod for pod in pods if _study_of(pod) == study and pod.get("status", {}).get("phase") not in without
+        ]
+
+
+def _needs(session: Session, with_job: Collection[str], workers_by_default: int) -> list[Need]:
+    """Of the studies that run, and of those that have a Job."""
+    live = (
+        select(func.count())
+        .select_from(LeaseRow)
+        .join(TrialRow, TrialRow.id == LeaseRow.trial_id)
+        .where(TrialRow.study_id == StudyRow.id, LeaseRow.outcome.is_(None))
+        .scalar_subquery()
+    )
+    needs = []
+    concerned = or_(StudyRow.state == StudyState.RUNNING, StudyRow.name.in_(with_job))
+    for study, folds in session.execute(select(StudyRow, live).where(concerned)):
+        asked = study.spec.get("workers")
+        needs.append(
+            Need(
+                id=study.id,
+                name=study.name,
+                state=StudyState(study.state),
+                workers=workers_by_default if asked is None else asked,
+                folds_under_way=folds,
+            )
+        )
+    return needs
+
+
+def _study_of(item: Manifest) -> str:
+    return str(item["metadata"].get("labels", {}).get(STUDY_LABEL, ""))
+
+
+def _disrupted(pod: Manifest) -> bool:
+    """Evicted, preempted or deleted; a pod that ended of itself, as for want of memory, was not."""
+    if pod["metadata"].get("deletionTimestamp"):
+        return True
+    conditions = pod.get("status", {}).get("conditions") or ()
+    return any(c["type"] == "DisruptionTarget" and c["status"] == "True" for c in conditions)

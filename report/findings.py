@@ -1,0 +1,372 @@
+"""The numbers of a report: computed here from predictions, labels and costs, printed elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from report.material import Material
+from services import intervals, scores
+from services.contracts import FoldRecord, SplitFold, TrialCost, TrialState, TrialView, configure
+from services.folds import protocol_words
+from services.scores import Counts
+
+
+class Finding(BaseModel):
+    """Base of what `report.json` holds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Data(Finding):
+    """The clips that were searched on."""
+
+    dataset: str
+    fingerprint: str
+    clips: int
+    subjects: int | None
+    """Null where the coordinator has the clip cache no more."""
+
+    class_counts: dict[str, int]
+    protocol: str
+    folds: int
+    split_hash: str
+
+
+class Score(Finding):
+    """One score of the trial shown, with its 95 % intervals."""
+
+    name: str
+    value: float
+    wilson: tuple[float, float] | None
+    """Of the accuracy alone, and only where the trial is complete."""
+
+    bootstrap: tuple[float, float] | None
+
+
+class ClassScore(Finding):
+    """How one class fared."""
+
+    name: str
+    clips: int
+    recall: float | None
+    precision: float | None
+    f1: float | None
+
+
+class FoldScore(Finding):
+    """One fold of the trial shown."""
+
+    index: int
+    name: str
+    subjects: int | None
+    clips: int
+    correct: int | None
+    accuracy: float | None
+    best_epoch: int | None
+    """From 1."""
+
+    epochs: int | None
+    state: Literal["run", "reused", "not run"]
+
+
+class EpochReading(Finding):
+    """What the accuracy is if "the best epoch" is read in one way."""
+
+    name: str
+    correct: int | None
+    accuracy: float | None
+    epoch: int | None
+    """From 1; null where folds have epochs of their own."""
+
+    not_recorded: str | None
+    """Why there is no number."""
+
+
+class Shown(Finding):
+    """The trial that the report is about."""
+
+    number: int
+    complete: bool
+    parameters: dict[str, bool | int | float | str]
+    correct: int
+    clips: int
+    confusion: tuple[tuple[int, ...], ...]
+    scores: tuple[Score, ...]
+    resampled: str | None
+    """What the bootstrap drew: subjects or folds, and how many; null where it drew nothing."""
+
+    classes: tuple[ClassScore, ...]
+    folds: tuple[FoldScore, ...]
+    readings: tuple[EpochReading, ...]
+
+
+class RuleAccount(Finding):
+    """What one pruning rule did."""
+
+    rule: str
+    trials: int
+    folds_saved: int
+    seconds_saved: float
+    """Estimated: each fold as long as the mean of the folds that its trial had done."""
+
+
+class Account(Finding):
+    """Where the folds and the device time of a study went. Every fold of every trial is in one of its lines."""
+
+    folds: int
+    run: int
+    reused: int
+    pruned: int
+    abandoned: int
+    """Never run, of trials that failed or were cancelled."""
+
+    to_come: int
+    seconds: dict[str, float]
+    """Of the folds run, by device: training and testing, as the workers reported it."""
+
+    seconds_saved_by_reuse: float
+    epochs_run: int
+    epochs_allowed: int
+    clip_passes: int
+    rules: tuple[RuleAccount, ...]
+
+
+class Findings(Finding):
+    """Everything that a report says in numbers."""
+
+    study: str
+    state: str
+    reason: str | None
+    data: Data
+    chance: float
+    trials: dict[TrialState, int]
+    trials_wanted: int
+    shown: Shown | None
+    account: Account
+    importance: dict[str, float]
+    importance_trials: int
+
+
+def find(material: Material) -> Findings:
+    """Compute the numbers of a report."""
+    study = material.study
+    counts = dict.fromkeys(TrialState, 0)
+    for trial in material.trials:
+        counts[trial.state] += 1
+    return Findings(
+        study=study.name,
+        state=study.state,
+        reason=study.reason,
+        data=_data(material),
+        chance=study.chance,
+        trials=counts,
+        trials_wanted=study.spec.trials,
+        shown=None if material.shown is None else _shown(material, material.shown),
+        account=_account(material),
+        importance=material.importance.importance,
+        importance_trials=material.importance.trials,
+    )
+
+
+def _data(material: Material) -> Data:
+    study, clips = material.study, [clip for fold in material.split.folds for clip in fold.clips]
+    subjects = {clip.subject for clip in clips}
+    return Data(
+        dataset=study.dataset,
+        fingerprint=study.fingerprint,
+        clips=len(clips),
+        subjects=None if None in subjects else len(subjects),
+        class_counts={
+            name: sum(clip.label == label for clip in clips) for label, name in enumerate(study.classes)
+        },
+        protocol=protocol_words(study.spec.protocol, study.folds),
+        folds=study.folds,
+        split_hash=study.split_hash,
+    )
+
+
+def _shown(material: Material, trial: TrialView) -> Shown:
+    size = len(material.study.classes)
+    done = [(material.split.folds[index], record) for index, record in sorted(material.folds.items())]
+    total = np.zeros((size, size), dtype=np.int64)
+    for fold, record in done:
+        total += _confusion(fold, record, size)
+    resampled, units = _units(material, done, size)
+    complete = trial.state == TrialState.COMPLETE
+    named: tuple[tuple[str, Callable[[Counts], float]], ...] = (
+        ("accuracy", scores.accuracy),
+        ("UAR", scores.unweighted_average_recall),
+        ("UF1", scores.unweighted_f1),
+    )
+    correct, clips = int(np.trace(total)), int(total.sum())
+    # Of a trial that a rule ended, the folds done are no sample of all: an interval would say too much.
+    drawn = complete and len(units) >= intervals.FEWEST_UNITS
+    return Shown(
+        number=trial.number,
+        complete=complete,
+        parameters=trial.parameters,
+        correct=correct,
+        clips=clips,
+        confusion=tuple(tuple(int(n) for n in row) for row in total),
+        scores=tuple(
+            Score(
+                name=name,
+                value=score(total),
+                wilson=intervals.wilson(correct, clips) if complete and name == "accuracy" else None,
+                bootstrap=intervals.bootstrap(units, score) if drawn else None,
+            )
+            for name, score in named
+        ),
+        resampled=f"{len(units)} {resampled}" if drawn else None,
+        classes=tuple(_class_scores(material.study.classes, total)),
+        folds=tuple(_fold_scores(material)),
+        readings=tuple(_readings(material, done, complete=complete)),
+    )
+
+
+def _confusion(fold: SplitFold, record: FoldRecord, size: int) -> Counts:
+    labels = [clip.label for clip in fold.clips]
+    return scores.confusion(labels, record.result.epochs[record.best_epoch].predicted, size)
+
+
+def _units(
+    material: Material, done: Sequence[tuple[SplitFold, FoldRecord]], size: int
+) -> tuple[str, list[Counts]]:
+    """Confusion counts of each subject; of each fold where the subjects are not known."""
+    if any(clip.subject is None for fold, _ in done for clip in fold.clips):
+        return "folds", [_confusion(fold, record, size) for fold, record in done]
+    of_subject: dict[str | None, Counts] = {}
+    for fold, record in done:
+        predicted = record.result.epochs[record.best_epoch].predicted
+        for clip, label in zip(fold.clips, predicted, strict=True):
+            of_subject.setdefault(clip.subject, np.zeros((size, size), dtype=np.int64))[clip.label, label] += 1
+    return "subjects", list(of_subject.values())
+
+
+def _class_scores(classes: Sequence[str], total: Counts) -> Iterator[ClassScore]:
+    for place, name in enumerate(classes):
+        right, true, assigned = (
+            int(n) for n in (total[place, place], total[place].sum(), total[:, place].sum())
+        )
+        yield ClassScore(
+            name=name,
+            clips=true,
+            recall=right / true if true else None,
+            precision=right / assigned if assigned else None,
+            f1=2 * right / (true + assigned) if true else None,
+        )
+
+
+def _fold_scores(material: Material) -> Iterator[FoldScore]:
+    for index, fold in enumerate(material.split.folds):
+        record = material.folds.get(index)
+        subjects = {clip.subject for clip in fold.clips}
+        yield FoldScore(
+            index=index,
+            name=fold.name,
+            subjects=None if None in subjects else len(subjects),
+            clips=len(fold.clips),
+            correct=None if record is None else record.correct,
+            accuracy=None if record is None else record.correct / len(fold.clips),
+            best_epoch=None if record is None else record.best_epoch + 1,
+            epochs=None if record is None else len(record.result.epochs),
+            state="not run" if record is None else "run" if record.reused_from is None else "reused",
+        )
+
+
+def _readings(
+    material: Material, done: Sequence[tuple[SplitFold, FoldRecord]], *, complete: bool
+) -> Iterator[EpochReading]:
+    """The paper reports "the results of the best epoch" (section 3.1), which can be read in three ways."""
+    clips = sum(len(fold.clips) for fold, _ in done)
+    correct = [
+        [
+            sum(clip.label == label for clip, label in zip(fold.clips, epoch.predicted, strict=True))
+            for epoch in record.result.epochs
+        ]
+        for fold, record in done
+    ]
+    best = sum(max(epochs) for epochs in correct)
+    per_fold = "best epoch of each fold (what counts here)"
+    yield EpochReading(name=per_fold, correct=best, accuracy=best / clips, epoch=None, not_recorded=None)
+    short = sum(
+        len(epochs) < record.task.training.epochs for epochs, (_, record) in zip(correct, done, strict=True)
+    )
+    why = None
+    if not complete:
+        why = "not recorded: the trial was ended early"
+    elif short:
+        why = f"not recorded: {short} of {len(done)} folds ended before their last epoch"
+    if why is not None:
+        for name in ("best epoch common to all folds", "last epoch"):
+            yield EpochReading(name=name, correct=None, accuracy=None, epoch=None, not_recorded=why)
+        return
+    common, right = scores.best_common_epoch(correct)
+    last = sum(epochs[-1] for epochs in correct)
+    for name, epoch, number in (
+        ("best epoch common to all folds", common + 1, right),
+        ("last epoch", len(correct[0]), last),
+    ):
+        yield EpochReading(name=name, correct=number, accuracy=number / clips, epoch=epoch, not_recorded=None)
+
+
+def _account(material: Material) -> Account:
+    study = material.study
+    pruned: dict[str, list[TrialView]] = {}
+    missing = dict.fromkeys(TrialState, 0)
+    seconds: dict[str, float] = {}
+    for trial in material.trials:
+        missing[trial.state] += trial.folds - trial.folds_done
+        if trial.pruned is not None:
+            pruned.setdefault(trial.pruned.rule, []).append(trial)
+    costs = material.costs.values()
+    for cost in costs:
+        for device, spent in cost.seconds.items():
+            seconds[device] = seconds.get(device, 0.0) + spent
+    run, reused = sum(cost.folds_run for cost in costs), sum(cost.folds_reused for cost in costs)
+    return Account(
+        folds=len(material.trials) * study.folds,
+        run=run,
+        reused=reused,
+        pruned=missing[TrialState.PRUNED],
+        abandoned=missing[TrialState.FAILED] + missing[TrialState.CANCELLED],
+        # Of a running study the folds may be a little newer than its trials.
+        to_come=len(material.trials) * study.folds
+        - run
+        - reused
+        - missing[TrialState.PRUNED]
+        - missing[TrialState.FAILED]
+        - missing[TrialState.CANCELLED],
+        seconds=seconds,
+        seconds_saved_by_reuse=sum(cost.seconds_reused for cost in costs),
+        epochs_run=sum(cost.epochs for cost in costs),
+        epochs_allowed=sum(
+            material.costs[trial.number].folds_run * configure(trial.parameters, study.spec.training)[1].epochs
+            for trial in material.trials
+            if trial.number in material.costs
+        ),
+        clip_passes=sum(cost.clip_passes for cost in costs),
+        rules=tuple(
+            RuleAccount(
+                rule=rule,
+                trials=len(trials),
+                folds_saved=sum(trial.folds - trial.folds_done for trial in trials),
+                seconds_saved=sum(
+                    (trial.folds - trial.folds_done) * _mean_seconds(material.costs.get(trial.number))
+                    for trial in trials
+                ),
+            )
+            for rule, trials in sorted(pruned.items())
+        ),
+    )
+
+
+def _mean_seconds(cost: TrialCost | None) -> float:
+    """Of the trial's folds, those it reused among them."""
+    if cost is None or not cost.folds_run + cost.folds_reused:
+        return 0.0
+    return (sum(cost.seconds.values()) + cost.seconds_reused) / (cost.folds_run + cost.folds_reused)

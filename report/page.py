@@ -1,0 +1,85 @@
+"""The report as one HTML file that needs nothing beside it."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from report.findings import Findings
+from report.material import Material
+from report.selection import selection_warning
+from report.table import Hours, Percent, Table
+from services.contracts import TrialState
+from services.intervals import RESAMPLES
+from services.revision import running_revision
+
+TRIALS_LISTED = 20
+"""In the page; the CSV has all."""
+
+
+def write_page(
+    material: Material, findings: Findings, tables: Mapping[str, Table], figures: Path, path: Path
+) -> None:
+    """Write the report.
+
+    Args:
+        material: of which the page says what the study is.
+        findings: every number in it.
+        tables: by name; those that are missing are left out.
+        figures: folder with the SVG files, which the page takes in.
+        path: of the page.
+    """
+    environment = Environment(
+        loader=PackageLoader("report", "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    environment.globals["figure"] = lambda name: _image(figures / f"{name}.svg")
+    environment.filters["percent"] = lambda share: str(Percent(share))
+    environment.filters["hours"] = lambda seconds: str(Hours(seconds))
+    ended = findings.trials[TrialState.COMPLETE] + findings.trials[TrialState.PRUNED]
+    text = environment.get_template("report.html.jinja").render(
+        study=material.study,
+        found=findings,
+        shown=findings.shown,
+        tables=tables,
+        drawn={file.stem for file in figures.glob("*.svg")},
+        listed=_listed(tables["trials"]),
+        warning=selection_warning(material.study.spec.protocol, ended),
+        resamples=f"{RESAMPLES:,}",
+        version=version("foldwise"),
+        revision=running_revision(),
+        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    )
+    path.write_text(text, encoding="utf-8")
+
+
+def _image(svg: Path) -> Markup:
+    # As an image of its own: inlined as elements, the ids of one figure would meet those of another.
+    return Markup(f"data:image/svg+xml;base64,{base64.b64encode(svg.read_bytes()).decode()}")  # noqa: S704
+
+
+def _listed(trials: Table) -> Table:
+    """The trials that the page shows: the best complete ones, then those that got far."""
+
+    def rank(row: object) -> tuple[float, float]:
+        assert isinstance(row, tuple)  # noqa: S101 - of `_trials`
+        value = row[2].share
+        return (1, value) if value is not None else (0, row[4] / row[5] if row[5] else 0.0)
+
+    best = sorted(trials.rows, key=rank, reverse=True)[:TRIALS_LISTED]
+    return Table(
+        name=trials.name,
+        caption=trials.caption,
+        columns=trials.columns,
+        # The numbers that a rule compared are in the CSV.
+        rows=[(*row[:-1], str(row[-1]).partition(" (")[0]) for row in best],
+    )

@@ -1,0 +1,202 @@
+"""A study as people post it, and the requests that change one."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import (
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    field_validator,
+    model_validator,
+)
+
+from services.contracts.base import PRINTABLE, TRIALS_ALLOWED, WORKERS_ALLOWED, Contract, StudyName
+from services.contracts.pruning_rules import MedianRule, PairedRule, PruningRule
+from services.contracts.samplers import GridSampler, Sampler, TpeSampler, WarmStart
+from services.contracts.training import ComputePlan, Economies, TrainingSettings
+from services.errors import InvalidInput
+from services.folds import AllClips, HeldOut, LeaveOneSubjectOut, Protocol
+from services.grid import grid_axes, grid_size
+from services.search_space import ParameterValue, SearchSpace, paper_space
+
+
+class CrossValidated(Contract):
+    """How a configuration did in the folds of a study; goes with the model that is trained from it."""
+
+    study: str
+    trial: int
+    trials: int = Field(description="ended trials of the study, of which this one was taken")
+    protocol: Protocol
+    folds: int
+    split_hash: str
+    seed: int
+    clips: int
+    correct: int = Field(description="each fold at its best epoch")
+    accuracy: FiniteFloat
+    uar: FiniteFloat
+    uf1: FiniteFloat
+    best_epochs: tuple[int, ...] = Field(description="of each fold, the first is 1")
+
+
+class StudySpec(Contract):
+    """A study as a person posts it."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"name": "first", "cache": "ckplus"},
+                {
+                    "name": "quick",
+                    "cache": "ckplus/3f9a21bc77d0",
+                    "protocol": {"kind": "kfold", "k": 10},
+                    "space": {"activation": ["ReLU", "ELU"], "dropout": {"low": 0.0, "high": 0.5}},
+                    "trials": 50,
+                    "pruning": [{"rule": "bound", "threshold": 0.965}, {"rule": "median"}],
+                },
+            ]
+        }
+    )
+
+    name: StudyName
+    cache: str = Field(
+        min_length=1,
+        max_length=200,
+        pattern=PRINTABLE,
+        description="a clip cache by dataset name, or by dataset/fingerprint (a prefix of it is enough)",
+    )
+    protocol: Protocol = LeaveOneSubjectOut()
+    space: SearchSpace = Field(default_factory=paper_space)
+    trials: int = Field(800, ge=1, le=TRIALS_ALLOWED, description="trials to run, exactly")
+    seed: int = Field(0, ge=0, lt=2**31)
+    sampler: Sampler = TpeSampler()
+    pruning: tuple[PruningRule, ...] = (MedianRule(),)
+    fold_order: Literal["fixed", "hardest_first"] = Field(
+        "fixed",
+        description="in which a trial runs its folds; hardest_first is learnt from the first complete trials",
+    )
+    training: TrainingSettings = TrainingSettings()
+    economies: Economies = Economies()
+    compute: ComputePlan = ComputePlan()
+    workers_per_trial: int = Field(
+        1, ge=1, le=1000, description="with more, idle workers help with the folds of a trial under way"
+    )
+    enqueue: tuple[dict[str, ParameterValue], ...] = Field(
+        (), description="configurations to run first, in this order, before the sampler is asked"
+    )
+    warm_start: WarmStart | None = None
+    trial_seconds: FiniteFloat | None = Field(
+        None, ge=1, description="a trial is cancelled so long after its first fold was leased"
+    )
+    study_seconds: FiniteFloat | None = Field(
+        None, ge=1, description="the study is stopped so long after it was started"
+    )
+    cross_validated: CrossValidated | None = Field(
+        None, description="of a study that trains on all clips: how its configuration did before"
+    )
+    priority: int = Field(0, ge=-100, le=100, description="folds of the highest priority are leased first")
+    workers: int | None = Field(
+        None, ge=0, le=WORKERS_ALLOWED, description="pods in Kubernetes; null: as many as the chart says"
+    )
+    start: bool = True
+
+    @model_validator(mode="after")
+    def _grid_is_large_enough(self) -> StudySpec:
+        if not isinstance(self.sampler, GridSampler):
+            return self
+        try:
+            size = grid_size(grid_axes(self.space, self.sampler.points))
+        except InvalidInput as error:
+            raise ValueError(error.message) from error
+        if self.trials > size + len(self.enqueue):
+            enqueued = f" and {len(self.enqueue)} are enqueued" if self.enqueue else ""
+            raise ValueError(
+                f"trials is {self.trials}, the grid has {size} configurations{enqueued}; "
+                f"set trials to {size + len(self.enqueue)} or less"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _compares_only_by_cross_validation(self) -> StudySpec:
+        kind = self.protocol.kind
+        if not isinstance(self.protocol, AllClips) and self.cross_validated is not None:
+            raise ValueError(f"cross_validated: the protocol is {kind}, not all")
+        if isinstance(self.protocol, AllClips | HeldOut) and (self.trials != 1 or self.pruning):
+            raise ValueError(
+                f"protocol {kind}: trials is {self.trials} and pruning has {len(self.pruning)} rules; nothing "
+                "is to be chosen by it, so set trials to 1 and pruning to []"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _warm_start_is_of_use(self) -> StudySpec:
+        if self.warm_start is not None and self.sampler.kind != "tpe":
+            raise ValueError(f"warm_start: the sampler {self.sampler.kind} learns from no trials")
+        return self
+
+    @model_validator(mode="after")
+    def _enqueued_fit(self) -> StudySpec:
+        if len(self.enqueue) > self.trials:
+            raise ValueError(f"enqueue has {len(self.enqueue)} configurations, the study {self.trials} trials")
+        for place, parameters in enumerate(self.enqueue):
+            try:
+                self.space.tidy(parameters)
+            except InvalidInput as error:
+                raise ValueError(f"enqueue.{place}: {error.message}") from error
+        return self
+
+    @field_validator("pruning")
+    @classmethod
+    def _each_rule_once(cls, rules: tuple[PruningRule, ...]) -> tuple[PruningRule, ...]:
+        names = [rule.rule for rule in rules]
+        if len(set(names)) != len(names):
+            raise ValueError("a rule stands twice")
+        return rules
+
+    def warmup_folds(self, rule: MedianRule | PairedRule) -> int:
+        """Folds of a trial that `rule` always lets run."""
+        if rule.warmup_folds is not None:
+            return rule.warmup_folds
+        return 10 if isinstance(self.protocol, LeaveOneSubjectOut) else 3
+
+
+class Enqueue(Contract):
+    """`POST /studies/{name}/enqueue`: run these next, before the sampler is asked again."""
+
+    configurations: tuple[dict[str, ParameterValue], ...] = Field(min_length=1, max_length=1000)
+
+
+class Enqueued(Contract):
+    """Which trials the enqueued configurations will be."""
+
+    numbers: tuple[int, ...]
+
+
+class Budget(Contract):
+    """`POST /studies/{name}/budget`: how many trials to run in all."""
+
+    trials: int = Field(ge=1, le=TRIALS_ALLOWED)
+
+
+class TrainFinal(Contract):
+    """`POST /studies/{name}/final`: train a configuration on all clips, for a model to take away."""
+
+    name: StudyName | None = Field(None, description="of the study that trains it; null: NAME-final")
+    trial: int | None = Field(None, ge=0, lt=2**31, description="number of a complete trial; null: the best")
+
+
+class WorkerCount(Contract):
+    """`POST /studies/{name}/workers`: how many pods of workers Kubernetes should run."""
+
+    workers: int | None = Field(ge=0, le=WORKERS_ALLOWED, description="null: as many as the chart says")
+
+
+class Clone(Contract):
+    """`POST /studies/{name}/clone`: a new study of the same spec on the same clips, with changes."""
+
+    name: StudyName
+    changes: dict[str, Any] = Field(
+        default_factory=dict,
+        description="JSON merge patch (RFC 7396) of the spec; a mapping with a `kind` replaces the whole",
+    )

@@ -1,0 +1,103 @@
+"""Settings of one training: epochs, augmentation, economies, compute plan."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import (
+    Field,
+    FiniteFloat,
+    model_validator,
+)
+
+from services.contracts.base import Contract, ModelId
+from services.search_space import Hyperparameters, TunableSettings
+
+ANY_CLASS = "*"
+"""In augmentation counts: every class that is not named."""
+
+
+class AugmentationCounts(Contract):
+    """How many copies of each clip are added to the training set, by kind (paper sections 4.1, 4.2)."""
+
+    flip: int = Field(0, ge=0, le=1)
+    rotation: int = Field(0, ge=0, le=100)
+    contrast: int = Field(0, ge=0, le=100)
+
+
+class Augmentation(Contract):
+    """Which augmented copies are made (paper section 3.2); made once per study, the same for all its folds."""
+
+    counts: dict[str, AugmentationCounts] = Field(
+        default_factory=dict, description=f"per class name; {ANY_CLASS!r} stands for every class not named"
+    )
+    rotation_degrees: FiniteFloat = Field(30.0, ge=0, le=180, description="angles are drawn from +- this")
+    contrast_low: FiniteFloat = Field(0.22, ge=0)
+    contrast_high: FiniteFloat = Field(2.2, ge=0)
+    border: Literal["black", "replicate"] = Field("black", description="what a rotation pulls in from outside")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Augmentation:
+        if self.contrast_low > self.contrast_high:
+            raise ValueError(
+                f"contrast_low ({self.contrast_low}) is above contrast_high ({self.contrast_high})"
+            )
+        return self
+
+    def counts_for(self, class_name: str) -> AugmentationCounts:
+        """The copies made of a clip of this class."""
+        return self.counts.get(class_name) or self.counts.get(ANY_CLASS) or AugmentationCounts()
+
+
+class TrainingSettings(TunableSettings):
+    """What is the same for all trials of a study unless its space searches it; defaults are the paper's."""
+
+    frames: int = Field(10, ge=1, le=256, description="frames of a clip; must be the cache's")
+    frame_size: int = Field(112, ge=16, le=512, description="pixels on a side; must be the cache's")
+    augmentation: Augmentation = Augmentation()
+    batch_norm: Literal["before activation", "after activation"] = Field(
+        "before activation", description="where batch normalisation stands after a convolution"
+    )
+    pool_counts_padding: bool = Field(
+        True, description="the last average pool takes the padding around it as zeros"
+    )
+    pretrained: ModelId | None = Field(
+        None, description="model of the catalogue that networks start from, with a new last layer"
+    )
+
+
+class Economies(Contract):
+    """Ways to the same reported result with less work. Each is proven by a test, and can be switched off."""
+
+    stop_when_perfect: bool = Field(
+        True, description="end a fold at the first epoch with every test clip right: its best epoch is known"
+    )
+    skip_dead_taps: bool = Field(True, description="do not compute kernel taps that only ever meet padding")
+    gray_as_one_channel: bool = Field(
+        True, description="take a gray clip's three equal channels through the first convolution as one"
+    )
+    reuse_folds: bool = Field(True, description="count a fold already done with equal parameters again")
+
+
+class ComputePlan(Contract):
+    """How the arithmetic is done, part of the study because it can change results."""
+
+    precision: Literal["fp32", "tf32", "bf16"] = Field(
+        "fp32", description="below fp32 only on devices where a check against fp32 passes"
+    )
+    compiled: bool = Field(False, description="by torch.compile; needs a C++ compiler (CPU) or Triton (GPU)")
+
+
+MemoryFormat = Literal["contiguous", "channels_last"]
+
+
+def configure(
+    parameters: dict[str, Any], training: TrainingSettings
+) -> tuple[Hyperparameters, TrainingSettings]:
+    """What a trial's parameters mean: its network and optimiser, and the settings it trains with.
+
+    Parameters of Table 1 that a space leaves out take the defaults of `Hyperparameters`.
+    """
+    ours = {k: v for k, v in parameters.items() if k in Hyperparameters.model_fields}
+    others = {k: v for k, v in parameters.items() if k not in Hyperparameters.model_fields}
+    return Hyperparameters(**ours), training.model_copy(update=others)

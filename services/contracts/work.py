@@ -1,0 +1,187 @@
+"""The wire protocol between worker and coordinator: claims, leases, tasks, results, heartbeats."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import (
+    ConfigDict,
+    Field,
+    FiniteFloat,
+)
+
+from services.contracts.base import PRINTABLE, Contract, LeaseId, ModelId, StudyName
+from services.contracts.pruning_rules import PruneDecision
+from services.contracts.study import CrossValidated
+from services.contracts.training import ComputePlan, Economies, MemoryFormat, TrainingSettings
+from services.folds import OuterFold
+from services.search_space import Hyperparameters
+
+
+class WorkerInfo(Contract):
+    """Who asks for work. The id is new for every process: a restarted pod is another worker."""
+
+    id: str = Field(min_length=8, max_length=64, pattern=r"^[A-Za-z0-9-]+$")
+    name: str = Field(max_length=128, pattern=PRINTABLE)
+    device: str = Field(max_length=128, pattern=PRINTABLE, description="such as `cpu` or `NVIDIA H200`")
+
+
+class ClaimRequest(Contract):
+    """`POST /claims`: give me a fold."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "worker": {"id": "5b0c1f6e-worker", "name": "gpu-3", "device": "NVIDIA H200"},
+                    "study": "first",
+                    "caches": ["f" * 64],
+                    "wait_seconds": 20,
+                }
+            ]
+        }
+    )
+
+    worker: WorkerInfo
+    study: StudyName | None = Field(None, description="only folds of this study; otherwise of any")
+    caches: tuple[Annotated[str, Field(max_length=200, pattern=PRINTABLE)], ...] = Field(
+        max_length=1000, description="fingerprints of the caches this worker can read"
+    )
+    plans: tuple[ComputePlan, ...] = Field(
+        (ComputePlan(),), max_length=20, description="compute plans that this worker's device runs soundly"
+    )
+    keeps_models: bool = Field(
+        False, description="whether this worker can write to the model catalogue, as training on all clips asks"
+    )
+    wait_seconds: FiniteFloat = Field(20.0, ge=0, le=20, description="how long to wait for a fold")
+
+
+class Lease(Contract):
+    """The right to run one fold, until it lapses. Every call on it carries its term and secret."""
+
+    id: LeaseId
+    term: int = Field(ge=1)
+    secret: str
+    seconds: FiniteFloat
+    heartbeat_seconds: FiniteFloat
+
+
+class FoldTask(Contract):
+    """Everything that a fold's result follows from, and its place in a study."""
+
+    study: str
+    trial: int
+    fold: int
+    fold_name: str
+    folds: int = Field(description="folds of the trial")
+    hyperparameters: Hyperparameters
+    training: TrainingSettings
+    economies: Economies
+    compute: ComputePlan
+    dataset: str
+    fingerprint: str
+    classes: tuple[str, ...]
+    test_clips: tuple[str, ...]
+    split_hash: str
+    outer: OuterFold | None = Field(None, description="its subjects are not trained on")
+    seed: int
+    study_seed: int
+    trains_on_all: bool = Field(False, description="on the test clips too; the network is kept as a model")
+    cross_validated: CrossValidated | None = Field(None, description="for the card of that model")
+
+
+class FoldAssignment(FoldTask):
+    """A fold to run, and the right to do so."""
+
+    lease: Lease
+
+
+class EpochResult(Contract):
+    """What one training epoch gave on the fold's test clips, in the order of `test_clips`."""
+
+    loss: FiniteFloat | None = Field(description="mean training loss; null when it was not finite")
+    predicted: tuple[int, ...]
+    probabilities: tuple[tuple[FiniteFloat, ...], ...] = Field(description="clips x classes, 6 decimals")
+
+
+_Word = Annotated[str, Field(max_length=128, pattern=PRINTABLE)]
+
+
+class Provenance(Contract):
+    """Where and with what a fold was run, for replay."""
+
+    device: _Word
+    torch: _Word
+    cuda: _Word | None
+    cudnn: _Word | None
+    threads: int
+    compute: ComputePlan
+    memory_format: MemoryFormat = Field(description="of the convolutions, chosen by measurement")
+    revision: str | None = Field(
+        max_length=1000, pattern=PRINTABLE, description="git revision or image digest of the worker"
+    )
+    fingerprint: str = Field(description="of the clip cache")
+    split_hash: str
+    seed: int
+    seconds: FiniteFloat = Field(ge=0, lt=2**31)
+    clip_passes: int = Field(ge=0, lt=2**31, description="training clips passed forward and backward")
+    redone_steps: int = Field(0, description="steps done again in fp32, their gradient was not finite")
+    device_memory: int | None = Field(None, description="most bytes held on the GPU; null on a CPU")
+    host_memory: int | None = Field(None, description="most bytes the worker process has held")
+
+
+class TrainedModel(Contract):
+    """A model that a worker has made and keeps until the result that names it is counted."""
+
+    id: ModelId
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="of the weights file")
+
+
+class FoldResult(Contract):
+    """`PUT /leases/{id}/result`: the predictions of every test clip at every epoch that was run."""
+
+    epochs: tuple[EpochResult, ...] = Field(min_length=1, max_length=1000)
+    diverged: bool = Field(False, description="the loss was not finite; the epochs before count")
+    model: TrainedModel | None = Field(None, description="exactly where the fold trains on all clips")
+    provenance: Provenance
+
+
+class Verdict(Contract):
+    """The reply to a result: what became of the trial, and the worker's next fold."""
+
+    decision: Literal["continue", "complete", "pruned"]
+    trial_accuracy: FiniteFloat
+    pruned: PruneDecision | None = None
+    next: FoldAssignment | None = None
+
+
+class Heartbeat(Contract):
+    """`POST /leases/{id}/heartbeat`: I am alive, and this is how far I am."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"epoch": 3, "step": 412, "loss": 0.71}]})
+
+    epoch: int = Field(ge=0, lt=2**31)
+    step: int = Field(
+        ge=0, lt=2**31, description="optimiser steps so far; a number that stands still is not renewed"
+    )
+    loss: FiniteFloat | None = None
+
+
+class HeartbeatReply(Contract):
+    """What the worker should do now."""
+
+    command: Literal["continue", "abandon", "drain"] = Field(
+        description="drain: release the fold and end; somebody asked for it"
+    )
+    lease_seconds: FiniteFloat
+
+
+class Failure(Contract):
+    """`POST /leases/{id}/fail`: the fold could not be run; whose fault it is decides what follows."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"kind": "environment", "message": "the GPU has fallen off the bus"}]}
+    )
+
+    kind: Literal["environment", "trial"]
+    message: str = Field(max_length=2000, pattern=PRINTABLE)
