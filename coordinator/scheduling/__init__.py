@@ -10,8 +10,8 @@ Rules that hold in all of them:
 - **Locks.** A trial's row is locked before its folds and leases are read or changed, and a study's row only
   after that, never the other way round. While a transaction holds the trial's lock, the trial's folds do not
   change. To cancel several trials, use one transaction for each. A claim can end several by reuse: it takes
-  only trials that nobody has locked, and after the first end only trials of the same study. A deletion locks all
-  trials of its study in order of their ids.
+  only trials that nobody has locked, and after the first end only trials of the same study. A deletion locks
+  all trials of its study in order of their ids.
 - **Terms.** A lease is fenced by its term, never by the clock: its result counts until the same fold is granted
   again, even if the lease has expired. After that, every call with the old term raises `LeaseSuperseded`.
 - **Time.** All times are the database's.
