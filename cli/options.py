@@ -1,4 +1,4 @@
-"""Options and arguments that several commands take, each said once."""
+"""Options and arguments that several commands take, each defined once, and the console they print to."""
 
 from __future__ import annotations
 
@@ -6,17 +6,71 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
+
+from cli.local.state import StateFolder, default_state
+
+Study = Annotated[str, typer.Argument(metavar="STUDY", help="Name of the study.")]
+Trial = Annotated[int, typer.Argument(min=0, help="Number of the trial; the first is 0.")]
+Fold = Annotated[int, typer.Argument(min=0, help="Index of the fold; the first is 0.")]
 
 Url = Annotated[
     str | None,
-    typer.Option(envvar="FOLDWISE_URL", help="Address of the coordinator; the token is FOLDWISE_TOKEN."),
+    typer.Option(envvar="FOLDWISE_URL", help="URL of the coordinator; FOLDWISE_TOKEN holds its token."),
+]
+State = Annotated[
+    Path | None,
+    typer.Option("--state", help="State folder of `foldwise up` (default: in the user's data folder)."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to standard output, for programs.")]
+
+Preset = Annotated[
+    str | None, typer.Option(help="Preset to start from: ckplus-loso, ckplus-10fold, oulu-10fold or demo.")
+]
+Spec = Annotated[
+    Path | None, typer.Option(help="Study in YAML or JSON; its fields replace those of the preset.")
+]
+Space = Annotated[Path | None, typer.Option(help="Search space in YAML or JSON.")]
+Cache = Annotated[str | None, typer.Option(help="Clip cache to train on: DATASET or DATASET/FINGERPRINT.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Set one field of the study, such as training.epochs=8; repeatable."
+    ),
+]
+
+CacheRoot = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="FOLDWISE_CACHE_ROOT", help="Folder of the clip caches (default: in the state folder)."
+    ),
+]
+Models = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="FOLDWISE_MODELS", help="Folder of the model catalogue (default: in the state folder)."
+    ),
+]
+Device = Annotated[
+    str | None, typer.Option(help="Torch device, such as cpu or cuda:0 (default: a GPU if there is one).")
+]
+Database = Annotated[
+    str | None,
+    typer.Option(
+        help="URL of the PostgreSQL database (default: FOLDWISE_DATABASE_URL, or the content of the file "
+        "FOLDWISE_DATABASE_URL_FILE)."
+    ),
+]
+Out = Annotated[
+    Path | None, typer.Option("--out", "-o", help="Folder to write the tables to, as CSV and LaTeX.")
 ]
 
 
-State = Annotated[Path | None, typer.Option("--state", help="State folder of a `foldwise up` on this machine.")]
+def console(json: bool) -> Console:
+    """The console for messages: with --json, standard output belongs to the program that reads it."""
+    return Console(stderr=json)
 
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for programs.")]
-
-
-Name = Annotated[str, typer.Argument(help="Name of the study.")]
+def state_folder(state: Path | None) -> StateFolder:
+    """The state folder given by --state, or the default one."""
+    return StateFolder(state or default_state())

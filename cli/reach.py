@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cli.doctor.cluster_access import chosen, reach_release
-from cli.local.secret import read_secret
+from cli.cluster_access import chosen, reach_release
 from cli.local.state import StateFolder, default_state
 from client.connection import Connection
 from client.study_client import StudyClient
 from services.errors import InvalidInput
+from services.secrets import read_secret
 
 
 @contextmanager

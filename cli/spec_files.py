@@ -23,13 +23,13 @@ def build_spec(
     cache: str | None,
     settings: list[str],
 ) -> StudySpec:
-    """A spec from a preset, then a file, then single options; later ones win.
+    """Build a spec from a preset, then a file, then single settings; later ones win.
 
     Raises:
         InvalidInput, NotFound: naming the field and its value.
     """
     if preset is None and spec is None:
-        raise InvalidInput("say what to search: --preset NAME or --spec FILE", field="preset")
+        raise InvalidInput("no study is given; use --preset NAME or --spec FILE", field="preset")
     data: dict[str, Any] = get_preset(preset).model_dump(mode="json") if preset else {}
     if spec is not None:
         data.update(_read_mapping(spec))
@@ -45,7 +45,7 @@ def build_spec(
 
 
 def read_file(path: Path, field: str) -> Any:
-    """What a YAML or JSON file says.
+    """The content of a YAML or JSON file.
 
     Raises:
         NotFound: it cannot be read.
@@ -62,15 +62,15 @@ def read_file(path: Path, field: str) -> Any:
 def _read_mapping(path: Path) -> dict[str, Any]:
     content = read_file(path, "spec")
     if not isinstance(content, dict):
-        raise InvalidInput(f"{path} holds no mapping of a study's fields", field="spec")
+        raise InvalidInput(f"{path} holds no mapping; write the study's fields as NAME: VALUE", field="spec")
     return content
 
 
 def apply_setting(data: dict[str, Any], setting: str) -> None:
-    """Set what KEY=VALUE names in nested mappings.
+    """Set the field that KEY=VALUE names, with a dotted key for nested mappings.
 
     Raises:
-        InvalidInput: it is no KEY=VALUE, or its key names a field of what has none.
+        InvalidInput: it is not KEY=VALUE, or a part of its key is not a mapping.
     """
     key, equals, value = setting.partition("=")
     if not equals:
@@ -79,7 +79,7 @@ def apply_setting(data: dict[str, Any], setting: str) -> None:
     for parent in parents:
         inner = data.setdefault(parent, {})
         if not isinstance(inner, dict):
-            raise InvalidInput(f"--set {setting!r}: {parent} has no fields")
+            raise InvalidInput(f"--set {setting!r}: {parent} has no fields; set {parent} itself")
         data = inner
     if last == "kind":
         # Another kind of sampler or protocol has other fields.
@@ -88,12 +88,14 @@ def apply_setting(data: dict[str, Any], setting: str) -> None:
 
 
 def read_value(option: str, setting: str, value: str) -> Any:
-    """What the right side of an option's KEY=VALUE stands for.
+    """Parse the right side of an option's KEY=VALUE as YAML.
 
     Raises:
-        InvalidInput: it is no YAML.
+        InvalidInput: it is not YAML.
     """
     try:
         return yaml.safe_load(value)
     except (yaml.YAMLError, ValueError) as error:
-        raise InvalidInput(f"{option} {setting!r}: {value!r} is no value") from error
+        raise InvalidInput(
+            f"{option} {setting!r}: {value!r} is not a YAML value; quote it as a string"
+        ) from error

@@ -1,4 +1,4 @@
-"""`foldwise preprocess`, `inspect` and `verify`: clip caches, made and looked at."""
+"""`foldwise preprocess, inspect, verify`: making and checking clip caches."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from cli.local.state import StateFolder, default_state
+from cli.options import CacheRoot, Json, console, state_folder
 from services.clip_cache import MANIFEST, cache_folder, find_cache
 from services.errors import CacheMismatch, FoldwiseError, InvalidInput
 from services.presets import clip_preset
@@ -21,14 +21,11 @@ if TYPE_CHECKING:
     from preprocessing.inspection import Confidence, Inspection
     from preprocessing.job import Outcome
 
+app = typer.Typer()
+
 Choice = TypeVar("Choice", bound=StrEnum)
 
-Json = Annotated[bool, typer.Option("--json", help="End with one JSON line for programs.")]
-CacheRoot = Annotated[
-    Path | None,
-    typer.Option(envvar="FOLDWISE_CACHE_ROOT", help="Folder of the clip caches; default: where `up` looks."),
-]
-Cache = Annotated[str, typer.Argument(help="Folder of the cache; or dataset, or dataset/fingerprint.")]
+Cache = Annotated[str, typer.Argument(help="Clip cache: a folder, DATASET, or DATASET/FINGERPRINT.")]
 
 
 def _use_preset(context: typer.Context, name: str | None) -> str | None:
@@ -43,12 +40,13 @@ def _use_settings(context: typer.Context, path: Path | None) -> Path | None:
     return path
 
 
+@app.command(epilog="Example: foldwise preprocess --dataset ckplus --root /data/CK+")
 def preprocess(
     dataset: Annotated[
         str,
         typer.Option(
             envvar="FOLDWISE_DATASET",
-            help="Its layout: ckplus, oulu-casia, video-folder, or one that an installed package reads.",
+            help="Folder layout: ckplus, oulu-casia, video-folder, or the name of an installed reader.",
         ),
     ],
     root: Annotated[Path, typer.Option(envvar="FOLDWISE_DATASET_ROOT", help="Folder of the dataset.")],
@@ -57,14 +55,16 @@ def preprocess(
         typer.Option(
             "--set",
             envvar="FOLDWISE_READER_SETTINGS",
-            help="KEY=VALUE. oulu-casia: modality, lighting; video-folder: manifest, name, colour.",
+            metavar="KEY=VALUE",
+            help="Reader setting, repeatable (oulu-casia: modality, lighting; video-folder: manifest, name, "
+            "colour).",
         ),
     ] = None,
     preset: Annotated[
         str | None,
         typer.Option(
             envvar="FOLDWISE_PRESET",
-            help="Dataset and clips as a study preset wants them, such as ckplus-loso: the paper's.",
+            help="Study preset whose dataset and clip settings to use, such as ckplus-loso (the paper's).",
             callback=_use_preset,
             is_eager=True,
         ),
@@ -73,61 +73,73 @@ def preprocess(
         Path | None,
         typer.Option(
             envvar="FOLDWISE_SETTINGS",
-            help="YAML or JSON file of these options, without dashes in front.",
+            help="YAML or JSON file with values for these options, named without the leading dashes.",
             callback=_use_settings,
             is_eager=True,
         ),
     ] = None,
     cache_root: CacheRoot = None,
-    frames: Annotated[int, typer.Option(min=1, envvar="FOLDWISE_FRAMES", help="Frames of a clip.")] = 10,
+    frames: Annotated[int, typer.Option(min=1, envvar="FOLDWISE_FRAMES", help="Frames per clip.")] = 10,
     frame_size: Annotated[
-        int, typer.Option(min=16, envvar="FOLDWISE_FRAME_SIZE", help="Pixels on a side of a face.")
+        int,
+        typer.Option(
+            min=16, envvar="FOLDWISE_FRAME_SIZE", help="Width and height of a cropped face, in pixels."
+        ),
     ] = 112,
     detector: Annotated[
         str,
-        typer.Option(envvar="FOLDWISE_DETECTOR", help="Face detector: yunet, or res10, the paper's."),
+        typer.Option(envvar="FOLDWISE_DETECTOR", help="Face detector: yunet, or res10 (the paper's)."),
     ] = "yunet",
     box: Annotated[
         str,
-        typer.Option(envvar="FOLDWISE_BOX", help="Crop to each frame's own box: frame; or the clip's: median."),
+        typer.Option(
+            envvar="FOLDWISE_BOX",
+            help="Crop with each frame's own box (frame) or the clip's median box (median).",
+        ),
     ] = "frame",
     least_faces: Annotated[
         float,
         typer.Option(
-            envvar="FOLDWISE_LEAST_FACES", help="With a face in a smaller share of its frames, a clip has few."
+            "--min-face-share",
+            "--least-faces",
+            envvar="FOLDWISE_LEAST_FACES",
+            help="Minimum share of frames with a detected face (0 to 1); below it a clip has too few faces.",
         ),
     ] = 0.5,
     few_faces: Annotated[
-        str, typer.Option(envvar="FOLDWISE_FEW_FACES", help="What becomes of such clips: drop, or keep.")
+        str,
+        typer.Option(
+            envvar="FOLDWISE_FEW_FACES", help="What to do with clips that have too few faces: drop or keep."
+        ),
     ] = "drop",
     processes: Annotated[
-        int, typer.Option(min=1, envvar="FOLDWISE_PROCESSES", help="Clips made at once.")
+        int, typer.Option(min=1, envvar="FOLDWISE_PROCESSES", help="Number of parallel processes.")
     ] = os.cpu_count() or 1,
     register: Annotated[
         str | None,
         typer.Option(
             envvar="FOLDWISE_REGISTER",
-            help="Address of a coordinator that must list the cache in the end; the token is FOLDWISE_TOKEN.",
+            help="URL of a coordinator that must list the finished cache; FOLDWISE_TOKEN holds its token.",
         ),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Turn a dataset into a clip cache; a killed run goes on where it stopped."""
-    from cli.local.secret import read_secret
+    """Turn a dataset into a clip cache; run it again to continue after an interruption."""
     from cli.terminal.progress import preprocessing_progress
     from preprocessing.clips import BoxChoice, ClipSettings, FewFaces
     from preprocessing.datasets.registry import read_settings
     from preprocessing.job import preprocess as run
+    from services.secrets import read_secret
 
     if register is not None:
-        # Better before hours of work than after.
+        # A missing token should be found before hours of work, not after.
         read_secret("FOLDWISE_TOKEN", what=f"the token for {register}")
-    console = _console(json)
-    with preprocessing_progress(console) as report:
+    output = console(json)
+    with preprocessing_progress(output) as report:
         outcome = run(
             dataset,
             root,
-            cache_root or StateFolder(default_state()).caches,
+            cache_root or state_folder(None).caches,
             settings=ClipSettings(
                 frames=frames,
                 frame_size=frame_size,
@@ -140,53 +152,56 @@ def preprocess(
             reader_settings=read_settings(reader_settings or []),
             report=report,
         )
-    _say_outcome(outcome, console)
+    _say_outcome(outcome, output)
     if register is not None:
-        _register(register, outcome, console)
+        _register(register, outcome, output)
     if json:
         print(outcome.manifest.model_dump_json())
 
 
+@app.command(epilog="Example: foldwise inspect ckplus --sheet sheet.png")
 def inspect(
     cache: Cache,
     cache_root: CacheRoot = None,
     sheet: Annotated[
-        Path | None, typer.Option(help="Draw clips of each class, and all flagged ones, into this PNG.")
+        Path | None,
+        typer.Option(help="Draw some clips of each class, and all flagged clips, into this PNG file."),
     ] = None,
     clips_per_class: Annotated[
-        int, typer.Option(min=0, help="Clips without a flag on the sheet, of each class.")
+        int, typer.Option(min=0, help="Number of clips without a flag to draw, per class.")
     ] = 4,
     json: Json = False,
 ) -> None:
-    """Show what is in a clip cache: classes, subjects, folds, the detector's confidence, checks."""
+    """Show a clip cache: classes, subjects, folds, confidence of the face detector, checks."""
     from preprocessing.inspection import inspect_cache
     from services.clip_cache import open_cache
 
-    console = _console(json)
+    output = console(json)
     opened = open_cache(_folder(cache, cache_root))
     found = inspect_cache(opened)
-    _say_inspection(found, console)
+    _say_inspection(found, output)
     if sheet is not None:
         from cli.terminal.contact_sheet import save_contact_sheet
 
         save_contact_sheet(opened, sheet, clips_per_class=clips_per_class)
-        console.print(f"contact sheet in {sheet}", highlight=False, soft_wrap=True)
+        output.print(f"contact sheet in {sheet}", highlight=False, soft_wrap=True)
     if json:
         print(found.model_dump_json())
 
 
+@app.command(epilog="Example: foldwise verify ckplus")
 def verify(cache: Cache, cache_root: CacheRoot = None, json: Json = False) -> None:
-    """Hash a clip cache again and run all checks. Exit code 64 if it is not as it was made."""
+    """Hash a clip cache again and run all checks. Exit code 64 if it is damaged."""
     from preprocessing.inspection import check_cache
     from services.clip_cache import open_cache
 
-    console = _console(json)
+    output = console(json)
     opened = open_cache(_folder(cache, cache_root))
-    console.print(f"{opened.folder}", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"  ok: {len(opened.manifest.files)} files have the SHA-256 they were written with")
+    output.print(f"{opened.folder}", highlight=False, markup=False, soft_wrap=True)
+    output.print(f"  ok: {len(opened.manifest.files)} files have the SHA-256 that the manifest records")
     checks = check_cache(opened)
     for line in (line for check in checks for line in check.lines()):
-        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+        output.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
     if json:
         print("[" + ",".join(check.model_dump_json() for check in checks) + "]")
     broken = [check.name for check in checks if check.broken and check.problems]
@@ -208,25 +223,33 @@ def _read_settings(path: Path, context: typer.Context) -> dict[str, Any]:
 
     content = read_file(path, "settings")
     if not isinstance(content, dict):
-        raise InvalidInput(f"{path} must hold NAME: VALUE lines", field="settings")
-    known = {parameter.name for parameter in context.command.params} - {"preset", "settings", "json", "help"}
-    values = {str(key).replace("-", "_"): value for key, value in content.items()}
-    if unknown := sorted(values.keys() - known):
-        raise InvalidInput(
-            f"{path} sets {unknown[0]!r}, which is no option; use: {', '.join(sorted(map(str, known)))}",
-            field=unknown[0],
-        )
-    # Several in one text, as in the environment.
+        raise InvalidInput(f"{path} holds no mapping; write the options as NAME: VALUE", field="settings")
+    names = {
+        spelling.lstrip("-").replace("-", "_"): parameter.name
+        for parameter in context.command.params
+        if parameter.name is not None and parameter.name not in {"preset", "settings", "json", "help"}
+        for spelling in (parameter.name, *parameter.opts)
+    }
+    values = {}
+    for key, value in content.items():
+        name = names.get(str(key).replace("-", "_"))
+        if name is None:
+            raise InvalidInput(
+                f"{path} sets {key!r}, which is not an option; use one of: {', '.join(sorted(names))}",
+                field=str(key),
+            )
+        values[name] = value
+    # One text may hold several settings, as in the environment variable.
     if isinstance(several := values.get("reader_settings"), str):
         values["reader_settings"] = several.split()
     return values
 
 
-def _say_outcome(outcome: Outcome, console: Console) -> None:
+def _say_outcome(outcome: Outcome, output: Console) -> None:
     from cli.terminal.tables import skipped_lines
 
     def say(text: str) -> None:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
+        output.print(text, highlight=False, markup=False, soft_wrap=True)
 
     manifest = outcome.manifest
     for warning in manifest.warnings:
@@ -248,8 +271,8 @@ def _say_outcome(outcome: Outcome, console: Console) -> None:
     say(f"{outcome.folder}")
 
 
-def _register(url: str, outcome: Outcome, console: Console) -> None:
-    """A coordinator lists what lies in its cache root, so it only has to be asked whether it sees this one."""
+def _register(url: str, outcome: Outcome, output: Console) -> None:
+    """Check that the coordinator lists the cache; it lists every cache in its cache root."""
     from cli.reach import reach
 
     with reach(url, None) as client:
@@ -257,11 +280,11 @@ def _register(url: str, outcome: Outcome, console: Console) -> None:
     manifest = outcome.manifest
     if (manifest.dataset, manifest.fingerprint) not in seen:
         raise FoldwiseError(
-            f"the cache is made, but the coordinator at {url} does not list it: its --cache-root must be the "
-            f"volume that holds {outcome.folder}",
+            f"the cache is complete, but the coordinator at {url} does not list it; give the coordinator the "
+            f"volume that holds {outcome.folder} as its --cache-root",
             field="register",
         )
-    console.print(
+    output.print(
         f"the coordinator at {url} lists {manifest.dataset}/{manifest.fingerprint[:12]}",
         highlight=False,
         markup=False,
@@ -275,14 +298,14 @@ def _folder(cache: str, cache_root: Path | None) -> Path:
         return path.absolute()
     if path.is_absolute():
         raise CacheMismatch(f"{path} is no finished clip cache: it has no {MANIFEST}", field="cache")
-    root = cache_root or StateFolder(default_state()).caches
+    root = cache_root or state_folder(None).caches
     manifest = find_cache(root, cache)
     return cache_folder(root, manifest.dataset, manifest.fingerprint)
 
 
-def _say_inspection(found: Inspection, console: Console) -> None:
+def _say_inspection(found: Inspection, output: Console) -> None:
     def say(text: str) -> None:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
+        output.print(text, highlight=False, markup=False, soft_wrap=True)
 
     say(f"{found.dataset}/{found.fingerprint[:12]}  {found.folder}")
     kind = "gray" if found.channels == 1 else "colour"
@@ -310,7 +333,7 @@ def _say_inspection(found: Inspection, console: Console) -> None:
         f"{found.confidence.frames_with_face:.1%}",
         _confidence(found.confidence),
     )
-    console.print(table)
+    output.print(table)
     for folds in found.folds:
         say(
             f"  {folds.protocol}: {folds.folds} folds, which test {folds.least_clips} to {folds.most_clips} "
@@ -337,8 +360,3 @@ def _confidence(confidence: Confidence) -> str:
     if confidence.median is None:
         return "-"
     return f"{confidence.median:.2f} (least {confidence.least:.2f})"
-
-
-def _console(json: bool) -> Console:
-    # With --json, standard output belongs to the program that reads it.
-    return Console(stderr=json)

@@ -1,4 +1,4 @@
-"""`foldwise export` and `foldwise predict`: what to do with a model of the catalogue."""
+"""`foldwise train-final, pretrain, predict, export`: models of the catalogue, trained and used."""
 
 from __future__ import annotations
 
@@ -10,31 +10,136 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from cli.local.state import StateFolder, default_state
+from cli.options import (
+    Cache,
+    CacheRoot,
+    Device,
+    Json,
+    Models,
+    Preset,
+    Settings,
+    Spec,
+    State,
+    Study,
+    Url,
+    console,
+    state_folder,
+)
+from cli.reach import reach
+from cli.spec_files import build_spec
 from services.errors import EXIT_USAGE, FoldwiseError, InvalidInput
 
 if TYPE_CHECKING:
+    # torch and OpenCV take seconds to load.
     from worker.inference.predict import Prediction, Window
 
+app = typer.Typer()
+
 Model = Annotated[
-    str, typer.Argument(help="Id of a model of the catalogue, or its beginning if only one has it.")
+    str, typer.Argument(metavar="MODEL", help="Id of a model in the catalogue, or a unique beginning of one.")
 ]
-Models = Annotated[Path | None, typer.Option(envvar="FOLDWISE_MODELS", help="Folder of the model catalogue.")]
-State = Annotated[Path | None, typer.Option(help="State folder; the default is in the user's data folder.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for programs.")]
 
 
+@app.command("train-final", epilog="Example: foldwise train-final first")
+def train_final(
+    study: Study,
+    trial: Annotated[
+        int | None, typer.Option(min=0, help="Number of a complete trial (default: the best one).")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Beginning of the model's id (default: STUDY-final).")
+    ] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait/--no-wait", help="Wait until the model is in the catalogue.")
+    ] = True,
+    url: Url = None,
+    state: State = None,
+    json: Json = False,
+) -> None:
+    """Train a study's best configuration on all its clips, on a worker, and keep the model."""
+    from pydantic import ValidationError
+
+    from cli.models.train_final import start_final, wait_for_model
+    from services.contracts import TrainFinal
+    from services.search_space import first_problem
+
+    try:
+        wanted = TrainFinal(name=name, trial=trial)
+    except ValidationError as error:
+        raise InvalidInput(first_problem(error)) from error
+    with reach(url, state) as client:
+        final = start_final(client, study, wanted)
+        before = final.spec.cross_validated
+        if before is not None:
+            console(json).print(
+                f"trial {before.trial} of {study}: {before.accuracy:.2%} cross-validated; now training on "
+                f"all {final.clips} clips for {final.spec.training.epochs} epochs (median of its folds' best)",
+                highlight=False,
+                soft_wrap=True,
+            )
+        if not wait:
+            print(final.model_dump_json() if json else f"follow it with: foldwise study watch {final.name}")
+            return
+        model = wait_for_model(client, final.name, console(json))
+    console(json).print(f"model {model.id} is in the catalogue", highlight=False)
+    if json:
+        print(model.model_dump_json())
+
+
+@app.command(epilog="Example: foldwise pretrain --name oulu --preset oulu-10fold --parameter temporal_size=3")
+def pretrain(
+    name: Annotated[str, typer.Option(help="Beginning of the model's id.")],
+    preset: Preset = None,
+    spec: Spec = None,
+    cache: Cache = None,
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="Hyper-parameter of the paper's Table 1 (default: the paper's best on CK+); repeatable.",
+        ),
+    ] = None,
+    set_: Settings = None,
+    cache_root: CacheRoot = None,
+    models: Models = None,
+    device: Device = None,
+    state: State = None,
+    json: Json = False,
+) -> None:
+    """Train one configuration on all clips of a dataset, as a start for studies (training.pretrained)."""
+    from cli.models.pretrain import pretrain as run
+    from cli.models.pretrain import read_parameters
+    from cli.terminal.progress import training_progress
+
+    folder = state_folder(state)
+    wanted = build_spec(preset=preset, spec=spec, space=None, name=name, cache=cache, settings=set_ or [])
+    with training_progress(console(json), wanted.training.epochs) as on_step:
+        card = run(
+            wanted,
+            read_parameters(parameter or []),
+            name,
+            cache_root=cache_root or folder.caches,
+            models_root=models or folder.models,
+            device=device,
+            on_step=on_step,
+        )
+    console(json).print(f"model {card.id}, trained on {card.clips} clips of {card.dataset}", highlight=False)
+    console(json).print(f"start a study from it with: --set training.pretrained={card.id}", highlight=False)
+    if json:
+        print(card.model_dump_json())
+
+
+@app.command(epilog="Example: foldwise export first-final --onnx first.onnx")
 def export(
     model: Model,
-    onnx: Annotated[Path, typer.Option(help="File to write.")],
+    onnx: Annotated[Path, typer.Option(help="ONNX file to write.")],
     models: Models = None,
     state: State = None,
     json: Json = False,
 ) -> None:
-    """Write a model as ONNX and check it against torch."""
+    """Write a model as an ONNX file and compare its outputs with torch's."""
     from cli.models.export_onnx import export_onnx
 
     root = _root(models, state)
@@ -45,33 +150,32 @@ def export(
     print(f"{done.file}: {done.model} as ONNX; its logits differ from torch's by {done.largest_difference:.1g}")
 
 
+@app.command(epilog="Example: foldwise predict first-final a.mp4 --video labelled.mp4")
 def predict(
     model: Model,
-    video: Annotated[list[Path], typer.Argument(help="Videos with a face, or folders of their images.")],
-    stride: Annotated[int, typer.Option(min=1, help="Frames from one window to the next.")] = 5,
-    csv_: Annotated[Path | None, typer.Option("--csv", help="Also write the table to this file.")] = None,
+    video: Annotated[list[Path], typer.Argument(help="Videos of a face, or folders of frames as images.")],
+    stride: Annotated[int, typer.Option(min=1, help="Frames between the starts of two windows.")] = 5,
+    csv_: Annotated[Path | None, typer.Option("--csv", help="Also write the table to this CSV file.")] = None,
     annotated: Annotated[
-        Path | None, typer.Option("--video", help="Also write the video with boxes and labels, as MP4.")
+        Path | None, typer.Option("--video", help="Also write the video with face boxes and labels, as MP4.")
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda:0, ...; default: a GPU if there is one.")
-    ] = None,
+    device: Device = None,
     models: Models = None,
     state: State = None,
     json: Json = False,
 ) -> None:
-    """Name the emotion of the face in videos over time. Exit code 2 if one of them cannot be labelled."""
+    """Label the emotion of the face in videos over time. Exit code 2 if a video cannot be labelled."""
     from worker.inference.annotated_video import write_annotated
     from worker.inference.predict import Predictor
     from worker.training.device import choose_device
     from worker.training.pretrained import open_model
 
     if annotated is not None and len(video) > 1:
-        raise InvalidInput(f"--video {annotated} is one file, and there are {len(video)} videos; give one")
+        raise InvalidInput(f"--video {annotated} names one file for {len(video)} videos; give one video")
     root = _root(models, state)
     card, network = open_model(root, _find(root, model))
     predictor = Predictor(card, network, choose_device(device))
-    console = Console(stderr=json)
+    output = console(json)
     done: list[Prediction] = []
     failed: dict[str, str] = {}
     for path in video:
@@ -83,10 +187,10 @@ def predict(
             continue
         done.append(found)
         if not json:
-            console.print(_table(found))
+            output.print(_table(found))
         if annotated is not None:
             write_annotated(path, found, annotated)
-            console.print(f"annotated video: {annotated}", highlight=False, soft_wrap=True)
+            output.print(f"annotated video: {annotated}", highlight=False, soft_wrap=True)
     if csv_ is not None:
         _write_csv(csv_, card.classes, done)
     if json:
@@ -105,11 +209,10 @@ def predict(
 
 
 def _root(models: Path | None, state: Path | None) -> Path:
-    return models or StateFolder(state or default_state()).models
+    return models or state_folder(state).models
 
 
 def _find(root: Path, wanted: str) -> str:
-    """The id that is meant by its beginning."""
     from services.model_catalogue import find_model, list_models
 
     fitting = [card.id for card in list_models(root) if card.id.startswith(wanted)]

@@ -1,4 +1,4 @@
-"""`foldwise plan`, as a person calls it."""
+"""`foldwise plan`: what a study will cost, before anything runs."""
 
 from __future__ import annotations
 
@@ -8,46 +8,51 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from cli.local.state import StateFolder, default_state
-from cli.options import Json, State, Url
+from cli.options import CacheRoot, Json, Preset, Settings, State, Url, console, state_folder
 from cli.reach import reach
 from cli.spec_files import build_spec
 
+app = typer.Typer()
 
+
+@app.command(epilog="Example: foldwise plan --preset ckplus-loso --gpu H200")
 def plan(
-    spec: Annotated[Path | None, typer.Argument(help="A study in YAML or JSON.")] = None,
-    preset: Annotated[str | None, typer.Option(help="Or a preset; a SPEC beside it wins.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, as in `study create`.")] = None,
+    spec: Annotated[
+        Path | None, typer.Argument(help="Study in YAML or JSON; its fields replace those of the preset.")
+    ] = None,
+    preset: Preset = None,
+    set_: Settings = None,
     cache: Annotated[
         str | None,
-        typer.Option(help="Clip cache to plan on; default: the SPEC's, or the published set of a preset."),
+        typer.Option(help="Clip cache to plan for (default: the study's, or the preset's published dataset)."),
     ] = None,
     gpu: Annotated[
-        list[str] | None, typer.Option(help="GPU to forecast for, such as H100; give it once for each.")
+        list[str] | None, typer.Option(help="GPU to forecast for, such as H100; repeatable.")
     ] = None,
     calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="Measure this device for a minute, instead of assuming.")
+        bool, typer.Option("--calibrate", help="Measure the speed of this device, which takes a minute.")
     ] = False,
     calibrate_from: Annotated[
         str | None,
-        typer.Option(metavar="STUDY", help="Or take the speed at which workers ran the folds of this study."),
+        typer.Option(metavar="STUDY", help="Take the speed at which workers ran this study's folds."),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="To calibrate: cpu, cuda:0, ...")] = None,
-    cache_root: Annotated[Path | None, typer.Option(envvar="FOLDWISE_CACHE_ROOT")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Torch device to calibrate, such as cpu or cuda:0.")
+    ] = None,
+    cache_root: CacheRoot = None,
     url: Url = None,
     state: State = None,
     json: Json = False,
 ) -> None:
-    """Say what a study will cost before anything runs: folds, clip passes, operations, memory, hours."""
+    """Forecast the cost of a study before it runs: folds, clip passes, operations, memory, hours."""
     from cli.forecast.calibration import measure_here, measured_by_workers
     from cli.forecast.dataset_shape import shape_of
     from cli.forecast.plan import make_plan, on_devices
     from cli.forecast.tables import configurations_table, devices_table, plan_lines
 
     wanted = build_spec(preset=preset, spec=spec, space=None, name=None, cache=cache, settings=set_ or [])
-    folder = StateFolder(state or default_state())
+    folder = state_folder(state)
     shape = shape_of(wanted, preset=preset, cache=cache, cache_root=cache_root or folder.caches)
     found = make_plan(wanted, shape)
     measured = None
@@ -60,9 +65,9 @@ def plan(
     if json:
         print(json_library.dumps(asdict(found)))
         return
-    console = Console()
+    output = console(json)
     for line in plan_lines(found, wanted):
-        console.print(line, highlight=False, soft_wrap=True)
-    console.print(configurations_table(found))
-    console.print(devices_table(found))
-    console.print(f"counted: {found.convention}", highlight=False, soft_wrap=True)
+        output.print(line, highlight=False, soft_wrap=True)
+    output.print(configurations_table(found))
+    output.print(devices_table(found))
+    output.print(f"counted: {found.convention}", highlight=False, soft_wrap=True)

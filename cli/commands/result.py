@@ -1,8 +1,10 @@
-"""`foldwise report`, `compare`, `confirm` and `nested`: what came of a study, and how far to trust it."""
+"""`foldwise report, compare, confirm, nested, replay`: what a study found, and how far to trust it."""
 
 from __future__ import annotations
 
+import json as json_library
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,27 +12,43 @@ import typer
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from cli.options import Json, Name, State, Url
+from cli.options import (
+    Cache,
+    CacheRoot,
+    Device,
+    Fold,
+    Json,
+    Models,
+    Out,
+    Preset,
+    Settings,
+    Space,
+    Spec,
+    State,
+    Study,
+    Trial,
+    Url,
+    console,
+    state_folder,
+)
 from cli.reach import reach
 from cli.spec_files import build_spec
 from cli.terminal.watch import watch
 from client.study_client import StudyClient
 from services.contracts import StudyView
-from services.errors import InvalidInput
+from services.errors import EXIT_FAILURE, InvalidInput
 
 if TYPE_CHECKING:
+    # matplotlib takes a while to load.
     from report.table import Table
 
-Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the tables, as CSV and LaTeX.")]
-Preset = Annotated[str | None, typer.Option(help="Preset that gives dataset, split and training.")]
-Spec = Annotated[Path | None, typer.Option(help="Or a study in YAML or JSON.")]
-Cache = Annotated[str | None, typer.Option(help="Dataset, or dataset/fingerprint.")]
-Settings = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, as in `study create`.")]
+app = typer.Typer()
 
 
+@app.command(epilog="Example: foldwise report first -o first-report")
 def report(
-    name: Name,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write to; made if missing.")],
+    name: Study,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write to; created if missing.")],
     url: Url = None,
     state: State = None,
     json: Json = False,
@@ -46,15 +64,19 @@ def report(
     Console().print(f"report of {name}: {out / PAGE}", highlight=False, soft_wrap=True)
 
 
+@app.command(
+    epilog="Example: foldwise compare c1=ckplus-loso c2=oulu-10fold --preset ckplus-10fold --name table-4"
+)
 def compare(
     configurations: Annotated[
         list[str],
         typer.Argument(
-            help="NAME=STUDY, the best of a study, or NAME=FILE.yaml; with @MODEL behind it to start from a "
-            "model. The first is compared with each of the others."
+            metavar="NAME=SOURCE...",
+            help="NAME=STUDY takes the best trial of a study, NAME=FILE.yaml a configuration; append @MODEL to "
+            "start its training from a model. The first is compared with each of the others.",
         ),
     ],
-    name: Annotated[str, typer.Option(help="Name of the study that runs them.")],
+    name: Annotated[str, typer.Option(help="Name of the study that runs the configurations.")],
     preset: Preset = None,
     spec: Spec = None,
     cache: Cache = None,
@@ -64,54 +86,58 @@ def compare(
     state: State = None,
     json: Json = False,
 ) -> None:
-    """Run configurations on the same folds of one dataset, and test whether the first is better."""
+    """Run configurations on the same folds of one dataset and test whether the first one is better."""
     from cli.evaluation import comparison
 
     candidates = [comparison.read_candidate(text) for text in configurations]
     wanted = build_spec(preset=preset, spec=spec, space=None, name=name, cache=cache, settings=set_ or [])
-    console = Console(stderr=json)
+    output = console(json)
     with reach(url, state) as client:
-        result = comparison.compare(client, candidates, wanted, watch=_watcher(client, console))
+        result = comparison.compare(client, candidates, wanted, watch=_watcher(client, output))
     table = comparison.comparison_table(result)
     _write(out, table, comparison.folds_table(result))
     if json:
         print(result.model_dump_json())
         return
-    _show(console, table)
+    _show(output, table)
     for warning in comparison.comparison_warnings(result):
-        console.print(warning, highlight=False)
+        output.print(warning, highlight=False)
 
 
+@app.command(epilog="Example: foldwise confirm first --top 3 --seeds 5")
 def confirm(
-    name: Name,
-    top: Annotated[int, typer.Option(min=1, max=100, help="How many of the best complete trials.")] = 3,
-    seeds: Annotated[int, typer.Option(min=1, max=100, help="With how many other seeds each.")] = 5,
+    name: Study,
+    top: Annotated[int, typer.Option(min=1, max=100, help="Number of best complete trials to repeat.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, max=100, help="Number of new seeds for each.")] = 5,
     out: Out = None,
     url: Url = None,
     state: State = None,
     json: Json = False,
 ) -> None:
-    """Run the best trials of a study again with other seeds: how much of its best number was luck."""
+    """Repeat the best trials of a study with new seeds, to see how much of the best accuracy was luck."""
     from cli.evaluation import confirmation
 
-    console = Console(stderr=json)
+    output = console(json)
     with reach(url, state) as client:
-        found = confirmation.confirm(client, name, top=top, seeds=seeds, watch=_watcher(client, console))
+        found = confirmation.confirm(client, name, top=top, seeds=seeds, watch=_watcher(client, output))
     table = confirmation.confirmation_table(found)
     _write(out, table)
     if json:
         print(found.model_dump_json())
         return
-    _show(console, table)
-    console.print(confirmation.confirmation_sentence(found), highlight=False)
+    _show(output, table)
+    output.print(confirmation.confirmation_sentence(found), highlight=False)
 
 
+@app.command(epilog="Example: foldwise nested --preset ckplus-10fold --cache ckplus --name honest --outer 5")
 def nested(
-    name: Annotated[str, typer.Option(help="Beginning of the names of its studies.")],
-    outer: Annotated[int, typer.Option(min=2, max=1000, help="Outer folds: as many searches are run.")] = 5,
+    name: Annotated[str, typer.Option(help="Beginning of the names of the studies it creates.")],
+    outer: Annotated[
+        int, typer.Option(min=2, max=1000, help="Number of outer folds; each runs a whole search.")
+    ] = 5,
     preset: Preset = None,
     spec: Spec = None,
-    space: Annotated[Path | None, typer.Option(help="Search space in YAML or JSON.")] = None,
+    space: Space = None,
     cache: Cache = None,
     set_: Settings = None,
     out: Out = None,
@@ -119,20 +145,60 @@ def nested(
     state: State = None,
     json: Json = False,
 ) -> None:
-    """Judge a whole search: run it without each part of the subjects, and measure its best on that part."""
+    """Judge a whole search by nested cross-validation: search without one part of the subjects, test on it."""
     from cli.evaluation import nested as nesting
 
     wanted = build_spec(preset=preset, spec=spec, space=space, name=name, cache=cache, settings=set_ or [])
-    console = Console(stderr=json)
+    output = console(json)
     with reach(url, state) as client:
-        found = nesting.nested(client, wanted, outer=outer, watch=_watcher(client, console))
+        found = nesting.nested(client, wanted, outer=outer, watch=_watcher(client, output))
     table = nesting.nested_table(found)
     _write(out, table)
     if json:
         print(found.model_dump_json())
         return
-    _show(console, table)
-    console.print(nesting.nested_sentence(found), highlight=False)
+    _show(output, table)
+    output.print(nesting.nested_sentence(found), highlight=False)
+
+
+@app.command(epilog="Example: foldwise replay demo 7 0")
+def replay(
+    study: Study,
+    trial: Trial,
+    fold: Fold,
+    url: Url = None,
+    state: State = None,
+    cache_root: CacheRoot = None,
+    models: Models = None,
+    device: Device = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads (default: as in the recorded run).")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Run a finished fold again and compare it with the recorded result. Exit code 1 if they differ."""
+    from cli.evaluation.replay import replay as run
+    from cli.terminal.progress import training_progress
+    from cli.terminal.tables import comparison_lines
+
+    folder = state_folder(state)
+    with reach(url, state) as client, training_progress(console(json), None) as on_step:
+        record, found = run(
+            client,
+            study,
+            trial,
+            fold,
+            cache_root=cache_root or folder.caches,
+            models_root=models or folder.models,
+            device=device,
+            threads=threads,
+            on_step=on_step,
+        )
+    for line in comparison_lines(record, found):
+        console(json).print(line, highlight=False, soft_wrap=True)
+    if json:
+        print(json_library.dumps(asdict(found)))
+    raise typer.Exit(0 if found.equal else EXIT_FAILURE)
 
 
 def _watcher(client: StudyClient, console: Console) -> Callable[[StudyView], StudyView]:
@@ -140,8 +206,8 @@ def _watcher(client: StudyClient, console: Console) -> Callable[[StudyView], Stu
         if study.state.over:
             return study
         console.print(
-            f"study {study.name}: {study.spec.trials} trials of {study.folds} folds; workers take them like "
-            "any others, and Ctrl-C leaves them running",
+            f"study {study.name}: {study.spec.trials} trials of {study.folds} folds; workers run them like any "
+            "others, and Ctrl-C does not stop them",
             highlight=False,
             soft_wrap=True,
         )

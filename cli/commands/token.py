@@ -1,4 +1,4 @@
-"""`foldwise token ...`: make, list and revoke tokens over REST."""
+"""`foldwise token create, list, revoke`: the tokens of a coordinator."""
 
 from __future__ import annotations
 
@@ -19,19 +19,22 @@ from services.errors import InvalidInput
 from services.search_space import first_problem
 
 app = typer.Typer(
-    no_args_is_help=True, help="Make, list and revoke tokens; for admins.", rich_markup_mode="rich"
+    no_args_is_help=True, help="Create, list and revoke tokens (scope admin).", rich_markup_mode="rich"
 )
 
 
 @app.command(epilog="Example: foldwise token create nightly --scope read > nightly.token")
 def create(
-    name: Annotated[str, typer.Argument(help="Who or what it is for.")],
-    scope: Annotated[TokenScope, typer.Option(help="admin includes write and worker, write includes read.")],
+    name: Annotated[str, typer.Argument(help="Person or program that will use the token.")],
+    scope: Annotated[
+        TokenScope,
+        typer.Option(help="What the token allows; admin includes write and worker, write includes read."),
+    ],
     url: Url = None,
     state: State = None,
     json: Json = False,
 ) -> None:
-    """Make a token and print it; it is told only this once."""
+    """Create a token and print it, once: it cannot be shown again."""
     try:
         wanted = TokenSpec(name=name, scope=scope)
     except ValidationError as error:
@@ -44,7 +47,7 @@ def create(
     # Alone on standard output, so that it can be sent to a file.
     print(made.token)
     print(
-        f"this is not shown again; give it as FOLDWISE_TOKEN or FOLDWISE_TOKEN_FILE, and revoke it with: "
+        f"this token is not shown again; set it as FOLDWISE_TOKEN or FOLDWISE_TOKEN_FILE, and revoke it with: "
         f"foldwise token revoke {made.id}",
         file=sys.stderr,
     )
@@ -52,7 +55,7 @@ def create(
 
 @app.command("list")
 def list_(url: Url = None, state: State = None, json: Json = False) -> None:
-    """List all tokens; the two that the coordinator was started with are not among them."""
+    """List all tokens, except those that the coordinator was started with."""
     with reach(url, state) as client:
         tokens = client.tokens()
     if json:
@@ -60,18 +63,18 @@ def list_(url: Url = None, state: State = None, json: Json = False) -> None:
     elif tokens:
         Console().print(_table(tokens))
     else:
-        print("there is no token yet; make one with: foldwise token create NAME --scope read")
+        print("there is no token yet; create one with: foldwise token create NAME --scope read")
 
 
 @app.command(epilog="Example: foldwise token revoke 3f9a21bc77d0")
 def revoke(
     token_id: Annotated[
-        str, typer.Argument(metavar="ID", help="Of the token, as `foldwise token list` shows it.")
+        str, typer.Argument(metavar="ID", help="Id of the token, as `foldwise token list` shows it.")
     ],
     url: Url = None,
     state: State = None,
 ) -> None:
-    """Let a token count no more, on every coordinator within five seconds."""
+    """Revoke a token; every coordinator refuses it within five seconds."""
     with reach(url, state) as client:
         client.revoke_token(token_id)
     print(f"token {token_id} is revoked")

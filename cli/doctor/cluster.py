@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from cli.doctor.cluster_access import Kubectl, Place
+from cli.cluster_access import Kubectl, Place
 from cli.doctor.machine import Finding
 from services.errors import Unavailable
 

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 from sqlalchemy import make_url
 
-from cli.doctor.cluster_access import Kubectl, Place
+from cli.cluster_access import Kubectl, Place
 from coordinator.store.database import CONNECT_ARGS
 from helm.generate import CHART
 from tests.cluster.control_plane import wait_until

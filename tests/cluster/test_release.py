@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import pytest
 
-from cli.doctor.cluster_access import Kubectl, Place
+from cli.cluster_access import Kubectl, Place
 from tests.cluster.release import NAME, VERSION, Release, until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]

@@ -120,8 +120,8 @@ def test_the_presets_of_the_paper_crop_with_its_detector(tree: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("frame_siez: 24", "sets 'frame_siez', which is no option"),
-        ("- 24", "must hold NAME: VALUE lines"),
+        ("frame_siez: 24", "sets 'frame_siez', which is not an option"),
+        ("- 24", "holds no mapping; write the options as NAME: VALUE"),
         ("a: [", "is neither YAML nor JSON"),
         ("few_faces: perhaps", "few_faces is 'perhaps'; use one of: drop, keep"),
         ("reader_settings: lighting=Weak x=1", "setting 'lighting' is not known to the reader of ckplus"),
@@ -154,7 +154,7 @@ def test_a_finished_cache_is_registered_where_the_coordinator_sees_it(
         url = str(client.base_url).rstrip("/")
         error = foldwise(*arguments, FOLDWISE_REGISTER=url, FOLDWISE_TOKEN=ADMIN_TOKEN).exception
     assert isinstance(error, FoldwiseError)
-    assert "does not list it: its --cache-root must be the volume" in error.message
+    assert "does not list it; give the coordinator the volume" in error.message
     assert error.exit_code == 1
 
 
@@ -206,7 +206,7 @@ def test_the_contact_sheet_has_a_row_a_clip_and_marks_what_is_flagged(caches: Pa
 def test_verify_is_content_with_a_whole_cache(caches: Path) -> None:
     done = foldwise("verify", "ckplus", "--cache-root", str(caches))
     assert done.exception is None
-    assert "ok: 3 files have the SHA-256 they were written with" in done.stdout
+    assert "ok: 3 files have the SHA-256 that the manifest records" in done.stdout
     assert "ok: index and manifest agree" in done.stdout
 
 

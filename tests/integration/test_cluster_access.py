@@ -13,8 +13,8 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
+from cli.cluster_access import Place, chosen, reach_release
 from cli.doctor.cluster import look_at_cluster
-from cli.doctor.cluster_access import Place, chosen, reach_release
 from cli.main import app
 from coordinator.app import create_app
 from services.errors import InvalidInput, NotFound, Unavailable

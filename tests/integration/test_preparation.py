@@ -22,13 +22,13 @@ from typer.testing import CliRunner
 from cli.local.dashboard import wait_for_tables
 from cli.local.dashboard_gate import TokenDoor
 from cli.local.migrate import bring_up_to_date
-from cli.local.secret import read_database_url
 from cli.main import app
 from coordinator.app import create_app
 from coordinator.store.database import connect, with_driver
 from coordinator.store.preparation import wait_for_database, wait_for_schema
 from services.contracts import TokenScope
 from services.errors import Conflict, InvalidInput, Unavailable
+from services.secrets import read_database_url
 from tests.integration.desk import Desk
 from tests.integration.service import ADMIN_TOKEN, bearer, make_token, served
 

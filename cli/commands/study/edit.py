@@ -1,4 +1,4 @@
-"""More of `foldwise study ...`: extend, clone, move and delete studies over REST."""
+"""`foldwise study enqueue, budget, clone, export, import, delete`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
-from rich.console import Console
 
-from cli.commands.study.run import app
-from cli.options import Json, Name, State, Url
+from cli.options import Json, Settings, State, Study, Url, console
 from cli.reach import reach
 from cli.spec_files import apply_setting, read_file, read_value
 from cli.terminal.tables import study_summary
@@ -20,27 +18,33 @@ from services.contracts import Clone, Enqueue, StudyView
 from services.errors import InvalidInput
 from services.search_space import first_problem
 
-__all__ = ["app"]
+app = typer.Typer()
 
 
 @app.command(
     epilog="Example: foldwise study enqueue first --parameter dropout=0.3 --parameter activation=ELU ..."
 )
 def enqueue(
-    name: Name,
+    name: Study,
     parameter: Annotated[
-        list[str] | None, typer.Option(help="NAME=VALUE; every parameter of the space, for one configuration.")
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="Hyper-parameter of one configuration; give every one of the search space.",
+        ),
     ] = None,
     file: Annotated[
-        Path | None, typer.Option(help="Configurations in YAML or JSON: a list of mappings.")
+        Path | None, typer.Option(help="Configurations in YAML or JSON: a list of mappings from name to value.")
     ] = None,
     url: Url = None,
     state: State = None,
     json: Json = False,
 ) -> None:
-    """Run configurations next, before the sampler is asked again."""
+    """Enqueue configurations: they run before the sampler suggests new ones."""
     if (parameter is None) == (file is None):
-        raise InvalidInput("say what to run: --parameter NAME=VALUE for each parameter, or --file FILE")
+        raise InvalidInput(
+            "no configuration is given; use --parameter NAME=VALUE for each parameter, or --file FILE"
+        )
     wanted = _read_list(file) if file is not None else [_read_parameters(parameter or [])]
     try:
         configurations = Enqueue.model_validate({"configurations": wanted}).configurations
@@ -61,12 +65,12 @@ def enqueue(
 
 @app.command(epilog="Example: foldwise study budget first 1000")
 def budget(
-    name: Name,
-    trials: Annotated[int, typer.Argument(min=1, help="Trials to run in all.")],
+    name: Study,
+    trials: Annotated[int, typer.Argument(min=1, help="Total number of trials.")],
     url: Url = None,
     state: State = None,
 ) -> None:
-    """Set how many trials a study runs in all; a complete one goes on with more."""
+    """Set the total number of trials of a study; a complete study continues with more."""
     with reach(url, state) as client:
         study = client.set_budget(name, trials)
     print(f"{study.name} is {study.state} with {sum(study.trials.values())} of {study.spec.trials} trials")
@@ -74,16 +78,14 @@ def budget(
 
 @app.command(epilog="Example: foldwise study clone first second --set seed=1 --set warm_start.study=first")
 def clone(
-    name: Name,
+    name: Study,
     new: Annotated[str, typer.Argument(help="Name of the new study.")],
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="KEY=VALUE with a dotted key, as in `study create`.")
-    ] = None,
+    set_: Settings = None,
     url: Url = None,
     state: State = None,
     json: Json = False,
 ) -> None:
-    """Create a study with the settings of another, on the same clips."""
+    """Create a study with the settings and clips of another one."""
     changes: dict[str, Any] = {}
     for setting in set_ or []:
         apply_setting(changes, setting)
@@ -98,14 +100,16 @@ def clone(
 
 @app.command(epilog="Example: foldwise study export first --out first.jsonl")
 def export(
-    name: Name,
-    out: Annotated[Path | None, typer.Option(help="File to write; default: NAME.jsonl here.")] = None,
+    name: Study,
+    out: Annotated[
+        Path | None, typer.Option(help="File to write (default: STUDY.jsonl in the current folder).")
+    ] = None,
     url: Url = None,
     state: State = None,
 ) -> None:
     """Write a study with all its results to a file of JSON lines."""
     target = out or Path(f"{name}.jsonl")
-    # What stands under the name is whole, whenever this is killed.
+    # Renamed when it is complete, so that a killed export leaves no half file.
     part = target.with_name(f"{target.name}.part")
     try:
         with reach(url, state) as client, part.open("wb") as file:
@@ -119,12 +123,14 @@ def export(
 @app.command("import", epilog="Example: foldwise study import first.jsonl --name first-again")
 def import_(
     file: Annotated[Path, typer.Argument(help="File that `study export` wrote.")],
-    name: Annotated[str | None, typer.Option(help="Another name than that in the file.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="New name of the study (default: the name in the file).")
+    ] = None,
     url: Url = None,
     state: State = None,
     json: Json = False,
 ) -> None:
-    """Store a study from a file; every result is checked. One that was running is paused."""
+    """Import a study from a file and check every result; a study that was running is then paused."""
     with reach(url, state) as client, file.open("rb") as content:
         study = client.import_study(content, name)
     _show(study, json)
@@ -132,18 +138,20 @@ def import_(
 
 @app.command(epilog="Example: foldwise study delete first")
 def delete(
-    name: Name,
-    confirm: Annotated[str | None, typer.Option(help="The study's name again, instead of typing it.")] = None,
+    name: Study,
+    confirm: Annotated[
+        str | None, typer.Option(help="Name of the study again, to delete it without being asked.")
+    ] = None,
     url: Url = None,
     state: State = None,
 ) -> None:
-    """Delete a study with all its trials and results, for ever."""
+    """Delete a study with all its trials and results. This cannot be undone."""
     with reach(url, state) as client:
         study = client.get(name)
         if confirm is None:
             if not sys.stdin.isatty():
                 raise InvalidInput(
-                    f"to delete {name} without a terminal give --confirm {name}", field="confirm"
+                    f"deleting {name} without a terminal needs --confirm {name}", field="confirm"
                 )
             print(
                 f"{name}: {sum(study.trials.values())} trials, {study.folds_done} folds; this cannot be undone"
@@ -157,7 +165,7 @@ def _show(study: StudyView, json: bool) -> None:
     if json:
         print(study.model_dump_json())
     else:
-        study_summary(Console(), study)
+        study_summary(console(False), study)
 
 
 def _read_parameters(settings: list[str]) -> dict[str, Any]:
@@ -173,5 +181,7 @@ def _read_parameters(settings: list[str]) -> dict[str, Any]:
 def _read_list(path: Path) -> list[Any]:
     content = read_file(path, "file")
     if not isinstance(content, list):
-        raise InvalidInput(f"{path} holds no list of configurations", field="file")
+        raise InvalidInput(
+            f"{path} holds no list of configurations; write one mapping per configuration", field="file"
+        )
     return content

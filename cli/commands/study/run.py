@@ -1,14 +1,14 @@
-"""`foldwise study create, list, show, watch, start, pause, resume, stop, workers`."""
+"""`foldwise study create, list, show, watch, workers, start, pause, resume, stop`, and `foldwise logs`."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from cli.options import Json, Name, State, Url
+from cli.options import Cache, Json, Preset, Settings, Space, Spec, State, Study, Url, console
 from cli.reach import reach
 from cli.spec_files import build_spec
 from cli.terminal.tables import (
@@ -23,20 +23,20 @@ from cli.terminal.tables import (
 from cli.terminal.watch import watch as watch_study
 from services.errors import NotFound
 
-app = typer.Typer(no_args_is_help=True, help="Create, look at and steer studies.", rich_markup_mode="rich")
+app = typer.Typer(
+    no_args_is_help=True, help="Create, watch, control and move studies.", rich_markup_mode="rich"
+)
 
 
 @app.command(epilog="Example: foldwise study create --preset ckplus-loso --name first --set trials=50")
 def create(
-    preset: Annotated[str | None, typer.Option(help="ckplus-loso, ckplus-10fold, oulu-10fold or demo.")] = None,
-    spec: Annotated[Path | None, typer.Option(help="A study in YAML or JSON; wins over the preset.")] = None,
-    space: Annotated[Path | None, typer.Option(help="A search space in YAML or JSON.")] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the study.")] = None,
-    cache: Annotated[str | None, typer.Option(help="Dataset, or dataset/fingerprint.")] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="KEY=VALUE with a dotted key, such as training.epochs=8.")
-    ] = None,
-    draft: Annotated[bool, typer.Option("--draft", help="Do not start it yet.")] = False,
+    preset: Preset = None,
+    spec: Spec = None,
+    space: Space = None,
+    name: Annotated[str | None, typer.Option(help="Name of the study (default: the preset's).")] = None,
+    cache: Cache = None,
+    set_: Settings = None,
+    draft: Annotated[bool, typer.Option("--draft", help="Create the study without starting it.")] = False,
     url: Url = None,
     state: State = None,
     json: Json = False,
@@ -50,9 +50,9 @@ def create(
     if json:
         print(study.model_dump_json())
         return
-    console = Console()
-    study_summary(console, study)
-    console.print(f"follow it with: foldwise study watch {study.name}")
+    output = console(json)
+    study_summary(output, study)
+    output.print(f"follow it with: foldwise study watch {study.name}")
 
 
 @app.command("list")
@@ -63,16 +63,20 @@ def list_(url: Url = None, state: State = None, json: Json = False) -> None:
     if json:
         print("[" + ",".join(study.model_dump_json() for study in studies) + "]")
     elif studies:
-        Console().print(studies_table(studies))
+        console(json).print(studies_table(studies))
     else:
         print("there is no study yet; create one with: foldwise study create --preset ckplus-loso")
 
 
 @app.command(epilog="Example: foldwise study show first --trial 12 --confusion confusion.png")
 def show(
-    name: Name,
-    trial: Annotated[int | None, typer.Option(help="Show the folds and confusion of this trial.")] = None,
-    confusion: Annotated[Path | None, typer.Option(help="Also draw the confusion matrix to this PNG.")] = None,
+    name: Study,
+    trial: Annotated[
+        int | None, typer.Option(help="Show the folds and confusion matrix of this trial.")
+    ] = None,
+    confusion: Annotated[
+        Path | None, typer.Option(help="Also draw the confusion matrix into this PNG file.")
+    ] = None,
     url: Url = None,
     state: State = None,
     json: Json = False,
@@ -86,41 +90,46 @@ def show(
         trials = client.trials(name)
     if confusion is not None:
         if matrix is None:
-            raise NotFound(f"study {name} has no finished fold to draw a confusion matrix of")
+            raise NotFound(f"study {name} has no finished fold, so there is no confusion matrix to draw")
         save_confusion(matrix, confusion, f"{name}, trial {number}")
     if json:
         print(study.model_dump_json())
         return
-    console = Console()
+    output = console(json)
     if folds is not None and trial is not None:
-        console.print(trials_table([t for t in trials if t.number == trial]))
-        console.print(folds_table(folds))
+        output.print(trials_table([t for t in trials if t.number == trial]))
+        output.print(folds_table(folds))
     else:
-        study_summary(console, study)
-        console.print(trials_table(trials[-20:]))
+        study_summary(output, study)
+        output.print(trials_table(trials[-20:]))
     if matrix is not None:
-        console.print(f"confusion of trial {number}")
-        console.print(confusion_table(matrix))
+        output.print(f"confusion of trial {number}")
+        output.print(confusion_table(matrix))
 
 
 @app.command()
-def watch(name: Name, url: Url = None, state: State = None) -> None:
-    """Follow a study until it is over."""
+def watch(name: Study, url: Url = None, state: State = None) -> None:
+    """Show the progress of a study until it is over."""
     with reach(url, state) as client:
-        study_summary(Console(), watch_study(client, name, Console()))
+        study_summary(console(False), watch_study(client, name, console(False)))
 
 
 @app.command(epilog="Example: foldwise study workers first 8")
 def workers(
-    name: Name,
+    name: Study,
     number: Annotated[
-        int | None, typer.Argument(min=0, help="Pods of workers from now on; left out, they are shown.")
+        int | None,
+        typer.Argument(
+            min=0,
+            metavar="NUMBER",
+            help="Number of worker pods to run from now on; omit it to list the pods.",
+        ),
     ] = None,
     url: Url = None,
     state: State = None,
     json: Json = False,
 ) -> None:
-    """Show a study's pods in Kubernetes, or say how many there should be."""
+    """List a study's worker pods in Kubernetes, or set how many should run."""
     with reach(url, state) as client:
         if number is not None:
             client.set_workers(name, number)
@@ -128,38 +137,52 @@ def workers(
     if json:
         print(found.model_dump_json())
         return
-    console = Console()
+    output = console(json)
     for line in workers_lines(found):
-        console.print(line, highlight=False, soft_wrap=True)
+        output.print(line, highlight=False, soft_wrap=True)
 
 
 @app.command()
-def start(name: Name, url: Url = None, state: State = None) -> None:
-    """Start a draft."""
+def start(name: Study, url: Url = None, state: State = None) -> None:
+    """Start a study created with --draft."""
     _move(name, "start", url, state)
 
 
 @app.command()
 def pause(
-    name: Name,
-    now: Annotated[bool, typer.Option("--now", help="Abandon the folds under way.")] = False,
+    name: Study,
+    now: Annotated[
+        bool, typer.Option("--now", help="Abandon the running folds instead of finishing them.")
+    ] = False,
     url: Url = None,
     state: State = None,
 ) -> None:
-    """Pause: folds under way finish and count."""
+    """Pause a study; running folds finish and count."""
     _move(name, "pause", url, state, now=now)
 
 
 @app.command()
-def resume(name: Name, url: Url = None, state: State = None) -> None:
-    """Go on with a paused study."""
+def resume(name: Study, url: Url = None, state: State = None) -> None:
+    """Resume a paused study."""
     _move(name, "resume", url, state)
 
 
 @app.command()
-def stop(name: Name, url: Url = None, state: State = None) -> None:
-    """End a study for good; what is done stays."""
+def stop(name: Study, url: Url = None, state: State = None) -> None:
+    """Stop a study for good; its results are kept."""
     _move(name, "stop", url, state)
+
+
+def logs(
+    study: Study,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing until Ctrl-C.")] = False,
+    tail: Annotated[int | None, typer.Option(min=0, help="Number of last lines to print per pod.")] = None,
+    url: Url = None,
+    state: State = None,
+) -> None:
+    """Print the logs of a study's workers in Kubernetes; each line begins with the pod's name."""
+    with reach(url, state) as client:
+        client.logs(study, sys.stdout.buffer, follow=follow, tail=tail)
 
 
 def _move(name: str, verb: str, url: str | None, state: Path | None, *, now: bool = False) -> None:

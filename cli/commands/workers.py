@@ -1,4 +1,4 @@
-"""`foldwise workers ...`: who works, and let them end, over REST."""
+"""`foldwise workers list, drain`: the workers of a coordinator."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from cli.options import Json, State, Url
 from cli.reach import reach
 from services.contracts import WorkerView
 
-app = typer.Typer(no_args_is_help=True, help="See who works, and let workers end.", rich_markup_mode="rich")
+app = typer.Typer(no_args_is_help=True, help="List workers and drain them.", rich_markup_mode="rich")
 
 
 @app.command("list")
 def list_(url: Url = None, state: State = None, json: Json = False) -> None:
-    """List the workers heard of in the last five minutes, with the fold that each runs."""
+    """List the workers seen in the last five minutes, with the fold that each one runs."""
     with reach(url, state) as client:
         workers = client.workers()
     if json:
@@ -26,20 +26,23 @@ def list_(url: Url = None, state: State = None, json: Json = False) -> None:
     elif workers:
         Console().print(_table(workers))
     else:
-        print("no worker was heard of lately; start one with: foldwise worker --url URL --cache-root FOLDER")
+        print(
+            "no worker was seen in the last five minutes; start one with: "
+            "foldwise worker --url URL --cache-root FOLDER"
+        )
 
 
 @app.command(epilog="Example: foldwise workers drain gpu-node-3 --now")
 def drain(
     worker: Annotated[str, typer.Argument(help="Name or id of the worker.")],
-    now: Annotated[bool, typer.Option("--now", help="Give its fold back instead of finishing it.")] = False,
+    now: Annotated[bool, typer.Option("--now", help="Release its fold instead of finishing it.")] = False,
     url: Url = None,
     state: State = None,
 ) -> None:
-    """Let a worker end after the fold that it runs; its process exits with code 75."""
+    """Stop a worker after the fold that it runs; its process exits with code 75."""
     with reach(url, state) as client:
         client.drain(worker, now=now)
-    print(f"worker {worker} ends " + ("with its next heartbeat" if now else "after its fold"))
+    print(f"worker {worker} stops " + ("at its next heartbeat" if now else "after its fold"))
 
 
 def _table(workers: Sequence[WorkerView]) -> Table:
@@ -52,6 +55,6 @@ def _table(workers: Sequence[WorkerView]) -> Table:
             worker.study or "-",
             "-" if worker.trial is None else str(worker.trial),
             "-" if worker.fold is None else str(worker.fold + 1),
-            "ends" if worker.draining else "",
+            "draining" if worker.draining else "",
         )
     return table

@@ -1,0 +1,114 @@
+"""`foldwise demo, synth, doctor`: trying foldwise out, and checking that a machine can run it."""
+
+from __future__ import annotations
+
+import json as json_library
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.cluster_access import chosen
+from cli.local.state import StateFolder
+from cli.options import CacheRoot, Database, Json, State, Url, console, state_folder
+from cli.reach import reach
+from services.errors import EXIT_FAILURE, FoldwiseError
+
+app = typer.Typer()
+
+
+@app.command(epilog="Example: foldwise demo --workers 2")
+def demo(
+    state: State = None,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Number of workers.")] = 2,
+    new: Annotated[
+        bool, typer.Option("--new", help="Start another study instead of continuing the last one.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Run a whole search with synthetic faces on this machine: about five minutes on two cores."""
+    from cli.local.demo import demo_state, run_demo
+
+    result = run_demo(StateFolder(state or demo_state()), workers=workers, new=new, console=console(json))
+    if json:
+        print(json_library.dumps(asdict(result)))
+
+
+@app.command(epilog="Example: foldwise synth faces --subjects 12 --difficulty 0.5 --layout oulu-casia")
+def synth(
+    folder: Annotated[Path, typer.Argument(help="Folder to write the dataset to.")],
+    layout: Annotated[str, typer.Option(help="Folder layout: ckplus or oulu-casia.")] = "ckplus",
+    subjects: Annotated[int, typer.Option(help="Number of subjects.")] = 12,
+    classes: Annotated[
+        str | None, typer.Option(help="Emotions to draw, such as anger,happy,fear (default: the layout's).")
+    ] = None,
+    clips_per_class: Annotated[
+        int, typer.Option(help="Sequences per subject and emotion; oulu-casia allows one.")
+    ] = 1,
+    seed: Annotated[int, typer.Option(help="Seed; the same seed draws the same faces.")] = 0,
+    difficulty: Annotated[float, typer.Option(help="Difficulty, from 0 (easy) to 1 (hard).")] = 0.5,
+    fade: Annotated[
+        float,
+        typer.Option(help="Fading of the expression in the last frame: 0 (none, at its peak) to 1 (all gone)."),
+    ] = 0.0,
+    colour: Annotated[
+        bool | None, typer.Option("--colour/--gray", help="Default: gray for ckplus, colour for oulu-casia.")
+    ] = None,
+) -> None:
+    """Write a dataset of synthetic moving faces in the folder layout of a real one."""
+    from cli.terminal.progress import writing_progress
+    from preprocessing.datasets.synthetic import write_synthetic_tree
+
+    with writing_progress(console(False)) as progress:
+        write_synthetic_tree(
+            folder,
+            layout=layout,
+            subjects=subjects,
+            classes=None if classes is None else [name.strip() for name in classes.split(",")],
+            clips_per_class=clips_per_class,
+            seed=seed,
+            difficulty=difficulty,
+            fade=fade,
+            colour=colour,
+            progress=progress,
+        )
+    print(f"{folder} now holds a synthetic dataset in the layout {layout}; next:")
+    print(f"foldwise preprocess --dataset {layout} --root {folder}")
+
+
+@app.command(epilog="Example: foldwise doctor --url http://127.0.0.1:8080")
+def doctor(
+    url: Url = None,
+    state: State = None,
+    cache_root: CacheRoot = None,
+    database_url: Database = None,
+    json: Json = False,
+) -> None:
+    """Check this machine, a coordinator and a cluster, and say how to fix each problem (then exit code 1)."""
+    from cli.doctor.machine import Finding, look_at_cache, look_at_database, look_at_machine, look_at_service
+    from cli.terminal.tables import finding_lines
+    from services.secrets import is_given, read_database_url
+
+    findings = list(look_at_machine())
+    if cache_root is not None:
+        findings.append(look_at_cache(cache_root))
+    if database_url is not None or is_given("FOLDWISE_DATABASE_URL"):
+        findings += look_at_database(read_database_url(database_url))
+    cluster = chosen.get()
+    if cluster is not None:
+        from cli.doctor.cluster import look_at_cluster
+
+        findings += look_at_cluster(cluster)
+    try:
+        if cluster or url or state or state_folder(None).service() is not None:
+            with reach(url, state) as client:
+                findings += look_at_service(client.connection)
+    except FoldwiseError as error:
+        findings.append(Finding(what="service", good=False, found=error.message))
+    for finding in findings:
+        for line in finding_lines(finding):
+            console(json).print(line, highlight=False, soft_wrap=True)
+    if json:
+        print(json_library.dumps([finding.as_json() for finding in findings]))
+    raise typer.Exit(0 if all(finding.good for finding in findings) else EXIT_FAILURE)
