@@ -1,5 +1,5 @@
-# Four images: coordinator, worker, preprocessing, dashboard (`make images`). Each carries the extra it needs and runs
-# as user 10001 on a read-only root. BASE is a Debian with Python 3.11 or newer among its packages.
+# Four images: coordinator, worker, preprocessing, dashboard (`make images`). Each contains the extra that it needs and
+# runs as user 10001 on a read-only root. BASE is a Debian image whose packages include Python 3.11 or newer.
 ARG BASE=debian:bookworm-slim
 
 FROM ${BASE} AS runtime
@@ -14,7 +14,7 @@ ENV PATH=/foldwise/bin:/opt/foldwise/bin:/usr/bin:/bin \
     HOME=/tmp \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1
-# tini is process 1: signals reach the program behind it, and what it leaves behind is buried.
+# tini is process 1: it forwards signals to the program and reaps orphaned processes.
 ENTRYPOINT ["/usr/bin/tini", "--", "foldwise"]
 USER 10001:10001
 
@@ -25,7 +25,7 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/* \
  && python3 -m venv /opt/foldwise
 WORKDIR /source
-# What foldwise needs, without foldwise: a layer that a new version leaves as it is.
+# Only foldwise's dependencies: a new version of foldwise does not change this layer.
 COPY pyproject.toml constraints.txt ./
 COPY images/install images/install
 
@@ -54,8 +54,8 @@ COPY --from=foldwise /foldwise /foldwise
 ARG REVISION=
 ENV FOLDWISE_REVISION=${REVISION}
 
-# A compiled compute plan needs a C compiler: COMPILER="gcc g++ libc6-dev python3-dev" adds one. Without, a worker says
-# that it runs no compiled plan, and gets folds of all others.
+# A compiled compute plan needs a C compiler: COMPILER="gcc g++ libc6-dev python3-dev" adds one. Without it, a worker
+# reports that it runs no compiled plan, and gets only folds of other plans.
 FROM runtime AS worker
 ARG COMPILER=
 USER 0:0

@@ -1,4 +1,4 @@
-# make demo: the main job on this machine. make test: the default tests. Both make the environment first.
+# make demo: the main job on this machine. make test: the default tests. Both create the environment first.
 PYTHON ?= $(or $(shell command -v python3.11),$(shell command -v python3))
 BIN := .venv/bin
 RUN_IN_PARALLEL ?= 2
@@ -9,7 +9,7 @@ RUN_IN_PARALLEL ?= 2
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
-venv: .venv/installed  ## the environment in .venv
+venv: .venv/installed  ## create the environment in .venv
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || { echo "foldwise needs Python 3.11 or newer: make PYTHON=..."; exit 2; }
@@ -17,48 +17,48 @@ venv: .venv/installed  ## the environment in .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: venv  ## synthetic faces through every process, in about five minutes; ARGS="--new" for another study
+demo: venv  ## run the whole job on synthetic faces, about five minutes; ARGS="--new" starts another study
 	$(BIN)/foldwise demo $(ARGS)
 
-test: venv  ## the default tests, under 8 minutes on 2 cores
+test: venv  ## run the default tests, under 8 minutes on 2 cores
 	$(BIN)/pytest -n $(RUN_IN_PARALLEL) -m "not long and not cluster" tests
 
-test-long: venv  ## what takes long
+test-long: venv  ## run the slow tests
 	$(BIN)/pytest -m long tests
 
-test-cluster: venv  ## helm install, studies and every fault on a real Kubernetes: KUBECONFIG's, or one that it starts
+test-cluster: venv  ## test the chart, studies and faults on a real Kubernetes: that of KUBECONFIG, or one that it starts
 	tests/cluster/run
 
 SEEDS ?= 20
-chaos: venv  ## kill processes and databases under load, SEEDS=20 times, and count what is lost
+chaos: venv  ## kill processes and databases under load and count what is lost; SEEDS=20 repetitions
 	$(BIN)/python -m tests.chaos.run --seeds $(SEEDS)
 
-mutants: venv  ## remove the safeguards of the protocol one at a time; the tests must notice each
+mutants: venv  ## remove each safeguard of the protocol in turn; the tests must fail every time
 	$(BIN)/python -m tests.mutants
 
-check: venv  ## formatting, lint, types, import contracts
+check: venv  ## check formatting, lint, types and import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-chart: venv  ## make the chart's values.schema.json and table of values anew
+chart: venv  ## regenerate the chart's values.schema.json and table of values
 	$(BIN)/python -m helm.generate
 
-rest: venv  ## make docs/rest.md anew, from the coordinator's OpenAPI description
+rest: venv  ## regenerate docs/rest.md from the coordinator's OpenAPI description
 	$(BIN)/python -m docs.make_rest
 
-control-plane:  ## build the Kubernetes that tests/cluster runs on, with Go; etcd comes from your system
+control-plane:  ## build, with Go, the Kubernetes for tests/cluster; etcd comes from your system
 	tests/cluster/build-kubernetes control-plane
 
-images:  ## the four images, with docker, podman or buildah; see docs/kubernetes.md
+images:  ## build the four images with docker, podman or buildah; see docs/kubernetes.md
 	images/build
 
-format: venv  ## format and mend what can be mended
+format: venv  ## format the code and apply lint fixes
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: venv  ## programs that measure, an hour on two cores; each ends with a JSON line
+bench: venv  ## run all benchmarks, an hour on two cores; each ends with a JSON line
 	$(BIN)/python -m benchmarks.coordinator
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.economies
@@ -67,6 +67,6 @@ bench: venv  ## programs that measure, an hour on two cores; each ends with a JS
 	$(BIN)/python -m benchmarks.synthetic_sets
 	$(BIN)/python -m benchmarks.study_page
 
-clean:  ## remove the environment and build leftovers; studies and caches stay
+clean:  ## remove the environment and build files; keep studies and caches
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
