@@ -155,17 +155,31 @@ def test_lint(values: Path | None) -> None:
         ({"worker.parallelism": "many"}, "worker.parallelism: Invalid type. Expected: integer, given: string"),
         ({"cache.size": "big"}, "cache.size: Does not match pattern"),
         ({"worker.image.digest": "sha256:12"}, "worker.image.digest: Does not match pattern"),
-        ({"cache.accessModes[0]": "ReadWriteOnce"}, "set cache.singleNode=true to keep them all on one node"),
+        (
+            {"cache.accessModes[0]": "ReadWriteOnce"},
+            "set cache.singleNode=true to keep all of them on one node",
+        ),
         (
             {"artifacts.enabled": "true", "artifacts.accessModes[0]": "ReadWriteOncePod"},
             "artifacts.accessModes is [ReadWriteOncePod]",
         ),
-        ({"postgresql.enabled": "false"}, "name a Secret with the database's URL"),
-        ({"externalDatabase.existingSecret": "db"}, "set postgresql.enabled=false to use it"),
+        ({"postgresql.enabled": "false"}, "set externalDatabase.existingSecret to the name of a Secret"),
+        (
+            {"externalDatabase.existingSecret": "db"},
+            "set postgresql.enabled=false to use the external database",
+        ),
         ({"worker.deployment.keda.enabled": "true"}, "set worker.deployment.enabled=true"),
-        ({"worker.kueue.minParallelism": "1"}, "partial admission needs a queue"),
-        ({"ingress.enabled": "true"}, "name the coordinator's host"),
-        ({"httpRoute.enabled": "true"}, "name a Gateway"),
+        ({"worker.kueue.minParallelism": "1"}, "partial admission needs a queue; set worker.kueue.queueName"),
+        (
+            {"worker.deployment.keda.minReplicas": "5"},
+            "worker.deployment.keda.minReplicas is 5 and worker.deployment.keda.maxReplicas is 4",
+        ),
+        (
+            {"dashboard.enabled": "false", "ingress.dashboardHost": "optuna.example.org"},
+            "dashboard.enabled is false, but ingress.dashboardHost",
+        ),
+        ({"ingress.enabled": "true"}, "set ingress.host to the host name of the coordinator"),
+        ({"httpRoute.enabled": "true"}, "list at least one Gateway"),
         ({"auth.adminToken": ""}, "set auth.existingSecret to the name of a Secret, or set auth.adminToken"),
         ({"cache.singleNode": "true", "coordinator.replicas": "2"}, "set coordinator.replicas=1"),
         (
@@ -174,7 +188,7 @@ def test_lint(values: Path | None) -> None:
                 for place in (0, 1)
                 for key, value in (("name", "a"), ("dataset", "ckplus"), ("source.existingClaim", "c"))
             },
-            'preprocessing.datasets has the name "a" twice',
+            'preprocessing.datasets lists the name "a" twice',
         ),
     ],
 )
@@ -323,7 +337,7 @@ def test_labels_that_select_never_carry_a_version(variant: list[Manifest]) -> No
 
 
 def test_no_pod_of_a_hook_that_went_well_outlives_it() -> None:
-    """Helm does not take its hooks away with a release."""
+    """Helm does not delete hooks when it uninstalls a release."""
     outside = (("postgresql.enabled", "false"), ("externalDatabase.existingSecret", "db"))
     hooks = [
         made["metadata"]["annotations"]
