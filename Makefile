@@ -42,7 +42,7 @@ check: venv  ## formatting, lint, types, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-chart: venv  ## make the chart's values.schema.json and table of values anew
+chart: venv  ## generate the chart's values.schema.json, and its descriptions of values
 	$(BIN)/python -m helm.generate
 
 rest: venv  ## make docs/rest.md anew, from the coordinator's OpenAPI description

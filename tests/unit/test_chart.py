@@ -16,7 +16,7 @@ import yaml
 
 from cli.main import app
 from helm import generate
-from helm.values_model import ChartValues
+from helm.values_workloads import Dataset, DatasetSource
 from k8s.cluster import VERBS
 from k8s.worker_jobs import Template
 from tests.unit.programs import program
@@ -119,25 +119,22 @@ def pods(made: list[Manifest]) -> Iterator[tuple[str, Manifest]]:
         yield f"Pod/{item['metadata']['name']}", item
 
 
-def test_generated_files_are_current() -> None:
-    assert (CHART / "values.schema.json").read_text() == generate.schema()
-    assert (CHART / "README.md").read_text() == generate.readme()
-
-
-def test_every_value_is_described_and_typed() -> None:
-    values = yaml.safe_load((CHART / "values.yaml").read_text())
-    ChartValues.model_validate(values)
-    described = [key for key, _, _ in generate.described_values()]
-    assert len(described) == len(set(described))
-
-    def leaves(node: Any, path: tuple[str, ...] = ()) -> Iterator[str]:
-        if isinstance(node, dict) and ".".join(path) not in described and node:
-            for key, value in node.items():
-                yield from leaves(value, (*path, key))
-        else:
-            yield ".".join(path)
-
-    assert sorted(leaves(values)) == sorted(described)
+def test_a_dataset_s_defaults_are_those_of_the_schema() -> None:
+    """The templates apply them: Helm does not read a schema's defaults."""
+    dataset = {"name": "faces", "dataset": "ckplus", "source.existingClaim": "claim"}
+    made = manifests(settings=tuple((f"preprocessing.datasets[0].{key}", it) for key, it in dataset.items()))
+    (job,) = [job for job in of_kind(made, "Job") if "foldwise/dataset" in job["metadata"]["labels"]]
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    fields = {name: field.default for name, field in Dataset.model_fields.items() if not field.is_required()}
+    assert fields.keys() == {"frames", "frameSize", "detector"}
+    assert {
+        f"--frames={fields['frames']}",
+        f"--frame-size={fields['frameSize']}",
+        f"--detector={fields['detector']}",
+    } <= set(container["args"])
+    (data,) = [mount for mount in container["volumeMounts"] if mount["name"] == "data"]
+    assert "subPath" not in data
+    assert DatasetSource.model_fields["subPath"].default == ""
 
 
 @pytest.mark.parametrize("values", [None, *EXAMPLES], ids=lambda path: path.stem if path else "defaults")
