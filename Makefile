@@ -42,7 +42,7 @@ check: venv  ## check formatting, lint, types and import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-chart: venv  ## regenerate the chart's values.schema.json and table of values
+chart: venv  ## generate the chart's values.schema.json, and its descriptions of values
 	$(BIN)/python -m helm.generate
 
 rest: venv  ## regenerate docs/rest.md from the coordinator's OpenAPI description

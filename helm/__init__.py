@@ -1,1 +1,1 @@
-"""The chart, and what makes its generated files. Not installed, and no part of any image."""
+"""The chart, and the program that generates parts of it. Not installed, and not part of any image."""

@@ -16,7 +16,7 @@ import yaml
 
 from cli.main import app
 from helm import generate
-from helm.values_model import ChartValues
+from helm.values_workloads import Dataset, DatasetSource
 from k8s.cluster import VERBS
 from k8s.worker_jobs import Template
 from tests.unit.programs import program
@@ -119,25 +119,22 @@ def pods(made: list[Manifest]) -> Iterator[tuple[str, Manifest]]:
         yield f"Pod/{item['metadata']['name']}", item
 
 
-def test_generated_files_are_current() -> None:
-    assert (CHART / "values.schema.json").read_text() == generate.schema()
-    assert (CHART / "README.md").read_text() == generate.readme()
-
-
-def test_every_value_is_described_and_typed() -> None:
-    values = yaml.safe_load((CHART / "values.yaml").read_text())
-    ChartValues.model_validate(values)
-    described = [key for key, _, _ in generate.described_values()]
-    assert len(described) == len(set(described))
-
-    def leaves(node: Any, path: tuple[str, ...] = ()) -> Iterator[str]:
-        if isinstance(node, dict) and ".".join(path) not in described and node:
-            for key, value in node.items():
-                yield from leaves(value, (*path, key))
-        else:
-            yield ".".join(path)
-
-    assert sorted(leaves(values)) == sorted(described)
+def test_a_dataset_s_defaults_are_those_of_the_schema() -> None:
+    """The templates apply them: Helm does not read a schema's defaults."""
+    dataset = {"name": "faces", "dataset": "ckplus", "source.existingClaim": "claim"}
+    made = manifests(settings=tuple((f"preprocessing.datasets[0].{key}", it) for key, it in dataset.items()))
+    (job,) = [job for job in of_kind(made, "Job") if "foldwise/dataset" in job["metadata"]["labels"]]
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    fields = {name: field.default for name, field in Dataset.model_fields.items() if not field.is_required()}
+    assert fields.keys() == {"frames", "frameSize", "detector"}
+    assert {
+        f"--frames={fields['frames']}",
+        f"--frame-size={fields['frameSize']}",
+        f"--detector={fields['detector']}",
+    } <= set(container["args"])
+    (data,) = [mount for mount in container["volumeMounts"] if mount["name"] == "data"]
+    assert "subPath" not in data
+    assert DatasetSource.model_fields["subPath"].default == ""
 
 
 @pytest.mark.parametrize("values", [None, *EXAMPLES], ids=lambda path: path.stem if path else "defaults")
@@ -155,17 +152,31 @@ def test_lint(values: Path | None) -> None:
         ({"worker.parallelism": "many"}, "worker.parallelism: Invalid type. Expected: integer, given: string"),
         ({"cache.size": "big"}, "cache.size: Does not match pattern"),
         ({"worker.image.digest": "sha256:12"}, "worker.image.digest: Does not match pattern"),
-        ({"cache.accessModes[0]": "ReadWriteOnce"}, "set cache.singleNode=true to keep them all on one node"),
+        (
+            {"cache.accessModes[0]": "ReadWriteOnce"},
+            "set cache.singleNode=true to keep all of them on one node",
+        ),
         (
             {"artifacts.enabled": "true", "artifacts.accessModes[0]": "ReadWriteOncePod"},
             "artifacts.accessModes is [ReadWriteOncePod]",
         ),
-        ({"postgresql.enabled": "false"}, "name a Secret with the database's URL"),
-        ({"externalDatabase.existingSecret": "db"}, "set postgresql.enabled=false to use it"),
+        ({"postgresql.enabled": "false"}, "set externalDatabase.existingSecret to the name of a Secret"),
+        (
+            {"externalDatabase.existingSecret": "db"},
+            "set postgresql.enabled=false to use the external database",
+        ),
         ({"worker.deployment.keda.enabled": "true"}, "set worker.deployment.enabled=true"),
-        ({"worker.kueue.minParallelism": "1"}, "partial admission needs a queue"),
-        ({"ingress.enabled": "true"}, "name the coordinator's host"),
-        ({"httpRoute.enabled": "true"}, "name a Gateway"),
+        ({"worker.kueue.minParallelism": "1"}, "partial admission needs a queue; set worker.kueue.queueName"),
+        (
+            {"worker.deployment.keda.minReplicas": "5"},
+            "worker.deployment.keda.minReplicas is 5 and worker.deployment.keda.maxReplicas is 4",
+        ),
+        (
+            {"dashboard.enabled": "false", "ingress.dashboardHost": "optuna.example.org"},
+            "dashboard.enabled is false, but ingress.dashboardHost",
+        ),
+        ({"ingress.enabled": "true"}, "set ingress.host to the host name of the coordinator"),
+        ({"httpRoute.enabled": "true"}, "list at least one Gateway"),
         ({"auth.adminToken": ""}, "set auth.existingSecret to the name of a Secret, or set auth.adminToken"),
         ({"cache.singleNode": "true", "coordinator.replicas": "2"}, "set coordinator.replicas=1"),
         (
@@ -174,7 +185,7 @@ def test_lint(values: Path | None) -> None:
                 for place in (0, 1)
                 for key, value in (("name", "a"), ("dataset", "ckplus"), ("source.existingClaim", "c"))
             },
-            'preprocessing.datasets has the name "a" twice',
+            'preprocessing.datasets lists the name "a" twice',
         ),
     ],
 )
@@ -323,7 +334,7 @@ def test_labels_that_select_never_carry_a_version(variant: list[Manifest]) -> No
 
 
 def test_no_pod_of_a_hook_that_went_well_outlives_it() -> None:
-    """Helm does not take its hooks away with a release."""
+    """Helm does not delete hooks when it uninstalls a release."""
     outside = (("postgresql.enabled", "false"), ("externalDatabase.existingSecret", "db"))
     hooks = [
         made["metadata"]["annotations"]

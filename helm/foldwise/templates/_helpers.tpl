@@ -2,7 +2,7 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" }}
 {{- end }}
 
-{{- /* Short enough for the longest suffix, and for the name of a Job's pod. */}}
+{{- /* At most 40 characters, so that the longest suffix and the suffix of a Job's pod still fit in 63. */}}
 {{- define "foldwise.fullname" -}}
 {{- if .Values.fullnameOverride }}
 {{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" }}
@@ -13,7 +13,7 @@
 {{- end }}
 {{- end }}
 
-{{- /* What pods are selected by; no version, which would change on upgrade. dict: root, component. */}}
+{{- /* Labels that select pods. No version: it would change on upgrade. dict: root, component */}}
 {{- define "foldwise.selector" -}}
 app.kubernetes.io/name: {{ include "foldwise.name" .root }}
 app.kubernetes.io/instance: {{ .root.Release.Name }}
@@ -33,7 +33,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- end }}
 {{- end }}
 
-{{- /* Labels of a pod: without versions, or every upgrade would change an immutable Job. */}}
+{{- /* Labels of a pod. No version: an upgrade would change it, and Jobs are immutable. dict: root, component, extra */}}
 {{- define "foldwise.podLabels" -}}
 {{ include "foldwise.selector" . }}
 app.kubernetes.io/part-of: foldwise
@@ -77,7 +77,8 @@ priorityClassName: {{ . }}
 {{- end }}
 {{- end }}
 
-{{- /* Affinity of a pod that mounts the cache: where that volume is on one node, the coordinator's node. */}}
+{{- /* Affinity of a pod that mounts the cache. With cache.singleNode it requires the coordinator's node.
+dict: root, affinity, component */}}
 {{- define "foldwise.affinity" -}}
 {{- $affinity := deepCopy .affinity }}
 {{- if and .root.Values.cache.singleNode (ne .component "coordinator") }}
@@ -92,7 +93,7 @@ affinity:
 {{- end }}
 {{- end }}
 
-{{- /* The profile "restricted" of the Pod Security Standards. */}}
+{{- /* Pod settings of the profile "restricted" of the Pod Security Standards. */}}
 {{- define "foldwise.podSecurity" -}}
 securityContext:
   runAsNonRoot: true
@@ -110,7 +111,7 @@ securityContext:
   capabilities: {drop: [ALL]}
 {{- end }}
 
-{{- /* Where a read-only root needs to be written: HOME and all caches lie in /tmp. */}}
+{{- /* The root file system is read-only, so HOME and all caches are in /tmp. */}}
 {{- define "foldwise.writableEnv" -}}
 - {name: HOME, value: /tmp}
 - {name: XDG_CACHE_HOME, value: /tmp/cache}
@@ -152,7 +153,7 @@ http://{{ include "foldwise.fullname" . }}:{{ .Values.coordinator.service.port }
 {{- default (printf "%s-artifacts" (include "foldwise.fullname" .)) .Values.artifacts.existingClaim }}
 {{- end }}
 
-{{- /* spec of a claim. dict: the volume's values */}}
+{{- /* spec of a PersistentVolumeClaim. dict: accessModes, size, storageClass, volumeName */}}
 {{- define "foldwise.claimSpec" -}}
 accessModes:
   {{- toYaml .accessModes | nindent 2 }}
@@ -169,8 +170,8 @@ volumeName: {{ . }}
 {{- end }}
 {{- end }}
 
-{{- /* A password or token: as given, else as the Secret in the cluster has it, else a new one.
-dict: root, secret, key, given, value (its name in values.yaml), existing (the name of existingSecret) */}}
+{{- /* A password or token: the given one, else the one in the cluster's Secret, else a new one.
+dict: root, secret, key, given, value (its name in values.yaml), existing (the name of its existingSecret) */}}
 {{- define "foldwise.secretValue" -}}
 {{- if .given }}
 {{- .given }}
@@ -182,12 +183,12 @@ dict: root, secret, key, given, value (its name in values.yaml), existing (the n
 {{- else if include "foldwise.connected" .root }}
 {{- randAlphaNum 40 }}
 {{- else }}
-{{- fail (printf "%s is empty, and no secret can be made or kept where there is no cluster to look into (helm template, GitOps, --dry-run=client): set %s to the name of a Secret, or set %s" .value .existing .value) }}
+{{- fail (printf "%s is empty, and without access to a cluster (helm template, GitOps, --dry-run=client) Helm cannot keep a generated secret: set %s to the name of a Secret, or set %s" .value .existing .value) }}
 {{- end }}
 {{- end }}
 {{- end }}
 
-{{- /* Only a real API server lists kinds; helm template knows groups and versions. */}}
+{{- /* "yes" if Helm is connected to a cluster: an API server lists kinds, `helm template` knows only groups and versions. */}}
 {{- define "foldwise.connected" -}}
 {{- if .Capabilities.APIVersions.Has "v1/Secret" }}yes{{ end }}
 {{- end }}
@@ -196,7 +197,7 @@ dict: root, secret, key, given, value (its name in values.yaml), existing (the n
 {{- include "foldwise.fullname" . }}-worker
 {{- end }}
 
-{{- /* Where people reach Optuna's dashboard; empty where it has no host. */}}
+{{- /* URL of Optuna's dashboard for people; empty if it has no host. */}}
 {{- define "foldwise.dashboardUrl" -}}
 {{- if and .Values.dashboard.enabled .Values.ingress.enabled .Values.ingress.dashboardHost -}}
 {{ ternary "https" "http" (not (empty .Values.ingress.tls)) }}://{{ .Values.ingress.dashboardHost }}/

@@ -1,4 +1,4 @@
-{{- /* The pod of a worker, in studies' Jobs and in the Deployment. dict: root, restartPolicy */}}
+{{- /* Pod of a worker, for the Jobs of studies and for the Deployment. dict: root, restartPolicy */}}
 {{- define "foldwise.workerPod" -}}
 {{- $root := .root }}
 {{- $v := $root.Values.worker }}
@@ -13,7 +13,7 @@ spec:
   restartPolicy: {{ .restartPolicy }}
   serviceAccountName: {{ include "foldwise.workerAccount" $root }}
   automountServiceAccountToken: false
-  # Its pods' addresses as environment variables are of no use, and many.
+  # Workers need no environment variables with the addresses of all Services.
   enableServiceLinks: false
   {{- include "foldwise.pullSecrets" $root | nindent 2 }}
   {{- with $v.runtimeClassName }}
@@ -58,7 +58,7 @@ spec:
         {{- toYaml . | nindent 8 }}
       {{- end }}
       livenessProbe:
-        # Touched by the training loop and by every answer of the coordinator.
+        # The training loop and every answer of the coordinator touch this file.
         exec:
           command: [sh, -c, test -n "$(find /tmp/alive -mmin -{{ div (add $v.hangSeconds 59) 60 }})"]
         initialDelaySeconds: 120
@@ -107,7 +107,7 @@ spec:
     {{- end }}
 {{- end }}
 
-{{- /* The Job that the coordinator makes for a study, which adds its name, labels, parallelism and FOLDWISE_STUDY. */}}
+{{- /* Template of a study's Job. The coordinator adds name, labels, parallelism and FOLDWISE_STUDY. */}}
 {{- define "foldwise.workerJob" -}}
 {{- $v := .Values.worker }}
 apiVersion: batch/v1
@@ -123,7 +123,7 @@ metadata:
     kueue.x-k8s.io/job-min-parallelism: {{ . | quote }}
   {{- end }}
 spec:
-  # A queue of work: no completions. The first worker to exit with 0 says that the study is over.
+  # A work queue has no completions: when the first worker exits with 0, the study is over.
   parallelism: {{ $v.parallelism }}
   backoffLimit: {{ $v.backoffLimit }}
   podReplacementPolicy: Failed
@@ -132,10 +132,10 @@ spec:
     rules:
       - action: Ignore
         onPodConditions: [{type: DisruptionTarget, status: "True"}]
-      # Try again: the worker was told to end, or its coordinator was gone.
+      # Retry: the worker was told to stop, or the coordinator did not answer.
       - action: Ignore
         onExitCodes: {containerName: worker, operator: In, values: [75]}
-      # Settings, token or cache are wrong: no other pod would fare better.
+      # Settings, token or cache are wrong: a new pod would fail too.
       - action: FailJob
         onExitCodes: {containerName: worker, operator: In, values: [2, 64]}
   template:
