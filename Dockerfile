@@ -40,7 +40,10 @@ RUN images/install dashboard
 
 FROM build AS foldwise
 COPY README.md ./
+COPY foldwise foldwise
 COPY services services
+COPY client client
+COPY report report
 COPY coordinator coordinator
 COPY worker worker
 COPY preprocessing preprocessing

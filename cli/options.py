@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from cli.local.state import StateFolder, default_state
+from cli.local.state import StateFolder
+from client.local_service import default_state
 
 Study = Annotated[str, typer.Argument(metavar="STUDY", help="Name of the study.")]
 Trial = Annotated[int, typer.Argument(min=0, help="Number of the trial; the first is 0.")]

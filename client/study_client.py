@@ -44,6 +44,16 @@ class StudyClient:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
+    def __enter__(self) -> StudyClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
     @property
     def connection(self) -> Connection:
         """What it calls through."""

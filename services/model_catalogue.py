@@ -143,15 +143,23 @@ def list_models(root: Path) -> list[ModelCard]:
     return cards
 
 
-def find_model(root: Path, model_id: str) -> ModelCard:
+def find_model(root: Path, model_id: str, *, by_beginning: bool = False) -> ModelCard:
     """The card of a model.
 
+    Args:
+        root: folder of the model catalogue.
+        model_id: the model's id; a study names it whole, so that it never means another model.
+        by_beginning: whether a beginning that only one id has is enough.
+
     Raises:
-        NotFound: it is not in the catalogue.
+        NotFound: the catalogue has no such model.
     """
     cards = {card.id: card for card in list_models(root)}
     if model_id in cards:
         return cards[model_id]
+    beginning = [card for card in cards.values() if by_beginning and card.id.startswith(model_id)]
+    if len(beginning) == 1:
+        return beginning[0]
     known = ", ".join(cards) or "none"
     raise NotFound(f"there is no model {model_id!r} in {root}; there are: {known}", field="training.pretrained")
 

@@ -141,9 +141,10 @@ def export(
 ) -> None:
     """Write a model as an ONNX file and compare its outputs with torch's."""
     from cli.models.export_onnx import export_onnx
+    from services.model_catalogue import find_model
 
     root = _root(models, state)
-    done = export_onnx(root, _find(root, model), onnx)
+    done = export_onnx(root, find_model(root, model, by_beginning=True).id, onnx)
     if json:
         print(json_library.dumps({**vars(done), "file": str(done.file)}))
         return
@@ -166,15 +167,11 @@ def predict(
 ) -> None:
     """Label the emotion of the face in videos over time. Exit code 2 if a video cannot be labelled."""
     from worker.inference.annotated_video import write_annotated
-    from worker.inference.predict import Predictor
-    from worker.training.device import choose_device
-    from worker.training.pretrained import open_model
+    from worker.inference.predict import load_predictor
 
     if annotated is not None and len(video) > 1:
         raise InvalidInput(f"--video {annotated} names one file for {len(video)} videos; give one video")
-    root = _root(models, state)
-    card, network = open_model(root, _find(root, model))
-    predictor = Predictor(card, network, choose_device(device))
+    predictor = load_predictor(_root(models, state), model, device)
     output = console(json)
     done: list[Prediction] = []
     failed: dict[str, str] = {}
@@ -192,7 +189,7 @@ def predict(
             write_annotated(path, found, annotated)
             output.print(f"annotated video: {annotated}", highlight=False, soft_wrap=True)
     if csv_ is not None:
-        _write_csv(csv_, card.classes, done)
+        _write_csv(csv_, predictor.card.classes, done)
     if json:
         said: list[dict[str, Any]] = [
             {
@@ -203,20 +200,15 @@ def predict(
             }
             for each in done
         ]
-        said += [{"video": name, "model": card.id, "error": message} for name, message in failed.items()]
+        said += [
+            {"video": name, "model": predictor.card.id, "error": message} for name, message in failed.items()
+        ]
         print(json_library.dumps(said))
     raise typer.Exit(EXIT_USAGE if failed else 0)
 
 
 def _root(models: Path | None, state: Path | None) -> Path:
     return models or state_folder(state).models
-
-
-def _find(root: Path, wanted: str) -> str:
-    from services.model_catalogue import find_model, list_models
-
-    fitting = [card.id for card in list_models(root) if card.id.startswith(wanted)]
-    return fitting[0] if len(fitting) == 1 else find_model(root, wanted).id
 
 
 def _table(found: Prediction) -> Table:

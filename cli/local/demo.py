@@ -12,10 +12,11 @@ from pathlib import Path
 from rich.console import Console
 
 from cli.local.service import local_service
-from cli.local.state import StateFolder, default_state
+from cli.local.state import StateFolder
 from cli.terminal.progress import preprocessing_progress, writing_progress
 from cli.terminal.tables import confusion_table, study_summary, trials_table
 from cli.terminal.watch import watch
+from client.local_service import default_state
 from client.study_client import StudyClient
 from preprocessing.clips import ClipSettings
 from preprocessing.datasets.synthetic import write_ckplus_tree

@@ -16,8 +16,9 @@ from pathlib import Path
 
 from cli.local.embedded_postgres import embedded_postgres
 from cli.local.ports import bind
-from cli.local.state import Service, StateFolder
+from cli.local.state import StateFolder
 from client.connection import Connection
+from client.local_service import Service
 from client.study_client import StudyClient
 from services.errors import EXIT_PERMANENT, EXIT_TRY_AGAIN, EXIT_USAGE, FoldwiseError
 
@@ -161,7 +162,8 @@ def _spawn(
     }
     with log.open("ab") as output:
         return subprocess.Popen(  # noqa: S603 - our own program
-            [sys.executable, "-m", "cli.main", *command],
+            # -P: a `worker.py` or `services/` in the user's current folder must not replace ours.
+            [sys.executable, "-P", "-m", "cli.main", *command],
             env={**kept, **environment, "PYTHONUNBUFFERED": "1"},
             stdin=subprocess.DEVNULL,
             stdout=output,

@@ -8,23 +8,13 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import platformdirs
 
+from client.local_service import SERVICE_FILE, Service, running_service
 from services.errors import Conflict, InvalidInput
-
-
-@dataclass(frozen=True, kw_only=True)
-class Service:
-    """What others on this machine need to reach a running service; only its owner may read it."""
-
-    url: str
-    admin_token: str
-    worker_token: str
-    database_url: str
-    pid: int
 
 
 class StateFolder:
@@ -94,26 +84,16 @@ class StateFolder:
 
     def service(self) -> Service | None:
         """The service that runs on this folder now, if one does."""
-        try:
-            service = Service(**json.loads(self._service_file.read_text(encoding="utf-8")))
-            os.kill(service.pid, 0)
-        except (OSError, ValueError, TypeError):
-            return None
-        return service
+        return running_service(self.folder)
 
     @property
     def _service_file(self) -> Path:
-        return self.folder / "service.json"
+        return self.folder / SERVICE_FILE
 
 
 def measurements_file() -> Path:
     """What workers of this machine have measured of its devices."""
     return Path(platformdirs.user_cache_dir("foldwise")) / "measurements.json"
-
-
-def default_state() -> Path:
-    """The user's data folder for foldwise."""
-    return Path(platformdirs.user_data_dir("foldwise"))
 
 
 def _write_private(path: Path, content: str) -> None:

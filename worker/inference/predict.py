@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,8 +20,11 @@ from preprocessing.frames import VideoFrame, read_video
 from services.clip_cache import Frames
 from services.errors import InvalidInput, NotFound
 from services.model_card import ModelCard
+from services.model_catalogue import find_model
 from worker.training.clips import network_input
+from worker.training.device import choose_device
 from worker.training.model import EmotionNet
+from worker.training.pretrained import open_model
 
 CLIPS_AT_ONCE = 16
 DIGITS = 4
@@ -76,6 +80,22 @@ class _Clip:
     crops: Frames | None
 
 
+def load_predictor(root: Path, model: str, device: str | None) -> Predictor:
+    """Load a model of the catalogue for prediction.
+
+    Args:
+        root: folder of the model catalogue.
+        model: id of a model, or a unique beginning of one.
+        device: torch device such as `cpu` or `cuda:0`; None takes a GPU if there is one.
+
+    Raises:
+        NotFound: the catalogue has no such model, or several that begin so.
+        InvalidInput: the device cannot be used.
+    """
+    card, network = open_model(root, find_model(root, model, by_beginning=True).id)
+    return Predictor(card, network, choose_device(device))
+
+
 class Predictor:
     """A model with everything that was done to the clips it was trained on."""
 
@@ -85,13 +105,13 @@ class Predictor:
         Raises:
             InvalidInput, NotFound: the detector that made its clips is not known, or its weights are missing.
         """
-        self._card = card
+        self.card = card
         self._device = device
         self._model = model.to(device).eval()
         self._settings = clip_settings(card)
         self._detector: FaceDetector = make_detector(self._settings.detector)
 
-    def predict(self, video: Path, *, stride: int) -> Prediction:
+    def predict(self, video: str | os.PathLike[str], *, stride: int = 5) -> Prediction:
         """Label windows of as many frames as the model takes, one every `stride` frames, and the last ones.
 
         In each window one face is followed and cropped as in the clips the model was trained on.
@@ -101,6 +121,7 @@ class Predictor:
             InvalidInput: it is no video that can be read, has fewer frames than the model takes, or shows no
                 face in any window.
         """
+        video = Path(video)
         boxes: dict[int, FaceBox] = {}
         windows: list[Window] = []
         clips: list[_Clip] = []
@@ -121,7 +142,7 @@ class Predictor:
                 f"{self._settings.frames} frames do enough frames show one",
                 field="video",
             )
-        return Prediction(video=str(video), model=self._card.id, frames=count, windows=windows, boxes=boxes)
+        return Prediction(video=str(video), model=self.card.id, frames=count, windows=windows, boxes=boxes)
 
     def _windows(self, video: Path, stride: int) -> Iterator[Sequence[_Seen]]:
         length = self._settings.frames
@@ -145,7 +166,7 @@ class Predictor:
 
     def _see(self, frame: VideoFrame) -> _Seen:
         image = frame.image
-        if self._card.channels == 1:
+        if self.card.channels == 1:
             image = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY).astype(np.uint8, copy=False)
         faces = find_faces(image, self._detector)
         return _Seen(number=frame.number, seconds=frame.seconds, image=image, faces=faces)
@@ -167,7 +188,7 @@ class Predictor:
             if box is not None:
                 boxes.setdefault(frame.number, box)
         crops = np.stack(crop_faces([frame.image for frame in seen], found, self._settings))
-        if self._card.hyperparameters.clahe:
+        if self.card.hyperparameters.clahe:
             crops = equalized(crops, self._settings.clahe_clip_limit, self._settings.clahe_tiles)
         return _Clip(window=window, crops=crops)
 
@@ -178,7 +199,7 @@ class Predictor:
             return [clip.window for clip in clips]
         batch = network_input(
             torch.from_numpy(np.stack(crops)).to(self._device),
-            normalization=self._card.hyperparameters.normalization,
+            normalization=self.card.hyperparameters.normalization,
         )
         rows = iter(torch.softmax(self._model(batch).double(), dim=1).cpu().tolist())
         return [
@@ -189,9 +210,9 @@ class Predictor:
         best = max(range(len(probabilities)), key=probabilities.__getitem__)
         return dataclasses.replace(
             window,
-            label=self._card.classes[best],
+            label=self.card.classes[best],
             probabilities={
-                name: round(p, DIGITS) for name, p in zip(self._card.classes, probabilities, strict=True)
+                name: round(p, DIGITS) for name, p in zip(self.card.classes, probabilities, strict=True)
             },
         )
 
