@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN_IN_PARALLEL ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-long test-cluster chaos mutants check chart rest control-plane images format bench clean
+.PHONY: help venv demo test test-long test-cluster chaos mutants check docs docs-serve chart rest control-plane images format bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -36,11 +36,20 @@ chaos: venv  ## kill processes and databases under load, SEEDS=20 times, and cou
 mutants: venv  ## remove the safeguards of the protocol one at a time; the tests must notice each
 	$(BIN)/python -m tests.mutants
 
-check: venv  ## formatting, lint, types, import contracts
+check: venv docs  ## formatting, lint, types, import contracts, documentation
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Without the variable the theme prints a notice about MkDocs 2 and its own successor.
+docs docs-serve: export NO_MKDOCS_2_WARNING = 1
+
+docs: venv  ## build the documentation into site/; a broken link or anchor is an error
+	$(BIN)/mkdocs build --strict --quiet
+
+docs-serve: venv  ## the documentation at http://127.0.0.1:8000/, rebuilt when a page changes
+	$(BIN)/mkdocs serve --livereload
 
 chart: venv  ## make the chart's values.schema.json and table of values anew
 	$(BIN)/python -m helm.generate
@@ -68,5 +77,5 @@ bench: venv  ## programs that measure, an hour on two cores; each ends with a JS
 	$(BIN)/python -m benchmarks.study_page
 
 clean:  ## remove the environment and build leftovers; studies and caches stay
-	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
+	rm -rf .venv build dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
