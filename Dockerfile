@@ -39,7 +39,7 @@ FROM build AS dashboard-needs
 RUN images/install dashboard
 
 FROM build AS foldwise
-COPY README.md ./
+COPY README.md LICENSE ./
 COPY foldwise foldwise
 COPY services services
 COPY client client

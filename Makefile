@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN_IN_PARALLEL ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-long test-cluster chaos mutants check chart rest control-plane images format bench clean
+.PHONY: help venv demo test test-long test-cluster chaos mutants check docs docs-serve chart rest control-plane images format bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -36,11 +36,20 @@ chaos: venv  ## kill processes and databases under load and count what is lost; 
 mutants: venv  ## remove each safeguard of the protocol in turn; the tests must fail every time
 	$(BIN)/python -m tests.mutants
 
-check: venv  ## check formatting, lint, types and import contracts
+check: venv docs  ## check formatting, lint, types, import contracts and the documentation's links
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Without the variable the theme prints a notice about MkDocs 2 and its own successor.
+docs docs-serve: export NO_MKDOCS_2_WARNING = 1
+
+docs: venv  ## build the documentation into site/; a broken link or anchor is an error
+	$(BIN)/mkdocs build --strict --quiet
+
+docs-serve: venv  ## the documentation at http://127.0.0.1:8000/, rebuilt when a page changes
+	$(BIN)/mkdocs serve --livereload
 
 chart: venv  ## generate the chart's values.schema.json, and its descriptions of values
 	$(BIN)/python -m helm.generate
