@@ -77,5 +77,5 @@ bench: venv  ## run all benchmarks, an hour on two cores; each ends with a JSON 
 	$(BIN)/python -m benchmarks.study_page
 
 clean:  ## remove the environment and build files; keep studies and caches
-	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
+	rm -rf .venv build dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
