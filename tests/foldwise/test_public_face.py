@@ -39,7 +39,9 @@ def test_connect_needs_a_token_for_a_url(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.delenv("FOLDWISE_TOKEN", raising=False)
     monkeypatch.delenv("FOLDWISE_TOKEN_FILE", raising=False)
     monkeypatch.setenv("FOLDWISE_URL", "http://127.0.0.1:9")
-    with pytest.raises(InvalidInput, match="the token for http://127.0.0.1:9 is missing; set FOLDWISE_TOKEN"):
+    with pytest.raises(
+        InvalidInput, match=r"the token for http://127\.0\.0\.1:9 is missing; set FOLDWISE_TOKEN"
+    ):
         foldwise.connect()
     with foldwise.connect("http://127.0.0.1:9", "some-token") as client:
         assert isinstance(client, StudyClient)
