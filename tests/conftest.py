@@ -14,6 +14,7 @@ from sqlalchemy import Engine, create_engine, make_url, text
 from cli.local.embedded_postgres import embedded_postgres
 from coordinator.store.database import connect, migrate
 from services.clip_cache import CacheManifest, CacheRecord, CacheWriter
+from tests.harness.coordinator_harness import Desk
 
 CLASSES = ("anger", "happy")
 
@@ -68,6 +69,11 @@ def broken_cache_root(tmp_path: Path) -> Path:
     arrays = tmp_path / "tiny" / ("e" * 64) / "clips.npy"
     arrays.write_bytes(arrays.read_bytes()[:100])
     return tmp_path
+
+
+@pytest.fixture
+def desk(engine: Engine, cache_root: Path) -> Desk:
+    return Desk(engine, cache_root)
 
 
 def write_tiny_cache(root: Path, *, subjects: int = 5, fingerprint: str = "f" * 64) -> CacheManifest:

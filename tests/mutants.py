@@ -23,10 +23,10 @@ from rich.table import Table
 
 ROOT = Path(__file__).parent.parent
 TESTS = (
-    "tests/integration/test_scheduling.py",
-    "tests/integration/test_failpoints.py",
+    "tests/coordinator/scheduling/test_scheduling.py",
+    "tests/coordinator/scheduling/test_failpoints.py",
     # Last, since a failure of it is made small before it is told.
-    "tests/integration/test_protocol.py",
+    "tests/coordinator/scheduling/test_protocol.py",
 )
 SCHEDULING = "coordinator/scheduling"
 

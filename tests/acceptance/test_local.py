@@ -20,7 +20,7 @@ from preprocessing.clips import ClipSettings
 from preprocessing.datasets.synthetic import write_ckplus_tree
 from preprocessing.job import preprocess
 from tests.acceptance.up import Up, foldwise, wait_for
-from tests.optuna_twin import load_twin
+from tests.harness.optuna_projection import load_twin
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from preprocessing.clips import ClipSettings
 from preprocessing.datasets.synthetic import write_ckplus_tree
 from preprocessing.job import preprocess
 from tests.acceptance.up import Up, foldwise
-from tests.unit.fold_tasks import write_cache
+from tests.harness.fold_tasks import write_cache
 
 
 @pytest.fixture(scope="module")

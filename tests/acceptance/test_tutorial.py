@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.up import wait_for
-from tests.documented import shell_blocks, type_blocks
+from tests.harness.documented_commands import shell_blocks, type_blocks
 
 SERVICE = "foldwise up"
 

@@ -22,7 +22,7 @@ from services.clip_cache import cache_folder, open_cache
 from services.contracts import TokenScope
 from tests.acceptance.up import wait_for
 from tests.browser.made_up_worker import MadeUpWorker
-from tests.integration.service import ADMIN_TOKEN, WORKER_TOKEN, bearer, make_token
+from tests.harness.served_app import ADMIN_TOKEN, WORKER_TOKEN, bearer, make_token
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = [

@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.browser.conftest import visit
-from tests.site_build import build_site
+from tests.harness.site_build import build_site
 
 
 class Quiet(SimpleHTTPRequestHandler):

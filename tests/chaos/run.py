@@ -46,7 +46,7 @@ from services.contracts import BoundRule, StudySpec, StudyState, TrialState
 from services.folds import LeaveOneSubjectOut
 from tests.chaos.simulated_worker import predictions
 from tests.conftest import write_tiny_cache
-from tests.optuna_twin import load_twin
+from tests.harness.optuna_projection import load_twin
 
 COORDINATORS, WORKERS = 2, 24
 TRIALS, SUBJECTS = 40, 20

@@ -21,7 +21,7 @@ from client.connection import Connection
 from services.contracts import ComputePlan, FoldAssignment, FoldTask, WorkerInfo
 from services.errors import FoldwiseError, LeaseSuperseded, StudyOver
 from services.seeds import derive_seed
-from tests.integration.desk import FINGERPRINT, make_result
+from tests.harness.coordinator_harness import FINGERPRINT, make_result
 from worker.coordinator_client import CoordinatorClient
 from worker.heartbeat import HeartbeatThread
 

@@ -20,8 +20,8 @@ from cli.cluster_access import Kubectl, Place
 from coordinator.store.database import CONNECT_ARGS
 from helm.generate import CHART
 from tests.cluster.control_plane import wait_until
-from tests.optuna_twin import load_twin
-from tests.unit.programs import program
+from tests.harness.optuna_projection import load_twin
+from tests.harness.programs import program
 
 VALUES = Path(__file__).parent / "values.yaml"
 NAME = "foldwise"

@@ -12,7 +12,7 @@ import pytest
 from tests.cluster.conftest import namespace
 from tests.cluster.control_plane import folder_of_programs
 from tests.cluster.release import PATIENCE, Release, run, until
-from tests.unit.programs import program
+from tests.harness.programs import program
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
 

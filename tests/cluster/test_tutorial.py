@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.release import run
-from tests.documented import shell_blocks, type_blocks
-from tests.unit.programs import program
+from tests.harness.documented_commands import shell_blocks, type_blocks
+from tests.harness.programs import program
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
 

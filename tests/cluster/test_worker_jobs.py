@@ -17,8 +17,8 @@ from helm.generate import CHART
 from k8s.cluster import Cluster
 from services.errors import FoldwiseError
 from tests.cluster.control_plane import ControlPlane, control_plane, wait_until, why_not
-from tests.integration.desk import Desk
-from tests.unit.programs import program
+from tests.harness.coordinator_harness import Desk
+from tests.harness.programs import program
 
 pytestmark = [
     pytest.mark.long,

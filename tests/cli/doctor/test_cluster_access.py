@@ -1,0 +1,210 @@
+"""`--context`, `--namespace` and the doctor's look at a cluster, against recorded answers of kubectl."""
+
+from __future__ import annotations
+
+import base64
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from typer.testing import CliRunner
+
+from cli.cluster_access import Place, chosen, reach_release
+from cli.doctor.cluster import look_at_cluster
+from cli.main import app
+from coordinator.app import create_app
+from services.errors import InvalidInput, NotFound, Unavailable
+from tests.harness.coordinator_harness import Desk
+from tests.harness.served_app import served
+
+KUBECTL = """#!{python}
+import json, pathlib, signal, sys
+recorded = json.loads(pathlib.Path({folder!r}, "recorded.json").read_text())
+arguments = sys.argv[1:]
+with pathlib.Path({folder!r}, "asked").open("a") as asked:
+    asked.write(" ".join(arguments) + chr(10))
+if "port-forward" in arguments:
+    if not recorded.get("port"):
+        sys.exit("error: timed out waiting for the condition")
+    print(f"Forwarding from 127.0.0.1:{{recorded['port']}} -> 8080", flush=True)
+    signal.pause()
+what = " ".join(word for word in arguments if word in ("version", "deployments", "secret", "service", "nodes",
+    "storageclasses", "persistentvolumeclaims", "pods"))
+if what not in recorded:
+    sys.exit(f"Error from server (Forbidden): {{what}} is forbidden")
+print(json.dumps(recorded[what]))
+"""
+
+RELEASE: dict[str, Any] = {
+    "deployments": {
+        "items": [
+            {
+                "metadata": {"name": "f-foldwise"},
+                "spec": {
+                    "template": {
+                        "spec": {"volumes": [{"name": "auth", "secret": {"secretName": "f-foldwise-auth"}}]}
+                    }
+                },
+            }
+        ]
+    },
+    "service": {"spec": {"ports": [{"name": "http", "port": 8080}]}},
+}
+
+
+class Recorded:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        program = folder / "kubectl"
+        program.write_text(KUBECTL.format(python=sys.executable, folder=str(folder)))
+        program.chmod(0o755)
+        self.says({})
+
+    def says(self, answers: dict[str, Any]) -> None:
+        (self.folder / "recorded.json").write_text(json.dumps(answers))
+
+    def asked(self) -> list[str]:
+        return (self.folder / "asked").read_text().splitlines()
+
+
+@pytest.fixture
+def kubectl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorded]:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    yield Recorded(tmp_path)
+    chosen.set(None)
+
+
+@pytest.fixture
+def coordinator(desk: Desk) -> Iterator[httpx.Client]:
+    with served(create_app(desk.settings)) as client:
+        yield client
+
+
+def test_a_release_is_reached_with_its_own_token(
+    kubectl: Recorded, coordinator: httpx.Client, desk: Desk
+) -> None:
+    desk.create()
+    token = base64.b64encode(desk.settings.admin_token.encode()).decode()
+    kubectl.says(RELEASE | {"secret": {"data": {"admin-token": token}}, "port": coordinator.base_url.port})
+    listed = CliRunner().invoke(app, ["--context", "lab", "--namespace", "search", "study", "list", "--json"])
+    assert listed.exit_code == 0, listed.output
+    assert [study["name"] for study in json.loads(listed.stdout)] == ["s"]
+    assert all(line.startswith("--context lab --namespace search ") for line in kubectl.asked())
+    assert "get secret f-foldwise-auth" in kubectl.asked()[1]
+
+
+@pytest.mark.parametrize(
+    ("answers", "kind", "sentence"),
+    [
+        ({"deployments": {"items": []}}, NotFound, "namespace search should have one release of foldwise"),
+        (
+            {"deployments": {"items": RELEASE["deployments"]["items"] * 2}},
+            NotFound,
+            "has: f-foldwise, f-foldwise",
+        ),
+        (
+            RELEASE | {"secret": {"data": {}}},
+            NotFound,
+            "f-foldwise-auth in namespace search has no key admin-token",
+        ),
+        ({}, Unavailable, "kubectl: Error from server"),
+        (
+            RELEASE | {"secret": {"data": {"admin-token": "eA=="}}},
+            Unavailable,
+            "kubectl port-forward: error: timed out",
+        ),
+    ],
+)
+def test_what_hinders_is_said(
+    answers: dict[str, Any], kind: type[Exception], sentence: str, kubectl: Recorded
+) -> None:
+    kubectl.says(answers)
+    with pytest.raises(kind, match=sentence), reach_release(Place(namespace="search")):
+        pass
+
+
+def test_without_kubectl_there_is_another_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InvalidInput, match="install it, or give --url"), reach_release(Place(namespace="x")):
+        pass
+
+
+HEALTHY = {
+    "version": {"serverVersion": {"major": "1", "minor": "34+", "gitVersion": "v1.34.4"}},
+    "nodes": {
+        "items": [
+            {"status": {"allocatable": {"cpu": "8", "nvidia.com/gpu": "2"}}},
+            {"status": {"allocatable": {"cpu": "8", "nvidia.com/gpu": "0"}}},
+        ]
+    },
+    "storageclasses": {
+        "items": [
+            {
+                "metadata": {
+                    "name": "standard",
+                    "annotations": {"storageclass.kubernetes.io/is-default-class": "true"},
+                }
+            }
+        ]
+    },
+    "persistentvolumeclaims": {
+        "items": [
+            {
+                "metadata": {"name": "f-cache", "labels": {"app.kubernetes.io/component": "cache"}},
+                "spec": {"accessModes": ["ReadWriteMany"]},
+                "status": {"phase": "Bound"},
+            }
+        ]
+    },
+    "pods": {
+        "items": [
+            {
+                "metadata": {"name": "f-0"},
+                "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]},
+            }
+        ]
+    },
+}
+
+
+def test_a_healthy_cluster(kubectl: Recorded) -> None:
+    kubectl.says(HEALTHY)
+    found = {finding.what: finding for finding in look_at_cluster(Place(namespace="search"))}
+    assert all(finding.good for finding in found.values())
+    assert found["gpu nodes"].found == "2 nodes, 2 x nvidia.com/gpu"
+    assert found["volume f-cache"].fix is None
+
+
+def test_a_sick_cluster_is_told_what_to_do(kubectl: Recorded) -> None:
+    sick: dict[str, Any] = json.loads(json.dumps(HEALTHY))
+    sick["version"]["serverVersion"]["minor"] = "28"
+    sick["nodes"]["items"] = []
+    sick["storageclasses"]["items"] = []
+    (claim,) = sick["persistentvolumeclaims"]["items"]
+    claim["status"]["phase"] = "Pending"
+    waiting = {"waiting": {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "x"'}}
+    sick["pods"]["items"][0]["status"] = {"phase": "Pending", "containerStatuses": [{"state": waiting}]}
+    kubectl.says(sick)
+    found = {finding.what: finding for finding in look_at_cluster(Place())}
+    assert {what for what, finding in found.items() if not finding.good} == {
+        "kubernetes",
+        "volume f-cache",
+        "pod f-0",
+    }
+    assert found["pod f-0"].found == 'Pending: ImagePullBackOff: Back-off pulling image "x"'
+    assert "device plugin" in str(found["gpu nodes"].fix)
+    assert "default none" in found["storage"].found
+
+
+def test_what_may_not_be_read_is_no_fault(kubectl: Recorded) -> None:
+    kubectl.says({key: answer for key, answer in HEALTHY.items() if key != "nodes"})
+    found = {finding.what: finding for finding in look_at_cluster(Place())}
+    assert found["nodes"].good
+    assert "Forbidden" in found["nodes"].found
+    kubectl.says({})
+    (only,) = look_at_cluster(Place())
+    assert (only.what, only.good) == ("kubernetes", False)

@@ -1,0 +1,343 @@
+"""`foldwise compare`, `confirm` and `nested`: what they run, and that their numbers are those of the tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+from scipy import stats
+from sqlalchemy import Engine, text
+
+from cli.evaluation.comparison import (
+    Candidate,
+    compare,
+    comparison_table,
+    comparison_warnings,
+    pair,
+    read_candidate,
+)
+from cli.evaluation.confirmation import confirm, confirmation_sentence, confirmation_table
+from cli.evaluation.nested import nested, nested_sentence, nested_table
+from cli.evaluation.runs import evaluate, exactly
+from client.connection import Connection
+from client.study_client import StudyClient
+from coordinator.app import create_app
+from coordinator.scheduling import reports
+from coordinator.settings import CoordinatorSettings
+from coordinator.store.tables import StudyFoldRow
+from report.material import gather
+from services.contracts import FoldAssignment, StudySpec, StudyView
+from services.errors import Conflict, FoldwiseError, InvalidInput, NotFound, StudyOver
+from services.folds import HeldOut, KFold, LeaveOneSubjectOut, OuterFold
+from services.search_space import SearchSpace
+from tests.harness.coordinator_harness import Desk, LeaderWithoutOptuna, key_of, make_result
+from tests.harness.served_app import ADMIN_TOKEN, WORKER_TOKEN, served
+
+FOLDS = 4
+TINY_CLIPS = 10
+Watch = Callable[[StudyView], StudyView]
+
+
+@pytest.fixture
+def client(database_url: str, cache_root: Path) -> Iterator[StudyClient]:
+    settings = CoordinatorSettings(
+        database_url=database_url,
+        cache_root=cache_root,
+        admin_token=ADMIN_TOKEN,
+        worker_token=WORKER_TOKEN,
+        leader_interval=60,
+    )
+    with (
+        served(create_app(settings)) as http,
+        Connection(str(http.base_url), ADMIN_TOKEN, give_up_after=5) as connection,
+    ):
+        yield StudyClient(connection)
+
+
+@pytest.fixture
+def desk(engine: Engine, cache_root: Path) -> Desk:
+    desk = Desk(engine, cache_root)
+    desk.leader = LeaderWithoutOptuna(engine, desk.settings)
+    return desk
+
+
+@pytest.fixture
+def watch(desk: Desk, client: StudyClient) -> Watch:
+    """Be the workers of a study until it is over, with errors that follow from seed, trial and fold."""
+
+    def report(assignment: FoldAssignment) -> None:
+        drawn = np.random.default_rng([assignment.study_seed, assignment.trial, assignment.fold])
+        desk.report(assignment, wrong=int(drawn.integers(0, 2 + assignment.trial % 2)))
+
+    return workers(desk, client, report)
+
+
+def workers(desk: Desk, client: StudyClient, report: Callable[[FoldAssignment], None]) -> Watch:
+    """Run all folds of a study, each ended by `report`."""
+
+    def work(study: StudyView) -> StudyView:
+        while True:
+            try:
+                assignment = desk.claim(study=study.name)
+            except StudyOver:
+                return client.get(study.name)
+            if assignment is None:
+                desk.leader.round()
+            else:
+                report(assignment)
+
+    return work
+
+
+SPEC = StudySpec.model_validate(
+    {
+        "name": "table",
+        "cache": "tiny",
+        "protocol": KFold(k=FOLDS),
+        "training": {"frames": 2, "frame_size": 16, "width": 4},
+        "seed": 3,
+    }
+)
+
+
+def fold_accuracies(desk: Desk, study: str, trial: int) -> list[float]:
+    statement = text(
+        """SELECT r.correct::float / r.clips FROM foldwise.results r
+        JOIN foldwise.trials t ON t.id = r.trial_id JOIN foldwise.studies s ON s.id = t.study_id
+        WHERE s.name = :study AND t.number = :trial ORDER BY r.fold"""
+    )
+    with desk.engine.connect() as connection:
+        return list(connection.scalars(statement, {"study": study, "trial": trial}))
+
+
+def pooled(desk: Desk, study: str, trial: int) -> float:
+    statement = text(
+        """SELECT sum(r.correct)::float / sum(r.clips) FROM foldwise.results r
+        JOIN foldwise.trials t ON t.id = r.trial_id JOIN foldwise.studies s ON s.id = t.study_id
+        WHERE s.name = :study AND t.number = :trial"""
+    )
+    with desk.engine.connect() as connection:
+        return float(connection.scalar(statement, {"study": study, "trial": trial}) or 0.0)
+
+
+def test_a_comparison_runs_each_configuration_on_the_same_folds(
+    desk: Desk, client: StudyClient, watch: Watch, tmp_path: Path
+) -> None:
+    desk.create(space={"dropout": [0.1, 0.4], "epochs": [4]}, protocol=KFold(k=2))
+    watch(client.get("s"))
+    (tmp_path / "other.yaml").write_text("activation: ELU\ndropout: 0.3\n")
+    candidates = [
+        Candidate(name="c1", source="s", pretrained=None),
+        Candidate(name="c2", source=str(tmp_path / "other.yaml"), pretrained=None),
+        Candidate(name="c3", source="s", pretrained=None),
+    ]
+    result = compare(client, candidates, SPEC, watch=watch)
+
+    study = client.get("table")
+    assert (study.spec.trials, study.folds_done, study.spec.pruning) == (3, 3 * FOLDS, ())
+    first, second, third = result.sides
+    assert (first.parameters["activation"], second.parameters["activation"]) == ("ReLU", "ELU")
+    assert (second.parameters["dropout"], second.parameters["epochs"]) == (0.3, SPEC.training.epochs)
+    best = client.get("s").best
+    assert best is not None
+    assert (first.parameters["dropout"], first.parameters["epochs"]) == (best.parameters["dropout"], 4)
+
+    for side in result.sides:
+        assert list(side.folds) == fold_accuracies(desk, "table", side.trial)
+        assert side.mean == pytest.approx(fmean(side.folds))
+    assert third.folds == first.folds, "equal parameters are equal folds, counted again"
+    assert first.tests is None
+    assert second.tests is not None
+    assert third.tests is not None
+    assert third.tests.two_sided is None
+    assert second.tests.two_sided == pytest.approx(stats.ttest_rel(first.folds, second.folds).pvalue)
+    # Nadeau and Bengio: of k folds each tests 1 / (k - 1) of what it trains on.
+    t = stats.ttest_rel(first.folds, second.folds).statistic
+    t *= ((1 / FOLDS) / (1 / FOLDS + 1 / (FOLDS - 1))) ** 0.5
+    assert second.tests.corrected == pytest.approx(2 * stats.t.sf(abs(t), FOLDS - 1))
+
+    table = comparison_table(result)
+    assert table.columns[1:6] == ("1", "2", "3", "4", "Average")
+    assert {len(row) for row in table.rows} == {len(table.columns)}
+    assert "c1, c3: selected by a search on tiny itself" in " ".join(comparison_warnings(result))
+
+    leases = desk.leases()
+    assert compare(client, candidates, SPEC, watch=watch) == result, "the same call runs nothing again"
+    assert desk.leases() == leases
+    with pytest.raises(Conflict, match="a study table exists already and differs in trials"):
+        compare(client, candidates[:2], SPEC, watch=watch)
+
+
+def test_folds_of_other_clips_are_not_paired(client: StudyClient, watch: Watch) -> None:
+    spec = exactly(SPEC, [{"dropout": 0.1}], space={"dropout": [0.1]}, name="five")
+    other = spec.model_copy(update={"name": "two", "protocol": KFold(k=2)})
+    [[five], [two]] = evaluate(client, [spec, other], watch=watch)
+    assert pair(five, five).two_sided is None
+    with pytest.raises(Conflict, match="studies five and two test other clips in their folds"):
+        pair(five, two)
+
+
+def test_what_cannot_be_compared_or_confirmed_is_said_in_a_line(
+    desk: Desk, client: StudyClient, tmp_path: Path
+) -> None:
+    desk.create()
+    desk.create(name="final", protocol={"kind": "all"}, trials=1)
+    bad = tmp_path / "bad.json"
+    bad.write_text(json.dumps({"activation": "relu"}))
+    wrong: list[tuple[list[str], type[FoldwiseError], str]] = [
+        (["c1"], InvalidInput, "write NAME=STUDY"),
+        (["c1=s"], InvalidInput, "two configurations or more"),
+        (["c1=s", "c1=s"], InvalidInput, "two configurations are called c1"),
+        (["c1=nothing", "c2=nothing"], NotFound, "no study 'nothing'"),
+        (["c1=s", "c2=s"], NotFound, "study s has no complete trial"),
+        (["c1=final", "c2=s"], InvalidInput, "study final trains on all clips"),
+        ([f"c1={bad}", "c2=s"], InvalidInput, "unknown option 'relu' of activation"),
+    ]
+    for words, error, message in wrong:
+        with pytest.raises(error, match=message):
+            compare(client, list(map(read_candidate, words)), SPEC, watch=lambda study: study)
+    with pytest.raises(InvalidInput, match="study final trains on all clips"):
+        gather(client, "final")
+    with pytest.raises(NotFound, match="study s has no complete trial to confirm"):
+        confirm(client, "s", top=1, seeds=1, watch=lambda study: study)
+
+
+def test_the_best_trials_are_run_again_with_other_seeds(desk: Desk, client: StudyClient, watch: Watch) -> None:
+    desk.create(
+        space={"dropout": [0.1, 0.2], "clahe": [True, False]},
+        trials=4,
+        sampler={"kind": "grid"},
+        protocol=KFold(k=2),
+    )
+    watch(client.get("s"))
+    found = confirm(client, "s", top=2, seeds=2, watch=watch)
+
+    by_value = sorted(client.trials("s"), key=lambda trial: (-(trial.value or 0), trial.number))
+    assert [one.trial for one in found.trials] == [trial.number for trial in by_value[:2]]
+    assert (found.studies, found.seeds) == (("s-seed-1", "s-seed-2"), (1, 2))
+    for place, one in enumerate(found.trials):
+        again = [pooled(desk, name, place) for name in found.studies]
+        assert one.selected == by_value[place].value
+        assert list(one.again) == pytest.approx(again)
+        assert one.optimism == pytest.approx(one.selected - fmean(again))
+        assert one.deviation == pytest.approx(np.std(again, ddof=1))
+    for name in found.studies:
+        study = client.get(name)
+        assert study.split_hash == client.get("s").split_hash
+        assert [trial.parameters for trial in client.trials(name)] == [one.parameters for one in found.trials]
+    assert confirmation_table(found).columns[2:4] == ("Seed 1", "Seed 2")
+    assert f"trial {by_value[0].number} of 4 complete ones" in confirmation_sentence(found)
+
+
+def test_a_search_is_measured_on_people_who_had_no_part_in_it(
+    desk: Desk, client: StudyClient, watch: Watch
+) -> None:
+    spec = SPEC.model_copy(
+        update={
+            "name": "honest",
+            "protocol": LeaveOneSubjectOut(),
+            "space": SearchSpace.model_validate({"dropout": [0.1, 0.2], "clahe": [True, False]}),
+            "trials": 3,
+        }
+    )
+    found = nested(client, spec, outer=2, watch=watch)
+
+    tested: list[str] = []
+    for outer in found.folds:
+        search, measurement = client.get(outer.search), client.get(outer.measurement)
+        (held_out,) = client.split(outer.measurement).folds
+        inside = {clip.clip_id for fold in client.split(outer.search).folds for clip in fold.clips}
+        assert inside.isdisjoint(clip.clip_id for clip in held_out.clips)
+        assert search.clips + measurement.clips == TINY_CLIPS
+        assert search.best is not None
+        assert (outer.trial, outer.selected) == (search.best.number, search.best.value)
+        assert outer.correct / outer.clips == pooled(desk, outer.measurement, 0)
+        (measured,) = client.trials(outer.measurement)
+        assert measured.parameters == {**outer.parameters, "epochs": outer.epochs}
+        task = client.fold(outer.measurement, 0, 0).task
+        assert task.outer == OuterFold(k=2, fold=outer.fold)
+        assert task.economies.stop_when_perfect is False
+        tested.extend(clip.clip_id for clip in held_out.clips)
+    assert len(set(tested)) == len(tested) == found.clips == TINY_CLIPS
+    assert found.correct == sum(outer.correct for outer in found.folds)
+    assert found.accuracy == found.correct / TINY_CLIPS
+    assert found.optimism == pytest.approx(fmean(outer.selected for outer in found.folds) - found.accuracy)
+    assert nested_table(found).text()[-1][:4] == ["all", "-", "-", str(TINY_CLIPS)]
+    assert f"reaches {100 * found.accuracy:.2f} %" in nested_sentence(found)
+
+    leases = desk.leases()
+    assert nested(client, spec, outer=2, watch=watch) == found, "the same call runs nothing again"
+    assert desk.leases() == leases
+    with pytest.raises(InvalidInput, match="study honest-measure-1 only measures a configuration"):
+        confirm(client, "honest-measure-1", top=1, seeds=1, watch=watch)
+    on_held_out = spec.model_copy(update={"protocol": HeldOut(outer=OuterFold(k=2, fold=0))})
+    with pytest.raises(InvalidInput, match="protocol is held_out"):
+        compare(client, [read_candidate("c1=s"), read_candidate("c2=s")], on_held_out, watch=watch)
+
+
+def test_the_measured_network_trains_for_the_median_of_the_best_epochs(desk: Desk, client: StudyClient) -> None:
+    def report(assignment: FoldAssignment) -> None:
+        """Each fold has three epochs; the best is the third in fold 2, else the second."""
+        best = 2 if assignment.fold == 2 else 1
+        with desk.sessions.begin() as session:
+            right, wrong = (desk.result(session, assignment, wrong=n).epochs[0] for n in (0, 1))
+            epochs = tuple(right if epoch == best else wrong for epoch in range(3))
+            result = desk.result(session, assignment, wrong=0).model_copy(update={"epochs": epochs})
+            reports.report(session, key_of(assignment.lease), result, desk.settings)
+
+    spec = exactly(SPEC, [{"dropout": 0.1}], space={"dropout": [0.1]}, name="m", protocol=LeaveOneSubjectOut())
+    found = nested(client, spec, outer=2, watch=workers(desk, client, report))
+    # Two inner folds with the second epoch best; three with 2, 2, 3.
+    assert [one.epochs for one in found.folds] == [2, 2]
+    assert [client.fold(one.measurement, 0, 0).task.training.epochs for one in found.folds] == [2, 2]
+    # The last epoch of three has a wrong clip, and is the one that counts.
+    assert [one.correct for one in found.folds] == [5, 3]
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"warm_start": {"study": "s"}}, "warm_start"),
+        ({"study_seconds": 60}, "study_seconds"),
+        ({"protocol": {"kind": "all"}, "trials": 1}, "protocol"),
+        ({"protocol": {"kind": "loso", "outer": {"k": 2, "fold": 0}}}, "protocol"),
+        ({"name": "n" * 54}, "name"),
+    ],
+)
+def test_what_cannot_be_judged_is_refused_before_anything_runs(
+    client: StudyClient, changes: dict[str, Any], field: str
+) -> None:
+    spec = StudySpec.model_validate({**SPEC.model_dump(), "pruning": [], **changes})
+    with pytest.raises(InvalidInput) as refused:
+        nested(client, spec, outer=2, watch=lambda study: study)
+    assert refused.value.field == field
+    assert client.studies() == []
+
+
+def test_held_out_clips_count_after_the_last_epoch(desk: Desk) -> None:
+    desk.create(protocol={"kind": "held_out", "outer": {"k": 2, "fold": 1}}, trials=1, pruning=())
+    assignment = desk.must_claim()
+    result = make_result(assignment, ())
+    epoch, right = result.epochs[0], (0, 1) * 2
+    epochs = tuple(
+        epoch.model_copy(update={"predicted": predicted, "probabilities": ((0.5, 0.5),) * 4})
+        for predicted in (right, (1, 1) * 2)
+    )
+    with desk.sessions.begin() as session:
+        labels = tuple(session.get_one(StudyFoldRow, (1, 0)).labels)
+        assert labels == right
+        result = result.model_copy(update={"epochs": epochs})
+        reports.report(session, key_of(assignment.lease), result, desk.settings)
+    (fold,) = desk.folds(0)
+    assert (fold.best_epoch, fold.correct, fold.clips) == (1, 2, 4)
+
+
+def test_a_study_on_held_out_clips_chooses_nothing(desk: Desk) -> None:
+    with pytest.raises(ValidationError, match="protocol held_out: trials is 2"):
+        desk.create(protocol={"kind": "held_out", "outer": {"k": 2, "fold": 1}}, trials=2, pruning=())

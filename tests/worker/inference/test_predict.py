@@ -1,0 +1,226 @@
+"""Emotions over the time of a video: on small videos of a real photograph, whose face has a known place."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import skimage.data
+import torch
+from typer.testing import CliRunner
+
+from cli.main import app
+from preprocessing.clips import FaceClip, make_clip
+from preprocessing.datasets.reader import Sequence
+from preprocessing.faces import FaceBox, Image, YuNet
+from services.contracts import TrainingSettings
+from services.errors import FoldwiseError, InvalidInput, NotFound
+from services.model_card import ModelCard
+from tests.cli.models.test_export_onnx import add_untrained
+from worker.inference.annotated_video import GREEN, annotated, write_annotated
+from worker.inference.predict import Predictor, Window, clip_settings
+from worker.training.clips import network_input
+from worker.training.pretrained import open_model
+
+FACE = FaceBox(x=177, y=66, width=92, height=123, confidence=1.0)
+"""In the photograph below."""
+
+CPU = torch.device("cpu")
+SMALL = TrainingSettings(width=1, frame_size=16, frames=10)
+
+
+@pytest.fixture(scope="module")
+def photograph() -> Image:
+    """An astronaut, 256 x 448 pixels of BGR."""
+    rgb: Image = skimage.data.astronaut()  # type: ignore[no-untyped-call]
+    picture = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
+    return np.ascontiguousarray(picture[:256, :448])
+
+
+@pytest.fixture(scope="module")
+def catalogue(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ModelCard]:
+    root = tmp_path_factory.mktemp("models")
+    return root, add_untrained(root, SMALL, temporal_size=1, clahe=True, normalization=True)
+
+
+@pytest.fixture(scope="module")
+def predictor(catalogue: tuple[Path, ModelCard]) -> Predictor:
+    return Predictor(*open_model(catalogue[0], catalogue[1].id), CPU)
+
+
+def write_video(path: Path, frames: int, picture: Callable[[int], Image]) -> Path:
+    height, width = picture(0).shape[:2]
+    codec = cv2.VideoWriter.fourcc(*"mp4v")
+    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, codec, 25, (width, height))
+    for number in range(frames):
+        writer.write(picture(number))
+    writer.release()
+    return path
+
+
+def read_pictures(path: Path) -> list[Image]:
+    capture = cv2.VideoCapture(str(path))
+    pictures: list[Image] = []
+    while True:
+        there, picture = capture.read()
+        if not there:
+            capture.release()
+            return pictures
+        pictures.append(np.asarray(picture, np.uint8))
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory, photograph: Image) -> Path:
+    """23 frames in which the face moves to the right by two pixels a frame."""
+    return write_video(
+        tmp_path_factory.mktemp("videos") / "face.mp4",
+        23,
+        lambda number: np.roll(photograph, 2 * number, axis=1),
+    )
+
+
+def test_windows_follow_the_stride_and_end_with_the_video(predictor: Predictor, video: Path) -> None:
+    found = predictor.predict(video, stride=5)
+    assert [(w.first_frame, w.last_frame) for w in found.windows] == [(0, 9), (5, 14), (10, 19), (13, 22)]
+    assert [w.start for w in found.windows] == pytest.approx([0, 0.2, 0.4, 0.52])
+    assert found.frames == 23
+    for window in found.windows:
+        assert window.probabilities is not None
+        assert sum(window.probabilities.values()) == pytest.approx(1, abs=1e-3)
+        assert window.label == max(window.probabilities, key=window.probabilities.__getitem__)
+        assert window.frames_with_face == 10
+
+
+def test_the_box_sits_on_the_face(predictor: Predictor, video: Path) -> None:
+    boxes = predictor.predict(video, stride=10).boxes
+    assert sorted(boxes) == list(range(23))
+    for number, box in boxes.items():
+        middle = (box.x + box.width / 2 - 2 * number, box.y + box.height / 2)
+        assert middle == pytest.approx((FACE.x + FACE.width / 2, FACE.y + FACE.height / 2), abs=15)
+        assert 0.6 * FACE.area < box.area < 1.6 * FACE.area
+
+
+def test_a_clip_is_made_as_for_training(
+    predictor: Predictor, catalogue: tuple[Path, ModelCard], tmp_path: Path, photograph: Image
+) -> None:
+    path = write_video(tmp_path / "ten.mp4", 10, lambda number: np.roll(photograph, number, axis=1))
+    sequence = Sequence(clip_id="c", subject="s", label="right", source="ten.mp4", video=path)
+    card, model = open_model(catalogue[0], catalogue[1].id)
+    clip = make_clip(sequence, settings=clip_settings(card), detector=YuNet())
+    assert isinstance(clip, FaceClip)
+    with torch.inference_mode():
+        logits = model(network_input(torch.from_numpy(clip.clahe)[None], normalization=True))
+    expected = torch.softmax(logits.double(), dim=1)[0].tolist()
+    [window] = predictor.predict(path, stride=5).windows
+    assert window.probabilities is not None
+    assert list(window.probabilities.values()) == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_folder_of_images_is_a_video(
+    predictor: Predictor, video: Path, photograph: Image, tmp_path: Path
+) -> None:
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for number in range(23):
+        cv2.imwrite(str(folder / f"frame{number + 90}.png"), np.roll(photograph, 2 * number, axis=1))
+    found = predictor.predict(folder, stride=5)
+    assert [(w.first_frame, w.start) for w in found.windows] == [(0, 0), (5, 0.2), (10, 0.4), (13, 0.52)]
+    for number, box in predictor.predict(video, stride=5).boxes.items():
+        assert found.boxes[number].x == pytest.approx(box.x, abs=5)
+    write_annotated(folder, found, tmp_path / "labelled.mp4")
+    assert len(read_pictures(tmp_path / "labelled.mp4")) == 23
+
+
+def test_a_part_without_a_face_has_no_label(predictor: Predictor, tmp_path: Path, photograph: Image) -> None:
+    empty = np.full_like(photograph, 90)
+    path = write_video(tmp_path / "goes.mp4", 24, lambda number: photograph if number < 12 else empty)
+    found = predictor.predict(path, stride=7)
+    assert [window.frames_with_face for window in found.windows] == [10, 5, 0]
+    # Half of the frames are enough, as they are for training.
+    assert [window.label is None for window in found.windows] == [False, False, True]
+    assert sorted(found.boxes) == list(range(12))
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "words"),
+    [
+        ("empty", InvalidInput, "no face was found in .*: in none of its 2 windows of 10 frames"),
+        ("short", InvalidInput, "is too short: it has 9 frames, the model takes 10 at a time"),
+        ("text", InvalidInput, "is no video that can be read"),
+        ("missing", NotFound, "cannot read .*: No such file"),
+    ],
+)
+def test_what_cannot_be_labelled_is_said(
+    predictor: Predictor, tmp_path: Path, photograph: Image, content: str, kind: type[FoldwiseError], words: str
+) -> None:
+    path = tmp_path / "video.mp4"
+    if content == "empty":
+        write_video(path, 12, lambda _: np.full_like(photograph, 90))
+    elif content == "short":
+        write_video(path, 9, lambda _: photograph)
+    elif content == "text":
+        path.write_text("no video")
+    with pytest.raises(kind, match=words):
+        predictor.predict(path, stride=5)
+
+
+def test_the_annotated_video_has_the_box_where_the_face_is(
+    predictor: Predictor, video: Path, tmp_path: Path
+) -> None:
+    found = predictor.predict(video, stride=5)
+    target = tmp_path / "labelled.mp4"
+    write_annotated(video, found, target)
+    assert [file.name for file in tmp_path.iterdir()] == ["labelled.mp4"]
+    before, after = read_pictures(video), read_pictures(target)
+    assert len(after) == len(before) == 23
+    for number in (0, 22):
+        box = found.boxes[number]
+        column = round(box.x)
+        edge = after[number][round(box.y) + 20 : round(box.y + box.height) - 20, column].astype(int)
+        # Compression moves colours a little; green stands out on skin and hair.
+        assert (edge[:, 1] - edge[:, 2]).mean() > 60
+    with pytest.raises(InvalidInput, match=r"ends with \.mp4"):
+        write_annotated(video, found, tmp_path / "labelled.avi")
+
+
+def test_bars_are_as_long_as_probabilities() -> None:
+    image = np.full((240, 320, 3), 128, np.uint8)
+    shares = {"happy": 0.75, "sad": 0.25}
+    window = Window(
+        first_frame=0, last_frame=9, start=0, end=0.4, frames_with_face=10, label="happy", probabilities=shares
+    )
+    drawn = annotated(image, None, window)
+    green = (drawn == GREEN).all(axis=2)
+    lengths = green.sum(axis=1)
+    assert lengths.max() == pytest.approx(0.75 * 40, abs=2)
+    assert not (annotated(image, None, window)[120:] != image[120:]).any()
+
+
+def test_the_command_prints_writes_and_refuses(
+    catalogue: tuple[Path, ModelCard], video: Path, tmp_path: Path
+) -> None:
+    root, card = catalogue
+    bad = tmp_path / "bad.mp4"
+    bad.write_text("no video")
+    arguments = ["predict", "model", str(video), str(bad), "--models", str(root), "--device", "cpu"]
+    answer = CliRunner().invoke(app, [*arguments, "--csv", str(tmp_path / "out.csv"), "--json"])
+    assert answer.exit_code == 2
+    good, refused = json.loads(answer.stdout)
+    assert (good["model"], good["frames"], len(good["windows"])) == (card.id, 23, 4)
+    assert "is no video that can be read" in refused["error"]
+    assert "is no video that can be read" in answer.stderr
+    with (tmp_path / "out.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["label"] for row in rows] == [window["label"] for window in good["windows"]]
+    assert float(rows[0]["right"]) == good["windows"][0]["probabilities"]["right"]
+
+    shown = CliRunner().invoke(app, ["predict", card.id, str(video), "--models", str(root), "--stride", "13"])
+    assert shown.exit_code == 0
+    assert "0.00 to 0.36" in shown.stdout
+    several = CliRunner().invoke(app, [*arguments, "--video", str(tmp_path / "a.mp4")])
+    assert isinstance(several.exception, InvalidInput)
