@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from preprocessing.datasets.reader import Sequence as FrameSequence
+from preprocessing.datasets.reader import FrameSequence
 from preprocessing.face_tracks import fill_gaps, follow_one_face, median_box
 from preprocessing.faces import FaceBox, FaceDetector, Image
 from preprocessing.frames import read_last_frames

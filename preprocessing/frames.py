@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from preprocessing.datasets.image_files import images_of_clip
-from preprocessing.datasets.reader import Sequence, Span, as_text
+from preprocessing.datasets.reader import FrameSequence, Span, as_text
 from preprocessing.datasets.tree import is_clutter, is_file, pass_over
 from preprocessing.faces import Image
 
@@ -56,7 +56,7 @@ class LastFrames:
     """What could not be read, in words, last first."""
 
 
-def read_last_frames(sequence: Sequence, count: int, *, colour: bool) -> LastFrames:
+def read_last_frames(sequence: FrameSequence, count: int, *, colour: bool) -> LastFrames:
     """The last `count` frames that can be read, fewer where there are fewer, none where none can be.
 
     Args:

@@ -18,7 +18,7 @@ import cv2
 import structlog
 
 from preprocessing.clips import ClipSettings, DroppedClip, make_clip
-from preprocessing.datasets.reader import Dataset, Sequence, as_text
+from preprocessing.datasets.reader import Dataset, FrameSequence, as_text
 from preprocessing.datasets.registry import read_dataset
 from preprocessing.datasets.tree import pass_over
 from preprocessing.faces import FaceDetector, make_detector
@@ -128,7 +128,7 @@ def _fingerprint(
     inputs = []
     hash_of = cache(_hash)  # one video can hold many sequences
 
-    def hashes_of(sequence: Sequence) -> list[str]:
+    def hashes_of(sequence: FrameSequence) -> list[str]:
         return [hash_of(path) for path in sequence.files]
 
     with ThreadPoolExecutor(threads) as pool:
@@ -234,7 +234,7 @@ def _end_with_parent() -> None:
         os._exit(EXIT_FAILURE)
 
 
-def _make_one(sequence: Sequence, settings: ClipSettings, colour: bool, writer: CacheWriter) -> None:
+def _make_one(sequence: FrameSequence, settings: ClipSettings, colour: bool, writer: CacheWriter) -> None:
     clip = make_clip(sequence, settings=settings, detector=_detector(settings.detector), colour=colour)
     if isinstance(clip, DroppedClip):
         writer.drop(clip.clip_id, clip.reason)

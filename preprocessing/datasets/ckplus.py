@@ -12,7 +12,7 @@ from pathlib import Path
 from preprocessing.datasets.reader import (
     SYNTHETIC_MARKER,
     Dataset,
-    Sequence,
+    FrameSequence,
     as_text,
     differences,
     naming,
@@ -79,7 +79,7 @@ def read_ckplus(root: Path) -> Dataset:
     tree = Tree(root, layout="CK+")
     images, labels = _find_folders(tree)
     image_folders, label_folders = _sequence_folders(tree, images), _sequence_folders(tree, labels)
-    sequences: list[Sequence] = []
+    sequences: list[FrameSequence] = []
     cut: list[str] = []
     for clip_id in sorted(image_folders.keys() | label_folders.keys()):
         image_folder, label_folder = image_folders.get(clip_id), label_folders.get(clip_id)
@@ -100,7 +100,7 @@ def read_ckplus(root: Path) -> Dataset:
         assert image_folder is not None  # noqa: S101 - for the type checker; it holds the frames
         tree.use(*frames.values(), *label_files.values())
         sequences.append(
-            Sequence(
+            FrameSequence(
                 clip_id=clip_id,
                 subject=clip_id.split("_")[0],
                 label=label,
@@ -221,7 +221,7 @@ def _why_not(path: Path) -> str | None:
     return None
 
 
-def _incomplete(tree: Tree, images: Path, sequences: list[Sequence]) -> tuple[str, ...]:
+def _incomplete(tree: Tree, images: Path, sequences: list[FrameSequence]) -> tuple[str, ...]:
     marker = images.parent / SYNTHETIC_MARKER
     if is_file(marker):
         tree.use(marker)

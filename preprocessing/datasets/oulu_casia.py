@@ -13,7 +13,7 @@ from pathlib import Path
 from preprocessing.datasets.reader import (
     SYNTHETIC_MARKER,
     Dataset,
-    Sequence,
+    FrameSequence,
     as_text,
     differences,
     naming,
@@ -63,7 +63,7 @@ def read_oulu_casia(root: Path, *, modality: str = "VL", lighting: str = "Strong
     lighting = _one_of("lighting", lighting, LIGHTINGS)
     tree = Tree(root, layout="Oulu-CASIA")
     top = _find_subjects(tree, modality, lighting)
-    sequences: list[Sequence] = []
+    sequences: list[FrameSequence] = []
     gaps: list[str] = []
     for clip_id, folder in sorted(_emotion_folders(tree, top).items()):
         frames = _frames(tree, folder)
@@ -73,7 +73,7 @@ def read_oulu_casia(root: Path, *, modality: str = "VL", lighting: str = "Strong
         tree.use(*frames.values())
         subject, label = clip_id.split("_")
         sequences.append(
-            Sequence(
+            FrameSequence(
                 clip_id=clip_id,
                 subject=subject,
                 label=label,
@@ -181,7 +181,7 @@ def _frames(tree: Tree, folder: Path) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
-def _incomplete(tree: Tree, top: Path, sequences: list[Sequence]) -> tuple[str, ...]:
+def _incomplete(tree: Tree, top: Path, sequences: list[FrameSequence]) -> tuple[str, ...]:
     for folder in top.parents[:3]:  # VL, OriginalImg, and what holds it
         if is_file(folder / SYNTHETIC_MARKER):
             tree.use(folder / SYNTHETIC_MARKER)

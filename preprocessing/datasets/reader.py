@@ -32,7 +32,7 @@ ALL = Span()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sequence:
+class FrameSequence:
     """One labelled video of one subject: image files in temporal order, or a video file."""
 
     clip_id: str
@@ -80,7 +80,7 @@ class Dataset:
     classes: tuple[str, ...]
     """Class names in the order of their label numbers (0, 1, ...)."""
 
-    sequences: tuple[Sequence, ...]
+    sequences: tuple[FrameSequence, ...]
     """Ordered by clip id."""
 
     skipped: tuple[Skipped, ...] = ()
@@ -117,7 +117,7 @@ def as_text(name: str) -> str:
 
 
 def differences(
-    sequences: Iterable[Sequence], *, name: str, subjects: int, counts: Mapping[str, int]
+    sequences: Iterable[FrameSequence], *, name: str, subjects: int, counts: Mapping[str, int]
 ) -> tuple[str, ...]:
     """A warning that lists what tells these sequences from the complete set; none where nothing does.
 

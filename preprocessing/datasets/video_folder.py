@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from preprocessing.datasets.image_files import IMAGES, images_of_clip
-from preprocessing.datasets.reader import ALL, Dataset, Sequence, Span, as_text
+from preprocessing.datasets.reader import ALL, Dataset, FrameSequence, Span, as_text
 from preprocessing.datasets.tree import Tree, is_clutter, is_file, is_folder
 from services.errors import InvalidInput, NotFound
 
@@ -73,7 +73,7 @@ class _Clips:
 
     def __init__(self, tree: Tree) -> None:
         self.tree = tree
-        self.by_id: dict[str, Sequence] = {}
+        self.by_id: dict[str, FrameSequence] = {}
         self.warnings: list[str] = []
 
     def add(self, path: Path, *, subject: str, label: str, span: Span = ALL, ends: str = "") -> None:
@@ -91,7 +91,7 @@ class _Clips:
         if not frames:
             _check_video(path)
             self.tree.use(path)
-        self.by_id[clip_id] = Sequence(
+        self.by_id[clip_id] = FrameSequence(
             clip_id=clip_id,
             subject=subject,
             label=label,

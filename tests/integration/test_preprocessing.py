@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from preprocessing.clips import BoxChoice, ClipSettings, FaceClip, FewFaces, make_clip
-from preprocessing.datasets.reader import Sequence
+from preprocessing.datasets.reader import FrameSequence
 from preprocessing.datasets.registry import read_dataset
 from preprocessing.datasets.synthetic import write_ckplus_tree
 from preprocessing.faces import make_detector
@@ -39,16 +39,16 @@ class Tree:
     """A synthetic tree after its traps were laid, and the clips each trap is in."""
 
     root: Path
-    short: Sequence
-    colour: Sequence
+    short: FrameSequence
+    colour: FrameSequence
     colour_when_gray: FaceClip
-    holes: Sequence
-    faceless: Sequence
-    blink: Sequence
-    renumbered: Sequence
-    unlabelled: Sequence
-    unreadable: Sequence
-    untouched: Sequence
+    holes: FrameSequence
+    faceless: FrameSequence
+    blink: FrameSequence
+    renumbered: FrameSequence
+    unlabelled: FrameSequence
+    unreadable: FrameSequence
+    untouched: FrameSequence
 
 
 def blank() -> bytes:
@@ -65,7 +65,7 @@ def png_of_ten_gigapixels() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
 
 
-def label_folder(root: Path, sequence: Sequence) -> Path:
+def label_folder(root: Path, sequence: FrameSequence) -> Path:
     folder = sequence.frames[0].parent
     return root / "Emotion" / folder.parent.name / folder.name
 
@@ -155,7 +155,7 @@ def run(root: Path, caches: Path, settings: ClipSettings = SETTINGS, processes: 
     return preprocess("ckplus", root, caches, settings=settings, processes=processes)
 
 
-def frames_of(cache: ClipCache, sequence: Sequence, *, clahe: bool = False) -> Frames:
+def frames_of(cache: ClipCache, sequence: FrameSequence, *, clahe: bool = False) -> Frames:
     row = [record.clip_id for record in cache.records].index(sequence.clip_id)
     frames: Frames = cache.frames(clahe=clahe)[row]
     return frames

@@ -125,10 +125,10 @@ def test_settings_are_read_from_texts() -> None:
 MODULE = """
 from dataclasses import replace
 
-from preprocessing.datasets.reader import Dataset, Sequence
+from preprocessing.datasets.reader import Dataset, FrameSequence
 
 def read(root):
-    one = Sequence(clip_id="a", subject="s", label="joy", source="a", frames=(root / "a.png",))
+    one = FrameSequence(clip_id="a", subject="s", label="joy", source="a", frames=(root / "a.png",))
     return {dataset}
 """
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from preprocessing.datasets.reader import Dataset, Sequence, Span
+from preprocessing.datasets.reader import Dataset, FrameSequence, Span
 from preprocessing.datasets.video_folder import read_video_folder
 from services.errors import InvalidInput, NotFound
 
@@ -18,7 +18,7 @@ def put(root: Path, *names: str) -> None:
         (root / name).write_bytes(b"content")
 
 
-def by_id(dataset: Dataset) -> dict[str, Sequence]:
+def by_id(dataset: Dataset) -> dict[str, FrameSequence]:
     return {sequence.clip_id: sequence for sequence in dataset.sequences}
 
 
