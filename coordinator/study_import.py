@@ -174,7 +174,7 @@ def _check_study(line: StudyLine, spec: StudySpec) -> None:
 
 def _tidy(space: SearchSpace, parameters: Mapping[str, ParameterValue]) -> bool:
     try:
-        return space.tidy(parameters) == dict(parameters)
+        return space.canonicalize(parameters) == dict(parameters)
     except InvalidInput:
         return False
 

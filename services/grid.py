@@ -79,5 +79,5 @@ def _spread(name: str, domain: Range, points: int) -> tuple[ParameterValue, ...]
         )
         # The last power can end a bit beyond the range.
         inside = min(max(value, domain.low), domain.high)
-        values[alone.tidy({name: round(inside) if whole else inside})[name]] = None
+        values[alone.canonicalize({name: round(inside) if whole else inside})[name]] = None
     return tuple(values)

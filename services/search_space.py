@@ -143,7 +143,7 @@ class SearchSpace(RootModel[dict[str, tuple[Value, ...] | Range]]):
     def __len__(self) -> int:
         return len(self.root)
 
-    def tidy(self, parameters: Mapping[str, Any]) -> dict[str, ParameterValue]:
+    def canonicalize(self, parameters: Mapping[str, Any]) -> dict[str, ParameterValue]:
         """The parameters as they are stored and trained: in order, floats rounded, whole numbers as int.
 
         Raises:
@@ -152,7 +152,7 @@ class SearchSpace(RootModel[dict[str, tuple[Value, ...] | Range]]):
         unknown = set(parameters) - set(self.root)
         if unknown:
             raise InvalidInput(f"unknown parameter {sorted(unknown)[0]!r}", field="parameters")
-        tidied: dict[str, ParameterValue] = {}
+        canonical: dict[str, ParameterValue] = {}
         for name, domain in self.items():
             if name not in parameters:
                 raise InvalidInput(f"parameter {name!r} is missing", field=f"parameters.{name}")
@@ -162,8 +162,11 @@ class SearchSpace(RootModel[dict[str, tuple[Value, ...] | Range]]):
                 raise InvalidInput(
                     f"{name} = {value!r} is outside the study's space", field=f"parameters.{name}"
                 )
-            tidied[name] = kept
-        return tidied
+            canonical[name] = kept
+        return canonical
+
+    tidy = canonicalize
+    """The former name, for `services.contracts`."""
 
 
 def paper_space() -> SearchSpace:
