@@ -133,7 +133,7 @@ def preprocess(
                 frame_size=frame_size,
                 detector=detector,
                 box=_one_of(BoxChoice, box, "box"),
-                least_faces=least_faces,
+                min_face_share=least_faces,
                 few_faces=_one_of(FewFaces, few_faces, "few_faces"),
             ),
             processes=processes,

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import torch
 
-from preprocessing.clips import BoxChoice, ClipSettings, crop_faces, equalized, find_faces, too_few_faces
+from preprocessing.clips import ClipSettings, crop_faces, equalized, find_faces, too_few_faces
 from preprocessing.face_tracks import follow_one_face
 from preprocessing.faces import FaceBox, FaceDetector, Image, make_detector
 from preprocessing.frames import VideoFrame, read_video
@@ -198,9 +198,7 @@ class Predictor:
 
 def clip_settings(card: ModelCard) -> ClipSettings:
     """How the clips were made that a model was trained on; the defaults where its card does not say."""
-    known = {each.name for each in dataclasses.fields(ClipSettings)}
-    settings = {name: value for name, value in card.preprocessing.items() if name in known}
-    if "box" in settings:
-        settings["box"] = BoxChoice(settings["box"])
-    settings |= {"frames": card.training.frames, "frame_size": card.training.frame_size}
-    return ClipSettings(**settings)
+    training = card.training
+    return ClipSettings.from_dict(
+        {**card.preprocessing, "frames": training.frames, "frame_size": training.frame_size}
+    )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import Any
 
@@ -56,8 +56,8 @@ class ClipSettings:
 
     box: BoxChoice = BoxChoice.FRAME
 
-    least_faces: float = 0.5
-    """A clip with a face in a smaller share of its frames has too few."""
+    min_face_share: float = 0.5
+    """Minimum share of frames with a detected face (0 to 1); a clip below it has too few faces."""
 
     few_faces: FewFaces = FewFaces.DROP
 
@@ -66,9 +66,9 @@ class ClipSettings:
 
     def __post_init__(self) -> None:
         """Raises `InvalidInput` for a value out of range."""
-        if not 0.0 <= self.least_faces <= 1.0:
+        if not 0.0 <= self.min_face_share <= 1.0:
             raise InvalidInput(
-                f"least_faces is {self.least_faces}; give a share from 0 to 1.", field="least_faces"
+                f"least_faces is {self.min_face_share}; give a share from 0 to 1.", field="least_faces"
             )
         if self.frames < 1:
             raise InvalidInput(f"frames is {self.frames}; give 1 or more.", field="frames")
@@ -76,8 +76,27 @@ class ClipSettings:
             raise InvalidInput(f"frame_size is {self.frame_size}; give 16 or more.", field="frame_size")
 
     def as_dict(self) -> dict[str, Any]:
-        """For the fingerprint and the manifest."""
-        return asdict(self)
+        """The settings by their stored names, for the fingerprint and the manifest."""
+        return {_STORED_NAMES.get(name, name): value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> ClipSettings:
+        """The settings of a manifest; keys that are no settings are ignored, missing ones get defaults.
+
+        Raises:
+            InvalidInput: a value is out of range.
+            ValueError: `box` or `few_faces` is no known choice.
+        """
+        names = {_STORED_NAMES.get(each.name, each.name): each.name for each in fields(cls)}
+        values = {names[key]: value for key, value in stored.items() if key in names}
+        for name, choices in (("box", BoxChoice), ("few_faces", FewFaces)):
+            if name in values:
+                values[name] = choices(values[name])
+        return cls(**values)
+
+
+_STORED_NAMES = {"min_face_share": "least_faces"}
+"""Settings whose key in fingerprints and manifests is not the name of their field."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +174,7 @@ def find_faces(image: Image, detector: FaceDetector) -> tuple[FaceBox, ...]:
 def too_few_faces(found: Sequence[FaceBox | None], settings: ClipSettings) -> bool:
     """Whether a face was found in too small a share of the frames, or in none."""
     with_face = sum(box is not None for box in found)
-    return with_face < max(settings.least_faces * len(found), 1)
+    return with_face < max(settings.min_face_share * len(found), 1)
 
 
 def crop_faces(images: Sequence[Image], found: Sequence[FaceBox | None], settings: ClipSettings) -> list[Image]:
@@ -191,7 +210,7 @@ def _too_few(with_face: int, frames: int, settings: ClipSettings) -> str:
         return f"no face in its last {frames} frames"
     return (
         f"a face in only {with_face} of its last {frames} frames, a smaller share than "
-        f"{settings.least_faces:g} (least_faces)"
+        f"{settings.min_face_share:g} (least_faces)"
     )
 
 
@@ -226,7 +245,7 @@ def _flags(faces: list[tuple[FaceBox, ...]], with_face: int, settings: ClipSetti
     if with_face == 0:
         yield f"no face in any of {frames} frames: whole pictures are kept"
     elif with_face < frames:
-        few = " (too few)" if with_face < settings.least_faces * frames else ""
+        few = " (too few)" if with_face < settings.min_face_share * frames else ""
         yield f"no face in {frames - with_face} of {frames} frames{few}"
     if several := sum(len(found) > 1 for found in faces):
         yield f"several faces in {several} of {frames} frames"

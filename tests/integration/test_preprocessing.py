@@ -357,7 +357,7 @@ def test_the_fingerprint_of_a_fixed_dataset_is_pinned(tmp_path: Path) -> None:
         frame_size=16,
         detector="yunet",
         box=BoxChoice.MEDIAN,
-        least_faces=0.25,
+        min_face_share=0.25,
         few_faces=FewFaces.KEEP,
         clahe_clip_limit=3.0,
         clahe_tiles=2,

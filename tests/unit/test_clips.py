@@ -156,7 +156,14 @@ def test_clahe_of_a_colour_picture_changes_its_lightness_alone() -> None:
 @pytest.mark.parametrize(
     ("field", "value"), [("least_faces", 1.5), ("least_faces", float("nan")), ("frames", 0), ("frame_size", 8)]
 )
-def test_settings_out_of_range_are_told(field: str, value: float) -> None:
+def test_settings_out_of_range_are_refused_by_the_name_of_their_option(field: str, value: float) -> None:
     with pytest.raises(InvalidInput, match=f"{field} is {value}") as refused:
-        ClipSettings(**{field: value})  # type: ignore[arg-type]
+        ClipSettings.from_dict({field: value})
     assert refused.value.field == field
+
+
+def test_settings_are_read_from_a_manifest() -> None:
+    settings = ClipSettings(min_face_share=0.25, box=BoxChoice.MEDIAN, few_faces=FewFaces.KEEP, frames=4)
+    stored = {**settings.as_dict(), "reader": {"name": "videos"}}
+    assert ClipSettings.from_dict(stored) == settings
+    assert ClipSettings.from_dict({"least_faces": 0.75}) == ClipSettings(min_face_share=0.75)
