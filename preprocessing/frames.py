@@ -16,7 +16,7 @@ import numpy as np
 
 from preprocessing.datasets.image_files import images_of_clip
 from preprocessing.datasets.reader import FrameSequence, Span, as_text
-from preprocessing.datasets.tree import is_clutter, is_file, pass_over
+from preprocessing.datasets.tree import is_clutter, is_file, raise_if_disk_failed
 from preprocessing.faces import Image
 
 # OpenCV's copy of FFmpeg writes about broken files into the terminal; they are told of as flags instead.
@@ -63,7 +63,7 @@ def read_last_frames(sequence: FrameSequence, count: int, *, colour: bool) -> La
         count: at least 1; no more frames than these are held at a time.
         colour: BGR images; otherwise colours are decoded to gray.
 
-    Raises `OSError` where the disk fails, see `pass_over`.
+    Raises `OSError` where the disk fails, see `raise_if_disk_failed`.
     """
     if sequence.video is not None:
         return _of_video(sequence.video, sequence.span, count, colour=colour)
@@ -139,7 +139,7 @@ def _read_image(path: Path, *, colour: bool) -> Image | None:
     try:
         content = np.frombuffer(path.read_bytes(), dtype=np.uint8)
     except OSError as error:
-        pass_over(path, error)
+        raise_if_disk_failed(path, error)
         return None
     if content.size == 0:
         return None
@@ -171,7 +171,7 @@ def _of_video(path: Path, span: Span, count: int, *, colour: bool) -> LastFrames
             # an estimate in some containers
             promised = capture.get(cv2.CAP_PROP_FRAME_COUNT)
     except OSError as error:
-        pass_over(path, error)
+        raise_if_disk_failed(path, error)
         return LastFrames(frames=(), flags=(f"unreadable video {name}: {error.strerror}",))
     flags = [f"{lost} frames of {name} cannot be decoded"] if lost else []
     earliest = end - (_LAST_MOMENT if span.seconds else 0.0)

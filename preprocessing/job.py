@@ -20,7 +20,7 @@ import structlog
 from preprocessing.clips import ClipSettings, DroppedClip, make_clip
 from preprocessing.datasets.reader import Dataset, FrameSequence, as_text
 from preprocessing.datasets.registry import read_dataset
-from preprocessing.datasets.tree import pass_over
+from preprocessing.datasets.tree import raise_if_disk_failed
 from preprocessing.faces import FaceDetector, make_detector
 from preprocessing.near_copies import NearCopies, find_near_copies
 from services.clip_cache import (
@@ -163,7 +163,7 @@ def _hash(path: Path) -> str:
     try:
         return sha256_of_file(path)
     except OSError as error:
-        pass_over(path, error)
+        raise_if_disk_failed(path, error)
         return f"unreadable: {error.errno}"
 
 

@@ -14,16 +14,16 @@ from preprocessing.datasets.reader import (
     Dataset,
     FrameSequence,
     as_text,
-    differences,
-    naming,
+    completeness_warnings,
+    first_few,
 )
-from preprocessing.datasets.tree import Tree, is_file, is_folder, pass_over
+from preprocessing.datasets.tree import Tree, is_file, is_folder, raise_if_disk_failed
 from services.errors import InvalidInput
 
 NAME = "ckplus"
 IMAGES = "cohn-kanade-images"
 LABELS = "Emotion"
-SEARCH_DEPTH = 2
+MAX_SEARCH_DEPTH = 2
 
 CLASSES = ("anger", "disgust", "fear", "happy", "sadness", "surprise", "contempt")
 """In the order of the confusion matrices of the paper, which is not that of the codes."""
@@ -63,7 +63,7 @@ _SEQUENCE_FOLDER = re.compile(r"[0-9]+")
 _IMAGE_FILE = re.compile(r"(S[0-9]+_[0-9]+)_([0-9]+)\.png", re.IGNORECASE)
 _LABEL_FILE = re.compile(r"(S[0-9]+_[0-9]+)_([0-9]+)_emotion\.txt", re.IGNORECASE)
 
-_LABEL_BYTES = 1000
+_MAX_LABEL_BYTES = 1000
 """More than any label file holds: whatever else has its name is not read as a whole."""
 
 
@@ -80,7 +80,7 @@ def read_ckplus(root: Path) -> Dataset:
     images, labels = _find_folders(tree)
     image_folders, label_folders = _sequence_folders(tree, images), _sequence_folders(tree, labels)
     sequences: list[FrameSequence] = []
-    cut: list[str] = []
+    mismatched: list[str] = []
     for clip_id in sorted(image_folders.keys() | label_folders.keys()):
         image_folder, label_folder = image_folders.get(clip_id), label_folders.get(clip_id)
         frames = _numbered(tree, image_folder, _IMAGE_FILE, clip_id)
@@ -109,13 +109,13 @@ def read_ckplus(root: Path) -> Dataset:
             )
         )
         if max(label_files) != max(frames):
-            cut.append(clip_id)
-    warnings = (*_incomplete(tree, images, sequences), *_cut_sequences(cut))
+            mismatched.append(clip_id)
+    warnings = (*_completeness(tree, images, sequences), *_mismatch_warnings(mismatched))
     return Dataset(
         name=NAME,
         classes=CLASSES,
         sequences=tuple(sequences),
-        skipped=tree.finish(_why_not),
+        skipped=tree.finish(_skip_reason),
         warnings=warnings,
     )
 
@@ -126,7 +126,7 @@ def _find_folders(tree: Tree) -> tuple[Path, Path]:
     labels: list[Path] = []
     pairs: list[tuple[Path, Path]] = []
     level = [tree.root]
-    for _ in range(SEARCH_DEPTH + 1):
+    for _ in range(MAX_SEARCH_DEPTH + 1):
         level = [child for path in level for child in tree.folders(path)]
         images += [path for path in level if path.name == IMAGES]
         labels += [path for path in level if path.name == LABELS]
@@ -144,7 +144,7 @@ def _find_folders(tree: Tree) -> tuple[Path, Path]:
             field="root",
         )
     raise InvalidInput(
-        f"root is {tree.root}, but no folder in it, up to {SEARCH_DEPTH} levels down, holds both "
+        f"root is {tree.root}, but no folder in it, up to {MAX_SEARCH_DEPTH} levels down, holds both "
         f"{IMAGES!r} and {LABELS!r}; unpack both there, side by side.",
         field="root",
     )
@@ -189,9 +189,9 @@ def _read_label(folder: Path | None, files: list[Path]) -> tuple[str | None, str
     for path in files:
         try:
             with path.open("rb") as file:
-                texts.add(file.read(_LABEL_BYTES).decode("utf-8", "replace").strip())
+                texts.add(file.read(_MAX_LABEL_BYTES).decode("utf-8", "replace").strip())
         except OSError as error:
-            pass_over(path, error)
+            raise_if_disk_failed(path, error)
             return None, f"its label file cannot be read: {error.strerror}"
     if len(texts) > 1:
         return None, f"{len(files)} label files that contradict each other"
@@ -207,7 +207,7 @@ def _read_label(folder: Path | None, files: list[Path]) -> tuple[str | None, str
     return label, "" if label else f"label {shown} is not a code of CK+ (1 to 7)"
 
 
-def _why_not(path: Path) -> str | None:
+def _skip_reason(path: Path) -> str | None:
     if path.name.casefold() in _NOT_READ:
         return _NOT_READ[path.name.casefold()]
     if _IMAGE_FILE.fullmatch(path.name) and is_folder(path):
@@ -221,18 +221,18 @@ def _why_not(path: Path) -> str | None:
     return None
 
 
-def _incomplete(tree: Tree, images: Path, sequences: list[FrameSequence]) -> tuple[str, ...]:
+def _completeness(tree: Tree, images: Path, sequences: list[FrameSequence]) -> tuple[str, ...]:
     marker = images.parent / SYNTHETIC_MARKER
     if is_file(marker):
         tree.use(marker)
         return ()
-    return differences(sequences, name="CK+", subjects=COMPLETE_SUBJECTS, counts=COMPLETE_COUNTS)
+    return completeness_warnings(sequences, name="CK+", subjects=COMPLETE_SUBJECTS, counts=COMPLETE_COUNTS)
 
 
-def _cut_sequences(clip_ids: list[str]) -> tuple[str, ...]:
+def _mismatch_warnings(clip_ids: list[str]) -> tuple[str, ...]:
     if not clip_ids:
         return ()
     return (
         f"In {len(clip_ids)} sequences the label names another last frame than the images have, "
-        f"so frames may be missing: {naming(clip_ids)}.",
+        f"so frames may be missing: {first_few(clip_ids)}.",
     )

@@ -10,11 +10,11 @@ from pathlib import Path
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
 
 
-Twice = Callable[[Path, Path], None]
+OnDuplicate = Callable[[Path, Path], None]
 """Called with an image that is not used, and the one of the same frame in another format that is."""
 
 
-def images_of_clip(files: Iterable[Path], twice: Twice = lambda _, __: None) -> list[Path]:
+def images_of_clip(files: Iterable[Path], on_duplicate: OnDuplicate = lambda _, __: None) -> list[Path]:
     """Those of these files that are frames, ordered by their names with numbers as numbers.
 
     `frame9.png` stands before `frame10.png`; of `a.png` and `a.jpg` the first is used.
@@ -24,7 +24,7 @@ def images_of_clip(files: Iterable[Path], twice: Twice = lambda _, __: None) -> 
         if path.suffix.casefold() not in IMAGES:
             continue
         if path.stem in images:
-            twice(path, images[path.stem])
+            on_duplicate(path, images[path.stem])
         else:
             images[path.stem] = path
     return sorted(images.values(), key=_natural_order)

@@ -15,8 +15,8 @@ from preprocessing.datasets.reader import (
     Dataset,
     FrameSequence,
     as_text,
-    differences,
-    naming,
+    completeness_warnings,
+    first_few,
 )
 from preprocessing.datasets.tree import Tree, is_file, is_folder
 from services.errors import InvalidInput
@@ -24,7 +24,7 @@ from services.errors import InvalidInput
 NAME = "oulu-casia"
 MODALITIES = ("VL", "NI")
 LIGHTINGS = ("Strong", "Weak", "Dark")
-SEARCH_DEPTH = 8
+MAX_SEARCH_DEPTH = 8
 
 CLASSES = ("anger", "disgust", "fear", "happy", "sadness", "surprise")
 """In the order and with the names of the confusion matrix of the paper, so that they match those of CK+."""
@@ -83,9 +83,9 @@ def read_oulu_casia(root: Path, *, modality: str = "VL", lighting: str = "Strong
         )
         if list(frames) != list(range(len(frames))):
             gaps.append(clip_id)
-    warnings = (*_incomplete(tree, top, sequences), *_gaps(gaps))
+    warnings = (*_completeness(tree, top, sequences), *_gap_warnings(gaps))
 
-    def why_not(path: Path) -> str | None:
+    def skip_reason(path: Path) -> str | None:
         if path.name.casefold() in {name.casefold() for name in (*MODALITIES, *LIGHTINGS)}:
             return f"not asked for: modality is {modality} and lighting {lighting}"
         if _SUBJECT_FOLDER.fullmatch(path.name):
@@ -96,7 +96,7 @@ def read_oulu_casia(root: Path, *, modality: str = "VL", lighting: str = "Strong
         name=NAME,
         classes=CLASSES,
         sequences=tuple(sequences),
-        skipped=tree.finish(why_not),
+        skipped=tree.finish(skip_reason),
         warnings=warnings,
         colour=modality == "VL",
         settings={"modality": modality, "lighting": lighting},
@@ -114,7 +114,7 @@ def _find_subjects(tree: Tree, modality: str, lighting: str) -> Path:
     """The folder of the subjects of this camera and light."""
     holders = list(_holders_of_subjects(tree))
     wanted = (modality.casefold(), lighting.casefold())
-    matching = [path for path in holders if _names_of_setting(path) == wanted]
+    matching = [path for path in holders if _modality_and_lighting(path) == wanted]
     if len(matching) == 1:
         return matching[0]
     if matching:
@@ -127,7 +127,7 @@ def _find_subjects(tree: Tree, modality: str, lighting: str) -> Path:
     there = ", ".join(as_text(f"{path.parent.name}/{path.name}") for path in holders) or "none"
     raise InvalidInput(
         f"root is {tree.root}, but no folder {modality}/{lighting} with subjects P001, P002, ... is in it, "
-        f"up to {SEARCH_DEPTH} levels down; with subjects there are: {there}.",
+        f"up to {MAX_SEARCH_DEPTH} levels down; with subjects there are: {there}.",
         field="root",
     )
 
@@ -135,7 +135,7 @@ def _find_subjects(tree: Tree, modality: str, lighting: str) -> Path:
 def _holders_of_subjects(tree: Tree) -> Iterator[Path]:
     """Folders with subjects in them, outermost first; links that lead back up are not followed."""
     level = [(tree.root, frozenset({os.path.realpath(tree.root)}))]
-    for _ in range(SEARCH_DEPTH + 1):
+    for _ in range(MAX_SEARCH_DEPTH + 1):
         below = []
         for folder, above in level:
             children = tree.folders(folder)
@@ -147,7 +147,7 @@ def _holders_of_subjects(tree: Tree) -> Iterator[Path]:
         level = below
 
 
-def _names_of_setting(folder: Path) -> tuple[str, str]:
+def _modality_and_lighting(folder: Path) -> tuple[str, str]:
     return folder.parent.name.casefold(), folder.name.casefold()
 
 
@@ -181,19 +181,19 @@ def _frames(tree: Tree, folder: Path) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
-def _incomplete(tree: Tree, top: Path, sequences: list[FrameSequence]) -> tuple[str, ...]:
+def _completeness(tree: Tree, top: Path, sequences: list[FrameSequence]) -> tuple[str, ...]:
     for folder in top.parents[:3]:  # VL, OriginalImg, and what holds it
         if is_file(folder / SYNTHETIC_MARKER):
             tree.use(folder / SYNTHETIC_MARKER)
             return ()
     counts = dict.fromkeys(CLASSES, COMPLETE_SUBJECTS)
-    return differences(sequences, name="Oulu-CASIA", subjects=COMPLETE_SUBJECTS, counts=counts)
+    return completeness_warnings(sequences, name="Oulu-CASIA", subjects=COMPLETE_SUBJECTS, counts=counts)
 
 
-def _gaps(clip_ids: list[str]) -> tuple[str, ...]:
+def _gap_warnings(clip_ids: list[str]) -> tuple[str, ...]:
     if not clip_ids:
         return ()
     return (
         f"In {len(clip_ids)} sequences the frames are not numbered 0, 1, 2, ... without a gap, "
-        f"so frames may be missing: {naming(clip_ids)}.",
+        f"so frames may be missing: {first_few(clip_ids)}.",
     )

@@ -27,7 +27,7 @@ class Span:
     """Whether the ends are seconds of playing time and not frames."""
 
 
-ALL = Span()
+WHOLE_VIDEO = Span()
 """A whole video."""
 
 
@@ -51,7 +51,7 @@ class FrameSequence:
     video: Path | None = None
     """The file whose frames these are; an absolute path."""
 
-    span: Span = ALL
+    span: Span = WHOLE_VIDEO
     """The part of `video` that belongs to the sequence."""
 
     @property
@@ -116,7 +116,7 @@ def as_text(name: str) -> str:
     )
 
 
-def differences(
+def completeness_warnings(
     sequences: Iterable[FrameSequence], *, name: str, subjects: int, counts: Mapping[str, int]
 ) -> tuple[str, ...]:
     """A warning that lists what tells these sequences from the complete set; none where nothing does.
@@ -139,6 +139,6 @@ def differences(
     return (f"This is not the complete {name} set: {', '.join(differing)}.",) if differing else ()
 
 
-def naming(clip_ids: list[str]) -> str:
+def first_few(clip_ids: list[str]) -> str:
     """A few of these clips by name, for a warning."""
     return ", ".join(clip_ids[:5]) + (", ..." if len(clip_ids) > 5 else "")

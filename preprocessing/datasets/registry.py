@@ -12,7 +12,7 @@ from preprocessing.datasets import ckplus, oulu_casia, video_folder
 from preprocessing.datasets.reader import Dataset
 from services.errors import FoldwiseError, InvalidInput
 
-ENTRY_POINTS = "foldwise.datasets"
+ENTRY_POINT_GROUP = "foldwise.datasets"
 """The group of entry points in which a package names its readers."""
 
 Reader = Callable[..., Dataset]
@@ -29,7 +29,7 @@ _DATASET_NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 
 def dataset_names() -> tuple[str, ...]:
     """All names that `read_dataset` knows, in alphabetical order."""
-    return tuple(sorted({*BUILT_IN, *_of_packages()}))
+    return tuple(sorted({*BUILT_IN, *_plugins()}))
 
 
 def read_dataset(name: str, root: Path, settings: Mapping[str, str] | None = None) -> Dataset:
@@ -40,15 +40,15 @@ def read_dataset(name: str, root: Path, settings: Mapping[str, str] | None = Non
         FoldwiseError: a package's reader that cannot be loaded, or gives what is no `Dataset`.
         Whatever the reader raises.
     """
-    reader = _find(name.replace("_", "-"))
+    reader = _load_reader(name.replace("_", "-"))
     wanted = dict(settings or {})
-    known = _settings_of(reader)
+    known = _setting_names(reader)
     for key in wanted:
         if key not in known:
             there = f"its settings are: {', '.join(known)}" if known else "it has no settings"
             raise InvalidInput(f"setting {key!r} is not known to the reader of {name}; {there}.", field=key)
     found = reader(root, **wanted)
-    _check(found, name)
+    _check_dataset(found, name)
     return found
 
 
@@ -68,49 +68,50 @@ def read_settings(texts: Iterable[str]) -> dict[str, str]:
     return settings
 
 
-def _find(name: str) -> Reader:
+def _load_reader(name: str) -> Reader:
     if name in BUILT_IN:
         return BUILT_IN[name]
-    brought = _of_packages().get(name, [])
-    if not brought:
+    points = _plugins().get(name, [])
+    if not points:
         raise InvalidInput(
             f"dataset is {name!r}, which is not known; use one of: {', '.join(dataset_names())}.",
             field="dataset",
         )
-    if len(brought) > 1:
-        packages = ", ".join(sorted(_package(point) for point in brought))
+    if len(points) > 1:
+        packages = ", ".join(sorted(_package_name(point) for point in points))
         raise InvalidInput(
             f"dataset is {name!r}, of which several packages bring a reader ({packages}); "
             "uninstall all but one.",
             field="dataset",
         )
     try:
-        reader: Reader = brought[0].load()
+        reader: Reader = points[0].load()
     except Exception as error:
         raise FoldwiseError(
-            f"the reader of {name} from {_package(brought[0])} ({brought[0].value}) cannot be loaded: {error!r}"
+            f"the reader of {name} from {_package_name(points[0])} ({points[0].value}) cannot be loaded: "
+            f"{error!r}"
         ) from error
     return reader
 
 
-def _of_packages() -> dict[str, list[EntryPoint]]:
+def _plugins() -> dict[str, list[EntryPoint]]:
     """Entry points by name. One that has the name of a reader of ours is never asked for."""
     found: dict[str, list[EntryPoint]] = {}
-    for point in entry_points(group=ENTRY_POINTS):
+    for point in entry_points(group=ENTRY_POINT_GROUP):
         found.setdefault(point.name.replace("_", "-"), []).append(point)
     return found
 
 
-def _package(point: EntryPoint) -> str:
+def _package_name(point: EntryPoint) -> str:
     return point.dist.name if point.dist is not None else "a package"
 
 
-def _settings_of(reader: Reader) -> tuple[str, ...]:
+def _setting_names(reader: Reader) -> tuple[str, ...]:
     parameters = inspect.signature(reader).parameters.values()
     return tuple(parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY)
 
 
-def _check(found: object, name: str) -> None:
+def _check_dataset(found: object, name: str) -> None:
     """What all that follows relies on; a reader of someone else's may have overlooked it."""
     problem = _problem(found) if isinstance(found, Dataset) else f"a {type(found).__name__} and no Dataset"
     if problem is not None:

@@ -10,12 +10,12 @@ from pathlib import Path
 from preprocessing.datasets.reader import Skipped
 from services.errors import InvalidInput, NotFound
 
-Why = Callable[[Path], str | None]
+ReasonFor = Callable[[Path], str | None]
 """The reason why a file or folder is not used, or None where a general one will do."""
 
-_LEFT_BY_SYSTEMS = {".ds_store", "thumbs.db", "desktop.ini", "__macosx", ".spotlight-v100", ".trashes"}
+_SYSTEM_FILES = {".ds_store", "thumbs.db", "desktop.ini", "__macosx", ".spotlight-v100", ".trashes"}
 
-_THE_FILES_OWN_FAULT = {
+_FILE_ERRORS = {
     errno.EACCES,
     errno.EISDIR,
     errno.ELOOP,
@@ -56,12 +56,12 @@ class Tree:
     def entries(self, folder: Path) -> list[Path]:
         """Everything in a folder, by name; a folder that cannot be listed is skipped and empty.
 
-        Raises `OSError` where the disk fails, see `pass_over`.
+        Raises `OSError` where the disk fails, see `raise_if_disk_failed`.
         """
         try:
             names = os.listdir(folder)
         except OSError as error:
-            pass_over(folder, error)
+            raise_if_disk_failed(folder, error)
             self.skip(folder, f"cannot be listed: {error.strerror}")
             return []
         return [folder / name for name in sorted(names, key=os.fsencode)]
@@ -83,7 +83,7 @@ class Tree:
         self._known.add(path)
         self._skipped[Skipped(path=path, reason=reason, part=part)] = None
 
-    def finish(self, why: Why = lambda _path: None) -> tuple[Skipped, ...]:
+    def finish(self, reason_for: ReasonFor = lambda _path: None) -> tuple[Skipped, ...]:
         """All that was left out, by path; what nobody has spoken of yet is skipped here, folders as a whole."""
         holders = {parent for path in self._known for parent in path.parents}
         waiting = [self.root] if self.root not in self._known else []
@@ -94,10 +94,10 @@ class Tree:
                 if path in holders:
                     waiting.append(path)
                 else:
-                    self.skip(path, self._reason(path, why))
+                    self.skip(path, self._reason(path, reason_for))
         return tuple(sorted(self._skipped, key=lambda skip: os.fsencode(skip.path)))
 
-    def _reason(self, path: Path, why: Why) -> str:
+    def _reason(self, path: Path, reason_for: ReasonFor) -> str:
         if path.is_symlink() and not path.exists():
             return "a link to nothing"
         if is_clutter(path):
@@ -105,16 +105,16 @@ class Tree:
         if not is_folder(path) and not is_file(path):
             return "neither a file nor a folder"
         kind = "folder" if is_folder(path) else "file"
-        return why(path) or f"a {kind} that is not part of the layout of {self._layout}"
+        return reason_for(path) or f"a {kind} that is not part of the layout of {self._layout}"
 
 
-def pass_over(path: Path, error: OSError) -> None:
+def raise_if_disk_failed(path: Path, error: OSError) -> None:
     """Return where a file cannot be read by its own fault: it is gone, a folder, forbidden.
 
     Raises `error` where the disk or the network failed: that is no property of the dataset, and a cache made
     in spite of it would lack frames that are there.
     """
-    if error.errno not in _THE_FILES_OWN_FAULT:
+    if error.errno not in _FILE_ERRORS:
         if error.filename is None:  # it failed while it was read, not when it was opened
             error.filename = str(path)
         raise error
@@ -124,7 +124,7 @@ def is_clutter(path: Path) -> bool:
     """Whether it is hidden, or of the kind that operating systems leave beside people's files."""
     name = path.name.casefold()
     # macOS archives carry a second, hollow tree of the same names in __MACOSX, and files that start with ._
-    return name.startswith(".") or name in _LEFT_BY_SYSTEMS or name.endswith(":zone.identifier")
+    return name.startswith(".") or name in _SYSTEM_FILES or name.endswith(":zone.identifier")
 
 
 def is_folder(path: Path) -> bool:
