@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import torch
 
-from preprocessing.clips import ClipSettings, crop_faces, equalized, find_faces, too_few_faces
+from preprocessing.clips import ClipSettings, apply_clahe, crop_faces, find_faces, too_few_faces
 from preprocessing.face_tracks import follow_one_face
 from preprocessing.faces import FaceBox, FaceDetector, Image, make_detector
 from preprocessing.frames import VideoFrame, read_video
@@ -168,7 +168,7 @@ class Predictor:
                 boxes.setdefault(frame.number, box)
         crops = np.stack(crop_faces([frame.image for frame in seen], found, self._settings))
         if self._card.hyperparameters.clahe:
-            crops = equalized(crops, self._settings.clahe_clip_limit, self._settings.clahe_tiles)
+            crops = apply_clahe(crops, self._settings.clahe_clip_limit, self._settings.clahe_tiles)
         return _Clip(window=window, crops=crops)
 
     @torch.inference_mode()

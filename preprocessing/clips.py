@@ -138,7 +138,7 @@ def make_clip(
     found = follow_one_face(faces)
     with_face = len(found) - found.count(None)
     if settings.few_faces is FewFaces.DROP and too_few_faces(found, settings):
-        return DroppedClip(clip_id=sequence.clip_id, reason=_too_few(with_face, len(found), settings))
+        return DroppedClip(clip_id=sequence.clip_id, reason=_too_few_reason(with_face, len(found), settings))
 
     crops = crop_faces(images, found, settings)
     repeated = settings.frames - len(crops)
@@ -159,7 +159,7 @@ def make_clip(
     )
     plain = np.stack(crops)
     return FaceClip(
-        record=record, plain=plain, clahe=equalized(plain, settings.clahe_clip_limit, settings.clahe_tiles)
+        record=record, plain=plain, clahe=apply_clahe(plain, settings.clahe_clip_limit, settings.clahe_tiles)
     )
 
 
@@ -189,7 +189,7 @@ def crop_faces(images: Sequence[Image], found: Sequence[FaceBox | None], setting
     return [_crop(image, box, settings.frame_size) for image, box in zip(images, boxes, strict=True)]
 
 
-def equalized(frames: Frames, clip_limit: float, tiles: int) -> Frames:
+def apply_clahe(frames: Frames, clip_limit: float, tiles: int) -> Frames:
     """Frames after CLAHE, each on its own; in colour on the lightness of Lab.
 
     uint8, frames x size x size (x 3: red, green, blue), and the result likewise.
@@ -198,14 +198,14 @@ def equalized(frames: Frames, clip_limit: float, tiles: int) -> Frames:
     if frames.ndim == 3:
         return np.stack([clahe.apply(frame).astype(np.uint8, copy=False) for frame in frames])
     result = np.empty_like(frames)
-    for place, frame in enumerate(frames):
+    for index, frame in enumerate(frames):
         lab = cv2.cvtColor(frame, cv2.COLOR_RGB2LAB)
         lab[..., 0] = clahe.apply(lab[..., 0])
-        result[place] = cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)
+        result[index] = cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)
     return result
 
 
-def _too_few(with_face: int, frames: int, settings: ClipSettings) -> str:
+def _too_few_reason(with_face: int, frames: int, settings: ClipSettings) -> str:
     if with_face == 0:
         return f"no face in its last {frames} frames"
     return (

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from services.errors import InvalidInput, NotFound
 
-_ADVICE = "install foldwise with its 'preprocessing' extra"
+_INSTALL_HINT = "install foldwise with its 'preprocessing' extra"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ def find_weights(wanted: PinnedFile) -> Path:
     except metadata.PackageNotFoundError:
         raise NotFound(
             f"The face detector's file {wanted.name} comes with the distribution {wanted.distribution!r}, "
-            f"which is not installed; {_ADVICE}.",
+            f"which is not installed; {_INSTALL_HINT}.",
             field="detector",
         ) from None
     paths = [Path(str(file.locate())) for file in files if file.name == wanted.name]
@@ -57,13 +57,14 @@ def find_weights(wanted: PinnedFile) -> Path:
     if path is None:
         raise NotFound(
             f"The installed distribution {wanted.distribution!r} carries no file {wanted.name}, "
-            f"which the face detector needs; {_ADVICE} again.",
+            f"which the face detector needs; {_INSTALL_HINT} again.",
             field="detector",
         )
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     if sha256 != wanted.sha256:
         raise InvalidInput(
-            f"The face detector's file {path} has SHA-256 {sha256} and not {wanted.sha256}; {_ADVICE} again.",
+            f"The face detector's file {path} has SHA-256 {sha256} and not {wanted.sha256}; "
+            f"{_INSTALL_HINT} again.",
             field="detector",
         )
     return path

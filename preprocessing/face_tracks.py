@@ -23,26 +23,26 @@ def follow_one_face(found: Sequence[Sequence[FaceBox]]) -> list[FaceBox | None]:
     if all(len(faces) <= 1 for faces in found):
         return [faces[0] if faces else None for faces in found]
     tracks: list[dict[int, FaceBox]] = []
-    for place, faces in enumerate(found):
+    for frame_index, faces in enumerate(found):
         # Each track is asked by its last box, so a face may be missed for some frames and go on.
         pairs = sorted(
             (
-                (-overlap, number, index)
-                for number, track in enumerate(tracks)
-                for index, face in enumerate(faces)
+                (-overlap, track_index, face_index)
+                for track_index, track in enumerate(tracks)
+                for face_index, face in enumerate(faces)
                 if (overlap := intersection_over_union(track[max(track)], face)) > 0.0
             ),
         )
         continued: set[int] = set()
         taken: set[int] = set()
-        for _, number, index in pairs:
-            if number not in continued and index not in taken:
-                tracks[number][place] = faces[index]
-                continued.add(number)
-                taken.add(index)
-        tracks += [{place: face} for index, face in enumerate(faces) if index not in taken]
+        for _, track_index, face_index in pairs:
+            if track_index not in continued and face_index not in taken:
+                tracks[track_index][frame_index] = faces[face_index]
+                continued.add(track_index)
+                taken.add(face_index)
+        tracks += [{frame_index: face} for face_index, face in enumerate(faces) if face_index not in taken]
     winner = max(tracks, key=lambda track: sum(face.area for face in track.values()))
-    return [winner.get(place) for place in range(len(found))]
+    return [winner.get(frame_index) for frame_index in range(len(found))]
 
 
 def fill_gaps(found: Sequence[FaceBox | None]) -> list[FaceBox] | None:
@@ -50,10 +50,10 @@ def fill_gaps(found: Sequence[FaceBox | None]) -> list[FaceBox] | None:
 
     None where no frame has one.
     """
-    there = [i for i, box in enumerate(found) if box is not None]
-    if not there:
+    with_face = [i for i, box in enumerate(found) if box is not None]
+    if not with_face:
         return None
-    nearest = (min(there, key=lambda other: (abs(other - i), other)) for i in range(len(found)))
+    nearest = (min(with_face, key=lambda other: (abs(other - i), other)) for i in range(len(found)))
     return [box for i in nearest if (box := found[i]) is not None]
 
 

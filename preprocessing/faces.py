@@ -16,22 +16,22 @@ from services.errors import InvalidInput
 
 Image = npt.NDArray[np.uint8]
 
-_GLANCE, _SEARCH = 128, 320
+_COARSE_SIDE, _FINE_SIDE = 128, 320
 """Pixels on the longer side of the picture that YuNet searches: at first, and if that shows no large face."""
 
-_LARGE = 0.2
+_MIN_LARGE_SHARE = 0.2
 """Of the picture's longer side, at least, that a large face's longer side takes up."""
 
-_WINDOW = (288, 352)
+_WINDOW_SIZE = (288, 352)
 """Width and height in pixels of YuNet's closer look."""
 
-_CLOSE_FACE = (240, 300)
+_MAX_WINDOW_FACE = (240, 300)
 """Width and height in pixels of a face, at most, in that window."""
 
-_GRID = 32
+_GRID_PIXELS = 32
 """Pixels from cell to cell of YuNet's coarsest map."""
 
-_SAME_FACE = 0.3
+_MIN_SAME_FACE_IOU = 0.3
 """Intersection over union of a face's boxes in both looks, at least."""
 
 
@@ -135,16 +135,17 @@ class YuNet:
         # One network for each input size: after a change of size OpenCV can answer with infinite boxes.
         self._nets = {
             size: cv2.FaceDetectorYN.create(weights, "", size, score_threshold)
-            for size in ((_GLANCE, _GLANCE), (_SEARCH, _SEARCH), _WINDOW)
+            for size in ((_COARSE_SIDE, _COARSE_SIDE), (_FINE_SIDE, _FINE_SIDE), _WINDOW_SIZE)
         }
 
     def detect(self, image: Image) -> tuple[FaceBox, ...]:
         """See `FaceDetector.detect`."""
         _check(image)
         longest = max(image.shape[:2])
-        faces = self._search(image, _GLANCE)
-        if longest > _GLANCE and not any(max(f.width, f.height) >= _LARGE * longest for f in faces):
-            faces = self._search(image, _SEARCH)
+        faces = self._search(image, _COARSE_SIDE)
+        large = _MIN_LARGE_SHARE * longest
+        if longest > _COARSE_SIDE and not any(max(face.width, face.height) >= large for face in faces):
+            faces = self._search(image, _FINE_SIDE)
         return _largest_first(faces)
 
     def _search(self, image: Image, side: int) -> set[FaceBox]:
@@ -156,17 +157,17 @@ class YuNet:
 
     def _look_closer(self, image: Image, face: FaceBox, shrink: float) -> FaceBox | None:
         """The same face with the edges that it has in a window around it; None where there is none."""
-        scale = min(1.0, _CLOSE_FACE[0] / face.width, _CLOSE_FACE[1] / face.height)
+        scale = min(1.0, _MAX_WINDOW_FACE[0] / face.width, _MAX_WINDOW_FACE[1] / face.height)
         if scale <= shrink:
             return face
         # At full size the window starts where the network's own grid has a cell, so that it sees the face as
         # it would in the whole picture.
-        left, reach_across = _window(face.x + face.width / 2, _WINDOW[0] / scale, image.shape[1])
-        top, reach_down = _window(face.y + face.height / 2, _WINDOW[1] / scale, image.shape[0])
+        left, reach_across = _window(face.x + face.width / 2, _WINDOW_SIZE[0] / scale, image.shape[1])
+        top, reach_down = _window(face.y + face.height / 2, _WINDOW_SIZE[1] / scale, image.shape[0])
         part = image[top : top + reach_down, left : left + reach_across]
-        found = self._find(part, scale, _WINDOW, left=left, top=top)
+        found = self._find(part, scale, _WINDOW_SIZE, left=left, top=top)
         best = max(found, key=lambda other: intersection_over_union(face, other), default=None)
-        return best if best is not None and intersection_over_union(face, best) > _SAME_FACE else None
+        return best if best is not None and intersection_over_union(face, best) > _MIN_SAME_FACE_IOU else None
 
     def _find(self, image: Image, scale: float, room: tuple[int, int], *, left: int, top: int) -> list[FaceBox]:
         """The faces in a part of a picture that begins at `left` and `top`, in pixels of the whole.
@@ -270,8 +271,8 @@ def _largest_first(boxes: Iterable[FaceBox]) -> tuple[FaceBox, ...]:
 
 def _window(middle: float, reach: float, limit: int) -> tuple[int, int]:
     """Where a window around `middle` starts on an axis, on the grid, and how many pixels it reaches."""
-    last = max(0, (-(-limit // _GRID) * _GRID - round(reach)) // _GRID)
-    return min(max(round((middle - reach / 2) / _GRID), 0), last) * _GRID, round(reach)
+    last = max(0, (-(-limit // _GRID_PIXELS) * _GRID_PIXELS - round(reach)) // _GRID_PIXELS)
+    return min(max(round((middle - reach / 2) / _GRID_PIXELS), 0), last) * _GRID_PIXELS, round(reach)
 
 
 def _as_bgr(image: Any) -> Any:

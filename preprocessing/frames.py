@@ -22,16 +22,16 @@ from preprocessing.faces import Image
 # OpenCV's copy of FFmpeg writes about broken files into the terminal; they are told of as flags instead.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
-_SAME_MOMENT = 1e-3
+_TIME_TOLERANCE_SECONDS = 1e-3
 """Seconds: playing times are rounded to milliseconds in some containers."""
 
-_LAST_MOMENT = 0.1
+_END_TOLERANCE_SECONDS = 0.1
 """Seconds: a video's last frame begins somewhat before its end."""
 
-_USUAL_RATE = 25.0
+_DEFAULT_FRAMES_PER_SECOND = 25.0
 """Frames per second."""
 
-_MOST = 0.9
+_MIN_READ_SHARE = 0.9
 """The share of the frames that a video's header promises which must be there."""
 
 
@@ -66,7 +66,7 @@ def read_last_frames(sequence: FrameSequence, count: int, *, colour: bool) -> La
     Raises `OSError` where the disk fails, see `raise_if_disk_failed`.
     """
     if sequence.video is not None:
-        return _of_video(sequence.video, sequence.span, count, colour=colour)
+        return _read_video_end(sequence.video, sequence.span, count, colour=colour)
     frames: list[Frame] = []
     flags: list[str] = []
     for path in reversed(sequence.frames):
@@ -104,12 +104,12 @@ def read_video(path: Path) -> Iterator[VideoFrame]:
     if path.is_dir():
         yield from _images_of(path)
         return
-    with _opened(path) as capture:
+    with _open_video(path) as capture:
         number = 0
         while capture.grab():
             seconds = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
-            there, image = capture.retrieve()
-            if there:
+            decoded, image = capture.retrieve()
+            if decoded:
                 yield VideoFrame(number, seconds, np.asarray(image, np.uint8))
             number += 1
 
@@ -121,10 +121,10 @@ def frames_per_second(path: Path) -> float:
         OSError: the file cannot be opened.
     """
     if path.is_dir():
-        return _USUAL_RATE
-    with _opened(path) as capture:
+        return _DEFAULT_FRAMES_PER_SECOND
+    with _open_video(path) as capture:
         rate = capture.get(cv2.CAP_PROP_FPS)
-    return rate if 1.0 <= rate <= 1000.0 else _USUAL_RATE
+    return rate if 1.0 <= rate <= 1000.0 else _DEFAULT_FRAMES_PER_SECOND
 
 
 def _images_of(folder: Path) -> Iterator[VideoFrame]:
@@ -132,7 +132,7 @@ def _images_of(folder: Path) -> Iterator[VideoFrame]:
     for number, path in enumerate(images_of_clip(files)):
         image = _read_image(path, colour=True)
         if image is not None:
-            yield VideoFrame(number, number / _USUAL_RATE, image)
+            yield VideoFrame(number, number / _DEFAULT_FRAMES_PER_SECOND, image)
 
 
 def _read_image(path: Path, *, colour: bool) -> Image | None:
@@ -150,21 +150,21 @@ def _read_image(path: Path, *, colour: bool) -> Image | None:
     return None if image is None else image.astype(np.uint8, copy=False)
 
 
-def _of_video(path: Path, span: Span, count: int, *, colour: bool) -> LastFrames:
+def _read_video_end(path: Path, span: Span, count: int, *, colour: bool) -> LastFrames:
     """Every frame from the file's first is decoded: with some codecs seeking lands on another."""
     name = as_text(path.name)
     start, end = span.start or 0.0, math.inf if span.end is None else span.end
-    slack = _SAME_MOMENT if span.seconds else 0.0
+    tolerance = _TIME_TOLERANCE_SECONDS if span.seconds else 0.0
     last: deque[Frame] = deque(maxlen=count)
-    number, place, lost = 0, 0.0, 0
+    number, position, lost = 0, 0.0, 0
     try:
-        with _opened(path) as capture:
-            while place <= end + slack and capture.grab():
-                place = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000 if span.seconds else float(number)
-                if start - slack <= place <= end + slack:
-                    there, image = capture.retrieve()
-                    lost += not there
-                    if there:
+        with _open_video(path) as capture:
+            while position <= end + tolerance and capture.grab():
+                position = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000 if span.seconds else float(number)
+                if start - tolerance <= position <= end + tolerance:
+                    decoded, image = capture.retrieve()
+                    lost += not decoded
+                    if decoded:
                         frame = image if colour else cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
                         last.append(Frame(f"{name}#{number}", np.asarray(frame, np.uint8)))
                 number += 1
@@ -174,14 +174,14 @@ def _of_video(path: Path, span: Span, count: int, *, colour: bool) -> LastFrames
         raise_if_disk_failed(path, error)
         return LastFrames(frames=(), flags=(f"unreadable video {name}: {error.strerror}",))
     flags = [f"{lost} frames of {name} cannot be decoded"] if lost else []
-    earliest = end - (_LAST_MOMENT if span.seconds else 0.0)
-    if number < _MOST * promised if span.end is None else place < earliest:
+    earliest = end - (_END_TOLERANCE_SECONDS if span.seconds else 0.0)
+    if number < _MIN_READ_SHARE * promised if span.end is None else position < earliest:
         flags.append(f"{name} breaks off after {number} frames")
     return LastFrames(frames=tuple(last), flags=tuple(flags))
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[cv2.VideoCapture]:
+def _open_video(path: Path) -> Iterator[cv2.VideoCapture]:
     # By descriptor: OpenCV takes text only, which not every file name is, and reads some as patterns.
     descriptor = os.open(path, os.O_RDONLY)
     try:

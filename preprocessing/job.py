@@ -85,7 +85,7 @@ def preprocess(
     root = root.expanduser().absolute()
     found = read_dataset(dataset, root, reader_settings)
     if not found.sequences:
-        raise InvalidInput(_nothing_found(found, root), field="root")
+        raise InvalidInput(_no_sequence_message(found, root), field="root")
     detector = make_detector(settings.detector)
     try:
         fingerprint = _fingerprint(found, settings, detector, report, threads=processes)
@@ -95,10 +95,12 @@ def preprocess(
             with sole_writer(cache_root, found.name, fingerprint):
                 # Another process may have finished it while this one came to the lock.
                 if not folder.exists():
-                    made = _fill(found, root, cache_root, fingerprint, settings, processes, report)
+                    made = _make_missing_clips(
+                        found, root, cache_root, fingerprint, settings, processes, report
+                    )
         remove_leftovers(cache_root, found.name, fingerprint)
     except OSError as error:
-        raise _disk_trouble(error, cache_root) from error
+        raise _disk_error(error, cache_root) from error
     except BrokenProcessPool as error:
         raise FoldwiseError(
             "a process that makes clips was killed, perhaps because memory ran out; what is done is kept, "
@@ -115,7 +117,7 @@ def preprocess(
     )
 
 
-def _nothing_found(found: Dataset, root: Path) -> str:
+def _no_sequence_message(found: Dataset, root: Path) -> str:
     message = f"{as_text(str(root))} holds no labelled sequence of {found.name}"
     reasons = found.reasons(root)
     first = next((f"; {where}: {reason}" for where, reason in reasons.items()), "; the folder is empty")
@@ -167,7 +169,7 @@ def _hash(path: Path) -> str:
         return f"unreadable: {error.errno}"
 
 
-def _disk_trouble(error: OSError, cache_root: Path) -> FoldwiseError:
+def _disk_error(error: OSError, cache_root: Path) -> FoldwiseError:
     where = error.filename or cache_root
     kept = "the clips that are done are kept"
     if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
@@ -182,7 +184,7 @@ def _disk_trouble(error: OSError, cache_root: Path) -> FoldwiseError:
     return Unavailable(f"{where}: {error.strerror}; {kept}: run the same again once the disk answers")
 
 
-def _fill(
+def _make_missing_clips(
     found: Dataset,
     root: Path,
     cache_root: Path,

@@ -76,7 +76,7 @@ def foldwise(*arguments: str, **environment: str) -> Any:
 def test_progress_is_lines_and_the_summary_has_counts_reasons_and_leaks(tree: Path, tmp_path: Path) -> None:
     said = foldwise("preprocess", *options(tree, tmp_path)).stdout
     assert "dropped: S001_002: no face in its last" in said
-    assert "leak: S001_001 and S900_001 show the same (likeness 0.99" in said
+    assert "leak: S001_001 and S900_001 show the same (correlation 0.99" in said
     assert "belong to subjects S001 and S900" in said
     assert "15 made now, 0 flagged, 1 dropped; leaks between subjects: 1" in said
     assert "14 clips of 3 subjects" in said

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from preprocessing.clips import BoxChoice, ClipSettings, DroppedClip, FaceClip, FewFaces, equalized, make_clip
+from preprocessing.clips import BoxChoice, ClipSettings, DroppedClip, FaceClip, FewFaces, apply_clahe, make_clip
 from preprocessing.datasets.ckplus import read_ckplus
 from preprocessing.datasets.reader import FrameSequence
 from preprocessing.datasets.synthetic import write_ckplus_tree
@@ -147,7 +147,7 @@ def test_clahe_of_a_colour_picture_changes_its_lightness_alone() -> None:
     frames = rng.integers(60, 120, (2, 32, 32, 3), np.uint8)
     lab_before, lab_after = (
         np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2LAB) for frame in each]).astype(int)
-        for each in (frames, equalized(frames, 2.0, 8))
+        for each in (frames, apply_clahe(frames, 2.0, 8))
     )
     assert np.abs(lab_after - lab_before)[..., 0].mean() > 5
     assert np.abs(lab_after - lab_before)[..., 1:].mean() < 2
