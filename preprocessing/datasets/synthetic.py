@@ -22,7 +22,14 @@ from preprocessing.datasets.reader import SYNTHETIC_MARKER
 from preprocessing.datasets.synthetic_canvas import Picture
 from preprocessing.datasets.synthetic_expressions import Pose
 from preprocessing.datasets.synthetic_faces import draw_face, make_backdrop, make_tints
-from preprocessing.datasets.synthetic_motion import HEIGHT, WIDTH, act, make_lights, make_person, sway
+from preprocessing.datasets.synthetic_motion import (
+    HEIGHT,
+    WIDTH,
+    make_lights,
+    make_person,
+    move_face,
+    move_head,
+)
 from services.errors import InvalidInput
 
 MARKER = SYNTHETIC_MARKER
@@ -96,13 +103,13 @@ def write_synthetic_tree(
         seed=seed,
         difficulty=float(difficulty),
         fade=float(fade),
-        classes=_in_order(_CLASSES[layout] if classes is None else classes, _CLASSES[layout]),
+        classes=_in_layout_order(_CLASSES[layout] if classes is None else classes, _CLASSES[layout]),
         colour=layout == oulu_casia.NAME if colour is None else colour,
     )
     _check(settings)
     clips = list(_plan(settings))
     marker = json.dumps({"format_version": FORMAT_VERSION, **settings.as_dict()}, indent=2) + "\n"
-    if _is_there(root, marker, clips):
+    if _is_complete(root, marker, clips):
         return
     (root / _UNFINISHED).write_text(marker, encoding="utf-8")
     (root / MARKER).unlink(missing_ok=True)
@@ -135,7 +142,7 @@ class _Clip:
     label_file: str | None
 
 
-def _in_order(classes: Sequence[str], known: tuple[str, ...]) -> tuple[str, ...]:
+def _in_layout_order(classes: Sequence[str], known: tuple[str, ...]) -> tuple[str, ...]:
     """The classes in the order of the layout, each once."""
     if unknown := [name for name in classes if name not in known]:
         raise InvalidInput(f"classes holds {unknown[0]!r}; use some of: {', '.join(known)}.", field="classes")
@@ -158,9 +165,9 @@ def _check(settings: _Settings) -> None:
     _check_share("fade", settings.fade)
 
 
-def _check_count(field: str, value: int, most: int) -> None:
-    if not 1 <= value <= most:
-        raise InvalidInput(f"{field} is {value}; give a whole number from 1 to {most}.", field=field)
+def _check_count(field: str, value: int, maximum: int) -> None:
+    if not 1 <= value <= maximum:
+        raise InvalidInput(f"{field} is {value}; give a whole number from 1 to {maximum}.", field=field)
 
 
 def _check_share(field: str, value: float) -> None:
@@ -215,7 +222,7 @@ def _oulu_casia_clip(subject: int, person: int, number: int, label: str, length:
     )
 
 
-def _is_there(root: Path, marker: str, clips: list[_Clip]) -> bool:
+def _is_complete(root: Path, marker: str, clips: list[_Clip]) -> bool:
     """Whether nothing is left to do; else `root` is a folder that may be written to."""
     if root.exists() and not root.is_dir():
         raise InvalidInput(f"root is {root}, which is a file; give a new or empty folder.", field="root")
@@ -248,7 +255,7 @@ def _files(root: Path, clips: list[_Clip]) -> Iterator[Path]:
 def _write_clip(root: Path, clip: _Clip, settings: _Settings) -> None:
     for folder in clip.folders:
         (root / folder).mkdir(parents=True, exist_ok=True)
-    for name, frame in zip(clip.frames, _film(clip, settings), strict=True):
+    for name, frame in zip(clip.frames, _render_frames(clip, settings), strict=True):
         _, content = cv2.imencode(Path(name).suffix, frame, _ENCODING[settings.layout])
         (root / name).write_bytes(content.tobytes())
     if clip.label_file is not None:
@@ -266,24 +273,25 @@ _SIZE = {ckplus.NAME: (WIDTH, HEIGHT), oulu_casia.NAME: (320, 240)}
 """Width and height of a frame in pixels, as in the genuine set."""
 
 
-def _film(clip: _Clip, settings: _Settings) -> Iterator[Picture]:
+def _render_frames(clip: _Clip, settings: _Settings) -> Iterator[Picture]:
     """The frames of a sequence, uint8, height x width (x 3: blue, green, red)."""
-    hard = settings.difficulty
-    person = make_person(np.random.default_rng([settings.seed, 1, clip.subject]), hard)
+    difficulty = settings.difficulty
+    person = make_person(np.random.default_rng([settings.seed, 1, clip.subject]), difficulty)
     rng = np.random.default_rng([settings.seed, 2, clip.subject, clip.number])
     tints = make_tints(np.random.default_rng([settings.seed, 3, clip.subject])) if settings.colour else None
     length = len(clip.frames)
-    poses = act(rng, person, clip.label, length, hard, settings.fade)
-    lights = make_lights(rng, length, hard)
+    poses = move_face(rng, person, clip.label, length, difficulty, settings.fade)
+    lights = make_lights(rng, length, difficulty)
     backdrop = make_backdrop(rng)
-    heads = sway(rng, length, hard)
+    heads = move_head(rng, length, difficulty)
     width, height = _SIZE[settings.layout]
     margin = 48
-    grain = rng.normal(0.0, 1.5 + 3.0 * hard * rng.random(), (height + margin, width + margin)).astype(np.int8)
+    spread = 1.5 + 3.0 * difficulty * rng.random()
+    grain = rng.normal(0.0, spread, (height + margin, width + margin)).astype(np.int8)
     for pose, head, light in zip(poses, heads, lights, strict=True):
         small = draw_face(person, Pose(*pose.tolist()), head, light, backdrop, tints)
         frame = cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
         top, left = rng.integers(0, margin, 2)
         noise = grain[top : top + height, left : left + width]
-        alike = cv2.merge([noise, noise, noise]) if settings.colour else noise
-        yield np.asarray(cv2.add(frame, alike, dtype=cv2.CV_8U), np.uint8)
+        colour_noise = cv2.merge([noise, noise, noise]) if settings.colour else noise
+        yield np.asarray(cv2.add(frame, colour_noise, dtype=cv2.CV_8U), np.uint8)

@@ -24,7 +24,7 @@ Tint = tuple[float, float, float]
 _TINT_UNIT = 100
 """A tint of 1 in the canvas' map of tints: a byte holds tints up to 2.55."""
 
-_SHIFT = 4
+_SUBPIXEL_BITS = 4
 """Bits of sub-pixel precision of OpenCV's drawing calls: motion of less than a pixel must show."""
 
 
@@ -92,9 +92,9 @@ class Canvas:
         """
         target = self.image if on is None else on
         pixels = self._pixels(points, depth)
-        cv2.fillPoly(target, [pixels], _tone(tone), cv2.LINE_AA, _SHIFT)
+        cv2.fillPoly(target, [pixels], _tone(tone), cv2.LINE_AA, _SUBPIXEL_BITS)
         if tint is not None and self._tint_map is not None:
-            cv2.fillPoly(self._tint_map, [pixels], self._tint_bytes(tint), cv2.LINE_AA, _SHIFT)
+            cv2.fillPoly(self._tint_map, [pixels], self._tint_bytes(tint), cv2.LINE_AA, _SUBPIXEL_BITS)
 
     def line(
         self, points: Points, tone: float, width: float, *, on: Gray | None = None, depth: float = 1.0
@@ -103,7 +103,7 @@ class Canvas:
         target = self.image if on is None else on
         thickness = max(1, round(width * self.unit))
         pixels = self._pixels(points, depth)
-        cv2.polylines(target, [pixels], False, _tone(tone), thickness, cv2.LINE_AA, _SHIFT)
+        cv2.polylines(target, [pixels], False, _tone(tone), thickness, cv2.LINE_AA, _SUBPIXEL_BITS)
 
     def apply_shades(self) -> None:
         """Lays what was drawn on `soft` and `fine` over the picture."""
@@ -125,7 +125,7 @@ class Canvas:
     def _pixels(self, points: Points, depth: float) -> npt.NDArray[np.int32]:
         shifted = np.asarray(points, np.float64) + np.array([self._turn * depth, 0.0])
         placed: npt.NDArray[np.float64] = shifted @ self.axes + self.origin
-        return np.round(placed * (1 << _SHIFT)).astype(np.int32)
+        return np.round(placed * (1 << _SUBPIXEL_BITS)).astype(np.int32)
 
 
 def points_at(xs: npt.ArrayLike, ys: npt.ArrayLike, side: float = 1.0) -> Points:

@@ -118,27 +118,27 @@ EXPRESSIONS: dict[str, Expression] = {
     ),
 }
 
-_ALIKE = (("fear", "surprise", 0.7), ("anger", "disgust", 0.5), ("happy", "contempt", 0.4))
+_SIMILAR_PEAKS = (("fear", "surprise", 0.7), ("anger", "disgust", 0.5), ("happy", "contempt", 0.4))
 """Pairs whose peaks are drawn towards each other, and how far at difficulty 1 (1: the same peak)."""
 
-SHUT = -1.0
+EYES_SHUT = -1.0
 """The `eye_open` of a blink; no expression comes near it."""
 
-LOWEST = np.array(Pose(-1.3, -1.0, -0.3, -0.75, 0.0, 0.0, -0.3, -1.3, -1.3, -0.5, 0.0, -0.6), np.float32)
-HIGHEST = np.array(Pose(1.4, 1.3, 1.3, 1.2, 1.2, 1.2, 1.2, 1.3, 1.3, 1.2, 1.2, 1.2), np.float32)
+MIN_POSE = np.array(Pose(-1.3, -1.0, -0.3, -0.75, 0.0, 0.0, -0.3, -1.3, -1.3, -0.5, 0.0, -0.6), np.float32)
+MAX_POSE = np.array(Pose(1.4, 1.3, 1.3, 1.2, 1.2, 1.2, 1.2, 1.3, 1.3, 1.2, 1.2, 1.2), np.float32)
 """The range of each field of a pose, float32."""
 
 
-def peak_of(label: str, slant: float, hard: float) -> npt.NDArray[np.float32]:
+def peak_pose(label: str, slant: float, difficulty: float) -> npt.NDArray[np.float32]:
     """The pose at the peak of a class, float32, one value for each field of `Pose`.
 
-    `slant` below 0 swaps the corners of the mouth; `hard` is the difficulty in [0, 1].
+    `slant` below 0 swaps the corners of the mouth; `difficulty` (0 to 1) draws similar peaks together.
     """
     apex = np.array(EXPRESSIONS[label].apex, np.float32)
-    for one, other, share in _ALIKE:
+    for one, other, share in _SIMILAR_PEAKS:
         if label in (one, other):
-            twin = np.array(EXPRESSIONS[other if label == one else one].apex, np.float32)
-            apex += (twin - apex) * np.float32(0.5 * share * hard)
+            other_apex = np.array(EXPRESSIONS[other if label == one else one].apex, np.float32)
+            apex += (other_apex - apex) * np.float32(0.5 * share * difficulty)
     if slant < 0:
         left, right = Pose._fields.index("corner_left"), Pose._fields.index("corner_right")
         apex[[left, right]] = apex[[right, left]]

@@ -19,7 +19,7 @@ from preprocessing.datasets.synthetic_canvas import (
     oval,
     points_at,
 )
-from preprocessing.datasets.synthetic_expressions import SHUT, Pose
+from preprocessing.datasets.synthetic_expressions import EYES_SHUT, Pose
 from preprocessing.datasets.synthetic_motion import HEIGHT, SCALE, WIDTH, Light, Person
 
 _EYE_Y = -0.2
@@ -33,7 +33,7 @@ def draw_face(
     backdrop: Gray,
     tints: Mapping[str, Tint] | None = None,
 ) -> Picture:
-    """One picture of the size of `backdrop`, which is left as it is; `head` is a row of `sway`.
+    """One picture of the size of `backdrop`, which is left as it is; `head` is a row of `move_head`.
 
     In colour with the `tints` of `make_tints`, otherwise gray.
     """
@@ -50,7 +50,7 @@ def draw_face(
     _draw_nose(canvas, person, pose)
     _draw_mouth(canvas, person, pose)
     _draw_hair(canvas, person)
-    return canvas.coloured(_lit(canvas, light))
+    return canvas.coloured(_apply_light(canvas, light))
 
 
 def make_backdrop(rng: np.random.Generator) -> Gray:
@@ -109,7 +109,7 @@ def _draw_head(canvas: Canvas, person: Person, pose: Pose) -> None:
             [0.55, 0.58, 0.5, 0.2, 0.75, low - 0.12, low - 0.02],
         )
         canvas.fill(
-            curve(beard), 128 * _mixed(1.0, person.hair_tone / person.skin, person.beard), on=canvas.soft
+            curve(beard), 128 * _blend(1.0, person.hair_tone / person.skin, person.beard), on=canvas.soft
         )
 
 
@@ -156,7 +156,7 @@ def _draw_eye(canvas: Canvas, person: Person, pose: Pose, side: float) -> None:
     x, half, height = side * person.eye_gap, person.eye_width, person.eye_height
     up = max(0.012, height * (1 + 0.75 * pose.eye_open))
     low = max(0.006, height * (0.62 + 0.25 * max(pose.eye_open, 0.0)) - 0.05 * pose.cheek)
-    if pose.eye_open <= SHUT:
+    if pose.eye_open <= EYES_SHUT:
         up, low = 0.008, 0.006
     across = x + half * np.array([-1.0, -0.5, 0.05 * side, 0.55, 1.0])
     upper = curve(points_at(across, _EYE_Y - up * np.array([0.0, 0.8, 1.0, 0.75, 0.0])), closed=False)
@@ -228,7 +228,7 @@ def _draw_mouth(canvas: Canvas, person: Person, pose: Pose) -> None:
         hairs = mirrored(
             [0.0, 0.5 * half, 1.05 * half, 0.0], [high - 0.19, high - 0.17, low + 0.02, high - 0.02]
         )
-        tone = _mixed(person.skin, person.hair_tone, 0.7 * person.moustache)
+        tone = _blend(person.skin, person.hair_tone, 0.7 * person.moustache)
         canvas.fill(curve(hairs), tone, depth=1.2, tint="hair")
     canvas.fill(np.concatenate([top, bottom[::-1]]), person.lip, tint="lip")
     if gap > 0.02:
@@ -265,7 +265,7 @@ def _draw_hair(canvas: Canvas, person: Person) -> None:
     canvas.fill(curve(np.concatenate([outside, inside])), person.hair_tone, depth=0.2, tint="hair")
 
 
-def _lit(canvas: Canvas, light: Light) -> Gray:
+def _apply_light(canvas: Canvas, light: Light) -> Gray:
     """The picture under this light, as if the head were half an ellipsoid."""
     height, width = canvas.image.shape
     # light varies slowly over the picture: a sixteenth of the pixels will do
@@ -284,5 +284,5 @@ def _lit(canvas: Canvas, light: Light) -> Gray:
     return np.asarray(cv2.multiply(image, shade, dtype=cv2.CV_8U), np.uint8)
 
 
-def _mixed(one: float, other: float, share: float) -> float:
+def _blend(one: float, other: float, share: float) -> float:
     return one + (other - one) * share
