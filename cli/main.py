@@ -252,7 +252,7 @@ def coordinator(
     listener = bind(host, port) if fd is None else socket.socket(fileno=fd)
     # The server ends its requests on SIGTERM and then passes the signal on: that is a good end.
     with contextlib.suppress(Interrupted):
-        cluster = Cluster.around() if worker_template else None
+        cluster = Cluster.in_cluster() if worker_template else None
         serve_coordinator(settings, listener, reviewer, cluster=cluster, migrates=migrates)
 
 

@@ -24,8 +24,8 @@ Manifest = dict[str, Any]
 _OPTION = "--worker-template"
 """What needs it, for messages."""
 
-ANSWER_SECONDS = 15.0
-WATCH_SECONDS = 240
+REQUEST_TIMEOUT_SECONDS = 15.0
+MAX_WATCH_SECONDS = 240
 """A watch is asked for anew after so long: a connection that died in silence is noticed by then."""
 
 VERBS = frozenset(
@@ -78,14 +78,14 @@ class Cluster:
         self._http = open_client(
             url,
             option=_OPTION,
-            timeout=ANSWER_SECONDS,
+            timeout=REQUEST_TIMEOUT_SECONDS,
             ca_file=ca_file,
             token_file=token_file,
             certificate=certificate,
         )
 
     @classmethod
-    def around(cls) -> Cluster:
+    def in_cluster(cls) -> Cluster:
         """The namespace that this process runs in.
 
         Raises:
@@ -161,7 +161,7 @@ class Cluster:
         asked = {
             "watch": "true",
             "allowWatchBookmarks": "true",
-            "timeoutSeconds": str(WATCH_SECONDS),
+            "timeoutSeconds": str(MAX_WATCH_SECONDS),
             "resourceVersion": since,
             **query,
         }
@@ -192,7 +192,7 @@ class Cluster:
     @contextmanager
     def _stream(self, path: str, query: Mapping[str, str]) -> Iterator[Iterator[str]]:
         # The server ends a watch in time; before that, silence means that nothing happens.
-        timeout = httpx.Timeout(ANSWER_SECONDS, read=WATCH_SECONDS + ANSWER_SECONDS)
+        timeout = httpx.Timeout(REQUEST_TIMEOUT_SECONDS, read=MAX_WATCH_SECONDS + REQUEST_TIMEOUT_SECONDS)
         try:
             with self._http.stream("GET", path, params=dict(query), timeout=timeout) as response:
                 if response.status_code == HTTPStatus.GONE:

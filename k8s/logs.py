@@ -9,10 +9,10 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from k8s.cluster import Cluster
 from services.errors import FoldwiseError
 
-LOOK_SECONDS = 1.0
+POLL_SECONDS = 1.0
 """New pods are looked for so often."""
 
-_WAITING_LINES = 10_000
+_MAX_QUEUED_LINES = 10_000
 
 
 def lines_of(
@@ -30,19 +30,19 @@ def lines_of(
         for pod in pods():
             yield from _prefixed(cluster, pod, follow=False, tail=tail)
         return
-    lines: queue.Queue[str] = queue.Queue(_WAITING_LINES)
-    ending = threading.Event()
+    lines: queue.Queue[str] = queue.Queue(_MAX_QUEUED_LINES)
+    stopping = threading.Event()
     known: set[str] = set()
 
     def read(pod: str) -> None:
         for line in _prefixed(cluster, pod, follow=True, tail=tail):
-            while not ending.is_set():
+            while not stopping.is_set():
                 try:
-                    lines.put(line, timeout=LOOK_SECONDS)
+                    lines.put(line, timeout=POLL_SECONDS)
                     break
                 except queue.Full:
                     continue
-            if ending.is_set():
+            if stopping.is_set():
                 return
 
     try:
@@ -52,12 +52,12 @@ def lines_of(
                     known.add(pod)
                     threading.Thread(target=read, args=(pod,), name=f"log-{pod}", daemon=True).start()
             try:
-                yield lines.get(timeout=LOOK_SECONDS)
+                yield lines.get(timeout=POLL_SECONDS)
             except queue.Empty:
                 # Nothing to send, but whoever sends it must learn when nobody listens any more.
                 yield ""
     finally:
-        ending.set()
+        stopping.set()
 
 
 def _prefixed(cluster: Cluster, pod: str, *, follow: bool, tail: int | None) -> Iterator[str]:

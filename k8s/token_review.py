@@ -23,7 +23,7 @@ log = structlog.get_logger()
 
 _OPTION = "--token-review-audience"
 
-ANSWER_SECONDS = 5.0
+REQUEST_TIMEOUT_SECONDS = 5.0
 """The API server is not waited for any longer."""
 
 _USER_PREFIX = "system:serviceaccount:"
@@ -67,7 +67,7 @@ class TokenReviewer:
         self._audience = audience
         self._accounts = frozenset(accounts)
         self._http = open_client(
-            url, option=_OPTION, timeout=ANSWER_SECONDS, ca_file=ca_file, token_file=token_file
+            url, option=_OPTION, timeout=REQUEST_TIMEOUT_SECONDS, ca_file=ca_file, token_file=token_file
         )
 
     @classmethod

@@ -37,7 +37,7 @@ class Watched(threading.Thread):
         self._on_change = on_change
         self._objects: dict[str, Manifest] = {}
         self._lock = threading.Lock()
-        self._ending = threading.Event()
+        self._stopping = threading.Event()
         self.listed = threading.Event()
         """Set once the copy is complete."""
 
@@ -48,22 +48,22 @@ class Watched(threading.Thread):
 
     def stop(self) -> None:
         """Tell nobody of changes any more; the thread ends with its connection."""
-        self._ending.set()
+        self._stopping.set()
 
     def run(self) -> None:
         """List, watch, and list again whenever the watch breaks."""
-        while not self._ending.is_set():
+        while not self._stopping.is_set():
             try:
                 version = self._list()
-                while not self._ending.is_set():
+                while not self._stopping.is_set():
                     version = self._watch(version)
             except WatchTooOld:
                 continue
             except (FoldwiseError, RuntimeError) as error:
                 # RuntimeError: the client was closed under a watch.
-                if not self._ending.is_set():
+                if not self._stopping.is_set():
                     log.warning("watch_broke", resource=self._resource, error=str(error))
-                self._ending.wait(RETRY_SECONDS)
+                self._stopping.wait(RETRY_SECONDS)
 
     def _list(self) -> str:
         answer = self._cluster.list(self._group, self._resource, labelSelector=self._selector)
@@ -72,16 +72,16 @@ class Watched(threading.Thread):
             gone = [item for uid, item in self._objects.items() if uid not in found]
             self._objects = found
         for item in gone:
-            self._tell(item, gone=True)
+            self._notify(item, gone=True)
         for item in found.values():
-            self._tell(item, gone=False)
+            self._notify(item, gone=False)
         self.listed.set()
         return str(answer["metadata"]["resourceVersion"])
 
     def _watch(self, version: str) -> str:
         changes = self._cluster.watch(self._group, self._resource, version, labelSelector=self._selector)
         for kind, item in changes:
-            if self._ending.is_set():
+            if self._stopping.is_set():
                 break
             version = item["metadata"]["resourceVersion"]
             if kind == "BOOKMARK":
@@ -92,9 +92,9 @@ class Watched(threading.Thread):
                     self._objects.pop(item["metadata"]["uid"], None)
                 else:
                     self._objects[item["metadata"]["uid"]] = item
-            self._tell(item, gone=gone)
+            self._notify(item, gone=gone)
         return version
 
-    def _tell(self, item: Manifest, *, gone: bool) -> None:
-        if not self._ending.is_set():
+    def _notify(self, item: Manifest, *, gone: bool) -> None:
+        if not self._stopping.is_set():
             self._on_change(item, gone)

@@ -25,7 +25,7 @@ WORKERS_ANNOTATION = "foldwise/workers"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 CONTAINER = "worker"
 
-_NAME_LENGTH = 57
+_MAX_NAME_LENGTH = 57
 """Of a Job: its pods' names, and the label that names it, are six characters longer and have 63."""
 
 _CANNOT_START = {
@@ -105,7 +105,7 @@ def job_name(owner: str, study: str, study_id: int) -> str:
     """Unique for a study of a release, and readable; the id tells apart what had to be cut."""
     end = f"-{study_id}"
     start = f"{owner.removesuffix('-worker')[:24].rstrip('-.')}-{study}"
-    return re.sub(r"[^a-z0-9-]", "-", start[: _NAME_LENGTH - len(end)]).rstrip("-") + end
+    return re.sub(r"[^a-z0-9-]", "-", start[: _MAX_NAME_LENGTH - len(end)]).rstrip("-") + end
 
 
 def ended(job: Manifest) -> str | None:
@@ -127,7 +127,7 @@ def is_over(pod: Manifest) -> bool:
 def pod_view(pod: Manifest) -> PodView:
     """A pod as people read it."""
     status = pod.get("status", {})
-    reason, message = _trouble(pod) or (status.get("reason"), status.get("message"))
+    reason, message = _start_problem(pod) or (status.get("reason"), status.get("message"))
     gpus: dict[str, str] = {}
     for container in pod["spec"]["containers"]:
         for resource, amount in container.get("resources", {}).get("limits", {}).items():
@@ -158,17 +158,17 @@ def why_stalled(
     """
     if any(pod.get("status", {}).get("phase") == "Running" for pod in pods):
         return None
-    said = [
-        *(f"the Job has failed: {_words(c)}" for c in _conditions(job, {"Failed"}, "True")),
-        *(": ".join(part for part in trouble if part) for pod in pods if (trouble := _trouble(pod))),
+    reasons = [
+        *(f"the Job has failed: {_reason_text(c)}" for c in _conditions(job, {"Failed"}, "True")),
+        *(": ".join(part for part in problem if part) for pod in pods if (problem := _start_problem(pod))),
     ]
     if job["spec"].get("suspend") and workload is not None:
         waits = _conditions(workload, {"QuotaReserved", "Admitted"}, "False")
-        said += [f"Kueue: {_words(condition)}" for condition in waits]
+        reasons += [f"Kueue: {_reason_text(condition)}" for condition in waits]
     if not pods:
         warnings = [event for event in events if event.get("type") == "Warning"]
-        said += [_words(event) for event in sorted(warnings, key=_time_of, reverse=True)]
-    return said[0] if said else None
+        reasons += [_reason_text(event) for event in sorted(warnings, key=_time_of, reverse=True)]
+    return reasons[0] if reasons else None
 
 
 def _conditions(item: Manifest, types: set[str], status: str) -> list[Manifest]:
@@ -176,12 +176,12 @@ def _conditions(item: Manifest, types: set[str], status: str) -> list[Manifest]:
     return [c for c in conditions if c["type"] in types and c["status"] == status]
 
 
-def _words(said: Manifest) -> str:
-    return f"{said.get('reason')}: {said.get('message')}"
+def _reason_text(source: Manifest) -> str:
+    return f"{source.get('reason')}: {source.get('message')}"
 
 
-def _trouble(pod: Manifest) -> tuple[str, str | None] | None:
-    """Why a pod does not start, if anyone has said so."""
+def _start_problem(pod: Manifest) -> tuple[str, str | None] | None:
+    """Reason and message why a pod does not start; None where none is reported."""
     for condition in _conditions(pod, {"PodScheduled"}, "False"):
         return str(condition.get("reason")), condition.get("message")
     for container in pod.get("status", {}).get("containerStatuses") or ():
