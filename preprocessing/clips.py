@@ -1,4 +1,4 @@
-"""One sequence becomes one face clip: last frames, one person's face, square crops, CLAHE beside."""
+"""Makes a face clip from a sequence: its last frames, one person's face, square crops and CLAHE copies."""
 
 from __future__ import annotations
 
@@ -22,37 +22,38 @@ class BoxChoice(StrEnum):
     """Which box a frame is cropped to."""
 
     FRAME = "frame"
-    """Its own."""
+    """Each frame is cropped to its own box."""
 
     MEDIAN = "median"
-    """The clip's median box for all frames: it does not tremble, and the head moves in it."""
+    """All frames are cropped to the clip's median box: it does not jitter, but the head moves in it."""
 
 
 class FewFaces(StrEnum):
-    """What becomes of a clip with a face in too few of its frames."""
+    """What happens to a clip with a face in too few of its frames."""
 
     DROP = "drop"
-    """It is left out, and listed with the reason."""
+    """The clip is left out and listed with the reason."""
 
     KEEP = "keep"
-    """It is kept, and flagged."""
+    """The clip is kept and flagged."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipSettings:
-    """How clips are made. Part of the fingerprint.
+    """How clips are made; part of the cache's fingerprint.
 
-    The defaults are the paper's (sections 3.3 and 4.1) but for the detector: YuNet is several times faster and
-    finds faces that are turned or small; the paper's is `res10`.
+    The defaults are the paper's (sections 3.3 and 4.1) except for the detector: YuNet is several times faster
+    and finds faces that are turned or small; the paper used `res10`.
     """
 
     frames: int = 10
-    """Frames of a clip: the last ones of its sequence."""
+    """Frames per clip: the last ones of its sequence."""
 
     frame_size: int = 112
-    """Pixels on a side of a cropped face."""
+    """Width and height of a cropped face in pixels."""
 
     detector: str = "yunet"
+    """A name that `make_detector` knows."""
 
     box: BoxChoice = BoxChoice.FRAME
 
@@ -60,9 +61,11 @@ class ClipSettings:
     """Minimum share of frames with a detected face (0 to 1); a clip below it has too few faces."""
 
     few_faces: FewFaces = FewFaces.DROP
+    """What happens to a clip below `min_face_share`."""
 
     clahe_clip_limit: float = 2.0
     clahe_tiles: int = 8
+    """Tiles along each side of a crop."""
 
     def __post_init__(self) -> None:
         """Raises `InvalidInput` for a value out of range."""
@@ -121,13 +124,19 @@ def make_clip(
 ) -> FaceClip | DroppedClip:
     """Crop the face of the last readable frames of a sequence.
 
-    A frame that cannot be read is left out; a frame without a face takes the box of the nearest frame that
-    has one; where there are too few frames the last is repeated (paper, section 4.1). Each of these is a
-    flag of the clip. A sequence without a readable frame is dropped; one with a face in too few of its frames
-    as the settings say. Where it is kept without any face, the whole pictures stand for the crops.
+    A frame that cannot be read is skipped, and a frame without a face gets the box of the nearest frame that
+    has one; the clip is flagged for both. If there are too few frames, the last one is repeated (paper,
+    section 4.1). A sequence without a readable frame is dropped; `settings.few_faces` decides about one with
+    too few faces. A clip that is kept without any face holds whole frames instead of crops.
 
     Args:
-        colour: crops keep their colours (RGB); otherwise all frames are decoded to gray (paper, section 4.1).
+        sequence: a labelled sequence of a dataset.
+        settings: how the clip is made.
+        detector: the detector that `settings.detector` names.
+        colour: keep colours (RGB crops); otherwise all frames are decoded to gray (paper, section 4.1).
+
+    Raises:
+        OSError: the disk failed.
     """
     read = read_last_frames(sequence, settings.frames, colour=colour)
     frames = read.frames
@@ -164,15 +173,15 @@ def make_clip(
 
 
 def find_faces(image: Image, detector: FaceDetector) -> tuple[FaceBox, ...]:
-    """The faces in an image, each cut off at its borders, by the area that is left."""
-    # By what is in the picture: res10 sees large faces that are almost wholly beyond its edge.
+    """The faces in an image (uint8, H x W, or H x W x 3 BGR), each box clipped to the image."""
+    # Clipped, so that areas compare visible faces: res10 finds large ones almost wholly outside the image.
     boxes = detector.detect(image)
     parts = (box.within(image_width=image.shape[1], image_height=image.shape[0]) for box in boxes)
     return tuple(part for part in parts if part is not None)
 
 
 def too_few_faces(found: Sequence[FaceBox | None], settings: ClipSettings) -> bool:
-    """Whether a face was found in too small a share of the frames, or in none."""
+    """Whether too small a share of the frames has a face, or no frame; `found` has an entry for each frame."""
     with_face = sum(box is not None for box in found)
     return with_face < max(settings.min_face_share * len(found), 1)
 
@@ -181,18 +190,21 @@ def crop_faces(images: Sequence[Image], found: Sequence[FaceBox | None], setting
     """One person's face in each image, cropped and resized; uint8, size x size (x 3: red, green, blue).
 
     Args:
-        images: of a clip, in temporal order, gray or BGR.
-        found: the face in each; None takes the box of the nearest frame that has one.
-        settings: whose box, and the size.
+        images: the clip's frames in temporal order, uint8, gray or BGR.
+        found: the face in each frame; None gets the box of the nearest frame that has one.
+        settings: `box` and `frame_size` are used.
     """
     boxes = _boxes(found, images, settings.box)
     return [_crop(image, box, settings.frame_size) for image, box in zip(images, boxes, strict=True)]
 
 
 def apply_clahe(frames: Frames, clip_limit: float, tiles: int) -> Frames:
-    """Frames after CLAHE, each on its own; in colour on the lightness of Lab.
+    """Apply CLAHE to each frame by itself; in colour, to the lightness (L of Lab).
 
-    uint8, frames x size x size (x 3: red, green, blue), and the result likewise.
+    Args:
+        frames: uint8, frames x size x size (x 3: red, green, blue); the result has the same shape and type.
+        clip_limit: OpenCV's clip limit.
+        tiles: tiles along each side of a frame.
     """
     clahe = cv2.createCLAHE(clip_limit, (tiles, tiles))
     if frames.ndim == 3:
@@ -222,7 +234,7 @@ def _boxes(found: Sequence[FaceBox | None], images: Sequence[Image], choice: Box
             for image in images
         ]
     if choice is BoxChoice.MEDIAN:
-        # Of the frames with a face: a box that stands in for several would count several times.
+        # Only of frames with a face: filled gaps would count one box several times.
         return [median_box([box for box in found if box is not None])] * len(boxes)
     return boxes
 

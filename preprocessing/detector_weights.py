@@ -1,4 +1,4 @@
-"""The face detectors' weights: files that other distributions carry, checked; none of their code is run."""
+"""The face detectors' weights: files of other installed distributions, verified; their code is never run."""
 
 from __future__ import annotations
 
@@ -40,9 +40,11 @@ RES10_LAYERS = PinnedFile(
 
 
 def find_weights(wanted: PinnedFile) -> Path:
-    """Where the installed distribution keeps the file.
+    """Path of the file in its installed distribution.
 
-    Raises `NotFound` where it is missing and `InvalidInput` where its SHA-256 is not the pinned one.
+    Raises:
+        NotFound: the distribution or the file is missing.
+        InvalidInput: its SHA-256 is not the pinned one.
     """
     try:
         files = metadata.files(wanted.distribution) or []
@@ -56,7 +58,7 @@ def find_weights(wanted: PinnedFile) -> Path:
     path = next((path for path in paths if path.is_file()), None)
     if path is None:
         raise NotFound(
-            f"The installed distribution {wanted.distribution!r} carries no file {wanted.name}, "
+            f"The installed distribution {wanted.distribution!r} has no file {wanted.name}, "
             f"which the face detector needs; {_INSTALL_HINT} again.",
             field="detector",
         )

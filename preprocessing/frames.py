@@ -1,4 +1,4 @@
-"""The frames of a sequence as images, from image files and from videos."""
+"""Reads the frames of a sequence from image files or a video."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from preprocessing.datasets.reader import FrameSequence, Span, as_text
 from preprocessing.datasets.tree import is_clutter, is_file, raise_if_disk_failed
 from preprocessing.faces import Image
 
-# OpenCV's copy of FFmpeg writes about broken files into the terminal; they are told of as flags instead.
+# OpenCV's copy of FFmpeg prints errors about broken files; foldwise records them as flags instead.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 _TIME_TOLERANCE_SECONDS = 1e-3
-"""Seconds: playing times are rounded to milliseconds in some containers."""
+"""Tolerance of playing times: some containers round them to milliseconds."""
 
 _END_TOLERANCE_SECONDS = 0.1
-"""Seconds: a video's last frame begins somewhat before its end."""
+"""Seconds before the end of a span at which its last frame may begin."""
 
 _DEFAULT_FRAMES_PER_SECOND = 25.0
-"""Frames per second."""
+"""Assumed for folders of images, and where a video's header gives no usable rate."""
 
 _MIN_READ_SHARE = 0.9
-"""The share of the frames that a video's header promises which must be there."""
+"""Minimum share of the frames in a video's header that must be there; with fewer, the video breaks off."""
 
 
 class Frame(NamedTuple):
     """One frame that was read."""
 
     name: str
-    """Of its file; in a video, the file's with the number of the frame, counted from 0."""
+    """Name of its file; for a video followed by `#` and the number of the frame, from 0."""
 
     image: Image
     """uint8, height x width, or height x width x 3 (BGR)."""
@@ -53,17 +53,19 @@ class LastFrames:
     """In temporal order."""
 
     flags: tuple[str, ...]
-    """What could not be read, in words, last first."""
+    """What could not be read, in words, the last frame first."""
 
 
 def read_last_frames(sequence: FrameSequence, count: int, *, colour: bool) -> LastFrames:
-    """The last `count` frames that can be read, fewer where there are fewer, none where none can be.
+    """Read the last `count` readable frames; fewer if the sequence has fewer, none if none can be read.
 
     Args:
-        count: at least 1; no more frames than these are held at a time.
+        sequence: image files, or a part of a video.
+        count: maximum number of frames, 1 or more; at most this many are in memory at a time.
         colour: BGR images; otherwise colours are decoded to gray.
 
-    Raises `OSError` where the disk fails, see `raise_if_disk_failed`.
+    Raises:
+        OSError: the disk failed, see `raise_if_disk_failed`.
     """
     if sequence.video is not None:
         return _read_video_end(sequence.video, sequence.span, count, colour=colour)
@@ -81,22 +83,22 @@ def read_last_frames(sequence: FrameSequence, count: int, *, colour: bool) -> La
 
 
 class VideoFrame(NamedTuple):
-    """A frame of a video that is read from its start."""
+    """A decoded frame of a video."""
 
     number: int
-    """From 0; numbers of frames that cannot be decoded are left out."""
+    """Counted from 0; a frame that cannot be decoded leaves a gap."""
 
     seconds: float
-    """When it is shown."""
+    """Playing time at which it is shown, in seconds."""
 
     image: Image
     """uint8, height x width x 3 (BGR)."""
 
 
 def read_video(path: Path) -> Iterator[VideoFrame]:
-    """All frames of a video that can be decoded, in order; none where the file is no video.
+    """Yield all frames of a video that can be decoded, in order; none if the file is no video.
 
-    A folder is a video of the images in it, in the order of their names with numbers as numbers.
+    A folder counts as a video of the images in it, in natural order of their names.
 
     Raises:
         OSError: the file or folder cannot be opened.
@@ -115,7 +117,7 @@ def read_video(path: Path) -> Iterator[VideoFrame]:
 
 
 def frames_per_second(path: Path) -> float:
-    """As a video's header says; 25 where it says nothing of use, and of a folder of images.
+    """The rate in a video's header; 25 if it gives none that is usable, and for a folder of images.
 
     Raises:
         OSError: the file cannot be opened.
@@ -151,7 +153,7 @@ def _read_image(path: Path, *, colour: bool) -> Image | None:
 
 
 def _read_video_end(path: Path, span: Span, count: int, *, colour: bool) -> LastFrames:
-    """Every frame from the file's first is decoded: with some codecs seeking lands on another."""
+    """Read from the file's first frame on, because seeking lands on another frame with some codecs."""
     name = as_text(path.name)
     start, end = span.start or 0.0, math.inf if span.end is None else span.end
     tolerance = _TIME_TOLERANCE_SECONDS if span.seconds else 0.0
@@ -182,7 +184,7 @@ def _read_video_end(path: Path, span: Span, count: int, *, colour: bool) -> Last
 
 @contextmanager
 def _open_video(path: Path) -> Iterator[cv2.VideoCapture]:
-    # By descriptor: OpenCV takes text only, which not every file name is, and reads some as patterns.
+    # By descriptor: OpenCV accepts only text, which not every file name is, and takes some for patterns.
     descriptor = os.open(path, os.O_RDONLY)
     try:
         capture = cv2.VideoCapture(f"/dev/fd/{descriptor}", cv2.CAP_FFMPEG)

@@ -1,4 +1,4 @@
-"""The preprocessing job: a dataset's folder becomes a clip cache. It can be killed and started again."""
+"""The preprocessing job: turns a dataset's folder into a clip cache. It can be killed and started again."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from services.seeds import sha256_of
 log = structlog.get_logger()
 
 Report = Callable[[str, int, int], None]
-"""Called with a stage (`hash`, `clips`), how many are done, and of how many."""
+"""Called with the stage (`hash` or `clips`), the number of sequences done, and their total."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +49,11 @@ class Outcome:
     manifest: CacheManifest
     folder: Path
     made: int
-    """Clips made by this run; the others were there already."""
+    """Sequences processed by this run; earlier runs processed the others."""
     flagged: dict[str, tuple[str, ...]]
-    """Clips in the cache with something to know about them."""
+    """Flags of each clip in the cache that has any, by clip id."""
     near_copies: tuple[NearCopies, ...]
-    """Clips of different subjects that show the same."""
+    """Near-identical clips of different subjects."""
 
 
 def preprocess(
@@ -66,19 +66,23 @@ def preprocess(
     reader_settings: Mapping[str, str] | None = None,
     report: Report = lambda _stage, _done, _total: None,
 ) -> Outcome:
-    """Make the clip cache of a dataset, or go on where a killed run stopped, or find it finished.
+    """Make the clip cache of a dataset; resume a killed run; return a finished cache as it is.
 
     Args:
         dataset: name of a reader, such as `ckplus`.
         root: the dataset's folder.
-        cache_root: the cache goes to `<cache_root>/<dataset>/<fingerprint>`.
-        processes: clips made at the same time.
-        reader_settings: what the reader is asked for, such as `{"lighting": "Weak"}`.
+        cache_root: the cache is written to `<cache_root>/<dataset>/<fingerprint>`.
+        settings: how clips are made.
+        processes: number of processes that make clips.
+        reader_settings: the reader's settings, such as `{"lighting": "Weak"}`.
+        report: called as the work proceeds.
 
     Raises:
-        InvalidInput, NotFound: unknown dataset or detector, or no such tree.
-        FoldwiseError: no clip could be made, or the disk is full.
-        Unavailable: a disk failed, or another process makes the same cache now. What is done is kept.
+        InvalidInput, NotFound: the dataset, a setting or the detector is unknown, or `root` is no such dataset.
+        FoldwiseError: no clip could be made, the disk is full, or a process was killed.
+        Unavailable: a disk failed, or another process is making the same cache.
+
+    Finished clips are kept after an error.
     """
     if processes < 1:
         raise InvalidInput(f"processes is {processes}; give 1 or more", field="processes")
@@ -93,7 +97,7 @@ def preprocess(
         made = 0
         if not folder.exists():
             with sole_writer(cache_root, found.name, fingerprint):
-                # Another process may have finished it while this one came to the lock.
+                # Another process may have finished it before this one got the lock.
                 if not folder.exists():
                     made = _make_missing_clips(
                         found, root, cache_root, fingerprint, settings, processes, report
@@ -103,7 +107,7 @@ def preprocess(
         raise _disk_error(error, cache_root) from error
     except BrokenProcessPool as error:
         raise FoldwiseError(
-            "a process that makes clips was killed, perhaps because memory ran out; what is done is kept, "
+            "a process that makes clips was killed, perhaps because memory ran out; finished clips are kept: "
             "run the same again, with fewer processes"
         ) from error
     cache = open_cache(folder)
@@ -121,7 +125,7 @@ def _no_sequence_message(found: Dataset, root: Path) -> str:
     message = f"{as_text(str(root))} holds no labelled sequence of {found.name}"
     reasons = found.reasons(root)
     first = next((f"; {where}: {reason}" for where, reason in reasons.items()), "; the folder is empty")
-    return message + (f"; {len(reasons)} things in it were left out, such as" if reasons else "") + first
+    return message + (f"; {len(reasons)} things in it were skipped, such as" if reasons else "") + first
 
 
 def _fingerprint(
@@ -171,10 +175,10 @@ def _hash(path: Path) -> str:
 
 def _disk_error(error: OSError, cache_root: Path) -> FoldwiseError:
     where = error.filename or cache_root
-    kept = "the clips that are done are kept"
+    kept = "finished clips are kept"
     if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
         return FoldwiseError(
-            f"no space is left for the clip cache below {cache_root} ({error.strerror}); {kept}: make room, "
+            f"no space is left for the clip cache under {cache_root} ({error.strerror}); {kept}: make room, "
             "then run the same again"
         )
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}:
@@ -230,7 +234,7 @@ def _set_up_process() -> None:
 
 
 def _end_with_parent() -> None:
-    # A pool's process waits for work for ever when its parent was killed.
+    # Otherwise a process of the pool waits for work forever after its parent was killed.
     if parent := multiprocessing.parent_process():
         parent.join()
         os._exit(EXIT_FAILURE)

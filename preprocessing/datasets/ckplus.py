@@ -24,9 +24,10 @@ NAME = "ckplus"
 IMAGES = "cohn-kanade-images"
 LABELS = "Emotion"
 MAX_SEARCH_DEPTH = 2
+"""Levels below the root that are searched for the two folders."""
 
 CLASSES = ("anger", "disgust", "fear", "happy", "sadness", "surprise", "contempt")
-"""In the order of the confusion matrices of the paper, which is not that of the codes."""
+"""In the order of the paper's confusion matrices, which is not that of the codes."""
 
 LABEL_OF_CODE = {
     1: "anger",
@@ -55,26 +56,28 @@ _NOT_READ = {
     "facs_labels": "action units, which foldwise does not read",
     "landmarks": "landmarks, which foldwise does not read",
 }
-"""What else the distribution holds."""
+"""Other folders of the distribution, with the reason why they are skipped."""
 
-# [0-9] and not \d, which is true of digits of every script
+# [0-9] and not \d, which matches digits of every script
 _SUBJECT_FOLDER = re.compile(r"S[0-9]+", re.IGNORECASE)
 _SEQUENCE_FOLDER = re.compile(r"[0-9]+")
 _IMAGE_FILE = re.compile(r"(S[0-9]+_[0-9]+)_([0-9]+)\.png", re.IGNORECASE)
 _LABEL_FILE = re.compile(r"(S[0-9]+_[0-9]+)_([0-9]+)_emotion\.txt", re.IGNORECASE)
 
 _MAX_LABEL_BYTES = 1000
-"""More than any label file holds: whatever else has its name is not read as a whole."""
+"""Bytes that are read of a label file; real ones are far shorter."""
 
 
 def read_ckplus(root: Path) -> Dataset:
-    """The labelled sequences under `root`, which holds the two folders or is up to two levels above them.
+    """Read the labelled sequences under `root`, which holds the two folders or is up to two levels above them.
 
-    Everything under `root` is part of a sequence or among `skipped`; images are not opened. A set that is not
-    the complete one (327 sequences of 118 subjects) is told in `warnings`, unless `foldwise synth` wrote it.
+    Everything under `root` is part of a sequence or listed in `skipped`; images are not opened. A set that is
+    not the complete one (327 sequences of 118 subjects) gets a warning, unless `foldwise synth` wrote it.
 
-    Raises `NotFound` where `root` is not there, and `InvalidInput` where it is no folder, where the two
-    folders are not found, or where there is more than one pair of them.
+    Raises:
+        NotFound: `root` does not exist.
+        InvalidInput: `root` is no folder, or holds none or several pairs of the two folders.
+        OSError: the disk failed.
     """
     tree = Tree(root, layout="CK+")
     images, labels = _find_folders(tree)
@@ -151,7 +154,7 @@ def _find_folders(tree: Tree) -> tuple[Path, Path]:
 
 
 def _sequence_folders(tree: Tree, top: Path) -> dict[str, Path]:
-    """Folders by clip id."""
+    """The sequences' folders by clip id."""
     found: dict[str, Path] = {}
     for subject in tree.folders(top):
         if not _SUBJECT_FOLDER.fullmatch(subject.name):
@@ -168,7 +171,7 @@ def _sequence_folders(tree: Tree, top: Path) -> dict[str, Path]:
 
 
 def _numbered(tree: Tree, folder: Path | None, pattern: re.Pattern[str], clip_id: str) -> dict[int, Path]:
-    """The files of this clip whose names match by their trailing integers, ordered by these."""
+    """The clip's files whose names match `pattern`, by frame number, in ascending order."""
     found: dict[int, Path] = {}
     for path in tree.files(folder) if folder is not None else []:
         match = pattern.fullmatch(path.name)
@@ -213,9 +216,9 @@ def _skip_reason(path: Path) -> str | None:
     if _IMAGE_FILE.fullmatch(path.name) and is_folder(path):
         return "a folder named like an image"
     if _IMAGE_FILE.fullmatch(path.name):
-        return "an image that does not belong into this folder"
+        return "an image that does not belong in this folder"
     if _LABEL_FILE.fullmatch(path.name):
-        return "a label that does not belong into this folder"
+        return "a label that does not belong in this folder"
     if _SUBJECT_FOLDER.fullmatch(path.name):
         return "a subject without a sequence"
     return None
@@ -233,6 +236,6 @@ def _mismatch_warnings(clip_ids: list[str]) -> tuple[str, ...]:
     if not clip_ids:
         return ()
     return (
-        f"In {len(clip_ids)} sequences the label names another last frame than the images have, "
+        f"In {len(clip_ids)} sequences the label names a different last frame than the images do, "
         f"so frames may be missing: {first_few(clip_ids)}.",
     )

@@ -1,6 +1,6 @@
 """Oulu-CASIA NIR&VIS as its authors distribute it: `OriginalImg/VL/Strong/P012/Anger/000.jpeg`.
 
-Two cameras (VL visible light, NI near infrared) saw 80 people show six emotions under three lights.
+Two cameras (VL visible light, NI near infrared) recorded six emotions of 80 people under three lightings.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ NAME = "oulu-casia"
 MODALITIES = ("VL", "NI")
 LIGHTINGS = ("Strong", "Weak", "Dark")
 MAX_SEARCH_DEPTH = 8
+"""Levels below the root that are searched for the folder of the subjects."""
 
 CLASSES = ("anger", "disgust", "fear", "happy", "sadness", "surprise")
-"""In the order and with the names of the confusion matrix of the paper, so that they match those of CK+."""
+"""In the order and with the names of the paper's confusion matrix, so that they match those of CK+."""
 
 FOLDER_OF_CLASS = {
     "anger": "Anger",
@@ -46,18 +47,21 @@ _IMAGE_FILE = re.compile(r"([0-9]+)\.(?:jpe?g|png|bmp)", re.IGNORECASE)
 
 
 def read_oulu_casia(root: Path, *, modality: str = "VL", lighting: str = "Strong") -> Dataset:
-    """The sequences of one camera under one light, wherever `VL/Strong/P###` lies under `root` or at it.
+    """Read the sequences of one modality and lighting.
 
-    Everything else under `root` is among `skipped`; images are not opened. A set that is not the complete one
-    (480 sequences of 80 subjects) is told in `warnings`, unless `foldwise synth` wrote it.
+    Everything else under `root` is listed in `skipped`; images are not opened. A set that is not the complete
+    one (480 sequences of 80 subjects) gets a warning, unless `foldwise synth` wrote it.
 
     Args:
-        root: any folder above the subjects, or the one that holds them.
+        root: the folder that holds the subjects, such as `VL/Strong`, or one up to eight levels above it.
         modality: `VL` (visible light; clips in colour) or `NI` (near infrared; gray clips). The paper uses VL.
         lighting: `Strong`, `Weak` or `Dark`. The paper uses Strong.
 
-    Raises `NotFound` where `root` is not there, and `InvalidInput` for another modality or lighting, where
-    `root` is no folder, and where none or more than one of the folders looked for is there.
+    Raises:
+        NotFound: `root` does not exist.
+        InvalidInput: the modality or lighting is unknown, `root` is no folder, or it holds none or several of
+            the folders searched for.
+        OSError: the disk failed.
     """
     modality = _one_of("modality", modality, MODALITIES)
     lighting = _one_of("lighting", lighting, LIGHTINGS)
@@ -89,7 +93,7 @@ def read_oulu_casia(root: Path, *, modality: str = "VL", lighting: str = "Strong
         if path.name.casefold() in {name.casefold() for name in (*MODALITIES, *LIGHTINGS)}:
             return f"not asked for: modality is {modality} and lighting {lighting}"
         if _SUBJECT_FOLDER.fullmatch(path.name):
-            return "a subject without an emotion's folder"
+            return "a subject without an emotion folder"
         return "no emotion of the set" if path.parent.parent == top and is_folder(path) else None
 
     return Dataset(
@@ -111,7 +115,7 @@ def _one_of(field: str, value: str, allowed: tuple[str, ...]) -> str:
 
 
 def _find_subjects(tree: Tree, modality: str, lighting: str) -> Path:
-    """The folder of the subjects of this camera and light."""
+    """The folder that holds the subjects of this modality and lighting."""
     holders = list(_holders_of_subjects(tree))
     wanted = (modality.casefold(), lighting.casefold())
     matching = [path for path in holders if _modality_and_lighting(path) == wanted]
@@ -124,16 +128,16 @@ def _find_subjects(tree: Tree, modality: str, lighting: str) -> Path:
             f"({found}); give one of them.",
             field="root",
         )
-    there = ", ".join(as_text(f"{path.parent.name}/{path.name}") for path in holders) or "none"
+    known = ", ".join(as_text(f"{path.parent.name}/{path.name}") for path in holders) or "none"
     raise InvalidInput(
         f"root is {tree.root}, but no folder {modality}/{lighting} with subjects P001, P002, ... is in it, "
-        f"up to {MAX_SEARCH_DEPTH} levels down; with subjects there are: {there}.",
+        f"up to {MAX_SEARCH_DEPTH} levels down; folders with subjects: {known}.",
         field="root",
     )
 
 
 def _holders_of_subjects(tree: Tree) -> Iterator[Path]:
-    """Folders with subjects in them, outermost first; links that lead back up are not followed."""
+    """Folders that hold subjects, outermost first; links to a folder above are not followed."""
     level = [(tree.root, frozenset({os.path.realpath(tree.root)}))]
     for _ in range(MAX_SEARCH_DEPTH + 1):
         below = []
@@ -152,7 +156,7 @@ def _modality_and_lighting(folder: Path) -> tuple[str, str]:
 
 
 def _emotion_folders(tree: Tree, top: Path) -> dict[str, Path]:
-    """Folders by clip id."""
+    """The sequences' folders by clip id."""
     found: dict[str, Path] = {}
     for subject in tree.folders(top):
         if not _SUBJECT_FOLDER.fullmatch(subject.name):
@@ -170,7 +174,7 @@ def _emotion_folders(tree: Tree, top: Path) -> dict[str, Path]:
 
 
 def _frames(tree: Tree, folder: Path) -> dict[int, Path]:
-    """Image files by their numbers, ordered by these."""
+    """Image files by frame number, in ascending order."""
     found: dict[int, Path] = {}
     for path in tree.files(folder):
         match = _IMAGE_FILE.fullmatch(path.name)

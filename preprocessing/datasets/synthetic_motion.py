@@ -1,4 +1,4 @@
-"""How the faces of the synthetic set move: who they are, and their pose, head and light in each frame.
+"""The people of the synthetic set, and their pose, head position and light in each frame.
 
 In all functions `length` is a number of frames; `difficulty` is that of the set and `fade` the share of the
 expression that is gone by the last frame, both in [0, 1].
@@ -25,24 +25,24 @@ from preprocessing.datasets.synthetic_expressions import (
 )
 
 WIDTH, HEIGHT = 640, 490
-"""Of a written frame, in pixels."""
+"""Size of a written frame in pixels."""
 
 SCALE = 2
-"""Faces are drawn this many times smaller than written: the detail of a camera, at a quarter of the cost."""
+"""Factor by which drawn frames are smaller than written ones: a camera's detail at a quarter of the cost."""
 
 _WINDOW_FRAMES = 10
-"""The expression builds up within this many last frames, which is what clips are cut from."""
+"""Number of last frames in which the expression builds up; clips are cut from them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Person:
-    """What stays the same over all sequences of a subject; lengths in half face widths, tones 0 to 255."""
+    """What is constant over all sequences of a subject; lengths in half face widths, tones 0 to 255."""
 
     half_width: float
-    """Of the face, in drawn pixels."""
+    """Half the width of the face in drawn pixels."""
 
     centre: tuple[float, float]
-    """Of the face, from the left and the top, in drawn pixels."""
+    """Middle of the face (x, y) in drawn pixels."""
 
     skin: float
     hair_tone: float
@@ -71,14 +71,14 @@ class Person:
     """The resting pose: one value for each field of `Pose`."""
 
     gain: float
-    """How strongly this person shows what it feels."""
+    """Factor of this person's expressions."""
 
     slant: float
     """-1 or 1: the side of a one-sided smile."""
 
 
 _FADE_SHARE = 0.4
-"""The share of a sequence that a whole fade takes; a smaller one takes less, and leaves more for the rise."""
+"""Share of the window that a full fade takes; a smaller fade takes less and leaves more for the rise."""
 
 
 class Light(NamedTuple):
@@ -88,17 +88,17 @@ class Light(NamedTuple):
     """Where the light comes from: right, down, front; of length 1."""
 
     directed: float
-    """The share of light that has a direction."""
+    """Share of the light that has a direction (0 to 1)."""
 
     gain: float
-    """What tones are multiplied by, after `gamma`."""
+    """Factor of the tones, applied after `gamma`."""
 
     gamma: float
-    """The exponent of tones from 0 to 1."""
+    """Exponent of the tones, scaled to 0 to 1."""
 
 
 def make_person(rng: np.random.Generator, difficulty: float) -> Person:
-    """A subject drawn at random."""
+    """A random subject."""
 
     def between(low: float, high: float) -> float:
         return float(rng.uniform(low, high))
@@ -145,9 +145,9 @@ def make_person(rng: np.random.Generator, difficulty: float) -> Person:
 def move_face(
     rng: np.random.Generator, person: Person, label: str | None, length: int, difficulty: float, fade: float
 ) -> npt.NDArray[np.float32]:
-    """The pose in each frame, float32, length x fields of `Pose`: at rest first, then at its peak, then fading.
+    """The pose in each frame, float32, length x fields of `Pose`: at rest, then at its peak, then fading.
 
-    Without a fade the peak is last. Without a label the face hardly leaves its rest.
+    Without a fade the last frame is the peak. Without a label the face stays near its rest.
     """
     start = max(0, length - _WINDOW_FRAMES)
     time = (np.arange(length) - start) / (length - 1 - start)
@@ -173,7 +173,7 @@ def move_face(
 def move_head(rng: np.random.Generator, length: int, difficulty: float) -> npt.NDArray[np.float64]:
     """The position of the head in each frame, float64, length x 5.
 
-    About -1 to 1 each: right, down, tilted, near, and turned.
+    The columns are right, down, tilted, near and turned, each about -1 to 1.
     """
     moves = _drift(rng, length, 5) * np.array([1.0, 1.0, 1.0, 1.0, 0.5])
     motion: npt.NDArray[np.float64] = moves * (0.4 + difficulty) + rng.normal(0, 0.5, 5)
@@ -181,7 +181,7 @@ def move_head(rng: np.random.Generator, length: int, difficulty: float) -> npt.N
 
 
 def make_lights(rng: np.random.Generator, length: int, difficulty: float) -> list[Light]:
-    """The light on each frame: its direction and strength waver, the rest stays."""
+    """The light on each frame: its direction and strength waver, the rest is constant."""
     angle = rng.uniform(-1.1, 1.1) * (0.4 + 0.6 * difficulty) + 0.25 * _drift(rng, length, 1)[:, 0]
     height = rng.uniform(-0.8, 0.1)
     directed = rng.uniform(0.25, 0.45 + 0.3 * difficulty)
@@ -196,13 +196,13 @@ def make_lights(rng: np.random.Generator, length: int, difficulty: float) -> lis
 
 
 def _ease(time: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """From 0 to 1 while time goes from 0 to 1, slow at both ends."""
+    """0 to 1 while time goes from 0 to 1, slow at both ends."""
     share = np.clip(time, 0.0, 1.0)
     return share * share * (3 - 2 * share)
 
 
 def _drift(rng: np.random.Generator, length: int, count: int) -> npt.NDArray[np.float64]:
-    """Slow wandering between about -1 and 1 that starts anywhere: length x count."""
+    """Slow motion between about -1 and 1 from a random start, float64, length x count."""
     time = np.arange(length)[:, None] / _WINDOW_FRAMES
     pace, phase = rng.uniform(0.15, 0.6, count), rng.uniform(0, 1, count)
     return np.sin(2 * math.pi * (time * pace + phase))

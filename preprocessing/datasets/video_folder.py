@@ -1,4 +1,4 @@
-"""Videos of one's own: `subject/label/clip.mp4`, or a folder of images for a clip, or a list in a CSV file."""
+"""Your own videos: `subject/label/clip.mp4`, a folder of images instead of a video, or a list in a CSV file."""
 
 from __future__ import annotations
 
@@ -25,21 +25,24 @@ _FRAME = re.compile(r"[0-9]{1,9}")
 
 
 def read_video_folder(root: Path, *, manifest: str = "", name: str = NAME, colour: str = "yes") -> Dataset:
-    """The clips under `root`, by its folders or by a list; the classes are the labels in alphabetical order.
+    """Read the clips under `root` from its folders or a list; the classes are the labels in alphabetical order.
 
-    Everything under `root` is part of a clip or among `skipped`, and so is every row of the list that is no
+    Everything under `root` is part of a clip or listed in `skipped`, as is every row of the list that is no
     clip. Videos and images are not opened.
 
     Args:
         root: the folder of the videos.
-        manifest: a CSV file with the columns path (relative to `root`), subject, label and, where wanted,
-            start and end: frames counted from 0 or seconds like `2.5s`, both ends included. Relative to `root`
-            too. Empty: the folders say subject and label.
-        name: the folder of the caches.
+        manifest: a CSV file, relative to `root`, with the columns path (relative to `root`), subject, label and
+            optionally start and end: frames counted from 0 or seconds like `2.5s`, both ends included. Empty:
+            the folders give subject and label.
+        name: name of the folder of its caches.
         colour: `yes`, or `no` for gray clips.
 
-    Raises `NotFound` where `root` or `manifest` is not there, and `InvalidInput` where it cannot be read, lacks
-    a column, or another setting is none of what it may be.
+    Raises:
+        NotFound: `root` or `manifest` does not exist.
+        InvalidInput: `root` is no folder, `manifest` cannot be read or lacks a column, or another setting has
+            an invalid value.
+        OSError: the disk failed.
     """
     if not _NAME.fullmatch(name):
         raise InvalidInput(f"name is {name!r}; use lower case letters, digits and hyphens.", field="name")
@@ -65,7 +68,7 @@ def read_video_folder(root: Path, *, manifest: str = "", name: str = NAME, colou
 
 
 class _NotAClip(Exception):
-    """Says in words why something is no clip."""
+    """The reason why something is no clip."""
 
 
 class _Clips:
@@ -77,16 +80,17 @@ class _Clips:
         self.warnings: list[str] = []
 
     def add(self, path: Path, *, subject: str, label: str, span: Span = WHOLE_VIDEO, ends: str = "") -> None:
-        """A clip of a video or of a folder of images; `ends` is `span` as it was written.
+        """Add the clip of a video or a folder of images; `ends` is `span` as the list writes it.
 
-        Raises `_NotAClip`.
+        Raises:
+            _NotAClip: it is no clip, or a duplicate.
         """
         if not label:
             raise _NotAClip("no label")
         source = as_text(path.relative_to(self.tree.root).as_posix())
         clip_id = f"{source}#{ends}" if ends else source
         if clip_id in self.by_id:
-            raise _NotAClip(f"the same clip as another: {clip_id}")
+            raise _NotAClip(f"a duplicate of the clip {clip_id}")
         frames = self._images_of(path, span) if is_folder(path) else ()
         if not frames:
             _check_video(path)
@@ -129,7 +133,7 @@ def _read_folders(clips: _Clips) -> None:
             inside = tree.entries(label)
             videos = [path for path in inside if _is_video(path)]
             folders = [path for path in inside if is_folder(path) and not is_clutter(path)]
-            # images in the label's own folder are one clip
+            # images directly in the label's folder are one clip
             alone = [label] if _images(tree, label) else []
             for path in (*videos, *folders, *alone):
                 try:
@@ -165,7 +169,7 @@ def _read_manifest(clips: _Clips, manifest: Path) -> None:
 def _parse(manifest: Path) -> tuple[list[str], list[tuple[int, _Row]]]:
     """The header and the rows, each with the line it ends on."""
     try:
-        # names of files may be in any encoding: what is no UTF-8 stays the bytes it is
+        # file names may be in any encoding; bytes that are not UTF-8 stay as they are
         text = manifest.read_text(encoding="utf-8-sig", errors="surrogateescape")
     except FileNotFoundError:
         raise NotFound(
@@ -208,7 +212,7 @@ def _add_row(clips: _Clips, row: _Row) -> None:
     root, shown = clips.tree.root, as_text(row.path)
     path = Path(os.path.abspath(root / row.path))
     if not path.is_relative_to(root):
-        raise _NotAClip(f"{shown} lies outside of root")
+        raise _NotAClip(f"{shown} is outside root")
     if "\0" in row.path or not os.path.lexists(path):
         raise _NotAClip(f"{shown} is not there")
     ends = f"{row.start}-{row.end}" if row.start or row.end else ""
@@ -252,7 +256,7 @@ def _similar_names(subjects: set[str]) -> Iterator[str]:
     for names in by_folded.values():
         if len(names) > 1:
             named = ", ".join(names)
-            yield f"The subjects {named} are taken for different people; if they are one, name them alike."
+            yield f"The subjects {named} count as different people; if they are one person, use one name."
 
 
 def _label(text: str) -> str:
@@ -261,11 +265,11 @@ def _label(text: str) -> str:
 
 def _not_in_folders(path: Path) -> str | None:
     if _is_video(path):
-        return "a video that does not lie in subject/label"
+        return "a video outside subject/label"
     if is_folder(path):
         return "a folder without videos or images in subject/label/clip"
     if path.suffix.casefold() in IMAGES:
-        return "an image that does not lie in subject/label"
+        return "an image outside subject/label"
     return "neither a video nor an image"
 
 
