@@ -1,4 +1,4 @@
-"""The logs of several pods as one stream of lines, each beginning with its pod's name."""
+"""Merges the logs of several pods into one stream of lines, each with its pod's name in front."""
 
 from __future__ import annotations
 
@@ -10,21 +10,24 @@ from k8s.cluster import Cluster
 from services.errors import FoldwiseError
 
 POLL_SECONDS = 1.0
-"""New pods are looked for so often."""
+"""Seconds between two searches for new pods."""
 
 _MAX_QUEUED_LINES = 10_000
+"""Lines read ahead of the reader, of all pods together."""
 
 
 def lines_of(
     cluster: Cluster, pods: Callable[[], Sequence[str]], *, follow: bool, tail: int | None = None
 ) -> Generator[str]:
-    """Lines as they come; with `follow` until nobody reads them, otherwise to the end of each log.
+    """Yield lines as they arrive: with `follow` until the reader stops, otherwise to the end of each log.
+
+    With `follow`, an empty text is yielded after each second without a line.
 
     Args:
-        cluster: whose pods they are.
-        pods: names those that have a log now; asked again and again with `follow`.
-        follow: go on with what is written from now on, and with new pods.
-        tail: so many lines of what each pod has written already; None for all.
+        cluster: the pods' namespace.
+        pods: returns the names of the pods that have a log now; called repeatedly with `follow`.
+        follow: continue with new lines and new pods.
+        tail: number of existing lines of each pod; None: all.
     """
     if not follow:
         for pod in pods():
@@ -54,7 +57,7 @@ def lines_of(
             try:
                 yield lines.get(timeout=POLL_SECONDS)
             except queue.Empty:
-                # Nothing to send, but whoever sends it must learn when nobody listens any more.
+                # There is nothing to send, but by sending the caller notices that its client has gone.
                 yield ""
     finally:
         stopping.set()

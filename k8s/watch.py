@@ -1,4 +1,4 @@
-"""A copy of some objects of a cluster, kept current by a watch."""
+"""A copy of some objects of a cluster, kept up to date by a watch."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from services.errors import FoldwiseError
 log = structlog.get_logger()
 
 RETRY_SECONDS = 2.0
-"""After a watch broke, the list is asked for again no sooner."""
+"""Seconds to wait after a broken watch before listing again."""
 
 
 class Watched(threading.Thread):
-    """The objects of one resource that a label selector chooses. Reading is safe from any thread."""
+    """The objects of one resource that match a label selector. Any thread may read them."""
 
     def __init__(
         self,
@@ -28,7 +28,16 @@ class Watched(threading.Thread):
         *,
         on_change: Callable[[Manifest, bool], None],
     ) -> None:
-        """`on_change` is told of every object that was added, changed or, with True, that is gone."""
+        """A copy that is empty until the thread has listed the objects.
+
+        Args:
+            cluster: the namespace.
+            group: API group; empty for the core group.
+            resource: plural name, such as `jobs`.
+            selector: label selector.
+            on_change: called in this thread with an object and whether it was deleted (True), or added or
+                changed (False).
+        """
         super().__init__(name=f"watch-{resource}", daemon=True)
         self._cluster = cluster
         self._group = group
@@ -42,12 +51,12 @@ class Watched(threading.Thread):
         """Set once the copy is complete."""
 
     def all(self) -> list[Manifest]:
-        """The objects as they were last heard of."""
+        """The objects in their last known state."""
         with self._lock:
             return list(self._objects.values())
 
     def stop(self) -> None:
-        """Tell nobody of changes any more; the thread ends with its connection."""
+        """Report no more changes; the thread ends when its connection closes."""
         self._stopping.set()
 
     def run(self) -> None:
