@@ -21,7 +21,7 @@ Box = tuple[float, float, float, float]
 
 
 def run_naive_preprocessing(
-    sequences: Sequence[reader.Sequence], folder: Path, size: int
+    sequences: Sequence[reader.FrameSequence], folder: Path, size: int
 ) -> list[list[Box | None]]:
     """Write `clips.npy` and `clips_clahe.npy` into `folder`.
 

@@ -161,13 +161,13 @@ class Search:
         """See the function `suggest`."""
         enqueued = enqueued or {}
         if number < len(self._spec.enqueue):
-            return self._spec.space.tidy(self._spec.enqueue[number])
+            return self._spec.space.canonicalize(self._spec.enqueue[number])
         if number in enqueued:
-            return self._spec.space.tidy(enqueued[number])
+            return self._spec.space.canonicalize(enqueued[number])
         if self._grid is not None:
             before = len(self._spec.enqueue) + sum(other < number for other in enqueued)
-            return self._spec.space.tidy(self._grid.configuration(number - before))
-        return self._spec.space.tidy(self._draw(number))
+            return self._spec.space.canonicalize(self._grid.configuration(number - before))
+        return self._spec.space.canonicalize(self._draw(number))
 
     def _add(self, trial: FrozenTrial) -> int:
         study_id = self._storage.get_study_id_from_name(_IN_MEMORY)

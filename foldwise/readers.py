@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from preprocessing.datasets.reader import Dataset, Sequence, Skipped, Span, as_text
+from preprocessing.datasets.reader import Dataset, FrameSequence, Skipped, Span, as_text
 from preprocessing.datasets.tree import Tree
 from services.errors import InvalidInput
 
-__all__ = ["Dataset", "InvalidInput", "Sequence", "Skipped", "Span", "Tree", "as_text"]
+__all__ = ["Dataset", "FrameSequence", "InvalidInput", "Skipped", "Span", "Tree", "as_text"]

@@ -1,4 +1,4 @@
-"""The only code that talks to the Kubernetes API.
+"""The only code that calls the Kubernetes API; `cli` also runs kubectl.
 
-May not live here: rules about studies, anything that needs a database or torch.
+Not allowed here: rules about studies, and anything that needs a database or torch.
 """

@@ -1,4 +1,4 @@
-"""The way to the Kubernetes API server: its address as pods know it, whom to trust, and a pod's own token."""
+"""Connects to the Kubernetes API server: its address in the cluster, its certificate and the pod's token."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import httpx
 from services.errors import InvalidInput
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-"""Where a pod finds its own token, its namespace and the API server's CA certificate."""
+"""Folder of a pod's token, its namespace and the API server's CA certificate."""
 
 
 def address_in_cluster(option: str) -> str:
-    """The URL of the API server of the cluster that this process runs in; `option` is what needs it.
+    """URL of the API server of the cluster that this process runs in; an error names `option`, which needs it.
 
     Raises:
-        InvalidInput: it runs in none.
+        InvalidInput: this process does not run in a cluster.
     """
     host, port = os.environ.get("KUBERNETES_SERVICE_HOST"), os.environ.get("KUBERNETES_SERVICE_PORT", "443")
     if not host:
@@ -36,15 +36,15 @@ def open_client(
     token_file: Path | None = None,
     certificate: tuple[Path, Path] | None = None,
 ) -> httpx.Client:
-    """A client of the API server at `url`.
+    """Open a client of the API server at `url`.
 
     Args:
         url: such as `https://10.0.0.1:443`.
-        option: what it is for, named where a file is missing.
+        option: the command line option that needs it, for errors.
         timeout: seconds to wait for an answer.
-        ca_file: the certificates that the API server is checked by; None for the system's.
-        token_file: read again for each call, since it is replaced every hour; or
-        certificate: a client's certificate and key.
+        ca_file: certificates that verify the API server; None: the system's.
+        token_file: the token to send; read again for each request, because it is replaced every hour.
+        certificate: a client's certificate and key, instead of a token.
 
     Raises:
         InvalidInput: a file cannot be read.

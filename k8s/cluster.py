@@ -1,7 +1,7 @@
-"""A namespace of a Kubernetes cluster: the few calls that foldwise makes of its API server.
+"""A namespace of a Kubernetes cluster: the few calls that foldwise makes to its API server.
 
-`VERBS` is all that may be asked, and what the chart's Role grants: a call that is not in it is refused here
-already, so the two cannot drift apart unseen.
+`VERBS` lists every allowed call, and the chart's Role grants the same ones. A call that is not listed fails
+here, so the two cannot diverge unnoticed.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ Manifest = dict[str, Any]
 """An object as Kubernetes writes it in JSON."""
 
 _OPTION = "--worker-template"
-"""What needs it, for messages."""
+"""The option that needs a cluster, for errors."""
 
-ANSWER_SECONDS = 15.0
-WATCH_SECONDS = 240
-"""A watch is asked for anew after so long: a connection that died in silence is noticed by then."""
+REQUEST_TIMEOUT_SECONDS = 15.0
+"""Seconds to wait for an answer of the API server."""
+
+MAX_WATCH_SECONDS = 240
+"""Seconds after which a watch is started again, so that a dead connection is noticed."""
 
 VERBS = frozenset(
     [
@@ -42,15 +44,15 @@ VERBS = frozenset(
 """(API group, resource, verb) of every call."""
 
 _VERSIONS = {"": "api/v1", "batch": "apis/batch/v1"}
-"""Of Kubernetes' own groups; of others the API server prefers one, since theirs come and go."""
+"""Paths of Kubernetes' own groups; the API server names the version of other groups, because it changes."""
 
 
 class WatchTooOld(Exception):
-    """What happened since is not kept any more: list again."""
+    """The API server has forgotten the changes since this version; list again."""
 
 
 class Cluster:
-    """One namespace. Safe to share by threads."""
+    """One namespace. Threads may share it."""
 
     def __init__(
         self,
@@ -65,10 +67,10 @@ class Cluster:
 
         Args:
             url: such as `https://10.0.0.1:443`.
-            namespace: of jobs, pods and all else.
-            token_file: read again for each call, since it is replaced every hour; or
-            certificate: a client's certificate and key.
-            ca_file: the certificates that the API server is checked by.
+            namespace: of jobs, pods and everything else.
+            token_file: the token to send; read again for each request, because it is replaced every hour.
+            ca_file: certificates that verify the API server; None: the system's.
+            certificate: a client's certificate and key, instead of a token.
 
         Raises:
             InvalidInput: a file cannot be read.
@@ -78,18 +80,18 @@ class Cluster:
         self._http = open_client(
             url,
             option=_OPTION,
-            timeout=ANSWER_SECONDS,
+            timeout=REQUEST_TIMEOUT_SECONDS,
             ca_file=ca_file,
             token_file=token_file,
             certificate=certificate,
         )
 
     @classmethod
-    def around(cls) -> Cluster:
+    def in_cluster(cls) -> Cluster:
         """The namespace that this process runs in.
 
         Raises:
-            InvalidInput: it runs in none.
+            InvalidInput: this process does not run in a cluster.
         """
         url = address_in_cluster(_OPTION)
         try:
@@ -104,43 +106,43 @@ class Cluster:
         )
 
     def get(self, group: str, resource: str, name: str) -> Manifest:
-        """One object.
+        """Get an object.
 
         Raises:
-            NotFound, FoldwiseError, Unavailable: as the API server says.
+            NotFound, FoldwiseError, Unavailable: as the API server answers.
         """
         return self._call("GET", self._path(group, resource, "get", name))
 
     def list(self, group: str, resource: str, **query: str) -> Manifest:
-        """A list: `items`, and the `metadata.resourceVersion` from which to watch.
+        """List objects: `items`, and the `metadata.resourceVersion` from which to watch.
 
         Raises:
-            FoldwiseError, Unavailable: as the API server says.
+            FoldwiseError, Unavailable: as the API server answers.
         """
         return self._call("GET", self._path(group, resource, "list"), query=query)
 
     def create(self, group: str, resource: str, manifest: Manifest) -> Manifest:
-        """Make an object.
+        """Create an object.
 
         Raises:
             Conflict: it exists.
-            FoldwiseError, Unavailable: as the API server says.
+            FoldwiseError, Unavailable: as the API server answers.
         """
         return self._call("POST", self._path(group, resource, "create"), body=manifest)
 
     def patch(self, group: str, resource: str, name: str, changes: Manifest) -> Manifest:
-        """Change what a JSON merge patch (RFC 7396) names.
+        """Change an object by a JSON merge patch (RFC 7396).
 
         Raises:
-            NotFound, FoldwiseError, Unavailable: as the API server says.
+            NotFound, FoldwiseError, Unavailable: as the API server answers.
         """
         return self._call("PATCH", self._path(group, resource, "patch", name), body=changes)
 
     def delete(self, group: str, resource: str, name: str) -> None:
-        """Delete an object and, behind it, what it owns; one that is gone already is fine.
+        """Delete an object and, in the background, what it owns; a missing object is no error.
 
         Raises:
-            FoldwiseError, Unavailable: as the API server says.
+            FoldwiseError, Unavailable: as the API server answers.
         """
         query = {"propagationPolicy": "Background"}
         try:
@@ -149,19 +151,25 @@ class Cluster:
             return
 
     def watch(self, group: str, resource: str, since: str, **query: str) -> Iterator[tuple[str, Manifest]]:
-        """What changes after the version `since`: ADDED, MODIFIED, DELETED or BOOKMARK, and the object.
+        """Yield each change after the version `since`: ADDED, MODIFIED, DELETED or BOOKMARK, and the object.
 
-        Ends by itself after a few minutes; then watch on from the last object's resource version.
+        It ends after `MAX_WATCH_SECONDS`; then watch again from the last object's resource version.
+
+        Args:
+            group: API group; empty for the core group.
+            resource: plural name, such as `jobs`.
+            since: a resource version.
+            query: further parameters, such as `labelSelector`.
 
         Raises:
-            WatchTooOld: that version is forgotten.
-            FoldwiseError, Unavailable: as the API server says, or the connection broke.
+            WatchTooOld: the API server has forgotten that version.
+            FoldwiseError, Unavailable: as the API server answers, or the connection broke.
         """
         path = self._path(group, resource, "watch")
         asked = {
             "watch": "true",
             "allowWatchBookmarks": "true",
-            "timeoutSeconds": str(WATCH_SECONDS),
+            "timeoutSeconds": str(MAX_WATCH_SECONDS),
             "resourceVersion": since,
             **query,
         }
@@ -176,23 +184,28 @@ class Cluster:
                 yield str(event["type"]), changed
 
     def log(self, pod: str, *, follow: bool, tail: int | None = None) -> Iterator[str]:
-        """The lines of a pod's log, to the end or, with `follow`, until its container ends.
+        """Yield the lines of a pod's log, to the end or, with `follow`, until its container ends.
+
+        Args:
+            pod: name of the pod.
+            follow: wait for new lines.
+            tail: number of existing lines to start with; None: all.
 
         Raises:
-            NotFound, FoldwiseError, Unavailable: as the API server says, or the connection broke.
+            NotFound, FoldwiseError, Unavailable: as the API server answers, or the connection broke.
         """
         query = {"follow": str(follow).lower()} | ({} if tail is None else {"tailLines": str(tail)})
         with self._stream(f"{self._path('', 'pods/log', 'get', pod)}", query) as lines:
             yield from lines
 
     def close(self) -> None:
-        """End its connections; watches and logs under way end with them."""
+        """Close the connections; running watches and logs end."""
         self._http.close()
 
     @contextmanager
     def _stream(self, path: str, query: Mapping[str, str]) -> Iterator[Iterator[str]]:
-        # The server ends a watch in time; before that, silence means that nothing happens.
-        timeout = httpx.Timeout(ANSWER_SECONDS, read=WATCH_SECONDS + ANSWER_SECONDS)
+        # The server ends a watch after MAX_WATCH_SECONDS; until then, silence means that nothing happens.
+        timeout = httpx.Timeout(REQUEST_TIMEOUT_SECONDS, read=MAX_WATCH_SECONDS + REQUEST_TIMEOUT_SECONDS)
         try:
             with self._http.stream("GET", path, params=dict(query), timeout=timeout) as response:
                 if response.status_code == HTTPStatus.GONE:
@@ -236,7 +249,7 @@ class Cluster:
         return "/".join([path, *([name] if name else []), *([part] if part else [])])
 
     def _version(self, group: str) -> str:
-        # In the preferred version objects are stored: Kueue refuses changes that come through an older one.
+        # The preferred version, in which objects are stored: Kueue rejects changes through an older one.
         if group not in self._versions:
             preferred = self._call("GET", f"/apis/{group}")["preferredVersion"]
             self._versions[group] = f"apis/{preferred['groupVersion']}"
@@ -245,10 +258,10 @@ class Cluster:
 
 def _raise(response: httpx.Response) -> None:
     try:
-        said = str(response.json()["message"])
+        detail = str(response.json()["message"])
     except (ValueError, KeyError, TypeError):
-        said = f"status {response.status_code}"
-    message = f"the Kubernetes API server says: {said}"
+        detail = f"status {response.status_code}"
+    message = f"the Kubernetes API server says: {detail}"
     match response.status_code:
         case HTTPStatus.NOT_FOUND:
             raise NotFound(message)

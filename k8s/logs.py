@@ -1,4 +1,4 @@
-"""The logs of several pods as one stream of lines, each beginning with its pod's name."""
+"""Merges the logs of several pods into one stream of lines, each with its pod's name in front."""
 
 from __future__ import annotations
 
@@ -9,40 +9,43 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from k8s.cluster import Cluster
 from services.errors import FoldwiseError
 
-LOOK_SECONDS = 1.0
-"""New pods are looked for so often."""
+POLL_SECONDS = 1.0
+"""Seconds between two searches for new pods."""
 
-_WAITING_LINES = 10_000
+_MAX_QUEUED_LINES = 10_000
+"""Lines read ahead of the reader, of all pods together."""
 
 
 def lines_of(
     cluster: Cluster, pods: Callable[[], Sequence[str]], *, follow: bool, tail: int | None = None
 ) -> Generator[str]:
-    """Lines as they come; with `follow` until nobody reads them, otherwise to the end of each log.
+    """Yield lines as they arrive: with `follow` until the reader stops, otherwise to the end of each log.
+
+    With `follow`, an empty text is yielded after each second without a line.
 
     Args:
-        cluster: whose pods they are.
-        pods: names those that have a log now; asked again and again with `follow`.
-        follow: go on with what is written from now on, and with new pods.
-        tail: so many lines of what each pod has written already; None for all.
+        cluster: the pods' namespace.
+        pods: returns the names of the pods that have a log now; called repeatedly with `follow`.
+        follow: continue with new lines and new pods.
+        tail: number of existing lines of each pod; None: all.
     """
     if not follow:
         for pod in pods():
             yield from _prefixed(cluster, pod, follow=False, tail=tail)
         return
-    lines: queue.Queue[str] = queue.Queue(_WAITING_LINES)
-    ending = threading.Event()
+    lines: queue.Queue[str] = queue.Queue(_MAX_QUEUED_LINES)
+    stopping = threading.Event()
     known: set[str] = set()
 
     def read(pod: str) -> None:
         for line in _prefixed(cluster, pod, follow=True, tail=tail):
-            while not ending.is_set():
+            while not stopping.is_set():
                 try:
-                    lines.put(line, timeout=LOOK_SECONDS)
+                    lines.put(line, timeout=POLL_SECONDS)
                     break
                 except queue.Full:
                     continue
-            if ending.is_set():
+            if stopping.is_set():
                 return
 
     try:
@@ -52,12 +55,12 @@ def lines_of(
                     known.add(pod)
                     threading.Thread(target=read, args=(pod,), name=f"log-{pod}", daemon=True).start()
             try:
-                yield lines.get(timeout=LOOK_SECONDS)
+                yield lines.get(timeout=POLL_SECONDS)
             except queue.Empty:
-                # Nothing to send, but whoever sends it must learn when nobody listens any more.
+                # There is nothing to send, but by sending the caller notices that its client has gone.
                 yield ""
     finally:
-        ending.set()
+        stopping.set()
 
 
 def _prefixed(cluster: Cluster, pod: str, *, follow: bool, tail: int | None) -> Iterator[str]:

@@ -1,8 +1,8 @@
-"""Ask the Kubernetes API server whose a token is: TokenReview of authentication.k8s.io/v1.
+"""Asks the Kubernetes API server to whom a token belongs: TokenReview of authentication.k8s.io/v1.
 
-A pod's projected service account token says nothing that can be trusted until the API server has checked it.
-The audience is asked for and looked for in the answer, as the API's reference demands: a server that does not
-know audiences would otherwise pass a token that was made for somebody else.
+A pod's projected service account token must not be trusted before the API server has verified it. The audience
+is sent with the review and checked in the answer, as the API's reference demands: otherwise a server that does
+not support audiences would accept a token that was made for another audience.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ log = structlog.get_logger()
 
 _OPTION = "--token-review-audience"
 
-ANSWER_SECONDS = 5.0
-"""The API server is not waited for any longer."""
+REQUEST_TIMEOUT_SECONDS = 5.0
+"""Seconds to wait for an answer of the API server."""
 
 _USER_PREFIX = "system:serviceaccount:"
 _POD_UID = "authentication.kubernetes.io/pod-uid"
@@ -32,17 +32,17 @@ _POD_UID = "authentication.kubernetes.io/pod-uid"
 
 @dataclass(frozen=True, kw_only=True)
 class ServiceAccount:
-    """Whose a reviewed token is."""
+    """The owner of a reviewed token."""
 
     name: str
     """NAMESPACE/NAME of the service account."""
 
     pod_uid: str | None
-    """Of the pod that the token was made for; None where it is bound to no pod."""
+    """UID of the pod that the token was made for; None if it is bound to no pod."""
 
 
 class TokenReviewer:
-    """Reviews tokens of some service accounts for one audience. Safe to share by threads."""
+    """Reviews tokens of some service accounts for one audience. Threads may share it."""
 
     def __init__(
         self, url: str, *, audience: str, accounts: Collection[str], token_file: Path, ca_file: Path
@@ -51,10 +51,10 @@ class TokenReviewer:
 
         Args:
             url: such as `https://10.0.0.1:443`.
-            audience: that a token must have been made for.
-            accounts: NAMESPACE/NAME of each service account whose tokens are good.
-            token_file: the reviewer's own token, read again for each review: it is replaced every hour.
-            ca_file: the certificates that the API server is checked by.
+            audience: the audience that a token must have been made for.
+            accounts: NAMESPACE/NAME of each service account whose tokens are accepted.
+            token_file: the reviewer's own token; read again for each review, because it is replaced every hour.
+            ca_file: certificates that verify the API server.
 
         Raises:
             InvalidInput: no account is named, one is no NAMESPACE/NAME, or a file cannot be read.
@@ -67,7 +67,7 @@ class TokenReviewer:
         self._audience = audience
         self._accounts = frozenset(accounts)
         self._http = open_client(
-            url, option=_OPTION, timeout=ANSWER_SECONDS, ca_file=ca_file, token_file=token_file
+            url, option=_OPTION, timeout=REQUEST_TIMEOUT_SECONDS, ca_file=ca_file, token_file=token_file
         )
 
     @classmethod
@@ -75,7 +75,7 @@ class TokenReviewer:
         """A reviewer for the cluster that this process runs in.
 
         Raises:
-            InvalidInput: it runs in none, or as the constructor says.
+            InvalidInput: this process does not run in a cluster, or as for the constructor.
         """
         return cls(
             address_in_cluster(_OPTION),
@@ -86,18 +86,18 @@ class TokenReviewer:
         )
 
     def review(self, token: str) -> ServiceAccount | None:
-        """Whose `token` is, or None when it is nobody's, of another audience or of another account.
+        """The owner of `token`; None if it is invalid, or made for another audience or account.
 
         Raises:
-            Unavailable: the API server does not answer, or lets this process review nothing.
+            Unavailable: the API server does not answer, or does not let this process review tokens.
         """
-        asked = {
+        review = {
             "apiVersion": "authentication.k8s.io/v1",
             "kind": "TokenReview",
             "spec": {"token": token, "audiences": [self._audience]},
         }
         try:
-            answer = self._http.post("/apis/authentication.k8s.io/v1/tokenreviews", json=asked)
+            answer = self._http.post("/apis/authentication.k8s.io/v1/tokenreviews", json=review)
         except (httpx.TransportError, OSError) as error:
             log.warning("token_review_failed", error=str(error) or type(error).__name__)
             raise Unavailable("the Kubernetes API server does not answer; try again") from error
@@ -107,7 +107,7 @@ class TokenReviewer:
                 status=answer.status_code,
                 note="the coordinator's service account needs the cluster role system:auth-delegator",
             )
-            raise Unavailable("the Kubernetes API server reviews no token of ours; see the coordinator's log")
+            raise Unavailable("the Kubernetes API server did not review the token; see the coordinator's log")
         try:
             status = _Review.model_validate_json(answer.content).status
         except ValidationError as error:
@@ -116,18 +116,18 @@ class TokenReviewer:
         return self._accepted(status)
 
     def close(self) -> None:
-        """End its connections."""
+        """Close the connections."""
         self._http.close()
 
     def _accepted(self, status: _Status) -> ServiceAccount | None:
         account = status.user.username.removeprefix(_USER_PREFIX).replace(":", "/")
-        good = (
+        accepted = (
             status.authenticated
             and self._audience in status.audiences
             and status.user.username.startswith(_USER_PREFIX)
             and account in self._accounts
         )
-        if not good:
+        if not accepted:
             log.warning(
                 "token_review_negative",
                 authenticated=status.authenticated,

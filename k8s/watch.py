@@ -1,4 +1,4 @@
-"""A copy of some objects of a cluster, kept current by a watch."""
+"""A copy of some objects of a cluster, kept up to date by a watch."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from services.errors import FoldwiseError
 log = structlog.get_logger()
 
 RETRY_SECONDS = 2.0
-"""After a watch broke, the list is asked for again no sooner."""
+"""Seconds to wait after a broken watch before listing again."""
 
 
 class Watched(threading.Thread):
-    """The objects of one resource that a label selector chooses. Reading is safe from any thread."""
+    """The objects of one resource that match a label selector. Any thread may read them."""
 
     def __init__(
         self,
@@ -28,7 +28,16 @@ class Watched(threading.Thread):
         *,
         on_change: Callable[[Manifest, bool], None],
     ) -> None:
-        """`on_change` is told of every object that was added, changed or, with True, that is gone."""
+        """A copy that is empty until the thread has listed the objects.
+
+        Args:
+            cluster: the namespace.
+            group: API group; empty for the core group.
+            resource: plural name, such as `jobs`.
+            selector: label selector.
+            on_change: called in this thread with an object and whether it was deleted (True), or added or
+                changed (False).
+        """
         super().__init__(name=f"watch-{resource}", daemon=True)
         self._cluster = cluster
         self._group = group
@@ -37,33 +46,33 @@ class Watched(threading.Thread):
         self._on_change = on_change
         self._objects: dict[str, Manifest] = {}
         self._lock = threading.Lock()
-        self._ending = threading.Event()
+        self._stopping = threading.Event()
         self.listed = threading.Event()
         """Set once the copy is complete."""
 
     def all(self) -> list[Manifest]:
-        """The objects as they were last heard of."""
+        """The objects in their last known state."""
         with self._lock:
             return list(self._objects.values())
 
     def stop(self) -> None:
-        """Tell nobody of changes any more; the thread ends with its connection."""
-        self._ending.set()
+        """Report no more changes; the thread ends when its connection closes."""
+        self._stopping.set()
 
     def run(self) -> None:
         """List, watch, and list again whenever the watch breaks."""
-        while not self._ending.is_set():
+        while not self._stopping.is_set():
             try:
                 version = self._list()
-                while not self._ending.is_set():
+                while not self._stopping.is_set():
                     version = self._watch(version)
             except WatchTooOld:
                 continue
             except (FoldwiseError, RuntimeError) as error:
                 # RuntimeError: the client was closed under a watch.
-                if not self._ending.is_set():
+                if not self._stopping.is_set():
                     log.warning("watch_broke", resource=self._resource, error=str(error))
-                self._ending.wait(RETRY_SECONDS)
+                self._stopping.wait(RETRY_SECONDS)
 
     def _list(self) -> str:
         answer = self._cluster.list(self._group, self._resource, labelSelector=self._selector)
@@ -72,16 +81,16 @@ class Watched(threading.Thread):
             gone = [item for uid, item in self._objects.items() if uid not in found]
             self._objects = found
         for item in gone:
-            self._tell(item, gone=True)
+            self._notify(item, gone=True)
         for item in found.values():
-            self._tell(item, gone=False)
+            self._notify(item, gone=False)
         self.listed.set()
         return str(answer["metadata"]["resourceVersion"])
 
     def _watch(self, version: str) -> str:
         changes = self._cluster.watch(self._group, self._resource, version, labelSelector=self._selector)
         for kind, item in changes:
-            if self._ending.is_set():
+            if self._stopping.is_set():
                 break
             version = item["metadata"]["resourceVersion"]
             if kind == "BOOKMARK":
@@ -92,9 +101,9 @@ class Watched(threading.Thread):
                     self._objects.pop(item["metadata"]["uid"], None)
                 else:
                     self._objects[item["metadata"]["uid"]] = item
-            self._tell(item, gone=gone)
+            self._notify(item, gone=gone)
         return version
 
-    def _tell(self, item: Manifest, *, gone: bool) -> None:
-        if not self._ending.is_set():
+    def _notify(self, item: Manifest, *, gone: bool) -> None:
+        if not self._stopping.is_set():
             self._on_change(item, gone)

@@ -1,8 +1,8 @@
 """The Job of a study's workers: how it is made from the chart's template, and what its state means.
 
-A Job is a queue of work: so many pods at once, no number of completions, and the first worker to exit with 0
-says that the study is over. What the chart decides (image, resources, policies) comes from its template; ours
-are name, labels, owner, parallelism and the study that the workers are told to serve.
+The Job works as a queue: it runs `parallelism` pods at once, has no number of completions, and the first worker
+that exits with 0 means that the study is over. The chart's template gives image, resources and policies;
+foldwise sets name, labels, owner, parallelism and the study that the workers serve.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from services.errors import InvalidInput
 
 STUDY_LABEL = "foldwise/study"
 WORKERS_ANNOTATION = "foldwise/workers"
-"""How many workers were asked for last. Kueue may have lowered the parallelism; that is not undone."""
+"""Number of workers requested last. Kueue may have lowered the parallelism, which foldwise does not undo."""
 
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 CONTAINER = "worker"
 
-_NAME_LENGTH = 57
-"""Of a Job: its pods' names, and the label that names it, are six characters longer and have 63."""
+_MAX_NAME_LENGTH = 57
+"""Characters of a Job's name: its pods' names are six characters longer and may have 63, as may labels."""
 
 _CANNOT_START = {
     "CreateContainerConfigError",
@@ -37,18 +37,19 @@ _CANNOT_START = {
     "InvalidImageName",
     "RunContainerError",
 }
+"""Reasons of a waiting container that cannot start."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Template:
-    """The chart's template of a worker Job, and the object that owns all Jobs made of it."""
+    """The chart's template of a worker Job, and the object that owns all Jobs made from it."""
 
     manifest: Manifest
     owner: Manifest
 
     @classmethod
     def of(cls, config_map: Manifest) -> Template:
-        """The template in a ConfigMap's `job.yaml`.
+        """Read the template from a ConfigMap's `job.yaml`.
 
         Raises:
             InvalidInput: there is none, or it has no container named `worker`.
@@ -57,10 +58,10 @@ class Template:
         try:
             manifest = yaml.safe_load(config_map["data"]["job.yaml"])
             containers = manifest["spec"]["template"]["spec"]["containers"]
-            fitting = any(container["name"] == CONTAINER for container in containers)
+            has_worker = any(container["name"] == CONTAINER for container in containers)
         except (KeyError, TypeError, yaml.YAMLError) as error:
             raise InvalidInput(f"--worker-template {name}: its job.yaml is no Job") from error
-        if not fitting:
+        if not has_worker:
             raise InvalidInput(f"--worker-template {name}: its Job has no container {CONTAINER!r}")
         owner = {
             "apiVersion": "v1",
@@ -72,18 +73,18 @@ class Template:
 
     @property
     def selector(self) -> str:
-        """What all Jobs and all pods of workers have in common, as a label selector."""
+        """Label selector of all Jobs and pods of workers: the labels that both have in common."""
         of_pods = self.manifest["spec"]["template"]["metadata"]["labels"].items()
         common = sorted(of_pods & self.manifest.get("metadata", {}).get("labels", {}).items())
         return ",".join(f"{key}={value}" for key, value in common)
 
     @property
     def workers(self) -> int:
-        """Pods of a study that does not say how many."""
+        """Number of workers of a study that does not set it."""
         return int(self.manifest["spec"].get("parallelism", 1))
 
     def job(self, *, study: str, study_id: int, workers: int) -> Manifest:
-        """The Job of a study."""
+        """Make the Job of a study that runs `workers` pods at once."""
         job = copy.deepcopy(self.manifest)
         metadata = job.setdefault("metadata", {})
         metadata["name"] = job_name(self.owner["name"], study, study_id)
@@ -91,7 +92,7 @@ class Template:
         metadata.setdefault("annotations", {})[WORKERS_ANNOTATION] = str(workers)
         metadata["ownerReferences"] = [self.owner]
         job["spec"]["parallelism"] = workers
-        # Kueue lets it go on when it is admitted.
+        # Kueue resumes it once it is admitted.
         job["spec"]["suspend"] = QUEUE_LABEL in metadata["labels"]
         pod = job["spec"]["template"]
         pod["metadata"]["labels"][STUDY_LABEL] = study
@@ -102,36 +103,36 @@ class Template:
 
 
 def job_name(owner: str, study: str, study_id: int) -> str:
-    """Unique for a study of a release, and readable; the id tells apart what had to be cut."""
+    """A readable name, unique for a study of a release; the id distinguishes names that were cut."""
     end = f"-{study_id}"
     start = f"{owner.removesuffix('-worker')[:24].rstrip('-.')}-{study}"
-    return re.sub(r"[^a-z0-9-]", "-", start[: _NAME_LENGTH - len(end)]).rstrip("-") + end
+    return re.sub(r"[^a-z0-9-]", "-", start[: _MAX_NAME_LENGTH - len(end)]).rstrip("-") + end
 
 
 def ended(job: Manifest) -> str | None:
-    """`Complete` or `Failed` once a Job has ended."""
+    """`Complete` or `Failed` if the Job has ended, otherwise None."""
     ends = _conditions(job, {"Complete", "Failed"}, "True")
     return str(ends[0]["type"]) if ends else None
 
 
 def queued(job: Manifest) -> bool:
-    """Kueue decides when it runs."""
+    """Whether Kueue decides when the Job runs."""
     return QUEUE_LABEL in job["metadata"].get("labels", {})
 
 
 def is_over(pod: Manifest) -> bool:
-    """None of a pod's containers will run again."""
+    """Whether the pod has ended: none of its containers will run again."""
     return pod.get("status", {}).get("phase") in {"Succeeded", "Failed"}
 
 
 def pod_view(pod: Manifest) -> PodView:
-    """A pod as people read it."""
+    """Summarize a pod for people."""
     status = pod.get("status", {})
-    reason, message = _trouble(pod) or (status.get("reason"), status.get("message"))
+    reason, message = _start_problem(pod) or (status.get("reason"), status.get("message"))
     gpus: dict[str, str] = {}
     for container in pod["spec"]["containers"]:
         for resource, amount in container.get("resources", {}).get("limits", {}).items():
-            # Extended resources have a domain; those that are no GPU are of use to know, too.
+            # Extended resources have a domain; those other than GPUs are shown as well.
             if "/" in resource:
                 gpus[resource] = str(amount)
     return PodView(
@@ -148,27 +149,27 @@ def pod_view(pod: Manifest) -> PodView:
 def why_stalled(
     job: Manifest, pods: Sequence[Manifest], events: Sequence[Manifest], workload: Manifest | None
 ) -> str | None:
-    """Why no worker of a running study can run, in the words of whoever hinders it; None where nobody does.
+    """Reason reported by Kubernetes or Kueue why no worker of a running study runs; None if there is none.
 
     Args:
-        job: of the study.
-        pods: of the Job that have not ended.
-        events: of the Job.
-        workload: Kueue's, where the Job waits in a queue.
+        job: the study's Job.
+        pods: pods of the Job that have not ended.
+        events: events of the Job.
+        workload: Kueue's workload of the Job, if it waits in a queue.
     """
     if any(pod.get("status", {}).get("phase") == "Running" for pod in pods):
         return None
-    said = [
-        *(f"the Job has failed: {_words(c)}" for c in _conditions(job, {"Failed"}, "True")),
-        *(": ".join(part for part in trouble if part) for pod in pods if (trouble := _trouble(pod))),
+    reasons = [
+        *(f"the Job has failed: {_reason_text(c)}" for c in _conditions(job, {"Failed"}, "True")),
+        *(": ".join(part for part in problem if part) for pod in pods if (problem := _start_problem(pod))),
     ]
     if job["spec"].get("suspend") and workload is not None:
         waits = _conditions(workload, {"QuotaReserved", "Admitted"}, "False")
-        said += [f"Kueue: {_words(condition)}" for condition in waits]
+        reasons += [f"Kueue: {_reason_text(condition)}" for condition in waits]
     if not pods:
         warnings = [event for event in events if event.get("type") == "Warning"]
-        said += [_words(event) for event in sorted(warnings, key=_time_of, reverse=True)]
-    return said[0] if said else None
+        reasons += [_reason_text(event) for event in sorted(warnings, key=_time_of, reverse=True)]
+    return reasons[0] if reasons else None
 
 
 def _conditions(item: Manifest, types: set[str], status: str) -> list[Manifest]:
@@ -176,12 +177,12 @@ def _conditions(item: Manifest, types: set[str], status: str) -> list[Manifest]:
     return [c for c in conditions if c["type"] in types and c["status"] == status]
 
 
-def _words(said: Manifest) -> str:
-    return f"{said.get('reason')}: {said.get('message')}"
+def _reason_text(source: Manifest) -> str:
+    return f"{source.get('reason')}: {source.get('message')}"
 
 
-def _trouble(pod: Manifest) -> tuple[str, str | None] | None:
-    """Why a pod does not start, if anyone has said so."""
+def _start_problem(pod: Manifest) -> tuple[str, str | None] | None:
+    """Reason and message why a pod does not start; None where none is reported."""
     for condition in _conditions(pod, {"PodScheduled"}, "False"):
         return str(condition.get("reason")), condition.get("message")
     for container in pod.get("status", {}).get("containerStatuses") or ():

@@ -1,4 +1,4 @@
-"""From a dataset's folders to a verified clip cache: readers, face detection, clips, the job.
+"""Turns a dataset's folders into a verified clip cache: readers, face detection, clips, job, inspection.
 
-May not live here: training, studies, HTTP. Nothing of `coordinator`, `worker` or `cli` is imported.
+Not allowed here: training, studies, HTTP, and imports from `coordinator`, `worker`, `cli` or `k8s`.
 """

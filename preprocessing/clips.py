@@ -1,16 +1,16 @@
-"""One sequence becomes one face clip: last frames, one person's face, square crops, CLAHE beside."""
+"""Makes a face clip from a sequence: its last frames, one person's face, square crops and CLAHE copies."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import Any
 
 import cv2
 import numpy as np
 
-from preprocessing.datasets.reader import Sequence as FrameSequence
+from preprocessing.datasets.reader import FrameSequence
 from preprocessing.face_tracks import fill_gaps, follow_one_face, median_box
 from preprocessing.faces import FaceBox, FaceDetector, Image
 from preprocessing.frames import read_last_frames
@@ -22,53 +22,56 @@ class BoxChoice(StrEnum):
     """Which box a frame is cropped to."""
 
     FRAME = "frame"
-    """Its own."""
+    """Each frame is cropped to its own box."""
 
     MEDIAN = "median"
-    """The clip's median box for all frames: it does not tremble, and the head moves in it."""
+    """All frames are cropped to the clip's median box: it does not jitter, but the head moves in it."""
 
 
 class FewFaces(StrEnum):
-    """What becomes of a clip with a face in too few of its frames."""
+    """What happens to a clip with a face in too few of its frames."""
 
     DROP = "drop"
-    """It is left out, and listed with the reason."""
+    """The clip is left out and listed with the reason."""
 
     KEEP = "keep"
-    """It is kept, and flagged."""
+    """The clip is kept and flagged."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipSettings:
-    """How clips are made. Part of the fingerprint.
+    """How clips are made; part of the cache's fingerprint.
 
-    The defaults are the paper's (sections 3.3 and 4.1) but for the detector: YuNet is several times faster and
-    finds faces that are turned or small; the paper's is `res10`.
+    The defaults are the paper's (sections 3.3 and 4.1) except for the detector: YuNet is several times faster
+    and finds faces that are turned or small; the paper used `res10`.
     """
 
     frames: int = 10
-    """Frames of a clip: the last ones of its sequence."""
+    """Frames per clip: the last ones of its sequence."""
 
     frame_size: int = 112
-    """Pixels on a side of a cropped face."""
+    """Width and height of a cropped face in pixels."""
 
     detector: str = "yunet"
+    """A name that `make_detector` knows."""
 
     box: BoxChoice = BoxChoice.FRAME
 
-    least_faces: float = 0.5
-    """A clip with a face in a smaller share of its frames has too few."""
+    min_face_share: float = 0.5
+    """Minimum share of frames with a detected face (0 to 1); a clip below it has too few faces."""
 
     few_faces: FewFaces = FewFaces.DROP
+    """What happens to a clip below `min_face_share`."""
 
     clahe_clip_limit: float = 2.0
     clahe_tiles: int = 8
+    """Tiles along each side of a crop."""
 
     def __post_init__(self) -> None:
         """Raises `InvalidInput` for a value out of range."""
-        if not 0.0 <= self.least_faces <= 1.0:
+        if not 0.0 <= self.min_face_share <= 1.0:
             raise InvalidInput(
-                f"least_faces is {self.least_faces}; give a share from 0 to 1.", field="least_faces"
+                f"min_face_share is {self.min_face_share}; give a share from 0 to 1.", field="min_face_share"
             )
         if self.frames < 1:
             raise InvalidInput(f"frames is {self.frames}; give 1 or more.", field="frames")
@@ -76,8 +79,27 @@ class ClipSettings:
             raise InvalidInput(f"frame_size is {self.frame_size}; give 16 or more.", field="frame_size")
 
     def as_dict(self) -> dict[str, Any]:
-        """For the fingerprint and the manifest."""
-        return asdict(self)
+        """The settings by their stored names, for the fingerprint and the manifest."""
+        return {_STORED_NAMES.get(name, name): value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> ClipSettings:
+        """The settings of a manifest; keys that are no settings are ignored, missing ones get defaults.
+
+        Raises:
+            InvalidInput: a value is out of range.
+            ValueError: `box` or `few_faces` is no known choice.
+        """
+        names = {_STORED_NAMES.get(each.name, each.name): each.name for each in fields(cls)}
+        values = {names[key]: value for key, value in stored.items() if key in names}
+        for name, choices in (("box", BoxChoice), ("few_faces", FewFaces)):
+            if name in values:
+                values[name] = choices(values[name])
+        return cls(**values)
+
+
+_STORED_NAMES = {"min_face_share": "least_faces"}
+"""Settings whose key in fingerprints and manifests is not the name of their field."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,13 +124,19 @@ def make_clip(
 ) -> FaceClip | DroppedClip:
     """Crop the face of the last readable frames of a sequence.
 
-    A frame that cannot be read is left out; a frame without a face takes the box of the nearest frame that
-    has one; where there are too few frames the last is repeated (paper, section 4.1). Each of these is a
-    flag of the clip. A sequence without a readable frame is dropped; one with a face in too few of its frames
-    as the settings say. Where it is kept without any face, the whole pictures stand for the crops.
+    A frame that cannot be read is skipped, and a frame without a face gets the box of the nearest frame that
+    has one; the clip is flagged for both. If there are too few frames, the last one is repeated (paper,
+    section 4.1). A sequence without a readable frame is dropped; `settings.few_faces` decides about one with
+    too few faces. A clip that is kept without any face holds whole frames instead of crops.
 
     Args:
-        colour: crops keep their colours (RGB); otherwise all frames are decoded to gray (paper, section 4.1).
+        sequence: a labelled sequence of a dataset.
+        settings: how the clip is made.
+        detector: the detector that `settings.detector` names.
+        colour: keep colours (RGB crops); otherwise all frames are decoded to gray (paper, section 4.1).
+
+    Raises:
+        OSError: the disk failed.
     """
     read = read_last_frames(sequence, settings.frames, colour=colour)
     frames = read.frames
@@ -119,7 +147,7 @@ def make_clip(
     found = follow_one_face(faces)
     with_face = len(found) - found.count(None)
     if settings.few_faces is FewFaces.DROP and too_few_faces(found, settings):
-        return DroppedClip(clip_id=sequence.clip_id, reason=_too_few(with_face, len(found), settings))
+        return DroppedClip(clip_id=sequence.clip_id, reason=_too_few_reason(with_face, len(found), settings))
 
     crops = crop_faces(images, found, settings)
     repeated = settings.frames - len(crops)
@@ -140,58 +168,61 @@ def make_clip(
     )
     plain = np.stack(crops)
     return FaceClip(
-        record=record, plain=plain, clahe=equalized(plain, settings.clahe_clip_limit, settings.clahe_tiles)
+        record=record, plain=plain, clahe=apply_clahe(plain, settings.clahe_clip_limit, settings.clahe_tiles)
     )
 
 
 def find_faces(image: Image, detector: FaceDetector) -> tuple[FaceBox, ...]:
-    """The faces in an image, each cut off at its borders, by the area that is left."""
-    # By what is in the picture: res10 sees large faces that are almost wholly beyond its edge.
+    """The faces in an image (uint8, H x W, or H x W x 3 BGR), each box clipped to the image."""
+    # Clipped, so that areas compare visible faces: res10 finds large ones almost wholly outside the image.
     boxes = detector.detect(image)
     parts = (box.within(image_width=image.shape[1], image_height=image.shape[0]) for box in boxes)
     return tuple(part for part in parts if part is not None)
 
 
 def too_few_faces(found: Sequence[FaceBox | None], settings: ClipSettings) -> bool:
-    """Whether a face was found in too small a share of the frames, or in none."""
+    """Whether too small a share of the frames has a face, or no frame; `found` has an entry for each frame."""
     with_face = sum(box is not None for box in found)
-    return with_face < max(settings.least_faces * len(found), 1)
+    return with_face < max(settings.min_face_share * len(found), 1)
 
 
 def crop_faces(images: Sequence[Image], found: Sequence[FaceBox | None], settings: ClipSettings) -> list[Image]:
     """One person's face in each image, cropped and resized; uint8, size x size (x 3: red, green, blue).
 
     Args:
-        images: of a clip, in temporal order, gray or BGR.
-        found: the face in each; None takes the box of the nearest frame that has one.
-        settings: whose box, and the size.
+        images: the clip's frames in temporal order, uint8, gray or BGR.
+        found: the face in each frame; None gets the box of the nearest frame that has one.
+        settings: `box` and `frame_size` are used.
     """
     boxes = _boxes(found, images, settings.box)
     return [_crop(image, box, settings.frame_size) for image, box in zip(images, boxes, strict=True)]
 
 
-def equalized(frames: Frames, clip_limit: float, tiles: int) -> Frames:
-    """Frames after CLAHE, each on its own; in colour on the lightness of Lab.
+def apply_clahe(frames: Frames, clip_limit: float, tiles: int) -> Frames:
+    """Apply CLAHE to each frame by itself; in colour, to the lightness (L of Lab).
 
-    uint8, frames x size x size (x 3: red, green, blue), and the result likewise.
+    Args:
+        frames: uint8, frames x size x size (x 3: red, green, blue); the result has the same shape and type.
+        clip_limit: OpenCV's clip limit.
+        tiles: tiles along each side of a frame.
     """
     clahe = cv2.createCLAHE(clip_limit, (tiles, tiles))
     if frames.ndim == 3:
         return np.stack([clahe.apply(frame).astype(np.uint8, copy=False) for frame in frames])
     result = np.empty_like(frames)
-    for place, frame in enumerate(frames):
+    for index, frame in enumerate(frames):
         lab = cv2.cvtColor(frame, cv2.COLOR_RGB2LAB)
         lab[..., 0] = clahe.apply(lab[..., 0])
-        result[place] = cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)
+        result[index] = cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)
     return result
 
 
-def _too_few(with_face: int, frames: int, settings: ClipSettings) -> str:
+def _too_few_reason(with_face: int, frames: int, settings: ClipSettings) -> str:
     if with_face == 0:
         return f"no face in its last {frames} frames"
     return (
         f"a face in only {with_face} of its last {frames} frames, a smaller share than "
-        f"{settings.least_faces:g} (least_faces)"
+        f"{settings.min_face_share:g} (min_face_share)"
     )
 
 
@@ -203,7 +234,7 @@ def _boxes(found: Sequence[FaceBox | None], images: Sequence[Image], choice: Box
             for image in images
         ]
     if choice is BoxChoice.MEDIAN:
-        # Of the frames with a face: a box that stands in for several would count several times.
+        # Only of frames with a face: filled gaps would count one box several times.
         return [median_box([box for box in found if box is not None])] * len(boxes)
     return boxes
 
@@ -226,7 +257,7 @@ def _flags(faces: list[tuple[FaceBox, ...]], with_face: int, settings: ClipSetti
     if with_face == 0:
         yield f"no face in any of {frames} frames: whole pictures are kept"
     elif with_face < frames:
-        few = " (too few)" if with_face < settings.least_faces * frames else ""
+        few = " (too few)" if with_face < settings.min_face_share * frames else ""
         yield f"no face in {frames - with_face} of {frames} frames{few}"
     if several := sum(len(found) > 1 for found in faces):
         yield f"several faces in {several} of {frames} frames"

@@ -1,4 +1,4 @@
-"""The face detectors' weights: files that other distributions carry, checked; none of their code is run."""
+"""The face detectors' weights: files of other installed distributions, verified; their code is never run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from services.errors import InvalidInput, NotFound
 
-_ADVICE = "install foldwise with its 'preprocessing' extra"
+_INSTALL_HINT = "install foldwise with its 'preprocessing' extra"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,30 +40,33 @@ RES10_LAYERS = PinnedFile(
 
 
 def find_weights(wanted: PinnedFile) -> Path:
-    """Where the installed distribution keeps the file.
+    """Path of the file in its installed distribution.
 
-    Raises `NotFound` where it is missing and `InvalidInput` where its SHA-256 is not the pinned one.
+    Raises:
+        NotFound: the distribution or the file is missing.
+        InvalidInput: its SHA-256 is not the pinned one.
     """
     try:
         files = metadata.files(wanted.distribution) or []
     except metadata.PackageNotFoundError:
         raise NotFound(
             f"The face detector's file {wanted.name} comes with the distribution {wanted.distribution!r}, "
-            f"which is not installed; {_ADVICE}.",
+            f"which is not installed; {_INSTALL_HINT}.",
             field="detector",
         ) from None
     paths = [Path(str(file.locate())) for file in files if file.name == wanted.name]
     path = next((path for path in paths if path.is_file()), None)
     if path is None:
         raise NotFound(
-            f"The installed distribution {wanted.distribution!r} carries no file {wanted.name}, "
-            f"which the face detector needs; {_ADVICE} again.",
+            f"The installed distribution {wanted.distribution!r} has no file {wanted.name}, "
+            f"which the face detector needs; {_INSTALL_HINT} again.",
             field="detector",
         )
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     if sha256 != wanted.sha256:
         raise InvalidInput(
-            f"The face detector's file {path} has SHA-256 {sha256} and not {wanted.sha256}; {_ADVICE} again.",
+            f"The face detector's file {path} has SHA-256 {sha256} and not {wanted.sha256}; "
+            f"{_INSTALL_HINT} again.",
             field="detector",
         )
     return path

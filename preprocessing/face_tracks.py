@@ -1,4 +1,4 @@
-"""Which of the faces found in a clip's frames are those of one person, and which box stands for each frame."""
+"""Follows one person's face through the frames of a clip, and gives every frame a box."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from preprocessing.faces import FaceBox, intersection_over_union
 
 
 def follow_one_face(found: Sequence[Sequence[FaceBox]]) -> list[FaceBox | None]:
-    """One person's face in each frame; None where it was not found.
+    """One person's face in each frame; None if it was not found.
 
-    Faces are followed from frame to frame by the overlap of their boxes, the greatest first; a face that no
-    box of before overlaps begins a track of its own. The track with the greatest summed area wins: a face
-    that comes close for one frame does not take the clip over. Where no frame has several faces, nothing has
-    to be chosen, and every face counts, however far it moved.
+    Boxes are linked from frame to frame by their overlap, the largest first; a face that overlaps no earlier
+    box starts a new track. The track with the largest total area wins, so that a face that comes close for one
+    frame does not take over the clip. If no frame has several faces, every face counts, however far it moved.
 
     Args:
         found: the faces of each frame, in temporal order.
@@ -23,42 +22,42 @@ def follow_one_face(found: Sequence[Sequence[FaceBox]]) -> list[FaceBox | None]:
     if all(len(faces) <= 1 for faces in found):
         return [faces[0] if faces else None for faces in found]
     tracks: list[dict[int, FaceBox]] = []
-    for place, faces in enumerate(found):
-        # Each track is asked by its last box, so a face may be missed for some frames and go on.
+    for frame_index, faces in enumerate(found):
+        # A track is matched by its last box, so it survives frames in which its face was missed.
         pairs = sorted(
             (
-                (-overlap, number, index)
-                for number, track in enumerate(tracks)
-                for index, face in enumerate(faces)
+                (-overlap, track_index, face_index)
+                for track_index, track in enumerate(tracks)
+                for face_index, face in enumerate(faces)
                 if (overlap := intersection_over_union(track[max(track)], face)) > 0.0
             ),
         )
         continued: set[int] = set()
         taken: set[int] = set()
-        for _, number, index in pairs:
-            if number not in continued and index not in taken:
-                tracks[number][place] = faces[index]
-                continued.add(number)
-                taken.add(index)
-        tracks += [{place: face} for index, face in enumerate(faces) if index not in taken]
+        for _, track_index, face_index in pairs:
+            if track_index not in continued and face_index not in taken:
+                tracks[track_index][frame_index] = faces[face_index]
+                continued.add(track_index)
+                taken.add(face_index)
+        tracks += [{frame_index: face} for face_index, face in enumerate(faces) if face_index not in taken]
     winner = max(tracks, key=lambda track: sum(face.area for face in track.values()))
-    return [winner.get(place) for place in range(len(found))]
+    return [winner.get(frame_index) for frame_index in range(len(found))]
 
 
 def fill_gaps(found: Sequence[FaceBox | None]) -> list[FaceBox] | None:
-    """A box for every frame: where there is none, that of the nearest frame, the earlier of two.
+    """A box for every frame: a gap gets the box of the nearest frame, the earlier of two.
 
-    None where no frame has one.
+    None if no frame has a box.
     """
-    there = [i for i, box in enumerate(found) if box is not None]
-    if not there:
+    with_face = [i for i, box in enumerate(found) if box is not None]
+    if not with_face:
         return None
-    nearest = (min(there, key=lambda other: (abs(other - i), other)) for i in range(len(found)))
+    nearest = (min(with_face, key=lambda other: (abs(other - i), other)) for i in range(len(found)))
     return [box for i in nearest if (box := found[i]) is not None]
 
 
 def median_box(boxes: Sequence[FaceBox]) -> FaceBox:
-    """The box with the median of each edge; of an even number, the mean of the middle two."""
+    """The box with the median of each edge (the mean of the middle two for an even number of boxes)."""
     left, top, right, bottom, confidence = (
         float(value)
         for value in np.median([(b.x, b.y, b.x + b.width, b.y + b.height, b.confidence) for b in boxes], axis=0)

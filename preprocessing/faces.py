@@ -1,4 +1,4 @@
-"""Where the faces in an image are: one interface, and the detectors behind it."""
+"""Face detection: one interface, and the detectors behind it."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from services.errors import InvalidInput
 
 Image = npt.NDArray[np.uint8]
 
-_GLANCE, _SEARCH = 128, 320
-"""Pixels on the longer side of the picture that YuNet searches: at first, and if that shows no large face."""
+_COARSE_SIDE, _FINE_SIDE = 128, 320
+"""Pixels on the longer side of the image that YuNet searches: coarse first, fine if it finds no large face."""
 
-_LARGE = 0.2
-"""Of the picture's longer side, at least, that a large face's longer side takes up."""
+_MIN_LARGE_SHARE = 0.2
+"""Minimum share of the image's longer side that the longer side of a large face covers."""
 
-_WINDOW = (288, 352)
-"""Width and height in pixels of YuNet's closer look."""
+_WINDOW_SIZE = (288, 352)
+"""Width and height in pixels of the window in which YuNet locates a face."""
 
-_CLOSE_FACE = (240, 300)
-"""Width and height in pixels of a face, at most, in that window."""
+_MAX_WINDOW_FACE = (240, 300)
+"""Maximum width and height in pixels of a face in that window; a larger face is scaled down."""
 
-_GRID = 32
-"""Pixels from cell to cell of YuNet's coarsest map."""
+_GRID_PIXELS = 32
+"""Pixels between the cells of YuNet's coarsest feature map."""
 
-_SAME_FACE = 0.3
-"""Intersection over union of a face's boxes in both looks, at least."""
+_MIN_SAME_FACE_IOU = 0.3
+"""Intersection over union above which the boxes of search and window are the same face."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FaceBox:
-    """A face's upright box in pixels of the image it was found in; it may reach over the image's borders."""
+    """A face's upright box in pixels of the image it was found in; it may extend beyond the image."""
 
     x: float
     """Left edge."""
@@ -52,18 +52,18 @@ class FaceBox:
 
     @property
     def area(self) -> float:
-        """In square pixels, with the part outside the image."""
+        """In square pixels, including the part outside the image."""
         return self.width * self.height
 
     def clipped(self, *, image_width: int, image_height: int) -> tuple[slice, slice]:
-        """The rows and columns of the box that lie inside an image of this size, as slices of its array.
+        """The rows and columns of the box inside an image of this size, as slices of its array.
 
-        The edges are rounded to whole pixels. Where box and image do not meet, a slice is empty.
+        The edges are rounded to whole pixels. If the box is outside the image, a slice is empty.
         """
         return _clip(self.y, self.height, image_height), _clip(self.x, self.width, image_width)
 
     def within(self, *, image_width: int, image_height: int) -> FaceBox | None:
-        """The part of the box that lies inside an image of this size; None where that has no pixels."""
+        """The part of the box inside an image of this size; None if it has no pixels."""
         rows, columns = self.clipped(image_width=image_width, image_height=image_height)
         if rows.start == rows.stop or columns.start == columns.stop:
             return None
@@ -78,11 +78,11 @@ class FaceBox:
 
 
 class FaceDetector(Protocol):
-    """Finds faces. An instance is for one thread at a time."""
+    """Finds faces. Only one thread may use an instance at a time."""
 
     @property
     def name(self) -> str:
-        """The name that `make_detector` knows it by."""
+        """The name by which `make_detector` knows it."""
         ...
 
     @property
@@ -93,15 +93,18 @@ class FaceDetector(Protocol):
     def detect(self, image: Image) -> tuple[FaceBox, ...]:
         """The faces in a uint8 image, gray (H x W) or BGR (H x W x 3), largest first.
 
-        Raises `InvalidInput` for another shape or type, or an image without pixels.
+        Raises:
+            InvalidInput: another shape or type, or an image without pixels.
         """
         ...
 
 
 def make_detector(name: str) -> FaceDetector:
-    """The detector of that name with its default settings.
+    """Make the detector of that name with its default settings.
 
-    Raises `InvalidInput` for an unknown name and `NotFound` where its weights are not installed.
+    Raises:
+        InvalidInput: unknown name.
+        NotFound: its weights are not installed.
     """
     try:
         make = DETECTORS[name]
@@ -114,37 +117,39 @@ def make_detector(name: str) -> FaceDetector:
 
 
 class YuNet:
-    """OpenCV's YuNet, in two looks: a search of the picture made small, then each face at full size.
+    """OpenCV's YuNet in two steps: search a reduced image, then locate each face in a window around it.
 
-    The network knows faces of about 10 to 300 pixels, and its time goes with the number of pixels. Where a
-    large face is costs little to find; the exact edges of any face come from a window around it, for faces of
-    up to 240 x 300 pixels pixel for pixel.
+    The network finds faces of about 10 to 300 pixels, and its time grows with the number of pixels. A reduced
+    image is enough to find a large face; the window gives the exact edges, at full resolution for faces of up
+    to 240 x 300 pixels.
     """
 
     name = "yunet"
     weights_sha256 = YUNET.sha256
 
     def __init__(self, *, score_threshold: float = 0.6) -> None:
-        """`score_threshold` is the least confidence of a face.
+        """`score_threshold` is the minimum confidence of a face, above 0 and up to 1.
 
-        Raises `InvalidInput` for a threshold out of range or weights that differ from the pinned ones,
-        and `NotFound` where the weights are not installed.
+        Raises:
+            InvalidInput: the threshold is out of range, or the weights differ from the pinned ones.
+            NotFound: the weights are not installed.
         """
         _check_threshold(score_threshold)
         weights = str(find_weights(YUNET))
-        # One network for each input size: after a change of size OpenCV can answer with infinite boxes.
+        # One network for each input size: after a change of size OpenCV can return infinite boxes.
         self._nets = {
             size: cv2.FaceDetectorYN.create(weights, "", size, score_threshold)
-            for size in ((_GLANCE, _GLANCE), (_SEARCH, _SEARCH), _WINDOW)
+            for size in ((_COARSE_SIDE, _COARSE_SIDE), (_FINE_SIDE, _FINE_SIDE), _WINDOW_SIZE)
         }
 
     def detect(self, image: Image) -> tuple[FaceBox, ...]:
         """See `FaceDetector.detect`."""
         _check(image)
         longest = max(image.shape[:2])
-        faces = self._search(image, _GLANCE)
-        if longest > _GLANCE and not any(max(f.width, f.height) >= _LARGE * longest for f in faces):
-            faces = self._search(image, _SEARCH)
+        faces = self._search(image, _COARSE_SIDE)
+        large = _MIN_LARGE_SHARE * longest
+        if longest > _COARSE_SIDE and not any(max(face.width, face.height) >= large for face in faces):
+            faces = self._search(image, _FINE_SIDE)
         return _largest_first(faces)
 
     def _search(self, image: Image, side: int) -> set[FaceBox]:
@@ -155,36 +160,36 @@ class YuNet:
         return {face for face in closer if face is not None}
 
     def _look_closer(self, image: Image, face: FaceBox, shrink: float) -> FaceBox | None:
-        """The same face with the edges that it has in a window around it; None where there is none."""
-        scale = min(1.0, _CLOSE_FACE[0] / face.width, _CLOSE_FACE[1] / face.height)
+        """The same face, located in a window around it; None if it is not found there."""
+        scale = min(1.0, _MAX_WINDOW_FACE[0] / face.width, _MAX_WINDOW_FACE[1] / face.height)
         if scale <= shrink:
             return face
-        # At full size the window starts where the network's own grid has a cell, so that it sees the face as
-        # it would in the whole picture.
-        left, reach_across = _window(face.x + face.width / 2, _WINDOW[0] / scale, image.shape[1])
-        top, reach_down = _window(face.y + face.height / 2, _WINDOW[1] / scale, image.shape[0])
-        part = image[top : top + reach_down, left : left + reach_across]
-        found = self._find(part, scale, _WINDOW, left=left, top=top)
+        # At full size the window starts on the network's own grid, so that the network sees the face as in the
+        # whole image.
+        left, columns = _window(face.x + face.width / 2, _WINDOW_SIZE[0] / scale, image.shape[1])
+        top, rows = _window(face.y + face.height / 2, _WINDOW_SIZE[1] / scale, image.shape[0])
+        part = image[top : top + rows, left : left + columns]
+        found = self._find(part, scale, _WINDOW_SIZE, left=left, top=top)
         best = max(found, key=lambda other: intersection_over_union(face, other), default=None)
-        return best if best is not None and intersection_over_union(face, best) > _SAME_FACE else None
+        return best if best is not None and intersection_over_union(face, best) > _MIN_SAME_FACE_IOU else None
 
     def _find(self, image: Image, scale: float, room: tuple[int, int], *, left: int, top: int) -> list[FaceBox]:
-        """The faces in a part of a picture that begins at `left` and `top`, in pixels of the whole.
+        """The faces in a part of an image, with boxes in pixels of the whole image.
 
-        It is scaled and padded to `room`, a width and a height.
+        The part starts at `left` and `top`; it is scaled and padded to `room` (width, height).
         """
         height, width = image.shape[:2]
         size = (min(max(1, round(width * scale)), room[0]), min(max(1, round(height * scale)), room[1]))
         small: Any = image
         if size != (width, height):
-            # INTER_AREA: the others alias when they scale down far
+            # INTER_AREA: the other methods alias at strong reduction
             small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
         padded = np.zeros((room[1], room[0], 3), np.uint8)
         padded[: size[1], : size[0]] = _as_bgr(small)
         # one factor per axis: each side was rounded on its own
         across, down = width / size[0], height / size[1]
         _, rows = self._nets[room].detect(padded)
-        # typed as an array, but None where there is no face
+        # typed as an array, but None if there is no face
         found: Any = rows
         return [
             FaceBox(
@@ -199,9 +204,9 @@ class YuNet:
 
 
 class Res10:
-    """The SSD with a ResNet-10 that OpenCV carries as its deep-learning face detector: the paper's.
+    """The SSD with a ResNet-10 that OpenCV distributes as its deep-learning face detector; the paper used it.
 
-    The picture is squeezed to 300 x 300, whatever its shape; a box has no margin and whole pixels (paper,
+    The image is squeezed to 300 x 300 pixels, whatever its shape; a box has whole pixels and no margin (paper,
     section 4.1, and the usual way to call this network).
     """
 
@@ -209,10 +214,11 @@ class Res10:
     weights_sha256 = RES10_WEIGHTS.sha256
 
     def __init__(self, *, score_threshold: float = 0.5) -> None:
-        """`score_threshold` is the least confidence of a face.
+        """`score_threshold` is the minimum confidence of a face, above 0 and up to 1.
 
-        Raises `InvalidInput` for a threshold out of range or weights that differ from the pinned ones,
-        and `NotFound` where the weights are not installed.
+        Raises:
+            InvalidInput: the threshold is out of range, or the weights differ from the pinned ones.
+            NotFound: the weights are not installed.
         """
         _check_threshold(score_threshold)
         self._threshold = score_threshold
@@ -223,7 +229,7 @@ class Res10:
         _check(image)
         height, width = image.shape[:2]
         squeezed = _as_bgr(cv2.resize(image, (300, 300), interpolation=cv2.INTER_LINEAR))
-        # the mean of its training pictures, in the order blue, green, red
+        # the mean of its training images, in the order blue, green, red
         self._net.setInput(cv2.dnn.blobFromImage(squeezed, 1.0, (300, 300), (104.0, 177.0, 123.0)))
         found: Any = self._net.forward()
         boxes = []
@@ -268,10 +274,10 @@ def _largest_first(boxes: Iterable[FaceBox]) -> tuple[FaceBox, ...]:
     return tuple(sorted(boxes, key=lambda box: (-box.area, -box.confidence, box.x, box.y)))
 
 
-def _window(middle: float, reach: float, limit: int) -> tuple[int, int]:
-    """Where a window around `middle` starts on an axis, on the grid, and how many pixels it reaches."""
-    last = max(0, (-(-limit // _GRID) * _GRID - round(reach)) // _GRID)
-    return min(max(round((middle - reach / 2) / _GRID), 0), last) * _GRID, round(reach)
+def _window(middle: float, length: float, limit: int) -> tuple[int, int]:
+    """Start (on the grid) and length of a window around `middle` on an axis of `limit` pixels."""
+    last = max(0, (-(-limit // _GRID_PIXELS) * _GRID_PIXELS - round(length)) // _GRID_PIXELS)
+    return min(max(round((middle - length / 2) / _GRID_PIXELS), 0), last) * _GRID_PIXELS, round(length)
 
 
 def _as_bgr(image: Any) -> Any:

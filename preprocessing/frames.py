@@ -1,4 +1,4 @@
-"""The frames of a sequence as images, from image files and from videos."""
+"""Reads the frames of a sequence from image files or a video."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ import cv2
 import numpy as np
 
 from preprocessing.datasets.image_files import images_of_clip
-from preprocessing.datasets.reader import Sequence, Span, as_text
-from preprocessing.datasets.tree import is_clutter, is_file, pass_over
+from preprocessing.datasets.reader import FrameSequence, Span, as_text
+from preprocessing.datasets.tree import is_clutter, is_file, raise_if_disk_failed
 from preprocessing.faces import Image
 
-# OpenCV's copy of FFmpeg writes about broken files into the terminal; they are told of as flags instead.
+# OpenCV's copy of FFmpeg prints errors about broken files; foldwise records them as flags instead.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
-_SAME_MOMENT = 1e-3
-"""Seconds: playing times are rounded to milliseconds in some containers."""
+_TIME_TOLERANCE_SECONDS = 1e-3
+"""Tolerance of playing times: some containers round them to milliseconds."""
 
-_LAST_MOMENT = 0.1
-"""Seconds: a video's last frame begins somewhat before its end."""
+_END_TOLERANCE_SECONDS = 0.1
+"""Seconds before the end of a span at which its last frame may begin."""
 
-_USUAL_RATE = 25.0
-"""Frames per second."""
+_DEFAULT_FRAMES_PER_SECOND = 25.0
+"""Assumed for folders of images, and where a video's header gives no usable rate."""
 
-_MOST = 0.9
-"""The share of the frames that a video's header promises which must be there."""
+_MIN_READ_SHARE = 0.9
+"""Minimum share of the frames in a video's header that must be there; with fewer, the video breaks off."""
 
 
 class Frame(NamedTuple):
     """One frame that was read."""
 
     name: str
-    """Of its file; in a video, the file's with the number of the frame, counted from 0."""
+    """Name of its file; for a video followed by `#` and the number of the frame, from 0."""
 
     image: Image
     """uint8, height x width, or height x width x 3 (BGR)."""
@@ -53,20 +53,22 @@ class LastFrames:
     """In temporal order."""
 
     flags: tuple[str, ...]
-    """What could not be read, in words, last first."""
+    """What could not be read, in words, the last frame first."""
 
 
-def read_last_frames(sequence: Sequence, count: int, *, colour: bool) -> LastFrames:
-    """The last `count` frames that can be read, fewer where there are fewer, none where none can be.
+def read_last_frames(sequence: FrameSequence, count: int, *, colour: bool) -> LastFrames:
+    """Read the last `count` readable frames; fewer if the sequence has fewer, none if none can be read.
 
     Args:
-        count: at least 1; no more frames than these are held at a time.
+        sequence: image files, or a part of a video.
+        count: maximum number of frames, 1 or more; at most this many are in memory at a time.
         colour: BGR images; otherwise colours are decoded to gray.
 
-    Raises `OSError` where the disk fails, see `pass_over`.
+    Raises:
+        OSError: the disk failed, see `raise_if_disk_failed`.
     """
     if sequence.video is not None:
-        return _of_video(sequence.video, sequence.span, count, colour=colour)
+        return _read_video_end(sequence.video, sequence.span, count, colour=colour)
     frames: list[Frame] = []
     flags: list[str] = []
     for path in reversed(sequence.frames):
@@ -81,22 +83,22 @@ def read_last_frames(sequence: Sequence, count: int, *, colour: bool) -> LastFra
 
 
 class VideoFrame(NamedTuple):
-    """A frame of a video that is read from its start."""
+    """A decoded frame of a video."""
 
     number: int
-    """From 0; numbers of frames that cannot be decoded are left out."""
+    """Counted from 0; a frame that cannot be decoded leaves a gap."""
 
     seconds: float
-    """When it is shown."""
+    """Playing time at which it is shown, in seconds."""
 
     image: Image
     """uint8, height x width x 3 (BGR)."""
 
 
 def read_video(path: Path) -> Iterator[VideoFrame]:
-    """All frames of a video that can be decoded, in order; none where the file is no video.
+    """Yield all frames of a video that can be decoded, in order; none if the file is no video.
 
-    A folder is a video of the images in it, in the order of their names with numbers as numbers.
+    A folder counts as a video of the images in it, in natural order of their names.
 
     Raises:
         OSError: the file or folder cannot be opened.
@@ -104,27 +106,27 @@ def read_video(path: Path) -> Iterator[VideoFrame]:
     if path.is_dir():
         yield from _images_of(path)
         return
-    with _opened(path) as capture:
+    with _open_video(path) as capture:
         number = 0
         while capture.grab():
             seconds = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
-            there, image = capture.retrieve()
-            if there:
+            decoded, image = capture.retrieve()
+            if decoded:
                 yield VideoFrame(number, seconds, np.asarray(image, np.uint8))
             number += 1
 
 
 def frames_per_second(path: Path) -> float:
-    """As a video's header says; 25 where it says nothing of use, and of a folder of images.
+    """The rate in a video's header; 25 if it gives none that is usable, and for a folder of images.
 
     Raises:
         OSError: the file cannot be opened.
     """
     if path.is_dir():
-        return _USUAL_RATE
-    with _opened(path) as capture:
+        return _DEFAULT_FRAMES_PER_SECOND
+    with _open_video(path) as capture:
         rate = capture.get(cv2.CAP_PROP_FPS)
-    return rate if 1.0 <= rate <= 1000.0 else _USUAL_RATE
+    return rate if 1.0 <= rate <= 1000.0 else _DEFAULT_FRAMES_PER_SECOND
 
 
 def _images_of(folder: Path) -> Iterator[VideoFrame]:
@@ -132,14 +134,14 @@ def _images_of(folder: Path) -> Iterator[VideoFrame]:
     for number, path in enumerate(images_of_clip(files)):
         image = _read_image(path, colour=True)
         if image is not None:
-            yield VideoFrame(number, number / _USUAL_RATE, image)
+            yield VideoFrame(number, number / _DEFAULT_FRAMES_PER_SECOND, image)
 
 
 def _read_image(path: Path, *, colour: bool) -> Image | None:
     try:
         content = np.frombuffer(path.read_bytes(), dtype=np.uint8)
     except OSError as error:
-        pass_over(path, error)
+        raise_if_disk_failed(path, error)
         return None
     if content.size == 0:
         return None
@@ -150,39 +152,39 @@ def _read_image(path: Path, *, colour: bool) -> Image | None:
     return None if image is None else image.astype(np.uint8, copy=False)
 
 
-def _of_video(path: Path, span: Span, count: int, *, colour: bool) -> LastFrames:
-    """Every frame from the file's first is decoded: with some codecs seeking lands on another."""
+def _read_video_end(path: Path, span: Span, count: int, *, colour: bool) -> LastFrames:
+    """Read from the file's first frame on, because seeking lands on another frame with some codecs."""
     name = as_text(path.name)
     start, end = span.start or 0.0, math.inf if span.end is None else span.end
-    slack = _SAME_MOMENT if span.seconds else 0.0
+    tolerance = _TIME_TOLERANCE_SECONDS if span.seconds else 0.0
     last: deque[Frame] = deque(maxlen=count)
-    number, place, lost = 0, 0.0, 0
+    number, position, lost = 0, 0.0, 0
     try:
-        with _opened(path) as capture:
-            while place <= end + slack and capture.grab():
-                place = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000 if span.seconds else float(number)
-                if start - slack <= place <= end + slack:
-                    there, image = capture.retrieve()
-                    lost += not there
-                    if there:
+        with _open_video(path) as capture:
+            while position <= end + tolerance and capture.grab():
+                position = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000 if span.seconds else float(number)
+                if start - tolerance <= position <= end + tolerance:
+                    decoded, image = capture.retrieve()
+                    lost += not decoded
+                    if decoded:
                         frame = image if colour else cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
                         last.append(Frame(f"{name}#{number}", np.asarray(frame, np.uint8)))
                 number += 1
             # an estimate in some containers
             promised = capture.get(cv2.CAP_PROP_FRAME_COUNT)
     except OSError as error:
-        pass_over(path, error)
+        raise_if_disk_failed(path, error)
         return LastFrames(frames=(), flags=(f"unreadable video {name}: {error.strerror}",))
     flags = [f"{lost} frames of {name} cannot be decoded"] if lost else []
-    earliest = end - (_LAST_MOMENT if span.seconds else 0.0)
-    if number < _MOST * promised if span.end is None else place < earliest:
+    earliest = end - (_END_TOLERANCE_SECONDS if span.seconds else 0.0)
+    if number < _MIN_READ_SHARE * promised if span.end is None else position < earliest:
         flags.append(f"{name} breaks off after {number} frames")
     return LastFrames(frames=tuple(last), flags=tuple(flags))
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[cv2.VideoCapture]:
-    # By descriptor: OpenCV takes text only, which not every file name is, and reads some as patterns.
+def _open_video(path: Path) -> Iterator[cv2.VideoCapture]:
+    # By descriptor: OpenCV accepts only text, which not every file name is, and takes some for patterns.
     descriptor = os.open(path, os.O_RDONLY)
     try:
         capture = cv2.VideoCapture(f"/dev/fd/{descriptor}", cv2.CAP_FFMPEG)

@@ -1,4 +1,4 @@
-"""What is in a clip cache, and whether it agrees with itself: for people, before they train on it for days."""
+"""Summarizes a clip cache and checks its consistency, for people, before they train on it for days."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from services.folds import Clip, KFold, LeaveOneSubjectOut, make_folds
 
 
 class Confidence(BaseModel):
-    """How sure the detector was of the faces it found; null where it found none."""
+    """The detector's confidence in the faces it found (0 to 1); null if it found none."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     least: float | None
     median: float | None
     frames_with_face: float
-    """Share of the frames, repeated ones not counted."""
+    """Share of the frames with a face (0 to 1), without repeated frames."""
 
 
 class ClassSummary(BaseModel):
@@ -35,7 +35,7 @@ class ClassSummary(BaseModel):
 
 
 class FoldSummary(BaseModel):
-    """How many clips the folds of a protocol test."""
+    """Number of test clips in the folds of a protocol."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     protocol: str
@@ -46,17 +46,17 @@ class FoldSummary(BaseModel):
 
 
 class Check(BaseModel):
-    """One thing that was looked at."""
+    """One check and the problems it found."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     name: str
     problems: tuple[str, ...]
-    """In words; empty where all is well."""
+    """In words; empty if there are none."""
     broken: bool = False
-    """Whether a problem here means that the cache is not as it was made; others are for people to judge."""
+    """Whether a problem means that the cache is damaged; if not, a person must judge it."""
 
     def lines(self) -> Iterator[str]:
-        """For people: what is well in one line, or a line for each problem."""
+        """For people: one line if there is no problem, otherwise one for each."""
         if not self.problems:
             yield f"ok: {self.name}"
         for problem in self.problems:
@@ -80,7 +80,7 @@ class Inspection(BaseModel):
     folds: tuple[FoldSummary, ...]
     confidence: Confidence
     repeated: int
-    """Clips that repeat their last frame, for want of frames."""
+    """Clips that repeat their last frame because their sequence is too short."""
     flagged: dict[str, tuple[str, ...]]
     dropped: dict[str, str]
     skipped: int
@@ -89,7 +89,7 @@ class Inspection(BaseModel):
 
 
 def inspect_cache(cache: ClipCache) -> Inspection:
-    """Summarize an open cache and run all checks; the hashes are `open_cache`'s to check."""
+    """Summarize an open cache and run all checks but those of the hashes, which `open_cache` makes."""
     manifest, records = cache.manifest, cache.records
     return Inspection(
         dataset=manifest.dataset,
@@ -117,14 +117,14 @@ def inspect_cache(cache: ClipCache) -> Inspection:
 
 
 def check_cache(cache: ClipCache) -> tuple[Check, ...]:
-    """Whether index, manifest and arrays agree, and whether the clips are what a study needs."""
+    """Check that index, manifest and arrays agree, and that the clips are fit for a study."""
     return (
         Check(name="index and manifest agree", problems=tuple(_index_problems(cache)), broken=True),
         Check(name="clips and index agree", problems=tuple(_repeat_problems(cache)), broken=True),
         Check(name="every class has clips", problems=tuple(_class_problems(cache))),
         Check(name="every clip shows something", problems=tuple(_flat_clips(cache))),
         Check(
-            name="no clip stands under two subjects",
+            name="no clip appears under two subjects",
             problems=tuple(str(pair) for pair in find_near_copies(cache)),
         ),
     )
@@ -153,7 +153,7 @@ def _confidence(records: Iterable[CacheRecord]) -> Confidence:
 
 
 def _fold_summaries(records: Sequence[CacheRecord]) -> Iterator[FoldSummary]:
-    # Folds do not look at labels.
+    # Folds do not depend on labels.
     clips = [Clip(clip_id=record.clip_id, subject=record.subject, label=0) for record in records]
     for protocol in (LeaveOneSubjectOut(), KFold(k=10)):
         try:
@@ -176,8 +176,8 @@ def _index_problems(cache: ClipCache) -> Iterator[str]:
         yield "two clips have the same id"
     if (subjects := len({record.subject for record in records})) != manifest.subjects:
         yield f"the index has {subjects} subjects, the manifest says {manifest.subjects}"
-    if strange := sorted({record.label for record in records} - set(manifest.classes)):
-        yield f"the label {strange[0]!r} is none of the classes"
+    if unknown := sorted({record.label for record in records} - set(manifest.classes)):
+        yield f"the label {unknown[0]!r} is not among the classes"
     for label in manifest.classes:
         count = sum(record.label == label for record in records)
         if count != manifest.class_counts.get(label):
@@ -187,11 +187,11 @@ def _index_problems(cache: ClipCache) -> Iterator[str]:
         if lengths != {manifest.frames}:
             yield f"{record.clip_id} lists {sorted(lengths)} frames, boxes and confidences"
         elif [box is None for box in record.boxes] != [value is None for value in record.confidences]:
-            yield f"{record.clip_id} has a box without a confidence, or the other way round"
+            yield f"{record.clip_id} has a box without a confidence, or a confidence without a box"
         if not 0 <= record.repeated < manifest.frames:
             yield f"{record.clip_id} repeats {record.repeated} of {manifest.frames} frames"
     if both := sorted(manifest.dropped.keys() & {record.clip_id for record in records}):
-        yield f"{both[0]} is listed as dropped and is there"
+        yield f"{both[0]} is listed as dropped, but is in the index"
 
 
 def _repeat_problems(cache: ClipCache) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The preprocessing job: a dataset's folder becomes a clip cache. It can be killed and started again."""
+"""The preprocessing job: turns a dataset's folder into a clip cache. It can be killed and started again."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ import cv2
 import structlog
 
 from preprocessing.clips import ClipSettings, DroppedClip, make_clip
-from preprocessing.datasets.reader import Dataset, Sequence, as_text
+from preprocessing.datasets.reader import Dataset, FrameSequence, as_text
 from preprocessing.datasets.registry import read_dataset
-from preprocessing.datasets.tree import pass_over
+from preprocessing.datasets.tree import raise_if_disk_failed
 from preprocessing.faces import FaceDetector, make_detector
 from preprocessing.near_copies import NearCopies, find_near_copies
 from services.clip_cache import (
@@ -39,7 +39,7 @@ from services.seeds import sha256_of
 log = structlog.get_logger()
 
 Report = Callable[[str, int, int], None]
-"""Called with a stage (`hash`, `clips`), how many are done, and of how many."""
+"""Called with the stage (`hash` or `clips`), the number of sequences done, and their total."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +49,11 @@ class Outcome:
     manifest: CacheManifest
     folder: Path
     made: int
-    """Clips made by this run; the others were there already."""
+    """Sequences processed by this run; earlier runs processed the others."""
     flagged: dict[str, tuple[str, ...]]
-    """Clips in the cache with something to know about them."""
+    """Flags of each clip in the cache that has any, by clip id."""
     near_copies: tuple[NearCopies, ...]
-    """Clips of different subjects that show the same."""
+    """Near-identical clips of different subjects."""
 
 
 def preprocess(
@@ -66,26 +66,30 @@ def preprocess(
     reader_settings: Mapping[str, str] | None = None,
     report: Report = lambda _stage, _done, _total: None,
 ) -> Outcome:
-    """Make the clip cache of a dataset, or go on where a killed run stopped, or find it finished.
+    """Make the clip cache of a dataset; resume a killed run; return a finished cache as it is.
 
     Args:
         dataset: name of a reader, such as `ckplus`.
         root: the dataset's folder.
-        cache_root: the cache goes to `<cache_root>/<dataset>/<fingerprint>`.
-        processes: clips made at the same time.
-        reader_settings: what the reader is asked for, such as `{"lighting": "Weak"}`.
+        cache_root: the cache is written to `<cache_root>/<dataset>/<fingerprint>`.
+        settings: how clips are made.
+        processes: number of processes that make clips.
+        reader_settings: the reader's settings, such as `{"lighting": "Weak"}`.
+        report: called as the work proceeds.
 
     Raises:
-        InvalidInput, NotFound: unknown dataset or detector, or no such tree.
-        FoldwiseError: no clip could be made, or the disk is full.
-        Unavailable: a disk failed, or another process makes the same cache now. What is done is kept.
+        InvalidInput, NotFound: the dataset, a setting or the detector is unknown, or `root` is no such dataset.
+        FoldwiseError: no clip could be made, the disk is full, or a process was killed.
+        Unavailable: a disk failed, or another process is making the same cache.
+
+    Finished clips are kept after an error.
     """
     if processes < 1:
         raise InvalidInput(f"processes is {processes}; give 1 or more", field="processes")
     root = root.expanduser().absolute()
     found = read_dataset(dataset, root, reader_settings)
     if not found.sequences:
-        raise InvalidInput(_nothing_found(found, root), field="root")
+        raise InvalidInput(_no_sequence_message(found, root), field="root")
     detector = make_detector(settings.detector)
     try:
         fingerprint = _fingerprint(found, settings, detector, report, threads=processes)
@@ -93,15 +97,17 @@ def preprocess(
         made = 0
         if not folder.exists():
             with sole_writer(cache_root, found.name, fingerprint):
-                # Another process may have finished it while this one came to the lock.
+                # Another process may have finished it before this one got the lock.
                 if not folder.exists():
-                    made = _fill(found, root, cache_root, fingerprint, settings, processes, report)
+                    made = _make_missing_clips(
+                        found, root, cache_root, fingerprint, settings, processes, report
+                    )
         remove_leftovers(cache_root, found.name, fingerprint)
     except OSError as error:
-        raise _disk_trouble(error, cache_root) from error
+        raise _disk_error(error, cache_root) from error
     except BrokenProcessPool as error:
         raise FoldwiseError(
-            "a process that makes clips was killed, perhaps because memory ran out; what is done is kept, "
+            "a process that makes clips was killed, perhaps because memory ran out; finished clips are kept: "
             "run the same again, with fewer processes"
         ) from error
     cache = open_cache(folder)
@@ -115,11 +121,11 @@ def preprocess(
     )
 
 
-def _nothing_found(found: Dataset, root: Path) -> str:
+def _no_sequence_message(found: Dataset, root: Path) -> str:
     message = f"{as_text(str(root))} holds no labelled sequence of {found.name}"
     reasons = found.reasons(root)
     first = next((f"; {where}: {reason}" for where, reason in reasons.items()), "; the folder is empty")
-    return message + (f"; {len(reasons)} things in it were left out, such as" if reasons else "") + first
+    return message + (f"; {len(reasons)} things in it were skipped, such as" if reasons else "") + first
 
 
 def _fingerprint(
@@ -128,7 +134,7 @@ def _fingerprint(
     inputs = []
     hash_of = cache(_hash)  # one video can hold many sequences
 
-    def hashes_of(sequence: Sequence) -> list[str]:
+    def hashes_of(sequence: FrameSequence) -> list[str]:
         return [hash_of(path) for path in sequence.files]
 
     with ThreadPoolExecutor(threads) as pool:
@@ -163,16 +169,16 @@ def _hash(path: Path) -> str:
     try:
         return sha256_of_file(path)
     except OSError as error:
-        pass_over(path, error)
+        raise_if_disk_failed(path, error)
         return f"unreadable: {error.errno}"
 
 
-def _disk_trouble(error: OSError, cache_root: Path) -> FoldwiseError:
+def _disk_error(error: OSError, cache_root: Path) -> FoldwiseError:
     where = error.filename or cache_root
-    kept = "the clips that are done are kept"
+    kept = "finished clips are kept"
     if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
         return FoldwiseError(
-            f"no space is left for the clip cache below {cache_root} ({error.strerror}); {kept}: make room, "
+            f"no space is left for the clip cache under {cache_root} ({error.strerror}); {kept}: make room, "
             "then run the same again"
         )
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}:
@@ -182,7 +188,7 @@ def _disk_trouble(error: OSError, cache_root: Path) -> FoldwiseError:
     return Unavailable(f"{where}: {error.strerror}; {kept}: run the same again once the disk answers")
 
 
-def _fill(
+def _make_missing_clips(
     found: Dataset,
     root: Path,
     cache_root: Path,
@@ -228,13 +234,13 @@ def _set_up_process() -> None:
 
 
 def _end_with_parent() -> None:
-    # A pool's process waits for work for ever when its parent was killed.
+    # Otherwise a process of the pool waits for work forever after its parent was killed.
     if parent := multiprocessing.parent_process():
         parent.join()
         os._exit(EXIT_FAILURE)
 
 
-def _make_one(sequence: Sequence, settings: ClipSettings, colour: bool, writer: CacheWriter) -> None:
+def _make_one(sequence: FrameSequence, settings: ClipSettings, colour: bool, writer: CacheWriter) -> None:
     clip = make_clip(sequence, settings=settings, detector=_detector(settings.detector), colour=colour)
     if isinstance(clip, DroppedClip):
         writer.drop(clip.clip_id, clip.reason)

@@ -204,7 +204,7 @@ def _shown(material: Material, trial: TrialView) -> Shown:
     )
     correct, clips = int(np.trace(total)), int(total.sum())
     # Of a trial that a rule ended, the folds done are no sample of all: an interval would say too much.
-    drawn = complete and len(units) >= intervals.FEWEST_UNITS
+    drawn = complete and len(units) >= intervals.MIN_UNITS
     return Shown(
         number=trial.number,
         complete=complete,

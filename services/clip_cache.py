@@ -184,9 +184,9 @@ def sole_writer(root: Path, dataset: str, fingerprint: str) -> Iterator[None]:
         Unavailable: another process makes this cache now.
     """
     working = _working_folder(cache_folder(root, dataset, fingerprint))
-    descriptor = _locked(working)
+    descriptor = _lock_folder(working)
     while descriptor is None:
-        descriptor = _locked(working)
+        descriptor = _lock_folder(working)
     try:
         yield
     finally:
@@ -357,7 +357,7 @@ class CacheWriter:
         return shape
 
 
-def _locked(working: Path) -> int | None:
+def _lock_folder(working: Path) -> int | None:
     """A descriptor of the working folder with a lock on it; None where its holder has just removed it."""
     working.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(working, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""The grid of a search space: every combination of its parameters' values, each with a place from 0.
+"""The grid of a search space: every combination of its parameters' values, each with an index from 0.
 
 The last parameter of the space changes fastest, as in `itertools.product`; no grid is ever held as a whole.
 """
@@ -46,12 +46,12 @@ def grid_size(axes: Axes) -> int:
     return math.prod(len(values) for values in axes.values())
 
 
-def configuration(axes: Axes, place: int) -> dict[str, ParameterValue]:
-    """The configuration at a place of the grid, from 0 to its size - 1."""
+def configuration(axes: Axes, index: int) -> dict[str, ParameterValue]:
+    """The configuration at an index of the grid, from 0 to its size - 1."""
     chosen = {}
     for name, values in reversed(list(axes.items())):
-        place, index = divmod(place, len(values))
-        chosen[name] = values[index]
+        index, digit = divmod(index, len(values))
+        chosen[name] = values[digit]
     return {name: chosen[name] for name in axes}
 
 
@@ -59,10 +59,10 @@ def shuffled(size: int, seed: int) -> Iterator[int]:
     """0 to `size` - 1 in an order that follows from the seed; takes memory only for what was drawn."""
     # Fisher and Yates, with what was moved in a mapping instead of everything in a list.
     moved: dict[int, int] = {}
-    for place in range(size):
-        other = place + derive_seed("grid", seed, place) % (size - place)
+    for index in range(size):
+        other = index + derive_seed("grid", seed, index) % (size - index)
         drawn = moved.get(other, other)
-        moved[other] = moved.pop(place, place)
+        moved[other] = moved.pop(index, index)
         yield drawn
 
 
@@ -79,5 +79,5 @@ def _spread(name: str, domain: Range, points: int) -> tuple[ParameterValue, ...]
         )
         # The last power can end a bit beyond the range.
         inside = min(max(value, domain.low), domain.high)
-        values[alone.tidy({name: round(inside) if whole else inside})[name]] = None
+        values[alone.canonicalize({name: round(inside) if whole else inside})[name]] = None
     return tuple(values)

@@ -13,7 +13,7 @@ from services.seeds import derive_seed
 
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
-FEWEST_UNITS = 2
+MIN_UNITS = 2
 """Of one subject there is nothing to draw from."""
 
 Interval = tuple[float, float]
@@ -58,8 +58,8 @@ def bootstrap(
     Raises:
         ValueError: fewer than two units.
     """
-    if len(units) < FEWEST_UNITS:
-        raise ValueError(f"{len(units)} units, a bootstrap needs {FEWEST_UNITS}")
+    if len(units) < MIN_UNITS:
+        raise ValueError(f"{len(units)} units, a bootstrap needs {MIN_UNITS}")
     stacked = np.stack(units)
     count, flat = len(stacked), stacked.reshape(len(stacked), -1)
     generator = np.random.default_rng(derive_seed("bootstrap", flat.tolist()))

@@ -24,7 +24,7 @@ from services.search_space import first_problem
 
 CARD, TEXT, WEIGHTS = "model.json", "README.md", "weights.safetensors"
 ID_DIGITS = 12
-PARTIAL, RECEIPT = ".partial-", ".receipt"
+PARTIAL_PREFIX, RECEIPT_SUFFIX = ".partial-", ".receipt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class StagedModel:
         shutil.rmtree(self.folder, ignore_errors=True)
         self._receipt.unlink(missing_ok=True)
 
-    def keep_receipt(self, content: bytes) -> None:
+    def write_receipt(self, content: bytes) -> None:
         """Note what decides whether it is published, for others to find if this process dies.
 
         The file is for its owner alone.
@@ -63,12 +63,12 @@ class StagedModel:
         partial.rename(self._receipt)
 
     def receipt(self) -> bytes:
-        """What `keep_receipt` noted."""
+        """What `write_receipt` noted."""
         return self._receipt.read_bytes()
 
     @property
     def _receipt(self) -> Path:
-        return self.folder.with_name(self.folder.name + RECEIPT)
+        return self.folder.with_name(self.folder.name + RECEIPT_SUFFIX)
 
 
 def model_id(name: str, weights: bytes) -> TrainedModel:
@@ -96,7 +96,7 @@ def stage_model(root: Path, name: str, weights: bytes, describe: Mapping[str, ob
     except ValidationError as error:
         raise InvalidInput(f"model {name!r}: {first_problem(error)}", field="name") from error
     root.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=root))
+    folder = Path(tempfile.mkdtemp(prefix=PARTIAL_PREFIX, dir=root))
     try:
         _write(folder / WEIGHTS, weights)
         _write(folder / TEXT, card_text(card).encode())
@@ -111,8 +111,8 @@ def stage_model(root: Path, name: str, weights: bytes, describe: Mapping[str, ob
 def staged_models(root: Path) -> list[StagedModel]:
     """Models beside the catalogue that have a receipt: their process died, or is about to decide on them."""
     found = []
-    for receipt in sorted(root.glob(f"{PARTIAL}*{RECEIPT}")):
-        folder = receipt.with_name(receipt.name.removesuffix(RECEIPT))
+    for receipt in sorted(root.glob(f"{PARTIAL_PREFIX}*{RECEIPT_SUFFIX}")):
+        folder = receipt.with_name(receipt.name.removesuffix(RECEIPT_SUFFIX))
         try:
             found.append(StagedModel(root=root, card=_card(folder), folder=folder))
         except (OSError, ValueError):

@@ -37,7 +37,7 @@ from services.errors import InvalidInput, NotFound
 ParameterValue = bool | int | float | str
 Value = StrictBool | StrictInt | StrictFloat | StrictStr
 
-DROPOUT_DIGITS = 4
+FLOAT_DIGITS = 4
 """Dropout is rounded to so many decimals (paper: 0.2511), other floats to so many significant digits: equal
 folds can then be recognised."""
 
@@ -125,14 +125,14 @@ class SearchSpace(RootModel[dict[str, tuple[Value, ...] | Range]]):
             if isinstance(domain, Range):
                 if not _is_number(name):
                     raise ValueError(f"{name} takes a list of options, not a range")
-                check_value(name, _as_kind(name, domain.low))
-                check_value(name, _as_kind(name, domain.high))
+                check_value(name, _as_declared_type(name, domain.low))
+                check_value(name, _as_declared_type(name, domain.high))
             else:
                 if not domain:
                     raise ValueError(f"{name} has no options")
-                for place, option in enumerate(domain):
+                for index, option in enumerate(domain):
                     check_value(name, option)
-                    if option in domain[:place]:
+                    if option in domain[:index]:
                         raise ValueError(f"{name} names the option {option!r} twice")
         return root
 
@@ -143,7 +143,7 @@ class SearchSpace(RootModel[dict[str, tuple[Value, ...] | Range]]):
     def __len__(self) -> int:
         return len(self.root)
 
-    def tidy(self, parameters: Mapping[str, Any]) -> dict[str, ParameterValue]:
+    def canonicalize(self, parameters: Mapping[str, Any]) -> dict[str, ParameterValue]:
         """The parameters as they are stored and trained: in order, floats rounded, whole numbers as int.
 
         Raises:
@@ -152,18 +152,18 @@ class SearchSpace(RootModel[dict[str, tuple[Value, ...] | Range]]):
         unknown = set(parameters) - set(self.root)
         if unknown:
             raise InvalidInput(f"unknown parameter {sorted(unknown)[0]!r}", field="parameters")
-        tidied: dict[str, ParameterValue] = {}
+        canonical: dict[str, ParameterValue] = {}
         for name, domain in self.items():
             if name not in parameters:
                 raise InvalidInput(f"parameter {name!r} is missing", field=f"parameters.{name}")
             value = parameters[name]
-            kept = _in_range(name, value, domain) if isinstance(domain, Range) else _option(value, domain)
-            if kept is None:
+            fitting = _in_range(name, value, domain) if isinstance(domain, Range) else _option(value, domain)
+            if fitting is None:
                 raise InvalidInput(
                     f"{name} = {value!r} is outside the study's space", field=f"parameters.{name}"
                 )
-            tidied[name] = kept
-        return tidied
+            canonical[name] = fitting
+        return canonical
 
 
 def paper_space() -> SearchSpace:
@@ -238,7 +238,7 @@ def _is_number(name: str) -> bool:
     return PARAMETERS[name].annotation in (int, float)
 
 
-def _as_kind(name: str, value: Any) -> Any:
+def _as_declared_type(name: str, value: Any) -> Any:
     if PARAMETERS[name].annotation is int:
         return int(value) if float(value).is_integer() else value
     return float(value)
@@ -249,10 +249,10 @@ def _option(value: Any, options: tuple[Value, ...]) -> Value | None:
 
 
 def _in_range(name: str, value: Any, domain: Range) -> int | float | None:
-    """The value as it is kept; None if it is no number of this range."""
+    """The canonical value; None if it is no number of this range."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not domain.low <= value <= domain.high:
         return None
-    number = _as_kind(name, value)
+    number = _as_declared_type(name, value)
     if PARAMETERS[name].annotation is int:
         return number if isinstance(number, int) else None
     return _round(name, number, domain)
@@ -260,8 +260,8 @@ def _in_range(name: str, value: Any, domain: Range) -> int | float | None:
 
 def _round(name: str, value: float, domain: Range) -> float:
     # Four decimals are dropout's; 0.00012345 as a learning rate would become 0.0001.
-    by_place = name == "dropout"
-    rounded = round(value, DROPOUT_DIGITS) if by_place else float(f"{value:.{DROPOUT_DIGITS}g}")
+    by_decimals = name == "dropout"
+    rounded = round(value, FLOAT_DIGITS) if by_decimals else float(f"{value:.{FLOAT_DIGITS}g}")
     return min(max(rounded, domain.low), domain.high)
 
 

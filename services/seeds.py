@@ -27,14 +27,19 @@ def derive_seed(*parts: Any) -> int:
     return int(sha256_of(list(parts))[:16], 16) >> 1
 
 
-def fold_seed(
-    *, study_seed: int, parameters: Mapping[str, Any], fold: int, fingerprint: str, repeat: int = 0
-) -> int:
+def fold_seed(*, study_seed: int, parameters: Mapping[str, Any], fold: int, fingerprint: str) -> int:
     """The seed of one fold's initial weights, batch order and dropout.
 
     Equal parameters on equal clips get equal seeds, whatever the trial's number, so a fold can be replayed.
+
+    Args:
+        study_seed: the `seed` of the study's spec.
+        parameters: canonical parameters of the trial, by name.
+        fold: index of the fold, from 0.
+        fingerprint: of the clip cache.
     """
-    return derive_seed("fold", study_seed, dict(parameters), fold, fingerprint, repeat)
+    # Stored seeds were derived with this last 0: without it every seed would change.
+    return derive_seed("fold", study_seed, dict(parameters), fold, fingerprint, 0)
 
 
 def augmentation_seed(*, study_seed: int, clip_id: str) -> int:

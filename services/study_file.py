@@ -24,7 +24,7 @@ from services.search_space import ParameterValue
 FORMAT: Literal["foldwise-study/1"] = "foldwise-study/1"
 """Raised when a line's meaning changes; a coordinator reads its own format alone."""
 
-LINE_BYTES_ALLOWED = 64 * 2**20
+MAX_LINE_BYTES = 64 * 2**20
 """A trial with all predictions of all its folds and epochs; the paper's largest takes about one MiB."""
 
 Text = Annotated[str, Field(min_length=1, max_length=200, pattern=PRINTABLE)]

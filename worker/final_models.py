@@ -57,7 +57,7 @@ def stage(
     result = result.model_copy(update={"model": model_id(assignment.study, weights)})
     staged = stage_model(root, assignment.study, weights, describe(assignment, cache.manifest, labels, result))
     try:
-        staged.keep_receipt(Receipt(lease=assignment.lease, result=result).model_dump_json().encode())
+        staged.write_receipt(Receipt(lease=assignment.lease, result=result).model_dump_json().encode())
     except BaseException:
         staged.discard()
         raise

@@ -97,7 +97,7 @@ def preprocess(
             help="Crop with each frame's own box (frame) or the clip's median box (median).",
         ),
     ] = "frame",
-    least_faces: Annotated[
+    min_face_share: Annotated[
         float,
         typer.Option(
             "--min-face-share",
@@ -145,7 +145,7 @@ def preprocess(
                 frame_size=frame_size,
                 detector=detector,
                 box=_one_of(BoxChoice, box, "box"),
-                least_faces=least_faces,
+                min_face_share=min_face_share,
                 few_faces=_one_of(FewFaces, few_faces, "few_faces"),
             ),
             processes=processes,

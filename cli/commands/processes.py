@@ -158,7 +158,7 @@ def coordinator(
     listener = bind(host, port) if fd is None else socket.socket(fileno=fd)
     # On SIGTERM the server finishes its requests and then raises the signal again: a good end.
     with contextlib.suppress(Interrupted):
-        cluster = Cluster.around() if worker_template else None
+        cluster = Cluster.in_cluster() if worker_template else None
         serve_coordinator(settings, listener, reviewer, cluster=cluster, migrates=migrates)
 
 

@@ -218,7 +218,7 @@ def usual_configuration(spec: StudySpec, names: Sequence[str] = tuple(PARAMETERS
             continue
         if isinstance(domain, Range):
             inside = domain.low <= usual[name] <= domain.high
-            chosen[name] = SearchSpace.model_validate({name: domain}).tidy(
+            chosen[name] = SearchSpace.model_validate({name: domain}).canonicalize(
                 {name: usual[name] if inside else domain.low}
             )[name]
         else:

@@ -36,7 +36,7 @@ from services.errors import CacheMismatch, Conflict, InvalidInput
 from services.folds import Fold, KFold, split_hash
 from services.search_space import ParameterValue, SearchSpace, first_problem
 from services.seeds import sha256_of
-from services.study_file import LINE_BYTES_ALLOWED, ReusedLine, StudyLine, TrialLine
+from services.study_file import MAX_LINE_BYTES, ReusedLine, StudyLine, TrialLine
 
 log = structlog.get_logger()
 
@@ -106,9 +106,9 @@ def lines_of(file: IO[bytes]) -> Iterator[bytes]:
     Raises:
         InvalidInput: one is longer than is allowed.
     """
-    while line := file.readline(LINE_BYTES_ALLOWED + 1):
-        if len(line) > LINE_BYTES_ALLOWED:
-            raise InvalidInput(f"a line is longer than {LINE_BYTES_ALLOWED} bytes; this is no study file")
+    while line := file.readline(MAX_LINE_BYTES + 1):
+        if len(line) > MAX_LINE_BYTES:
+            raise InvalidInput(f"a line is longer than {MAX_LINE_BYTES} bytes; this is no study file")
         yield line
 
 
@@ -174,7 +174,7 @@ def _check_study(line: StudyLine, spec: StudySpec) -> None:
 
 def _tidy(space: SearchSpace, parameters: Mapping[str, ParameterValue]) -> bool:
     try:
-        return space.tidy(parameters) == dict(parameters)
+        return space.canonicalize(parameters) == dict(parameters)
     except InvalidInput:
         return False
 

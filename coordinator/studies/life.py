@@ -165,7 +165,7 @@ def enqueue(
         )
     for place, parameters in enumerate(configurations):
         try:
-            tidied = spec.space.tidy(parameters)
+            tidied = spec.space.canonicalize(parameters)
         except InvalidInput as error:
             field = f"configurations.{place}"
             raise InvalidInput(f"{field}: {error.message}", field=field) from error
@@ -299,7 +299,7 @@ def _inherit(session: Session, study: StudyRow, spec: StudySpec) -> None:
 
 def _fitting(spec: StudySpec, parameters: Mapping[str, Any]) -> dict[str, ParameterValue] | None:
     try:
-        return spec.space.tidy(parameters)
+        return spec.space.canonicalize(parameters)
     except InvalidInput:
         return None
 

@@ -12,21 +12,22 @@ from pathlib import Path
 from preprocessing.datasets.reader import (
     SYNTHETIC_MARKER,
     Dataset,
-    Sequence,
+    FrameSequence,
     as_text,
-    differences,
-    naming,
+    completeness_warnings,
+    first_few,
 )
-from preprocessing.datasets.tree import Tree, is_file, is_folder, pass_over
+from preprocessing.datasets.tree import Tree, is_file, is_folder, raise_if_disk_failed
 from services.errors import InvalidInput
 
 NAME = "ckplus"
 IMAGES = "cohn-kanade-images"
 LABELS = "Emotion"
-SEARCH_DEPTH = 2
+MAX_SEARCH_DEPTH = 2
+"""Levels below the root that are searched for the two folders."""
 
 CLASSES = ("anger", "disgust", "fear", "happy", "sadness", "surprise", "contempt")
-"""In the order of the confusion matrices of the paper, which is not that of the codes."""
+"""In the order of the paper's confusion matrices, which is not that of the codes."""
 
 LABEL_OF_CODE = {
     1: "anger",
@@ -55,32 +56,34 @@ _NOT_READ = {
     "facs_labels": "action units, which foldwise does not read",
     "landmarks": "landmarks, which foldwise does not read",
 }
-"""What else the distribution holds."""
+"""Other folders of the distribution, with the reason why they are skipped."""
 
-# [0-9] and not \d, which is true of digits of every script
+# [0-9] and not \d, which matches digits of every script
 _SUBJECT_FOLDER = re.compile(r"S[0-9]+", re.IGNORECASE)
 _SEQUENCE_FOLDER = re.compile(r"[0-9]+")
 _IMAGE_FILE = re.compile(r"(S[0-9]+_[0-9]+)_([0-9]+)\.png", re.IGNORECASE)
 _LABEL_FILE = re.compile(r"(S[0-9]+_[0-9]+)_([0-9]+)_emotion\.txt", re.IGNORECASE)
 
-_LABEL_BYTES = 1000
-"""More than any label file holds: whatever else has its name is not read as a whole."""
+_MAX_LABEL_BYTES = 1000
+"""Bytes that are read of a label file; real ones are far shorter."""
 
 
 def read_ckplus(root: Path) -> Dataset:
-    """The labelled sequences under `root`, which holds the two folders or is up to two levels above them.
+    """Read the labelled sequences under `root`, which holds the two folders or is up to two levels above them.
 
-    Everything under `root` is part of a sequence or among `skipped`; images are not opened. A set that is not
-    the complete one (327 sequences of 118 subjects) is told in `warnings`, unless `foldwise synth` wrote it.
+    Everything under `root` is part of a sequence or listed in `skipped`; images are not opened. A set that is
+    not the complete one (327 sequences of 118 subjects) gets a warning, unless `foldwise synth` wrote it.
 
-    Raises `NotFound` where `root` is not there, and `InvalidInput` where it is no folder, where the two
-    folders are not found, or where there is more than one pair of them.
+    Raises:
+        NotFound: `root` does not exist.
+        InvalidInput: `root` is no folder, or holds none or several pairs of the two folders.
+        OSError: the disk failed.
     """
     tree = Tree(root, layout="CK+")
     images, labels = _find_folders(tree)
     image_folders, label_folders = _sequence_folders(tree, images), _sequence_folders(tree, labels)
-    sequences: list[Sequence] = []
-    cut: list[str] = []
+    sequences: list[FrameSequence] = []
+    mismatched: list[str] = []
     for clip_id in sorted(image_folders.keys() | label_folders.keys()):
         image_folder, label_folder = image_folders.get(clip_id), label_folders.get(clip_id)
         frames = _numbered(tree, image_folder, _IMAGE_FILE, clip_id)
@@ -100,7 +103,7 @@ def read_ckplus(root: Path) -> Dataset:
         assert image_folder is not None  # noqa: S101 - for the type checker; it holds the frames
         tree.use(*frames.values(), *label_files.values())
         sequences.append(
-            Sequence(
+            FrameSequence(
                 clip_id=clip_id,
                 subject=clip_id.split("_")[0],
                 label=label,
@@ -109,13 +112,13 @@ def read_ckplus(root: Path) -> Dataset:
             )
         )
         if max(label_files) != max(frames):
-            cut.append(clip_id)
-    warnings = (*_incomplete(tree, images, sequences), *_cut_sequences(cut))
+            mismatched.append(clip_id)
+    warnings = (*_completeness(tree, images, sequences), *_mismatch_warnings(mismatched))
     return Dataset(
         name=NAME,
         classes=CLASSES,
         sequences=tuple(sequences),
-        skipped=tree.finish(_why_not),
+        skipped=tree.finish(_skip_reason),
         warnings=warnings,
     )
 
@@ -126,7 +129,7 @@ def _find_folders(tree: Tree) -> tuple[Path, Path]:
     labels: list[Path] = []
     pairs: list[tuple[Path, Path]] = []
     level = [tree.root]
-    for _ in range(SEARCH_DEPTH + 1):
+    for _ in range(MAX_SEARCH_DEPTH + 1):
         level = [child for path in level for child in tree.folders(path)]
         images += [path for path in level if path.name == IMAGES]
         labels += [path for path in level if path.name == LABELS]
@@ -144,14 +147,14 @@ def _find_folders(tree: Tree) -> tuple[Path, Path]:
             field="root",
         )
     raise InvalidInput(
-        f"root is {tree.root}, but no folder in it, up to {SEARCH_DEPTH} levels down, holds both "
+        f"root is {tree.root}, but no folder in it, up to {MAX_SEARCH_DEPTH} levels down, holds both "
         f"{IMAGES!r} and {LABELS!r}; unpack both there, side by side.",
         field="root",
     )
 
 
 def _sequence_folders(tree: Tree, top: Path) -> dict[str, Path]:
-    """Folders by clip id."""
+    """The sequences' folders by clip id."""
     found: dict[str, Path] = {}
     for subject in tree.folders(top):
         if not _SUBJECT_FOLDER.fullmatch(subject.name):
@@ -168,7 +171,7 @@ def _sequence_folders(tree: Tree, top: Path) -> dict[str, Path]:
 
 
 def _numbered(tree: Tree, folder: Path | None, pattern: re.Pattern[str], clip_id: str) -> dict[int, Path]:
-    """The files of this clip whose names match by their trailing integers, ordered by these."""
+    """The clip's files whose names match `pattern`, by frame number, in ascending order."""
     found: dict[int, Path] = {}
     for path in tree.files(folder) if folder is not None else []:
         match = pattern.fullmatch(path.name)
@@ -189,9 +192,9 @@ def _read_label(folder: Path | None, files: list[Path]) -> tuple[str | None, str
     for path in files:
         try:
             with path.open("rb") as file:
-                texts.add(file.read(_LABEL_BYTES).decode("utf-8", "replace").strip())
+                texts.add(file.read(_MAX_LABEL_BYTES).decode("utf-8", "replace").strip())
         except OSError as error:
-            pass_over(path, error)
+            raise_if_disk_failed(path, error)
             return None, f"its label file cannot be read: {error.strerror}"
     if len(texts) > 1:
         return None, f"{len(files)} label files that contradict each other"
@@ -207,32 +210,32 @@ def _read_label(folder: Path | None, files: list[Path]) -> tuple[str | None, str
     return label, "" if label else f"label {shown} is not a code of CK+ (1 to 7)"
 
 
-def _why_not(path: Path) -> str | None:
+def _skip_reason(path: Path) -> str | None:
     if path.name.casefold() in _NOT_READ:
         return _NOT_READ[path.name.casefold()]
     if _IMAGE_FILE.fullmatch(path.name) and is_folder(path):
         return "a folder named like an image"
     if _IMAGE_FILE.fullmatch(path.name):
-        return "an image that does not belong into this folder"
+        return "an image that does not belong in this folder"
     if _LABEL_FILE.fullmatch(path.name):
-        return "a label that does not belong into this folder"
+        return "a label that does not belong in this folder"
     if _SUBJECT_FOLDER.fullmatch(path.name):
         return "a subject without a sequence"
     return None
 
 
-def _incomplete(tree: Tree, images: Path, sequences: list[Sequence]) -> tuple[str, ...]:
+def _completeness(tree: Tree, images: Path, sequences: list[FrameSequence]) -> tuple[str, ...]:
     marker = images.parent / SYNTHETIC_MARKER
     if is_file(marker):
         tree.use(marker)
         return ()
-    return differences(sequences, name="CK+", subjects=COMPLETE_SUBJECTS, counts=COMPLETE_COUNTS)
+    return completeness_warnings(sequences, name="CK+", subjects=COMPLETE_SUBJECTS, counts=COMPLETE_COUNTS)
 
 
-def _cut_sequences(clip_ids: list[str]) -> tuple[str, ...]:
+def _mismatch_warnings(clip_ids: list[str]) -> tuple[str, ...]:
     if not clip_ids:
         return ()
     return (
-        f"In {len(clip_ids)} sequences the label names another last frame than the images have, "
-        f"so frames may be missing: {naming(clip_ids)}.",
+        f"In {len(clip_ids)} sequences the label names a different last frame than the images do, "
+        f"so frames may be missing: {first_few(clip_ids)}.",
     )

@@ -10,21 +10,21 @@ from pathlib import Path
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
 
 
-Twice = Callable[[Path, Path], None]
-"""Called with an image that is not used, and the one of the same frame in another format that is."""
+OnDuplicate = Callable[[Path, Path], None]
+"""Called with an unused image and the image of the same frame that is used, in another format."""
 
 
-def images_of_clip(files: Iterable[Path], twice: Twice = lambda _, __: None) -> list[Path]:
-    """Those of these files that are frames, ordered by their names with numbers as numbers.
+def images_of_clip(files: Iterable[Path], on_duplicate: OnDuplicate = lambda _, __: None) -> list[Path]:
+    """The images among these files, in natural order: `frame9.png` before `frame10.png`.
 
-    `frame9.png` stands before `frame10.png`; of `a.png` and `a.jpg` the first is used.
+    If two images differ only in their format, such as `a.png` and `a.jpg`, the first of them is used.
     """
     images: dict[str, Path] = {}
     for path in files:
         if path.suffix.casefold() not in IMAGES:
             continue
         if path.stem in images:
-            twice(path, images[path.stem])
+            on_duplicate(path, images[path.stem])
         else:
             images[path.stem] = path
     return sorted(images.values(), key=_natural_order)
@@ -32,5 +32,5 @@ def images_of_clip(files: Iterable[Path], twice: Twice = lambda _, __: None) -> 
 
 def _natural_order(path: Path) -> list[tuple[int, bytes]]:
     parts = re.split(r"([0-9]+)", path.name)
-    # digits stand at every second place, so numbers are compared with numbers only
+    # every second part is a number, so numbers are compared only with numbers
     return [(int(part), b"") if i % 2 else (0, os.fsencode(part)) for i, part in enumerate(parts)]

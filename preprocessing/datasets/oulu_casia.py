@@ -1,6 +1,6 @@
 """Oulu-CASIA NIR&VIS as its authors distribute it: `OriginalImg/VL/Strong/P012/Anger/000.jpeg`.
 
-Two cameras (VL visible light, NI near infrared) saw 80 people show six emotions under three lights.
+Two cameras (VL visible light, NI near infrared) recorded six emotions of 80 people under three lightings.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from pathlib import Path
 from preprocessing.datasets.reader import (
     SYNTHETIC_MARKER,
     Dataset,
-    Sequence,
+    FrameSequence,
     as_text,
-    differences,
-    naming,
+    completeness_warnings,
+    first_few,
 )
 from preprocessing.datasets.tree import Tree, is_file, is_folder
 from services.errors import InvalidInput
@@ -24,10 +24,11 @@ from services.errors import InvalidInput
 NAME = "oulu-casia"
 MODALITIES = ("VL", "NI")
 LIGHTINGS = ("Strong", "Weak", "Dark")
-SEARCH_DEPTH = 8
+MAX_SEARCH_DEPTH = 8
+"""Levels below the root that are searched for the folder of the subjects."""
 
 CLASSES = ("anger", "disgust", "fear", "happy", "sadness", "surprise")
-"""In the order and with the names of the confusion matrix of the paper, so that they match those of CK+."""
+"""In the order and with the names of the paper's confusion matrix, so that they match those of CK+."""
 
 FOLDER_OF_CLASS = {
     "anger": "Anger",
@@ -46,24 +47,27 @@ _IMAGE_FILE = re.compile(r"([0-9]+)\.(?:jpe?g|png|bmp)", re.IGNORECASE)
 
 
 def read_oulu_casia(root: Path, *, modality: str = "VL", lighting: str = "Strong") -> Dataset:
-    """The sequences of one camera under one light, wherever `VL/Strong/P###` lies under `root` or at it.
+    """Read the sequences of one modality and lighting.
 
-    Everything else under `root` is among `skipped`; images are not opened. A set that is not the complete one
-    (480 sequences of 80 subjects) is told in `warnings`, unless `foldwise synth` wrote it.
+    Everything else under `root` is listed in `skipped`; images are not opened. A set that is not the complete
+    one (480 sequences of 80 subjects) gets a warning, unless `foldwise synth` wrote it.
 
     Args:
-        root: any folder above the subjects, or the one that holds them.
+        root: the folder that holds the subjects, such as `VL/Strong`, or one up to eight levels above it.
         modality: `VL` (visible light; clips in colour) or `NI` (near infrared; gray clips). The paper uses VL.
         lighting: `Strong`, `Weak` or `Dark`. The paper uses Strong.
 
-    Raises `NotFound` where `root` is not there, and `InvalidInput` for another modality or lighting, where
-    `root` is no folder, and where none or more than one of the folders looked for is there.
+    Raises:
+        NotFound: `root` does not exist.
+        InvalidInput: the modality or lighting is unknown, `root` is no folder, or it holds none or several of
+            the folders searched for.
+        OSError: the disk failed.
     """
     modality = _one_of("modality", modality, MODALITIES)
     lighting = _one_of("lighting", lighting, LIGHTINGS)
     tree = Tree(root, layout="Oulu-CASIA")
     top = _find_subjects(tree, modality, lighting)
-    sequences: list[Sequence] = []
+    sequences: list[FrameSequence] = []
     gaps: list[str] = []
     for clip_id, folder in sorted(_emotion_folders(tree, top).items()):
         frames = _frames(tree, folder)
@@ -73,7 +77,7 @@ def read_oulu_casia(root: Path, *, modality: str = "VL", lighting: str = "Strong
         tree.use(*frames.values())
         subject, label = clip_id.split("_")
         sequences.append(
-            Sequence(
+            FrameSequence(
                 clip_id=clip_id,
                 subject=subject,
                 label=label,
@@ -83,20 +87,20 @@ def read_oulu_casia(root: Path, *, modality: str = "VL", lighting: str = "Strong
         )
         if list(frames) != list(range(len(frames))):
             gaps.append(clip_id)
-    warnings = (*_incomplete(tree, top, sequences), *_gaps(gaps))
+    warnings = (*_completeness(tree, top, sequences), *_gap_warnings(gaps))
 
-    def why_not(path: Path) -> str | None:
+    def skip_reason(path: Path) -> str | None:
         if path.name.casefold() in {name.casefold() for name in (*MODALITIES, *LIGHTINGS)}:
             return f"not asked for: modality is {modality} and lighting {lighting}"
         if _SUBJECT_FOLDER.fullmatch(path.name):
-            return "a subject without an emotion's folder"
+            return "a subject without an emotion folder"
         return "no emotion of the set" if path.parent.parent == top and is_folder(path) else None
 
     return Dataset(
         name=NAME,
         classes=CLASSES,
         sequences=tuple(sequences),
-        skipped=tree.finish(why_not),
+        skipped=tree.finish(skip_reason),
         warnings=warnings,
         colour=modality == "VL",
         settings={"modality": modality, "lighting": lighting},
@@ -111,10 +115,10 @@ def _one_of(field: str, value: str, allowed: tuple[str, ...]) -> str:
 
 
 def _find_subjects(tree: Tree, modality: str, lighting: str) -> Path:
-    """The folder of the subjects of this camera and light."""
+    """The folder that holds the subjects of this modality and lighting."""
     holders = list(_holders_of_subjects(tree))
     wanted = (modality.casefold(), lighting.casefold())
-    matching = [path for path in holders if _names_of_setting(path) == wanted]
+    matching = [path for path in holders if _modality_and_lighting(path) == wanted]
     if len(matching) == 1:
         return matching[0]
     if matching:
@@ -124,18 +128,18 @@ def _find_subjects(tree: Tree, modality: str, lighting: str) -> Path:
             f"({found}); give one of them.",
             field="root",
         )
-    there = ", ".join(as_text(f"{path.parent.name}/{path.name}") for path in holders) or "none"
+    known = ", ".join(as_text(f"{path.parent.name}/{path.name}") for path in holders) or "none"
     raise InvalidInput(
         f"root is {tree.root}, but no folder {modality}/{lighting} with subjects P001, P002, ... is in it, "
-        f"up to {SEARCH_DEPTH} levels down; with subjects there are: {there}.",
+        f"up to {MAX_SEARCH_DEPTH} levels down; folders with subjects: {known}.",
         field="root",
     )
 
 
 def _holders_of_subjects(tree: Tree) -> Iterator[Path]:
-    """Folders with subjects in them, outermost first; links that lead back up are not followed."""
+    """Folders that hold subjects, outermost first; links to a folder above are not followed."""
     level = [(tree.root, frozenset({os.path.realpath(tree.root)}))]
-    for _ in range(SEARCH_DEPTH + 1):
+    for _ in range(MAX_SEARCH_DEPTH + 1):
         below = []
         for folder, above in level:
             children = tree.folders(folder)
@@ -147,12 +151,12 @@ def _holders_of_subjects(tree: Tree) -> Iterator[Path]:
         level = below
 
 
-def _names_of_setting(folder: Path) -> tuple[str, str]:
+def _modality_and_lighting(folder: Path) -> tuple[str, str]:
     return folder.parent.name.casefold(), folder.name.casefold()
 
 
 def _emotion_folders(tree: Tree, top: Path) -> dict[str, Path]:
-    """Folders by clip id."""
+    """The sequences' folders by clip id."""
     found: dict[str, Path] = {}
     for subject in tree.folders(top):
         if not _SUBJECT_FOLDER.fullmatch(subject.name):
@@ -170,7 +174,7 @@ def _emotion_folders(tree: Tree, top: Path) -> dict[str, Path]:
 
 
 def _frames(tree: Tree, folder: Path) -> dict[int, Path]:
-    """Image files by their numbers, ordered by these."""
+    """Image files by frame number, in ascending order."""
     found: dict[int, Path] = {}
     for path in tree.files(folder):
         match = _IMAGE_FILE.fullmatch(path.name)
@@ -181,19 +185,19 @@ def _frames(tree: Tree, folder: Path) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
-def _incomplete(tree: Tree, top: Path, sequences: list[Sequence]) -> tuple[str, ...]:
+def _completeness(tree: Tree, top: Path, sequences: list[FrameSequence]) -> tuple[str, ...]:
     for folder in top.parents[:3]:  # VL, OriginalImg, and what holds it
         if is_file(folder / SYNTHETIC_MARKER):
             tree.use(folder / SYNTHETIC_MARKER)
             return ()
     counts = dict.fromkeys(CLASSES, COMPLETE_SUBJECTS)
-    return differences(sequences, name="Oulu-CASIA", subjects=COMPLETE_SUBJECTS, counts=counts)
+    return completeness_warnings(sequences, name="Oulu-CASIA", subjects=COMPLETE_SUBJECTS, counts=counts)
 
 
-def _gaps(clip_ids: list[str]) -> tuple[str, ...]:
+def _gap_warnings(clip_ids: list[str]) -> tuple[str, ...]:
     if not clip_ids:
         return ()
     return (
         f"In {len(clip_ids)} sequences the frames are not numbered 0, 1, 2, ... without a gap, "
-        f"so frames may be missing: {naming(clip_ids)}.",
+        f"so frames may be missing: {first_few(clip_ids)}.",
     )

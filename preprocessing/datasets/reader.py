@@ -1,4 +1,4 @@
-"""What a reader gives: the labelled sequences of a dataset, and what it left out and why."""
+"""What a reader returns: the labelled sequences of a dataset, and what it skipped and why."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 SYNTHETIC_MARKER = "synthetic.json"
-"""The file at the top of a set that `foldwise synth` wrote; such a set is not held against the genuine one."""
+"""File at the top of a set that `foldwise synth` wrote; readers do not ask whether such a set is complete."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Span:
-    """A stretch of a video; both ends belong to it."""
+    """A part of a video; both ends are included."""
 
     start: float | None = None
-    """A frame counted from 0, or seconds; None: from the first frame."""
+    """Frame number (from 0) or seconds; None: from the first frame."""
 
     end: float | None = None
-    """Likewise; None: to the last frame."""
+    """Frame number (from 0) or seconds; None: to the last frame."""
 
     seconds: bool = False
-    """Whether the ends are seconds of playing time and not frames."""
+    """Whether the ends are seconds of playing time instead of frame numbers."""
 
 
-ALL = Span()
+WHOLE_VIDEO = Span()
 """A whole video."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sequence:
+class FrameSequence:
     """One labelled video of one subject: image files in temporal order, or a video file."""
 
     clip_id: str
@@ -43,31 +43,31 @@ class Sequence:
     """The class name in lower case."""
 
     source: str
-    """Where it lies in its dataset, with slashes; the same wherever the dataset's folder is."""
+    """Path relative to the dataset's folder, with slashes; the same on every machine."""
 
     frames: tuple[Path, ...] = ()
-    """All frames, first to last; absolute paths. Empty where `video` is given."""
+    """All frames in temporal order, as absolute paths; empty if `video` is given."""
 
     video: Path | None = None
-    """The file whose frames these are; an absolute path."""
+    """The video file, as an absolute path."""
 
-    span: Span = ALL
+    span: Span = WHOLE_VIDEO
     """The part of `video` that belongs to the sequence."""
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Every file that the sequence is made of."""
+        """The files that the sequence is made of."""
         return self.frames if self.video is None else (self.video,)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Skipped:
-    """Something in the tree that is not a labelled sequence, with the reason in words."""
+    """A file, a folder or a part of a file that is not used, and the reason."""
 
     path: Path
     reason: str
     part: str = ""
-    """Which part of the file it is, such as `line 7` of a list; empty for all of it."""
+    """The part of the file, such as `line 7` of a list; empty for all of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,26 +75,28 @@ class Dataset:
     """A dataset as found on disk: every file and folder belongs to a sequence or is among the skipped."""
 
     name: str
-    """The folder of its caches: lower case letters, digits, hyphens."""
+    """Name of the folder of its caches: lower-case letters, digits, hyphens."""
 
     classes: tuple[str, ...]
     """Class names in the order of their label numbers (0, 1, ...)."""
 
-    sequences: tuple[Sequence, ...]
+    sequences: tuple[FrameSequence, ...]
     """Ordered by clip id."""
 
     skipped: tuple[Skipped, ...] = ()
-    """A folder stands for all that is in it."""
+    """What is not used; a folder includes everything in it."""
 
     warnings: tuple[str, ...] = ()
+    """For people, one sentence each."""
+
     colour: bool = False
     """Whether clips keep their colours; otherwise every frame is decoded to gray."""
 
     settings: Mapping[str, str] = field(default_factory=dict)
-    """What the reader was asked for, for the record."""
+    """The reader's settings, which the manifest stores."""
 
     def reasons(self, root: Path) -> dict[str, str]:
-        """What was left out, as a path relative to `root` (with its part), each with its reason."""
+        """The reason for each skipped path, relative to `root` and followed by the part of the file."""
         found: dict[str, str] = {}
         for skip in self.skipped:
             where = as_text(os.path.relpath(skip.path, root).replace(os.sep, "/"))
@@ -106,8 +108,8 @@ class Dataset:
 def as_text(name: str) -> str:
     """A file's name or path as text that can be stored and shown, the same on every machine.
 
-    Bytes that are not UTF-8 and characters that cannot be shown become backslash escapes; letters with
-    accents are composed, since some file systems store them in two parts.
+    Bytes that are not UTF-8 and unprintable characters become backslash escapes; letters with accents are
+    composed, because some file systems store them in two parts.
     """
     text = os.fsencode(name).decode("utf-8", "backslashreplace")
     return "".join(
@@ -116,14 +118,15 @@ def as_text(name: str) -> str:
     )
 
 
-def differences(
-    sequences: Iterable[Sequence], *, name: str, subjects: int, counts: Mapping[str, int]
+def completeness_warnings(
+    sequences: Iterable[FrameSequence], *, name: str, subjects: int, counts: Mapping[str, int]
 ) -> tuple[str, ...]:
-    """A warning that lists what tells these sequences from the complete set; none where nothing does.
+    """A warning that lists how these sequences differ from the complete set; empty if they do not.
 
     Args:
-        name: of the genuine set, as people call it.
-        subjects: of the complete set.
+        sequences: all that the reader found.
+        name: the genuine set's name for people.
+        subjects: number of subjects in the complete set.
         counts: sequences of each class in the complete set.
     """
     sequences = list(sequences)
@@ -134,11 +137,11 @@ def differences(
         *((label, found[label], complete) for label, complete in counts.items()),
     ]
     differing = [
-        f"{there} {what} instead of {complete}" for what, there, complete in pairs if there != complete
+        f"{count} {what} instead of {complete}" for what, count, complete in pairs if count != complete
     ]
     return (f"This is not the complete {name} set: {', '.join(differing)}.",) if differing else ()
 
 
-def naming(clip_ids: list[str]) -> str:
-    """A few of these clips by name, for a warning."""
+def first_few(clip_ids: list[str]) -> str:
+    """The first five clip ids, for a warning."""
     return ", ".join(clip_ids[:5]) + (", ..." if len(clip_ids) > 5 else "")

@@ -1,4 +1,4 @@
-"""The readers by name: foldwise's own, and those that installed packages bring along as entry points."""
+"""The readers by name: foldwise's own, and those of installed packages (entry points)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from preprocessing.datasets import ckplus, oulu_casia, video_folder
 from preprocessing.datasets.reader import Dataset
 from services.errors import FoldwiseError, InvalidInput
 
-ENTRY_POINTS = "foldwise.datasets"
-"""The group of entry points in which a package names its readers."""
+ENTRY_POINT_GROUP = "foldwise.datasets"
+"""The entry point group in which a package registers its readers."""
 
 Reader = Callable[..., Dataset]
-"""A function of the dataset's folder; its keyword-only arguments are its settings, all of them text."""
+"""A function that takes the dataset's folder; its keyword-only arguments are its settings, all text."""
 
 BUILT_IN: Mapping[str, Reader] = {
     ckplus.NAME: ckplus.read_ckplus,
@@ -29,33 +29,39 @@ _DATASET_NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 
 def dataset_names() -> tuple[str, ...]:
     """All names that `read_dataset` knows, in alphabetical order."""
-    return tuple(sorted({*BUILT_IN, *_of_packages()}))
+    return tuple(sorted({*BUILT_IN, *_plugins()}))
 
 
 def read_dataset(name: str, root: Path, settings: Mapping[str, str] | None = None) -> Dataset:
-    """What the reader of that name finds under `root`. Hyphens and underscores in the name are the same.
+    """Read the dataset under `root`.
+
+    Args:
+        name: of the reader; hyphens and underscores are equivalent.
+        root: the dataset's folder.
+        settings: values for the reader's keyword-only arguments.
 
     Raises:
-        InvalidInput: unknown name or setting, or two packages that both bring a reader of this name.
-        FoldwiseError: a package's reader that cannot be loaded, or gives what is no `Dataset`.
-        Whatever the reader raises.
+        InvalidInput: the name or a setting is unknown, or two packages register a reader of this name.
+        FoldwiseError: a package's reader cannot be loaded, or returns an invalid `Dataset`.
+        Exception: whatever the reader raises.
     """
-    reader = _find(name.replace("_", "-"))
+    reader = _load_reader(name.replace("_", "-"))
     wanted = dict(settings or {})
-    known = _settings_of(reader)
+    known = _setting_names(reader)
     for key in wanted:
         if key not in known:
-            there = f"its settings are: {', '.join(known)}" if known else "it has no settings"
-            raise InvalidInput(f"setting {key!r} is not known to the reader of {name}; {there}.", field=key)
+            advice = f"its settings are: {', '.join(known)}" if known else "it has no settings"
+            raise InvalidInput(f"setting {key!r} is not known to the reader of {name}; {advice}.", field=key)
     found = reader(root, **wanted)
-    _check(found, name)
+    _check_dataset(found, name)
     return found
 
 
 def read_settings(texts: Iterable[str]) -> dict[str, str]:
-    """A reader's settings from texts like `lighting=Weak`.
+    """Parse a reader's settings from texts like `lighting=Weak`.
 
-    Raises `InvalidInput` for a text without `=` and for a setting that is given twice.
+    Raises:
+        InvalidInput: a text is no KEY=VALUE, or a setting is given twice.
     """
     settings: dict[str, str] = {}
     for text in texts:
@@ -68,66 +74,69 @@ def read_settings(texts: Iterable[str]) -> dict[str, str]:
     return settings
 
 
-def _find(name: str) -> Reader:
+def _load_reader(name: str) -> Reader:
     if name in BUILT_IN:
         return BUILT_IN[name]
-    brought = _of_packages().get(name, [])
-    if not brought:
+    points = _plugins().get(name, [])
+    if not points:
         raise InvalidInput(
             f"dataset is {name!r}, which is not known; use one of: {', '.join(dataset_names())}.",
             field="dataset",
         )
-    if len(brought) > 1:
-        packages = ", ".join(sorted(_package(point) for point in brought))
+    if len(points) > 1:
+        packages = ", ".join(sorted(_package_name(point) for point in points))
         raise InvalidInput(
-            f"dataset is {name!r}, of which several packages bring a reader ({packages}); "
+            f"dataset is {name!r}, for which several packages have a reader ({packages}); "
             "uninstall all but one.",
             field="dataset",
         )
     try:
-        reader: Reader = brought[0].load()
+        reader: Reader = points[0].load()
     except Exception as error:
         raise FoldwiseError(
-            f"the reader of {name} from {_package(brought[0])} ({brought[0].value}) cannot be loaded: {error!r}"
+            f"the reader of {name} from {_package_name(points[0])} ({points[0].value}) cannot be loaded: "
+            f"{error!r}"
         ) from error
     return reader
 
 
-def _of_packages() -> dict[str, list[EntryPoint]]:
-    """Entry points by name. One that has the name of a reader of ours is never asked for."""
+def _plugins() -> dict[str, list[EntryPoint]]:
+    """Entry points of installed packages by reader name; foldwise's own readers take precedence."""
     found: dict[str, list[EntryPoint]] = {}
-    for point in entry_points(group=ENTRY_POINTS):
+    for point in entry_points(group=ENTRY_POINT_GROUP):
         found.setdefault(point.name.replace("_", "-"), []).append(point)
     return found
 
 
-def _package(point: EntryPoint) -> str:
+def _package_name(point: EntryPoint) -> str:
     return point.dist.name if point.dist is not None else "a package"
 
 
-def _settings_of(reader: Reader) -> tuple[str, ...]:
+def _setting_names(reader: Reader) -> tuple[str, ...]:
     parameters = inspect.signature(reader).parameters.values()
     return tuple(parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY)
 
 
-def _check(found: object, name: str) -> None:
-    """What all that follows relies on; a reader of someone else's may have overlooked it."""
-    problem = _problem(found) if isinstance(found, Dataset) else f"a {type(found).__name__} and no Dataset"
+def _check_dataset(found: object, name: str) -> None:
+    """Raise `FoldwiseError` if a package's reader returned what the preprocessing job cannot rely on."""
+    problem = (
+        _problem(found) if isinstance(found, Dataset) else f"a {type(found).__name__} instead of a Dataset"
+    )
     if problem is not None:
-        raise FoldwiseError(f"the reader of {name} gave {problem}; correct the reader")
+        raise FoldwiseError(f"the reader of {name} returned {problem}; correct the reader")
 
 
 def _problem(found: Dataset) -> str | None:
     if not _DATASET_NAME.fullmatch(found.name):
-        return f"the name {found.name!r}, which is not of lower case letters, digits and hyphens"
+        return f"the name {found.name!r}, which is not only lower-case letters, digits and hyphens"
     ids = [sequence.clip_id for sequence in found.sequences]
     if len(set(ids)) != len(ids):
-        return f"the clip id {next(one for one in ids if ids.count(one) > 1)!r} twice"
+        return f"the clip id {next(clip_id for clip_id in ids if ids.count(clip_id) > 1)!r} twice"
     if ids != sorted(ids):
         return "sequences that are not ordered by clip id"
     for sequence in found.sequences:
         if sequence.label not in found.classes:
-            return f"{sequence.clip_id!r} the label {sequence.label!r}, which is not among its classes"
+            return f"{sequence.clip_id!r} with the label {sequence.label!r}, which is not among its classes"
         if bool(sequence.frames) == (sequence.video is not None):
-            return f"{sequence.clip_id!r} both or neither of frames and a video"
+            return f"{sequence.clip_id!r} with both or neither of frames and a video"
     return None

@@ -1,9 +1,9 @@
-"""Made-up sets of drawn faces that move from rest to the peak of an expression, in the layouts of genuine sets.
+"""Synthetic sets: drawn faces that move from rest to the peak of an expression, in the layouts of genuine sets.
 
-They let every stage run, and a network learn something, where the genuine sets are not at hand. They say
-nothing about real faces. A subject's resting face leans towards some other expression, and some expressions
-differ mostly in what moves first. With a fade the last frame tells less than the clip; how much less, for a
-network, is measured by `benchmarks.synthetic_sets`.
+With them every stage runs, and a network learns something, without the genuine sets. They say nothing about
+real faces. A subject's resting face leans towards some other expression, and some expressions differ mostly in
+what moves first. With a fade, a network can learn less from the last frame than from the clip;
+`benchmarks.synthetic_sets` measures how much less.
 """
 
 from __future__ import annotations
@@ -22,7 +22,14 @@ from preprocessing.datasets.reader import SYNTHETIC_MARKER
 from preprocessing.datasets.synthetic_canvas import Picture
 from preprocessing.datasets.synthetic_expressions import Pose
 from preprocessing.datasets.synthetic_faces import draw_face, make_backdrop, make_tints
-from preprocessing.datasets.synthetic_motion import HEIGHT, WIDTH, act, make_lights, make_person, sway
+from preprocessing.datasets.synthetic_motion import (
+    HEIGHT,
+    WIDTH,
+    make_lights,
+    make_person,
+    move_face,
+    move_head,
+)
 from services.errors import InvalidInput
 
 MARKER = SYNTHETIC_MARKER
@@ -31,10 +38,10 @@ MAX_SUBJECTS = 400
 MAX_CLIPS_PER_CLASS = 50
 
 _UNFINISHED = "synthetic.json.unfinished"
-"""The marker's name until the last file is written."""
+"""Name of the marker until the last file is written."""
 
 Progress = Callable[[int, int], None]
-"""Called after each sequence with the number of those done and of all."""
+"""Called after each sequence with the number of sequences done and their total."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +56,7 @@ class _Settings:
     fade: float
 
     def as_dict(self) -> dict[str, object]:
-        """Without what is as it was when there were only gray sets of all classes, in the layout of CK+."""
+        """For the marker; the settings in `usual` appear only if they differ, as in all markers of format 1."""
         values = asdict(self)
         usual = {"layout": ckplus.NAME, "classes": ckplus.CLASSES, "colour": False, "fade": 0.0}
         return {key: value for key, value in values.items() if key not in usual or value != usual[key]}
@@ -68,24 +75,28 @@ def write_synthetic_tree(
     colour: bool | None = None,
     progress: Progress | None = None,
 ) -> None:
-    """Writes a tree that the reader of `layout` reads.
+    """Write a tree that the reader of `layout` reads.
 
-    `ckplus`: PNG frames of 640 x 490, gray, and label files; some subjects also have an unlabelled sequence.
-    `oulu-casia`: JPEG frames of 320 x 240 in colour, of visible light, strong. Sequences have 8 to 16 frames.
-    The same settings give the same bytes with the same libraries. A tree of the same settings that is already
-    there and complete is left as it is; one that was interrupted is completed.
+    `ckplus`: gray PNG frames of 640 x 490 pixels, and label files; some subjects also have an unlabelled
+    sequence. `oulu-casia`: colour JPEG frames of 320 x 240 pixels, visible light, strong. Sequences have 8 to
+    16 frames. Equal settings and libraries give equal bytes. A complete tree of the same settings is left as it
+    is, and an interrupted one is completed.
 
     Args:
-        subjects: people, 1 to 400.
-        classes: some of the layout's; None: all.
-        clips_per_class: sequences of each class of a subject, 1 to 50; `oulu-casia` has room for one.
-        seed: the same one draws the same faces.
-        difficulty: from 0 to 1; scales how far resting faces and expressions overlap, and the noise.
-        fade: from 0, expressions are at their peak in the last frame, to 1, they are gone again: what the
-            last frame does not tell, only the frames before do.
-        colour: None: as the genuine set is.
+        root: a new or empty folder, or one with a tree of the same settings.
+        layout: `ckplus` or `oulu-casia`.
+        subjects: number of people, 1 to 400.
+        classes: some classes of the layout; None: all.
+        clips_per_class: sequences of each class per subject, 1 to 50; `oulu-casia` has room for one.
+        seed: equal seeds draw equal faces.
+        difficulty: 0 to 1; scales the overlap of resting faces and expressions, and the noise.
+        fade: 0 (the last frame shows the peak of the expression) to 1 (it shows the face at rest again, and
+            only earlier frames show the expression).
+        colour: None: as in the genuine set.
+        progress: called after each sequence.
 
-    Raises `InvalidInput` for a value out of range, and for a folder with anything else in it.
+    Raises:
+        InvalidInput: a value is out of range, or the folder holds something else.
     """
     if layout not in _CLASSES:
         raise InvalidInput(f"layout is {layout!r}; use one of: {', '.join(_CLASSES)}.", field="layout")
@@ -96,13 +107,13 @@ def write_synthetic_tree(
         seed=seed,
         difficulty=float(difficulty),
         fade=float(fade),
-        classes=_in_order(_CLASSES[layout] if classes is None else classes, _CLASSES[layout]),
+        classes=_in_layout_order(_CLASSES[layout] if classes is None else classes, _CLASSES[layout]),
         colour=layout == oulu_casia.NAME if colour is None else colour,
     )
     _check(settings)
     clips = list(_plan(settings))
     marker = json.dumps({"format_version": FORMAT_VERSION, **settings.as_dict()}, indent=2) + "\n"
-    if _is_there(root, marker, clips):
+    if _is_complete(root, marker, clips):
         return
     (root / _UNFINISHED).write_text(marker, encoding="utf-8")
     (root / MARKER).unlink(missing_ok=True)
@@ -122,20 +133,20 @@ _CLASSES = {ckplus.NAME: ckplus.CLASSES, oulu_casia.NAME: oulu_casia.CLASSES}
 @dataclass(frozen=True, kw_only=True)
 class _Clip:
     subject: int
-    """Counted from 0; the random numbers of a subject and a clip hang on these counts."""
+    """Counted from 0; this and `number` seed the random numbers of the clip."""
 
     number: int
     label: str | None
     folders: tuple[str, ...]
-    """That hold its files, relative to the root; CK+ has empty ones for labels that are not there."""
+    """Folders of its files, relative to the root; in CK+ that of a missing label is empty."""
 
     frames: tuple[str, ...]
-    """Files relative to the root, first to last."""
+    """Files relative to the root, in temporal order."""
 
     label_file: str | None
 
 
-def _in_order(classes: Sequence[str], known: tuple[str, ...]) -> tuple[str, ...]:
+def _in_layout_order(classes: Sequence[str], known: tuple[str, ...]) -> tuple[str, ...]:
     """The classes in the order of the layout, each once."""
     if unknown := [name for name in classes if name not in known]:
         raise InvalidInput(f"classes holds {unknown[0]!r}; use some of: {', '.join(known)}.", field="classes")
@@ -158,9 +169,9 @@ def _check(settings: _Settings) -> None:
     _check_share("fade", settings.fade)
 
 
-def _check_count(field: str, value: int, most: int) -> None:
-    if not 1 <= value <= most:
-        raise InvalidInput(f"{field} is {value}; give a whole number from 1 to {most}.", field=field)
+def _check_count(field: str, value: int, maximum: int) -> None:
+    if not 1 <= value <= maximum:
+        raise InvalidInput(f"{field} is {value}; give a whole number from 1 to {maximum}.", field=field)
 
 
 def _check_share(field: str, value: float) -> None:
@@ -174,14 +185,16 @@ def _plan(settings: _Settings) -> Iterator[_Clip]:
     for subject in range(settings.subjects):
         # ids leave gaps, as the genuine ones do
         person += 1 + (subject % 5 == 1) + (int(rng.integers(0, 2)) if subject else 0)
-        labels: list[str | None] = [one for one in settings.classes for _ in range(settings.clips_per_class)]
+        labels: list[str | None] = [
+            label for label in settings.classes for _ in range(settings.clips_per_class)
+        ]
         if settings.layout == ckplus.NAME and (subject % 3 == 1 or settings.subjects == 1):
             labels.append(None)
-        # in a new order for each subject, or the number of a sequence would tell its class
+        # in random order for each subject; otherwise the number of a sequence would reveal its class
         for number, index in enumerate(rng.permutation(len(labels)), start=1):
             planned += 1
             length, late, first = (int(value) for value in rng.integers((10, 0, 2), (17, 5, 30)))
-            # some are shorter than a window, in the smallest of trees too
+            # some are shorter than a clip, even in the smallest tree
             length = 8 + subject % 2 if planned % 17 == 4 else length
             label = labels[index]
             if label is not None and settings.layout == oulu_casia.NAME:
@@ -215,8 +228,8 @@ def _oulu_casia_clip(subject: int, person: int, number: int, label: str, length:
     )
 
 
-def _is_there(root: Path, marker: str, clips: list[_Clip]) -> bool:
-    """Whether nothing is left to do; else `root` is a folder that may be written to."""
+def _is_complete(root: Path, marker: str, clips: list[_Clip]) -> bool:
+    """Whether `root` holds the complete set; if not, make the folder and check that it may be written to."""
     if root.exists() and not root.is_dir():
         raise InvalidInput(f"root is {root}, which is a file; give a new or empty folder.", field="root")
     root.mkdir(parents=True, exist_ok=True)
@@ -248,7 +261,7 @@ def _files(root: Path, clips: list[_Clip]) -> Iterator[Path]:
 def _write_clip(root: Path, clip: _Clip, settings: _Settings) -> None:
     for folder in clip.folders:
         (root / folder).mkdir(parents=True, exist_ok=True)
-    for name, frame in zip(clip.frames, _film(clip, settings), strict=True):
+    for name, frame in zip(clip.frames, _render_frames(clip, settings), strict=True):
         _, content = cv2.imencode(Path(name).suffix, frame, _ENCODING[settings.layout])
         (root / name).write_bytes(content.tobytes())
     if clip.label_file is not None:
@@ -257,7 +270,7 @@ def _write_clip(root: Path, clip: _Clip, settings: _Settings) -> None:
 
 
 _ENCODING = {
-    # the fastest of zlib's ways for pictures with noise
+    # zlib's fastest settings for pictures with noise
     ckplus.NAME: [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP],
     oulu_casia.NAME: [cv2.IMWRITE_JPEG_QUALITY, 92],
 }
@@ -266,24 +279,25 @@ _SIZE = {ckplus.NAME: (WIDTH, HEIGHT), oulu_casia.NAME: (320, 240)}
 """Width and height of a frame in pixels, as in the genuine set."""
 
 
-def _film(clip: _Clip, settings: _Settings) -> Iterator[Picture]:
+def _render_frames(clip: _Clip, settings: _Settings) -> Iterator[Picture]:
     """The frames of a sequence, uint8, height x width (x 3: blue, green, red)."""
-    hard = settings.difficulty
-    person = make_person(np.random.default_rng([settings.seed, 1, clip.subject]), hard)
+    difficulty = settings.difficulty
+    person = make_person(np.random.default_rng([settings.seed, 1, clip.subject]), difficulty)
     rng = np.random.default_rng([settings.seed, 2, clip.subject, clip.number])
     tints = make_tints(np.random.default_rng([settings.seed, 3, clip.subject])) if settings.colour else None
     length = len(clip.frames)
-    poses = act(rng, person, clip.label, length, hard, settings.fade)
-    lights = make_lights(rng, length, hard)
+    poses = move_face(rng, person, clip.label, length, difficulty, settings.fade)
+    lights = make_lights(rng, length, difficulty)
     backdrop = make_backdrop(rng)
-    heads = sway(rng, length, hard)
+    heads = move_head(rng, length, difficulty)
     width, height = _SIZE[settings.layout]
     margin = 48
-    grain = rng.normal(0.0, 1.5 + 3.0 * hard * rng.random(), (height + margin, width + margin)).astype(np.int8)
+    spread = 1.5 + 3.0 * difficulty * rng.random()
+    grain = rng.normal(0.0, spread, (height + margin, width + margin)).astype(np.int8)
     for pose, head, light in zip(poses, heads, lights, strict=True):
         small = draw_face(person, Pose(*pose.tolist()), head, light, backdrop, tints)
         frame = cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
         top, left = rng.integers(0, margin, 2)
         noise = grain[top : top + height, left : left + width]
-        alike = cv2.merge([noise, noise, noise]) if settings.colour else noise
-        yield np.asarray(cv2.add(frame, alike, dtype=cv2.CV_8U), np.uint8)
+        colour_noise = cv2.merge([noise, noise, noise]) if settings.colour else noise
+        yield np.asarray(cv2.add(frame, colour_noise, dtype=cv2.CV_8U), np.uint8)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 
 class Pose(NamedTuple):
-    """How far each part of the face is moved: 0 at rest, 1 at a strong expression, some also below 0."""
+    """How far each part of the face is moved: 0 at rest, 1 at a strong expression; some go below 0."""
 
     inner_brow: float = 0.0
     outer_brow: float = 0.0
@@ -27,19 +27,19 @@ class Pose(NamedTuple):
 
 
 PART_OF_FIELD = np.array([0, 0, 0, 1, 1, 2, 2, 2, 2, 2, 2, 2])
-"""For each field of a pose what it moves with: 0 the brows, 1 the eyes, 2 nose and mouth."""
+"""For each field of a pose the part it moves with: 0 brows, 1 eyes, 2 nose and mouth."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Expression:
-    """How an expression looks at its peak, and when each part of the face gets there."""
+    """How an expression looks at its peak, and when each part of the face reaches it."""
 
     apex: Pose
     onset: tuple[float, float, float]
-    """When brows, eyes, mouth start, as a share of the window."""
+    """Start of brows, eyes and mouth, as a share of the window (0 to 1)."""
 
     duration: tuple[float, float, float]
-    """How long each takes to its peak, as a share of the window."""
+    """Time that each takes to its peak, as a share of the window."""
 
 
 EXPRESSIONS: dict[str, Expression] = {
@@ -118,27 +118,27 @@ EXPRESSIONS: dict[str, Expression] = {
     ),
 }
 
-_ALIKE = (("fear", "surprise", 0.7), ("anger", "disgust", 0.5), ("happy", "contempt", 0.4))
-"""Pairs whose peaks are drawn towards each other, and how far at difficulty 1 (1: the same peak)."""
+_SIMILAR_PEAKS = (("fear", "surprise", 0.7), ("anger", "disgust", 0.5), ("happy", "contempt", 0.4))
+"""Pairs of classes whose peaks are moved towards each other, and how far at difficulty 1 (1: the same peak)."""
 
-SHUT = -1.0
-"""The `eye_open` of a blink; no expression comes near it."""
+EYES_SHUT = -1.0
+"""`eye_open` during a blink; no expression comes near it."""
 
-LOWEST = np.array(Pose(-1.3, -1.0, -0.3, -0.75, 0.0, 0.0, -0.3, -1.3, -1.3, -0.5, 0.0, -0.6), np.float32)
-HIGHEST = np.array(Pose(1.4, 1.3, 1.3, 1.2, 1.2, 1.2, 1.2, 1.3, 1.3, 1.2, 1.2, 1.2), np.float32)
+MIN_POSE = np.array(Pose(-1.3, -1.0, -0.3, -0.75, 0.0, 0.0, -0.3, -1.3, -1.3, -0.5, 0.0, -0.6), np.float32)
+MAX_POSE = np.array(Pose(1.4, 1.3, 1.3, 1.2, 1.2, 1.2, 1.2, 1.3, 1.3, 1.2, 1.2, 1.2), np.float32)
 """The range of each field of a pose, float32."""
 
 
-def peak_of(label: str, slant: float, hard: float) -> npt.NDArray[np.float32]:
+def peak_pose(label: str, slant: float, difficulty: float) -> npt.NDArray[np.float32]:
     """The pose at the peak of a class, float32, one value for each field of `Pose`.
 
-    `slant` below 0 swaps the corners of the mouth; `hard` is the difficulty in [0, 1].
+    `slant` below 0 swaps the corners of the mouth; `difficulty` (0 to 1) moves similar peaks together.
     """
     apex = np.array(EXPRESSIONS[label].apex, np.float32)
-    for one, other, share in _ALIKE:
+    for one, other, share in _SIMILAR_PEAKS:
         if label in (one, other):
-            twin = np.array(EXPRESSIONS[other if label == one else one].apex, np.float32)
-            apex += (twin - apex) * np.float32(0.5 * share * hard)
+            other_apex = np.array(EXPRESSIONS[other if label == one else one].apex, np.float32)
+            apex += (other_apex - apex) * np.float32(0.5 * share * difficulty)
     if slant < 0:
         left, right = Pose._fields.index("corner_left"), Pose._fields.index("corner_right")
         apex[[left, right]] = apex[[right, left]]

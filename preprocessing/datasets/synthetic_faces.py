@@ -1,4 +1,4 @@
-"""How a face of the synthetic set is drawn: head, eyes, brows, nose, mouth and hair, and the light on them."""
+"""Draws a synthetic face: head, eyes, brows, nose, mouth and hair, and the light on them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from preprocessing.datasets.synthetic_canvas import (
     oval,
     points_at,
 )
-from preprocessing.datasets.synthetic_expressions import SHUT, Pose
+from preprocessing.datasets.synthetic_expressions import EYES_SHUT, Pose
 from preprocessing.datasets.synthetic_motion import HEIGHT, SCALE, WIDTH, Light, Person
 
 _EYE_Y = -0.2
@@ -33,9 +33,15 @@ def draw_face(
     backdrop: Gray,
     tints: Mapping[str, Tint] | None = None,
 ) -> Picture:
-    """One picture of the size of `backdrop`, which is left as it is; `head` is a row of `sway`.
+    """Draw one picture of the size of `backdrop`, uint8, height x width (x 3: blue, green, red).
 
-    In colour with the `tints` of `make_tints`, otherwise gray.
+    Args:
+        person: the subject.
+        pose: how far each part of the face is moved.
+        head: a row of `move_head`, float64, 5.
+        light: the light on this frame.
+        backdrop: what is behind the face; it is not changed.
+        tints: colours from `make_tints`; None: gray.
     """
     canvas = Canvas(backdrop, half_width=person.half_width, centre=person.centre, head=head, tints=tints)
     _draw_head(canvas, person, pose)
@@ -50,11 +56,11 @@ def draw_face(
     _draw_nose(canvas, person, pose)
     _draw_mouth(canvas, person, pose)
     _draw_hair(canvas, person)
-    return canvas.coloured(_lit(canvas, light))
+    return canvas.coloured(_apply_light(canvas, light))
 
 
 def make_backdrop(rng: np.random.Generator) -> Gray:
-    """What is behind a face: soft blotches, `SCALE` times smaller than a frame."""
+    """The background of a face: soft blotches, `SCALE` times smaller than a frame."""
     height, width = HEIGHT // SCALE, WIDTH // SCALE
     coarse = rng.uniform(-12, 12, (4, 5)).astype(np.float32) + np.float32(rng.uniform(70, 190))
     fine = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
@@ -62,21 +68,21 @@ def make_backdrop(rng: np.random.Generator) -> Gray:
 
 
 def make_tints(rng: np.random.Generator) -> dict[str, Tint]:
-    """The colours of one person, drawn at random, by the parts of a picture that have them."""
+    """Random colours of one person, by the name of the part of the picture."""
 
     def tint(red: float, green: float, blue: float) -> Tint:
-        # as bright as gray: what is drawn in colour and decoded to gray is what is drawn in gray
+        # keeps the brightness: a colour picture decoded to gray equals the gray picture
         bright = 0.299 * red + 0.587 * green + 0.114 * blue
         return blue / bright, green / bright, red / bright
 
-    def anything(spread: float) -> Tint:
+    def random_tint(spread: float) -> Tint:
         red, green, blue = (float(value) for value in rng.uniform(1 - spread, 1 + spread, 3))
         return tint(red, green, blue)
 
     warm = float(rng.uniform(0.1, 0.35))
     return {
-        "backdrop": anything(0.12),
-        "clothes": anything(0.45),
+        "backdrop": random_tint(0.12),
+        "clothes": random_tint(0.45),
         "hair": tint(1.08 + float(rng.uniform(0.0, 0.25)), 1.0, 0.85),
         "lip": tint(1.3 + 0.4 * warm, 0.85, 0.85),
         "skin": tint(1.0 + warm, 1.0, 1.0 - 0.6 * warm),
@@ -109,7 +115,7 @@ def _draw_head(canvas: Canvas, person: Person, pose: Pose) -> None:
             [0.55, 0.58, 0.5, 0.2, 0.75, low - 0.12, low - 0.02],
         )
         canvas.fill(
-            curve(beard), 128 * _mixed(1.0, person.hair_tone / person.skin, person.beard), on=canvas.soft
+            curve(beard), 128 * _blend(1.0, person.hair_tone / person.skin, person.beard), on=canvas.soft
         )
 
 
@@ -156,7 +162,7 @@ def _draw_eye(canvas: Canvas, person: Person, pose: Pose, side: float) -> None:
     x, half, height = side * person.eye_gap, person.eye_width, person.eye_height
     up = max(0.012, height * (1 + 0.75 * pose.eye_open))
     low = max(0.006, height * (0.62 + 0.25 * max(pose.eye_open, 0.0)) - 0.05 * pose.cheek)
-    if pose.eye_open <= SHUT:
+    if pose.eye_open <= EYES_SHUT:
         up, low = 0.008, 0.006
     across = x + half * np.array([-1.0, -0.5, 0.05 * side, 0.55, 1.0])
     upper = curve(points_at(across, _EYE_Y - up * np.array([0.0, 0.8, 1.0, 0.75, 0.0])), closed=False)
@@ -228,7 +234,7 @@ def _draw_mouth(canvas: Canvas, person: Person, pose: Pose) -> None:
         hairs = mirrored(
             [0.0, 0.5 * half, 1.05 * half, 0.0], [high - 0.19, high - 0.17, low + 0.02, high - 0.02]
         )
-        tone = _mixed(person.skin, person.hair_tone, 0.7 * person.moustache)
+        tone = _blend(person.skin, person.hair_tone, 0.7 * person.moustache)
         canvas.fill(curve(hairs), tone, depth=1.2, tint="hair")
     canvas.fill(np.concatenate([top, bottom[::-1]]), person.lip, tint="lip")
     if gap > 0.02:
@@ -249,7 +255,7 @@ _FRONT = {
     "parted": (-0.25, -1.42, 0.18),
     "full": (-0.05, -1.52, 0.0),
 }
-"""Hair on the head: where it ends at the sides, its top, how far it is swept aside; the bald have none."""
+"""Hair on the head: where it ends at the sides, its top, how far it is swept aside; bald people have none."""
 
 
 def _draw_hair(canvas: Canvas, person: Person) -> None:
@@ -265,14 +271,14 @@ def _draw_hair(canvas: Canvas, person: Person) -> None:
     canvas.fill(curve(np.concatenate([outside, inside])), person.hair_tone, depth=0.2, tint="hair")
 
 
-def _lit(canvas: Canvas, light: Light) -> Gray:
+def _apply_light(canvas: Canvas, light: Light) -> Gray:
     """The picture under this light, as if the head were half an ellipsoid."""
     height, width = canvas.image.shape
-    # light varies slowly over the picture: a sixteenth of the pixels will do
+    # light varies slowly over the picture, so a sixteenth of the pixels is enough
     step = 4
     ys, xs = np.mgrid[0 : height + step : step, 0 : width + step : step]
     points = (np.stack([xs, ys], axis=-1) - canvas.origin) @ np.linalg.inv(canvas.axes) / np.array([1.12, 1.48])
-    # what lies beyond the head is lit as its rim is
+    # pixels beyond the head get the light of its rim
     points /= np.maximum(1.0, np.linalg.norm(points, axis=-1, keepdims=True) / 0.98)
     right, down, front = light.towards
     out = np.sqrt(1 - np.square(points).sum(axis=-1))
@@ -284,5 +290,5 @@ def _lit(canvas: Canvas, light: Light) -> Gray:
     return np.asarray(cv2.multiply(image, shade, dtype=cv2.CV_8U), np.uint8)
 
 
-def _mixed(one: float, other: float, share: float) -> float:
+def _blend(one: float, other: float, share: float) -> float:
     return one + (other - one) * share

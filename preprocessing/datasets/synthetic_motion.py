@@ -1,7 +1,7 @@
-"""How the faces of the synthetic set move: who they are, and their pose, head and light in each frame.
+"""The people of the synthetic set, and their pose, head position and light in each frame.
 
-In all functions `length` counts frames, `hard` is the difficulty and `fade` how far an expression has gone
-again by the last frame; both are in [0, 1].
+In all functions `length` is a number of frames; `difficulty` is that of the set and `fade` the share of the
+expression that is gone by the last frame, both in [0, 1].
 """
 
 from __future__ import annotations
@@ -16,33 +16,33 @@ import numpy.typing as npt
 from preprocessing.datasets.ckplus import CLASSES
 from preprocessing.datasets.synthetic_expressions import (
     EXPRESSIONS,
-    HIGHEST,
-    LOWEST,
+    EYES_SHUT,
+    MAX_POSE,
+    MIN_POSE,
     PART_OF_FIELD,
-    SHUT,
     Pose,
-    peak_of,
+    peak_pose,
 )
 
 WIDTH, HEIGHT = 640, 490
-"""Of a written frame, in pixels."""
+"""Size of a written frame in pixels."""
 
 SCALE = 2
-"""Faces are drawn this many times smaller than written: the detail of a camera, at a quarter of the cost."""
+"""Factor by which drawn frames are smaller than written ones: a camera's detail at a quarter of the cost."""
 
-_WINDOW = 10
-"""The expression builds up within this many last frames, which is what clips are cut from."""
+_WINDOW_FRAMES = 10
+"""Number of last frames in which the expression builds up; clips are cut from them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Person:
-    """What stays the same over all sequences of a subject; lengths in half face widths, tones 0 to 255."""
+    """What is constant over all sequences of a subject; lengths in half face widths, tones 0 to 255."""
 
     half_width: float
-    """Of the face, in drawn pixels."""
+    """Half the width of the face in drawn pixels."""
 
     centre: tuple[float, float]
-    """Of the face, from the left and the top, in drawn pixels."""
+    """Middle of the face (x, y) in drawn pixels."""
 
     skin: float
     hair_tone: float
@@ -71,14 +71,14 @@ class Person:
     """The resting pose: one value for each field of `Pose`."""
 
     gain: float
-    """How strongly this person shows what it feels."""
+    """Factor of this person's expressions."""
 
     slant: float
     """-1 or 1: the side of a one-sided smile."""
 
 
-_FADING = 0.4
-"""The share of a sequence that a whole fade takes; a smaller one takes less, and leaves more for the rise."""
+_FADE_SHARE = 0.4
+"""Share of the window that a full fade takes; a smaller fade takes less and leaves more for the rise."""
 
 
 class Light(NamedTuple):
@@ -88,17 +88,17 @@ class Light(NamedTuple):
     """Where the light comes from: right, down, front; of length 1."""
 
     directed: float
-    """The share of light that has a direction."""
+    """Share of the light that has a direction (0 to 1)."""
 
     gain: float
-    """What tones are multiplied by, after `gamma`."""
+    """Factor of the tones, applied after `gamma`."""
 
     gamma: float
-    """The exponent of tones from 0 to 1."""
+    """Exponent of the tones, scaled to 0 to 1."""
 
 
-def make_person(rng: np.random.Generator, hard: float) -> Person:
-    """A subject drawn at random."""
+def make_person(rng: np.random.Generator, difficulty: float) -> Person:
+    """A random subject."""
 
     def between(low: float, high: float) -> float:
         return float(rng.uniform(low, high))
@@ -108,7 +108,7 @@ def make_person(rng: np.random.Generator, hard: float) -> Person:
     if abs(hair - skin) < 35:
         hair = skin - 45
     leaning = np.array(EXPRESSIONS[str(rng.choice(CLASSES))].apex, np.float32)
-    rest = hard * (between(0.4, 1.0) * leaning + rng.normal(0, 0.35, leaning.size))
+    rest = difficulty * (between(0.4, 1.0) * leaning + rng.normal(0, 0.35, leaning.size))
     bearded = rng.random() < 0.2
     return Person(
         half_width=between(46, 58),
@@ -142,51 +142,51 @@ def make_person(rng: np.random.Generator, hard: float) -> Person:
     )
 
 
-def act(
-    rng: np.random.Generator, person: Person, label: str | None, length: int, hard: float, fade: float
+def move_face(
+    rng: np.random.Generator, person: Person, label: str | None, length: int, difficulty: float, fade: float
 ) -> npt.NDArray[np.float32]:
-    """The pose in each frame, float32, length x fields of `Pose`: at rest first, then at its peak, then fading.
+    """The pose in each frame, float32, length x fields of `Pose`: at rest, then at its peak, then fading.
 
-    Without a fade the peak is last. Without a label the face hardly leaves its rest.
+    Without a fade the last frame is the peak. Without a label the face stays near its rest.
     """
-    start = max(0, length - _WINDOW)
+    start = max(0, length - _WINDOW_FRAMES)
     time = (np.arange(length) - start) / (length - 1 - start)
-    rest = person.rest + rng.normal(0, 0.06 * hard, person.rest.size)
+    rest = person.rest + rng.normal(0, 0.06 * difficulty, person.rest.size)
     moves = np.zeros((length, person.rest.size))
     if label is not None:
         expression = EXPRESSIONS[label]
-        onset = np.array(expression.onset) + rng.normal(0, 0.05 * hard, 3)
-        duration = np.array(expression.duration) * rng.uniform(1 - 0.2 * hard, 1 + 0.2 * hard, 3)
-        peak = peak_of(label, person.slant, hard)
-        strength = person.gain * rng.uniform(1 - 0.25 * hard, 1 + 0.1 * hard)
-        risen = 1 - _FADING * fade
-        moves = _eased((time[:, None] / risen - onset) / duration)[:, PART_OF_FIELD] * peak * strength
+        onset = np.array(expression.onset) + rng.normal(0, 0.05 * difficulty, 3)
+        duration = np.array(expression.duration) * rng.uniform(1 - 0.2 * difficulty, 1 + 0.2 * difficulty, 3)
+        peak = peak_pose(label, person.slant, difficulty)
+        strength = person.gain * rng.uniform(1 - 0.25 * difficulty, 1 + 0.1 * difficulty)
+        risen = 1 - _FADE_SHARE * fade
+        moves = _ease((time[:, None] / risen - onset) / duration)[:, PART_OF_FIELD] * peak * strength
         if fade > 0:
-            moves *= 1 - fade * _eased((time[:, None] - risen) / (1 - risen))
+            moves *= 1 - fade * _ease((time[:, None] - risen) / (1 - risen))
     idle = 0.05 * _drift(rng, length, person.rest.size)
-    poses: npt.NDArray[np.float32] = np.clip(rest + moves + idle, LOWEST, HIGHEST).astype(np.float32)
-    if rng.random() < 0.3 * hard:
-        poses[int(rng.integers(0, length - 2)), Pose._fields.index("eye_open")] = SHUT
+    poses: npt.NDArray[np.float32] = np.clip(rest + moves + idle, MIN_POSE, MAX_POSE).astype(np.float32)
+    if rng.random() < 0.3 * difficulty:
+        poses[int(rng.integers(0, length - 2)), Pose._fields.index("eye_open")] = EYES_SHUT
     return poses
 
 
-def sway(rng: np.random.Generator, length: int, hard: float) -> npt.NDArray[np.float64]:
-    """How the head is held in each frame, float64, length x 5.
+def move_head(rng: np.random.Generator, length: int, difficulty: float) -> npt.NDArray[np.float64]:
+    """The position of the head in each frame, float64, length x 5.
 
-    About -1 to 1 each: right, down, tilted, near, and turned.
+    The columns are right, down, tilted, near and turned, each about -1 to 1.
     """
     moves = _drift(rng, length, 5) * np.array([1.0, 1.0, 1.0, 1.0, 0.5])
-    held: npt.NDArray[np.float64] = moves * (0.4 + hard) + rng.normal(0, 0.5, 5)
-    return held
+    motion: npt.NDArray[np.float64] = moves * (0.4 + difficulty) + rng.normal(0, 0.5, 5)
+    return motion
 
 
-def make_lights(rng: np.random.Generator, length: int, hard: float) -> list[Light]:
-    """The light on each frame: its direction and strength waver, the rest stays."""
-    angle = rng.uniform(-1.1, 1.1) * (0.4 + 0.6 * hard) + 0.25 * _drift(rng, length, 1)[:, 0]
+def make_lights(rng: np.random.Generator, length: int, difficulty: float) -> list[Light]:
+    """The light on each frame: its direction and strength waver, the rest is constant."""
+    angle = rng.uniform(-1.1, 1.1) * (0.4 + 0.6 * difficulty) + 0.25 * _drift(rng, length, 1)[:, 0]
     height = rng.uniform(-0.8, 0.1)
-    directed = rng.uniform(0.25, 0.45 + 0.3 * hard)
-    gain = 1.0 + rng.uniform(-0.2, 0.2) * (0.4 + 0.8 * hard) + 0.05 * _drift(rng, length, 1)[:, 0]
-    gamma = float(np.exp(rng.uniform(-0.25, 0.25) * hard))
+    directed = rng.uniform(0.25, 0.45 + 0.3 * difficulty)
+    gain = 1.0 + rng.uniform(-0.2, 0.2) * (0.4 + 0.8 * difficulty) + 0.05 * _drift(rng, length, 1)[:, 0]
+    gamma = float(np.exp(rng.uniform(-0.25, 0.25) * difficulty))
     lights = []
     for turn, bright in zip(angle, gain, strict=True):
         towards = np.array([math.sin(turn), height, math.cos(turn)])
@@ -195,14 +195,14 @@ def make_lights(rng: np.random.Generator, length: int, hard: float) -> list[Ligh
     return lights
 
 
-def _eased(time: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """From 0 to 1 while time goes from 0 to 1, slow at both ends."""
+def _ease(time: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """0 to 1 while time goes from 0 to 1, slow at both ends."""
     share = np.clip(time, 0.0, 1.0)
     return share * share * (3 - 2 * share)
 
 
 def _drift(rng: np.random.Generator, length: int, count: int) -> npt.NDArray[np.float64]:
-    """Slow wandering between about -1 and 1 that starts anywhere: length x count."""
-    time = np.arange(length)[:, None] / _WINDOW
+    """Slow motion between about -1 and 1 from a random start, float64, length x count."""
+    time = np.arange(length)[:, None] / _WINDOW_FRAMES
     pace, phase = rng.uniform(0.15, 0.6, count), rng.uniform(0, 1, count)
     return np.sin(2 * math.pi * (time * pace + phase))

@@ -1,4 +1,4 @@
-"""A dataset's folders as a reader walks them, with an account of everything in them."""
+"""Walks a dataset's folders for a reader and accounts for everything in them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 from preprocessing.datasets.reader import Skipped
 from services.errors import InvalidInput, NotFound
 
-Why = Callable[[Path], str | None]
-"""The reason why a file or folder is not used, or None where a general one will do."""
+ReasonFor = Callable[[Path], str | None]
+"""Returns why a file or folder is not used, or None for a general reason."""
 
-_LEFT_BY_SYSTEMS = {".ds_store", "thumbs.db", "desktop.ini", "__macosx", ".spotlight-v100", ".trashes"}
+_SYSTEM_FILES = {".ds_store", "thumbs.db", "desktop.ini", "__macosx", ".spotlight-v100", ".trashes"}
 
-_THE_FILES_OWN_FAULT = {
+_FILE_ERRORS = {
     errno.EACCES,
     errno.EISDIR,
     errno.ELOOP,
@@ -28,15 +28,17 @@ _THE_FILES_OWN_FAULT = {
 
 
 class Tree:
-    """Lists folders and keeps account: what a reader neither uses nor skips, `finish` skips with a reason.
+    """Lists folders and records what the reader uses or skips; `finish` skips the rest with a reason.
 
-    Nothing is opened. What is forbidden, dangles or is neither a file nor a folder raises nothing.
+    It opens no files. Paths without permission, dangling links and special files raise no error.
     """
 
     def __init__(self, root: Path, *, layout: str) -> None:
         """`layout` is the dataset's name for people.
 
-        Raises `NotFound` where `root` is not there and `InvalidInput` where it is no folder.
+        Raises:
+            NotFound: `root` does not exist.
+            InvalidInput: `root` is no folder.
         """
         self.root = Path(os.path.abspath(root.expanduser()))
         self._layout = layout
@@ -54,37 +56,38 @@ class Tree:
             )
 
     def entries(self, folder: Path) -> list[Path]:
-        """Everything in a folder, by name; a folder that cannot be listed is skipped and empty.
+        """All paths in a folder, sorted by name; a folder that cannot be listed is skipped and gives none.
 
-        Raises `OSError` where the disk fails, see `pass_over`.
+        Raises:
+            OSError: the disk failed, see `raise_if_disk_failed`.
         """
         try:
             names = os.listdir(folder)
         except OSError as error:
-            pass_over(folder, error)
+            raise_if_disk_failed(folder, error)
             self.skip(folder, f"cannot be listed: {error.strerror}")
             return []
         return [folder / name for name in sorted(names, key=os.fsencode)]
 
     def folders(self, folder: Path) -> list[Path]:
-        """The folders in a folder, by name, but not hidden ones and those that operating systems leave."""
+        """The folders in a folder, sorted by name, without clutter (see `is_clutter`)."""
         return [path for path in self.entries(folder) if is_folder(path) and not is_clutter(path)]
 
     def files(self, folder: Path) -> list[Path]:
-        """The files in a folder, by name, but not those that operating systems leave."""
+        """The files in a folder, sorted by name, without clutter (see `is_clutter`)."""
         return [path for path in self.entries(folder) if is_file(path) and not is_clutter(path)]
 
     def use(self, *paths: Path) -> None:
-        """Says that these are part of a sequence or tell something about one."""
+        """Mark files as part of a sequence, or as a description of one."""
         self._known.update(paths)
 
     def skip(self, path: Path, reason: str, *, part: str = "") -> None:
-        """Leaves out a file, a folder with all that is in it, or `part` of a file; it may be said twice."""
+        """Skip a file, a folder with everything in it, or `part` of a file; repeated calls are harmless."""
         self._known.add(path)
         self._skipped[Skipped(path=path, reason=reason, part=part)] = None
 
-    def finish(self, why: Why = lambda _path: None) -> tuple[Skipped, ...]:
-        """All that was left out, by path; what nobody has spoken of yet is skipped here, folders as a whole."""
+    def finish(self, reason_for: ReasonFor = lambda _path: None) -> tuple[Skipped, ...]:
+        """Skip what was neither used nor skipped, folders as a whole; return everything skipped, by path."""
         holders = {parent for path in self._known for parent in path.parents}
         waiting = [self.root] if self.root not in self._known else []
         while waiting:
@@ -94,10 +97,10 @@ class Tree:
                 if path in holders:
                     waiting.append(path)
                 else:
-                    self.skip(path, self._reason(path, why))
+                    self.skip(path, self._reason(path, reason_for))
         return tuple(sorted(self._skipped, key=lambda skip: os.fsencode(skip.path)))
 
-    def _reason(self, path: Path, why: Why) -> str:
+    def _reason(self, path: Path, reason_for: ReasonFor) -> str:
         if path.is_symlink() and not path.exists():
             return "a link to nothing"
         if is_clutter(path):
@@ -105,30 +108,32 @@ class Tree:
         if not is_folder(path) and not is_file(path):
             return "neither a file nor a folder"
         kind = "folder" if is_folder(path) else "file"
-        return why(path) or f"a {kind} that is not part of the layout of {self._layout}"
+        return reason_for(path) or f"a {kind} that is not part of the layout of {self._layout}"
 
 
-def pass_over(path: Path, error: OSError) -> None:
-    """Return where a file cannot be read by its own fault: it is gone, a folder, forbidden.
+def raise_if_disk_failed(path: Path, error: OSError) -> None:
+    """Raise `error` if the disk or network failed; return if the file is missing, forbidden or a folder.
 
-    Raises `error` where the disk or the network failed: that is no property of the dataset, and a cache made
-    in spite of it would lack frames that are there.
+    A failed disk is no property of the dataset: a cache made in spite of it would lack existing frames.
+
+    Raises:
+        OSError: `error` itself.
     """
-    if error.errno not in _THE_FILES_OWN_FAULT:
-        if error.filename is None:  # it failed while it was read, not when it was opened
+    if error.errno not in _FILE_ERRORS:
+        if error.filename is None:  # reading failed, not opening
             error.filename = str(path)
         raise error
 
 
 def is_clutter(path: Path) -> bool:
-    """Whether it is hidden, or of the kind that operating systems leave beside people's files."""
+    """Whether a path is hidden or a leftover of an operating system, such as `Thumbs.db`."""
     name = path.name.casefold()
-    # macOS archives carry a second, hollow tree of the same names in __MACOSX, and files that start with ._
-    return name.startswith(".") or name in _LEFT_BY_SYSTEMS or name.endswith(":zone.identifier")
+    # macOS archives hold a second, empty tree of the same names in __MACOSX, and files that start with ._
+    return name.startswith(".") or name in _SYSTEM_FILES or name.endswith(":zone.identifier")
 
 
 def is_folder(path: Path) -> bool:
-    """Whether it is a folder or a link to one; no error says it is not."""
+    """Whether a path is a folder or a link to one; False if that cannot be checked."""
     try:
         return path.is_dir()
     except OSError:
@@ -136,7 +141,7 @@ def is_folder(path: Path) -> bool:
 
 
 def is_file(path: Path) -> bool:
-    """Whether it is a regular file or a link to one; no error says it is not."""
+    """Whether a path is a regular file or a link to one; False if that cannot be checked."""
     try:
         return path.is_file()
     except OSError:

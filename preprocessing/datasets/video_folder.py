@@ -1,4 +1,4 @@
-"""Videos of one's own: `subject/label/clip.mp4`, or a folder of images for a clip, or a list in a CSV file."""
+"""Your own videos: `subject/label/clip.mp4`, a folder of images instead of a video, or a list in a CSV file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from preprocessing.datasets.image_files import IMAGES, images_of_clip
-from preprocessing.datasets.reader import ALL, Dataset, Sequence, Span, as_text
+from preprocessing.datasets.reader import WHOLE_VIDEO, Dataset, FrameSequence, Span, as_text
 from preprocessing.datasets.tree import Tree, is_clutter, is_file, is_folder
 from services.errors import InvalidInput, NotFound
 
@@ -25,21 +25,24 @@ _FRAME = re.compile(r"[0-9]{1,9}")
 
 
 def read_video_folder(root: Path, *, manifest: str = "", name: str = NAME, colour: str = "yes") -> Dataset:
-    """The clips under `root`, by its folders or by a list; the classes are the labels in alphabetical order.
+    """Read the clips under `root` from its folders or a list; the classes are the labels in alphabetical order.
 
-    Everything under `root` is part of a clip or among `skipped`, and so is every row of the list that is no
+    Everything under `root` is part of a clip or listed in `skipped`, as is every row of the list that is no
     clip. Videos and images are not opened.
 
     Args:
         root: the folder of the videos.
-        manifest: a CSV file with the columns path (relative to `root`), subject, label and, where wanted,
-            start and end: frames counted from 0 or seconds like `2.5s`, both ends included. Relative to `root`
-            too. Empty: the folders say subject and label.
-        name: the folder of the caches.
+        manifest: a CSV file, relative to `root`, with the columns path (relative to `root`), subject, label and
+            optionally start and end: frames counted from 0 or seconds like `2.5s`, both ends included. Empty:
+            the folders give subject and label.
+        name: name of the folder of its caches.
         colour: `yes`, or `no` for gray clips.
 
-    Raises `NotFound` where `root` or `manifest` is not there, and `InvalidInput` where it cannot be read, lacks
-    a column, or another setting is none of what it may be.
+    Raises:
+        NotFound: `root` or `manifest` does not exist.
+        InvalidInput: `root` is no folder, `manifest` cannot be read or lacks a column, or another setting has
+            an invalid value.
+        OSError: the disk failed.
     """
     if not _NAME.fullmatch(name):
         raise InvalidInput(f"name is {name!r}; use lower case letters, digits and hyphens.", field="name")
@@ -52,7 +55,7 @@ def read_video_folder(root: Path, *, manifest: str = "", name: str = NAME, colou
     else:
         _read_folders(clips)
     sequences = tuple(clips.by_id[clip_id] for clip_id in sorted(clips.by_id))
-    clips.warnings += _alike({sequence.subject for sequence in sequences})
+    clips.warnings += _similar_names({sequence.subject for sequence in sequences})
     return Dataset(
         name=name,
         classes=tuple(sorted({sequence.label for sequence in sequences})),
@@ -64,8 +67,8 @@ def read_video_folder(root: Path, *, manifest: str = "", name: str = NAME, colou
     )
 
 
-class _NoClip(Exception):
-    """Says in words why something is no clip."""
+class _NotAClip(Exception):
+    """The reason why something is no clip."""
 
 
 class _Clips:
@@ -73,53 +76,54 @@ class _Clips:
 
     def __init__(self, tree: Tree) -> None:
         self.tree = tree
-        self.by_id: dict[str, Sequence] = {}
+        self.by_id: dict[str, FrameSequence] = {}
         self.warnings: list[str] = []
 
-    def add(self, path: Path, *, subject: str, label: str, span: Span = ALL, ends: str = "") -> None:
-        """A clip of a video or of a folder of images; `ends` is `span` as it was written.
+    def add(self, path: Path, *, subject: str, label: str, span: Span = WHOLE_VIDEO, ends: str = "") -> None:
+        """Add the clip of a video or a folder of images; `ends` is `span` as the list writes it.
 
-        Raises `_NoClip`.
+        Raises:
+            _NotAClip: it is no clip, or a duplicate.
         """
         if not label:
-            raise _NoClip("no label")
+            raise _NotAClip("no label")
         source = as_text(path.relative_to(self.tree.root).as_posix())
         clip_id = f"{source}#{ends}" if ends else source
         if clip_id in self.by_id:
-            raise _NoClip(f"the same clip as another: {clip_id}")
+            raise _NotAClip(f"a duplicate of the clip {clip_id}")
         frames = self._images_of(path, span) if is_folder(path) else ()
         if not frames:
             _check_video(path)
             self.tree.use(path)
-        self.by_id[clip_id] = Sequence(
+        self.by_id[clip_id] = FrameSequence(
             clip_id=clip_id,
             subject=subject,
             label=label,
             source=source,
             frames=frames,
             video=None if frames else path,
-            span=ALL if frames else span,
+            span=WHOLE_VIDEO if frames else span,
         )
 
     def _images_of(self, folder: Path, span: Span) -> tuple[Path, ...]:
         images = _images(self.tree, folder)
         if not images:
-            raise _NoClip("no images in it")
+            raise _NotAClip("no images in it")
         if span.seconds:
-            raise _NoClip("start and end of a folder of images are frames, not seconds")
+            raise _NotAClip("start and end of a folder of images are frames, not seconds")
         last = len(images) - 1
         first, end = int(span.start or 0), last if span.end is None else int(span.end)
         if max(first, end) > last:
-            raise _NoClip(f"it has no frame {max(first, end)}, only frames 0 to {last}")
+            raise _NotAClip(f"it has no frame {max(first, end)}, only frames 0 to {last}")
         self.tree.use(*images)
         return tuple(images[first : end + 1])
 
 
 def _check_video(path: Path) -> None:
     if not is_file(path) or path.suffix.casefold() not in VIDEOS:
-        raise _NoClip(f"neither a video ({', '.join(VIDEOS)}) nor a folder of images")
+        raise _NotAClip(f"neither a video ({', '.join(VIDEOS)}) nor a folder of images")
     if path.stat().st_size == 0:
-        raise _NoClip("an empty file")
+        raise _NotAClip("an empty file")
 
 
 def _read_folders(clips: _Clips) -> None:
@@ -129,13 +133,13 @@ def _read_folders(clips: _Clips) -> None:
             inside = tree.entries(label)
             videos = [path for path in inside if _is_video(path)]
             folders = [path for path in inside if is_folder(path) and not is_clutter(path)]
-            # images in the label's own folder are one clip
+            # images directly in the label's folder are one clip
             alone = [label] if _images(tree, label) else []
             for path in (*videos, *folders, *alone):
                 try:
                     clips.add(path, subject=as_text(subject.name), label=_label(label.name))
-                except _NoClip as no_clip:
-                    tree.skip(path, str(no_clip))
+                except _NotAClip as error:
+                    tree.skip(path, str(error))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,14 +162,14 @@ def _read_manifest(clips: _Clips, manifest: Path) -> None:
     for number, row in rows:
         try:
             _add_row(clips, row)
-        except _NoClip as no_clip:
-            clips.tree.skip(manifest, str(no_clip), part=f"line {number}")
+        except _NotAClip as error:
+            clips.tree.skip(manifest, str(error), part=f"line {number}")
 
 
 def _parse(manifest: Path) -> tuple[list[str], list[tuple[int, _Row]]]:
     """The header and the rows, each with the line it ends on."""
     try:
-        # names of files may be in any encoding: what is no UTF-8 stays the bytes it is
+        # file names may be in any encoding; bytes that are not UTF-8 stay as they are
         text = manifest.read_text(encoding="utf-8-sig", errors="surrogateescape")
     except FileNotFoundError:
         raise NotFound(
@@ -193,10 +197,10 @@ def _parse(manifest: Path) -> tuple[list[str], list[tuple[int, _Row]]]:
             f"{', '.join(COLUMNS)} there.",
             field="manifest",
         )
-    place = {name: header.index(name) for name in COLUMNS if name in header}
+    index_of = {name: header.index(name) for name in COLUMNS if name in header}
 
     def value(line: list[str], name: str) -> str:
-        return line[place[name]].strip() if name in place and place[name] < len(line) else ""
+        return line[index_of[name]].strip() if name in index_of and index_of[name] < len(line) else ""
 
     return header, [(number, _Row(**{name: value(line, name) for name in COLUMNS})) for number, line in lines]
 
@@ -204,19 +208,19 @@ def _parse(manifest: Path) -> tuple[list[str], list[tuple[int, _Row]]]:
 def _add_row(clips: _Clips, row: _Row) -> None:
     for column in COLUMNS[:3]:
         if not getattr(row, column):
-            raise _NoClip(f"no {column}")
+            raise _NotAClip(f"no {column}")
     root, shown = clips.tree.root, as_text(row.path)
     path = Path(os.path.abspath(root / row.path))
     if not path.is_relative_to(root):
-        raise _NoClip(f"{shown} lies outside of root")
+        raise _NotAClip(f"{shown} is outside root")
     if "\0" in row.path or not os.path.lexists(path):
-        raise _NoClip(f"{shown} is not there")
+        raise _NotAClip(f"{shown} is not there")
     ends = f"{row.start}-{row.end}" if row.start or row.end else ""
     try:
         span = _span(row.start, row.end)
         clips.add(path, subject=as_text(row.subject), label=_label(row.label), span=span, ends=ends)
-    except _NoClip as no_clip:
-        raise _NoClip(f"{shown}: {no_clip}") from None
+    except _NotAClip as error:
+        raise _NotAClip(f"{shown}: {error}") from None
 
 
 def _span(start: str, end: str) -> Span:
@@ -224,35 +228,35 @@ def _span(start: str, end: str) -> Span:
     seconds = [text for text in ends if _SECONDS.fullmatch(text)]
     frames = [text for text in ends if _FRAME.fullmatch(text)]
     if ends not in (seconds, frames):
-        raise _NoClip(
+        raise _NotAClip(
             f"start {as_text(start)!r} and end {as_text(end)!r} must both be frames counted from 0, or both "
             "seconds like 2.5s"
         )
     first, last = (float(text.rstrip(" s")) if text else None for text in (start, end))
     if first is not None and last is not None and last < first:
-        raise _NoClip(f"end {end} is before start {start}")
+        raise _NotAClip(f"end {end} is before start {start}")
     return Span(start=first, end=last, seconds=bool(seconds))
 
 
 def _images(tree: Tree, folder: Path) -> list[Path]:
-    def twice(path: Path, used: Path) -> None:
+    def skip_duplicate(path: Path, used: Path) -> None:
         tree.skip(path, f"named like {as_text(used.name)}: the same frame in another format")
 
-    return images_of_clip(tree.files(folder), twice)
+    return images_of_clip(tree.files(folder), skip_duplicate)
 
 
 def _is_video(path: Path) -> bool:
     return is_file(path) and path.suffix.casefold() in VIDEOS and not is_clutter(path)
 
 
-def _alike(subjects: set[str]) -> Iterator[str]:
+def _similar_names(subjects: set[str]) -> Iterator[str]:
     by_folded: dict[str, list[str]] = {}
     for subject in sorted(subjects):
         by_folded.setdefault("".join(subject.casefold().split()), []).append(subject)
     for names in by_folded.values():
         if len(names) > 1:
             named = ", ".join(names)
-            yield f"The subjects {named} are taken for different people; if they are one, name them alike."
+            yield f"The subjects {named} count as different people; if they are one person, use one name."
 
 
 def _label(text: str) -> str:
@@ -261,11 +265,11 @@ def _label(text: str) -> str:
 
 def _not_in_folders(path: Path) -> str | None:
     if _is_video(path):
-        return "a video that does not lie in subject/label"
+        return "a video outside subject/label"
     if is_folder(path):
         return "a folder without videos or images in subject/label/clip"
     if path.suffix.casefold() in IMAGES:
-        return "an image that does not lie in subject/label"
+        return "an image outside subject/label"
     return "neither a video nor an image"
 
 

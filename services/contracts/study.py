@@ -141,7 +141,7 @@ class StudySpec(Contract):
             raise ValueError(f"enqueue has {len(self.enqueue)} configurations, the study {self.trials} trials")
         for place, parameters in enumerate(self.enqueue):
             try:
-                self.space.tidy(parameters)
+                self.space.canonicalize(parameters)
             except InvalidInput as error:
                 raise ValueError(f"enqueue.{place}: {error.message}") from error
         return self

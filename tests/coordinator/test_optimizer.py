@@ -33,7 +33,7 @@ def draw(space: SearchSpace, rng: random.Random) -> Parameters:
             drawn[name] = rng.randint(int(domain.low), int(domain.high))
         else:
             drawn[name] = rng.uniform(domain.low, domain.high)
-    return space.tidy(drawn)
+    return space.canonicalize(drawn)
 
 
 def complete(number: int, parameters: Parameters, value: float) -> TrialRecord:
@@ -43,7 +43,7 @@ def complete(number: int, parameters: Parameters, value: float) -> TrialRecord:
 
 
 def inside(space: SearchSpace, parameters: Parameters) -> bool:
-    return space.tidy(parameters) == parameters
+    return space.canonicalize(parameters) == parameters
 
 
 @pytest.fixture(scope="module")

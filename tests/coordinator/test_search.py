@@ -75,7 +75,7 @@ def asked_of_optuna(spec: StudySpec, history: Sequence[TrialRecord], number: int
                 intermediate_values={len(record.curve): record.curve[-1]} if record.curve else {},
             )
         )
-    return spec.space.tidy(asked.ask(distributions(spec.space)).params)
+    return spec.space.canonicalize(asked.ask(distributions(spec.space)).params)
 
 
 @settings(max_examples=12, deadline=None)
@@ -163,7 +163,7 @@ def test_inherited_trials_teach_like_the_studys_own() -> None:
     spec = study(space={"activation": ["ReLU", "ELU", "Mish"], "dropout": {"low": 0.0, "high": 1.0}})
     past = []
     for number in range(24):
-        parameters = spec.space.tidy(
+        parameters = spec.space.canonicalize(
             {"activation": rng.choice(["ReLU", "ELU", "Mish"]), "dropout": rng.random()}
         )
         value = 0.5 + 0.3 * (parameters["activation"] == "Mish")

@@ -173,7 +173,7 @@ def test_an_api_server_that_reviews_nothing_is_not_a_refused_token(
     api_server: ApiServer, reviewer: TokenReviewer, status: int
 ) -> None:
     api_server.status = status
-    with pytest.raises(Unavailable, match="reviews no token"):
+    with pytest.raises(Unavailable, match="did not review the token"):
         reviewer.review(GOOD)
 
 

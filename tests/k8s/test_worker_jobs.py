@@ -195,4 +195,4 @@ def test_a_template_that_is_no_job_is_refused(content: str) -> None:
 def test_outside_a_cluster_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     with pytest.raises(InvalidInput, match="works only inside Kubernetes"):
-        Cluster.around()
+        Cluster.in_cluster()

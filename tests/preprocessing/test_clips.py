@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
-from preprocessing.clips import BoxChoice, ClipSettings, DroppedClip, FaceClip, FewFaces, equalized, make_clip
+from preprocessing.clips import BoxChoice, ClipSettings, DroppedClip, FaceClip, FewFaces, apply_clahe, make_clip
 from preprocessing.datasets.ckplus import read_ckplus
-from preprocessing.datasets.reader import Sequence
+from preprocessing.datasets.reader import FrameSequence
 from preprocessing.datasets.synthetic import write_ckplus_tree
 from preprocessing.faces import YuNet
 from services.errors import InvalidInput
@@ -32,7 +32,7 @@ def yunet() -> YuNet:
 
 
 @pytest.fixture
-def sequence(root: Path) -> Sequence:
+def sequence(root: Path) -> FrameSequence:
     return max(read_ckplus(root).sequences, key=lambda sequence: len(sequence.frames))
 
 
@@ -43,32 +43,32 @@ def blank(root: Path) -> Path:
     return path
 
 
-def with_faces(sequence: Sequence, blank: Path, count: int) -> Sequence:
+def with_faces(sequence: FrameSequence, blank: Path, count: int) -> FrameSequence:
     """The last ten frames, of which the first `count` show a face."""
     last = sequence.frames[-10:]
     return replace(sequence, frames=(*last[:count], *[blank] * (10 - count)))
 
 
-def clip_of(sequence: Sequence, root: Path, yunet: YuNet, settings: ClipSettings = SETTINGS) -> FaceClip:
+def clip_of(sequence: FrameSequence, root: Path, yunet: YuNet, settings: ClipSettings = SETTINGS) -> FaceClip:
     made = make_clip(sequence, settings=settings, detector=yunet)
     assert isinstance(made, FaceClip)
     return made
 
 
 def test_a_clip_with_too_few_faces_is_dropped_with_the_numbers(
-    sequence: Sequence, blank: Path, root: Path, yunet: YuNet
+    sequence: FrameSequence, blank: Path, root: Path, yunet: YuNet
 ) -> None:
     made = make_clip(with_faces(sequence, blank, 4), settings=SETTINGS, detector=yunet)
     assert made == DroppedClip(
         clip_id=sequence.clip_id,
-        reason="a face in only 4 of its last 10 frames, a smaller share than 0.5 (least_faces)",
+        reason="a face in only 4 of its last 10 frames, a smaller share than 0.5 (min_face_share)",
     )
     kept = clip_of(with_faces(sequence, blank, 5), root, yunet)
     assert kept.record.flags == ("no face in 5 of 10 frames",)
 
 
 def test_a_clip_with_too_few_faces_is_kept_and_flagged_when_asked(
-    sequence: Sequence, blank: Path, root: Path, yunet: YuNet
+    sequence: FrameSequence, blank: Path, root: Path, yunet: YuNet
 ) -> None:
     keep = replace(SETTINGS, few_faces=FewFaces.KEEP)
     few = clip_of(with_faces(sequence, blank, 1), root, yunet, keep)
@@ -79,7 +79,7 @@ def test_a_clip_with_too_few_faces_is_kept_and_flagged_when_asked(
     assert (none.plain == 90).all()
 
 
-def test_the_median_box_crops_all_frames_alike(sequence: Sequence, root: Path, yunet: YuNet) -> None:
+def test_the_median_box_crops_all_frames_alike(sequence: FrameSequence, root: Path, yunet: YuNet) -> None:
     own = clip_of(sequence, root, yunet)
     median = clip_of(sequence, root, yunet, replace(SETTINGS, box=BoxChoice.MEDIAN))
     assert median.record == own.record  # the index keeps what was found in each frame
@@ -95,7 +95,7 @@ def test_the_median_box_crops_all_frames_alike(sequence: Sequence, root: Path, y
 
 
 def test_a_passer_by_is_told_and_not_followed(
-    sequence: Sequence, root: Path, yunet: YuNet, tmp_path: Path
+    sequence: FrameSequence, root: Path, yunet: YuNet, tmp_path: Path
 ) -> None:
     frames = []
     for number, path in enumerate(sequence.frames[-10:]):
@@ -112,7 +112,7 @@ def test_a_passer_by_is_told_and_not_followed(
 
 
 def test_a_face_mostly_beyond_the_edge_counts_by_what_is_in_the_picture(
-    sequence: Sequence, root: Path, yunet: YuNet, tmp_path: Path
+    sequence: FrameSequence, root: Path, yunet: YuNet, tmp_path: Path
 ) -> None:
     image = cv2.imread(str(sequence.frames[-1]), cv2.IMREAD_GRAYSCALE)
     assert image is not None
@@ -129,7 +129,7 @@ def test_a_face_mostly_beyond_the_edge_counts_by_what_is_in_the_picture(
 
 
 def test_colours_are_kept_as_red_green_blue(
-    sequence: Sequence, root: Path, yunet: YuNet, tmp_path: Path
+    sequence: FrameSequence, root: Path, yunet: YuNet, tmp_path: Path
 ) -> None:
     path = tmp_path / "red.png"
     gray = cv2.imread(str(sequence.frames[-1]), cv2.IMREAD_GRAYSCALE)
@@ -147,16 +147,24 @@ def test_clahe_of_a_colour_picture_changes_its_lightness_alone() -> None:
     frames = rng.integers(60, 120, (2, 32, 32, 3), np.uint8)
     lab_before, lab_after = (
         np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2LAB) for frame in each]).astype(int)
-        for each in (frames, equalized(frames, 2.0, 8))
+        for each in (frames, apply_clahe(frames, 2.0, 8))
     )
     assert np.abs(lab_after - lab_before)[..., 0].mean() > 5
     assert np.abs(lab_after - lab_before)[..., 1:].mean() < 2
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("least_faces", 1.5), ("least_faces", float("nan")), ("frames", 0), ("frame_size", 8)]
+    ("field", "value"),
+    [("min_face_share", 1.5), ("min_face_share", float("nan")), ("frames", 0), ("frame_size", 8)],
 )
-def test_settings_out_of_range_are_told(field: str, value: float) -> None:
+def test_settings_out_of_range_are_refused_by_the_name_of_their_option(field: str, value: float) -> None:
     with pytest.raises(InvalidInput, match=f"{field} is {value}") as refused:
         ClipSettings(**{field: value})  # type: ignore[arg-type]
     assert refused.value.field == field
+
+
+def test_settings_are_read_from_a_manifest() -> None:
+    settings = ClipSettings(min_face_share=0.25, box=BoxChoice.MEDIAN, few_faces=FewFaces.KEEP, frames=4)
+    stored = {**settings.as_dict(), "reader": {"name": "videos"}}
+    assert ClipSettings.from_dict(stored) == settings
+    assert ClipSettings.from_dict({"least_faces": 0.75}) == ClipSettings(min_face_share=0.75)

@@ -185,7 +185,7 @@ def test_weights_of_another_content_are_refused() -> None:
     ("missing", "message"),
     [
         (replace(YUNET, distribution="no-such-distribution"), "which is not installed"),
-        (replace(YUNET, name="other.onnx"), "carries no file other.onnx"),
+        (replace(YUNET, name="other.onnx"), "has no file other.onnx"),
     ],
 )
 def test_missing_weights_are_told_with_advice(missing: PinnedFile, message: str) -> None:

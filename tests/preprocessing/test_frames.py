@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from preprocessing.datasets.reader import Sequence, Span
+from preprocessing.datasets.reader import FrameSequence, Span
 from preprocessing.frames import LastFrames, read_last_frames
 
 CONTAINERS = [("clip.mp4", "mp4v"), ("clip.avi", "MJPG"), ("clip.mov", "mp4v"), ("clip.mkv", "FFV1")]
@@ -29,7 +29,7 @@ def write_video(path: Path, codec: str, frames: int = FRAMES) -> Path:
 
 
 def read(path: Path, span: Span | None = None, *, count: int = 10, colour: bool = False) -> LastFrames:
-    sequence = Sequence(
+    sequence = FrameSequence(
         clip_id="a", subject="a", label="a", source="a", video=path, span=span if span is not None else Span()
     )
     return read_last_frames(sequence, count, colour=colour)
@@ -116,7 +116,7 @@ def test_colours_are_kept_where_they_are_asked_for(tmp_path: Path) -> None:
     red = np.zeros((8, 8, 3), np.uint8)
     red[..., 2] = 200
     path.write_bytes(cv2.imencode(".png", red)[1].tobytes())
-    sequence = Sequence(clip_id="a", subject="a", label="a", source="a", frames=(path,))
+    sequence = FrameSequence(clip_id="a", subject="a", label="a", source="a", frames=(path,))
     (frame,) = read_last_frames(sequence, 10, colour=True).frames
     assert frame.image[0, 0].tolist() == [0, 0, 200]
     (frame,) = read_last_frames(sequence, 10, colour=False).frames

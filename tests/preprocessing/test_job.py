@@ -19,8 +19,8 @@ import cv2
 import numpy as np
 import pytest
 
-from preprocessing.clips import ClipSettings, FaceClip, make_clip
-from preprocessing.datasets.reader import Sequence
+from preprocessing.clips import BoxChoice, ClipSettings, FaceClip, FewFaces, make_clip
+from preprocessing.datasets.reader import FrameSequence
 from preprocessing.datasets.registry import read_dataset
 from preprocessing.datasets.synthetic import write_ckplus_tree
 from preprocessing.faces import make_detector
@@ -39,16 +39,16 @@ class Tree:
     """A synthetic tree after its traps were laid, and the clips each trap is in."""
 
     root: Path
-    short: Sequence
-    colour: Sequence
+    short: FrameSequence
+    colour: FrameSequence
     colour_when_gray: FaceClip
-    holes: Sequence
-    faceless: Sequence
-    blink: Sequence
-    renumbered: Sequence
-    unlabelled: Sequence
-    unreadable: Sequence
-    untouched: Sequence
+    holes: FrameSequence
+    faceless: FrameSequence
+    blink: FrameSequence
+    renumbered: FrameSequence
+    unlabelled: FrameSequence
+    unreadable: FrameSequence
+    untouched: FrameSequence
 
 
 def blank() -> bytes:
@@ -65,7 +65,7 @@ def png_of_ten_gigapixels() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
 
 
-def label_folder(root: Path, sequence: Sequence) -> Path:
+def label_folder(root: Path, sequence: FrameSequence) -> Path:
     folder = sequence.frames[0].parent
     return root / "Emotion" / folder.parent.name / folder.name
 
@@ -155,7 +155,7 @@ def run(root: Path, caches: Path, settings: ClipSettings = SETTINGS, processes: 
     return preprocess("ckplus", root, caches, settings=settings, processes=processes)
 
 
-def frames_of(cache: ClipCache, sequence: Sequence, *, clahe: bool = False) -> Frames:
+def frames_of(cache: ClipCache, sequence: FrameSequence, *, clahe: bool = False) -> Frames:
     row = [record.clip_id for record in cache.records].index(sequence.clip_id)
     frames: Frames = cache.frames(clahe=clahe)[row]
     return frames
@@ -337,6 +337,46 @@ def test_a_pixel_or_a_setting_gives_another_cache(single: Path, tmp_path: Path) 
     fingerprints.append(run(single, caches).manifest.fingerprint)
     assert len(set(fingerprints)) == 5
     assert {manifest.fingerprint for manifest in list_caches(caches)} == set(fingerprints)
+
+
+PINNED_FINGERPRINT = "4b0e57db592380b168530851495691c328b67a4162123fe4c06cd91bceff1c8b"
+
+
+def test_the_fingerprint_of_a_fixed_dataset_is_pinned(tmp_path: Path) -> None:
+    """A cache is found by its fingerprint: a change of this value makes every existing cache useless."""
+    root = tmp_path / "videos"
+    for subject, gray in (("anna", 40), ("ben", 200)):
+        folder = root / subject / "joy" / "clip"
+        folder.mkdir(parents=True)
+        for number in range(2):
+            # a format without a compressor, so that the bytes are the same with every library
+            pixels = bytes([gray + number] * 64 * 64)
+            (folder / f"{number}.pgm").write_bytes(b"P5 64 64 255\n" + pixels)
+    settings = ClipSettings(
+        frames=3,
+        frame_size=16,
+        detector="yunet",
+        box=BoxChoice.MEDIAN,
+        min_face_share=0.25,
+        few_faces=FewFaces.KEEP,
+        clahe_clip_limit=3.0,
+        clahe_tiles=2,
+    )
+    outcome = preprocess("video-folder", root, tmp_path / "caches", settings=settings, processes=1)
+    assert outcome.manifest.fingerprint == PINNED_FINGERPRINT
+    assert outcome.folder == tmp_path / "caches" / "video-folder" / PINNED_FINGERPRINT
+    # The model card and `foldwise predict` read these keys from the manifest.
+    assert outcome.manifest.settings == {
+        "frames": 3,
+        "frame_size": 16,
+        "detector": "yunet",
+        "box": "median",
+        "least_faces": 0.25,
+        "few_faces": "keep",
+        "clahe_clip_limit": 3.0,
+        "clahe_tiles": 2,
+        "reader": {"manifest": "", "name": "video-folder", "colour": "yes"},
+    }
 
 
 # --- killed -------------------------------------------------------------------------------------------------

@@ -227,54 +227,54 @@ def test_a_space_needs_a_parameter() -> None:
 
 def test_a_space_may_hold_one_option_and_settings_beyond_table_1() -> None:
     mixed = space(activation=["ELU"], batch_size=[30, 60], epochs={"low": 4, "high": 16})
-    assert mixed.tidy({"epochs": 4, "batch_size": 60, "activation": "ELU"}) == {
+    assert mixed.canonicalize({"epochs": 4, "batch_size": 60, "activation": "ELU"}) == {
         "activation": "ELU",
         "batch_size": 60,
         "epochs": 4,
     }
 
 
-# --- tidy ---------------------------------------------------------------------------------------------------
+# --- canonicalize -------------------------------------------------------------------------------------------
 
 
 def test_dropout_is_kept_with_four_digits() -> None:
-    assert paper_space().tidy({**TABLE_2, "dropout": 0.251149})["dropout"] == 0.2511
-    assert paper_space().tidy({**TABLE_2, "dropout": 1e-9})["dropout"] == 0.0
-    assert paper_space().tidy({**TABLE_2, "dropout": 0.999999})["dropout"] == 1.0
+    assert paper_space().canonicalize({**TABLE_2, "dropout": 0.251149})["dropout"] == 0.2511
+    assert paper_space().canonicalize({**TABLE_2, "dropout": 1e-9})["dropout"] == 0.0
+    assert paper_space().canonicalize({**TABLE_2, "dropout": 0.999999})["dropout"] == 1.0
 
 
 def test_parameters_come_back_in_the_order_of_the_space() -> None:
     shuffled = dict(sorted(TABLE_2.items(), reverse=True))
-    assert list(paper_space().tidy(shuffled)) == list(TABLE_2)
+    assert list(paper_space().canonicalize(shuffled)) == list(TABLE_2)
 
 
 def test_whole_numbers_are_whole() -> None:
-    tidied = space(width={"low": 4, "high": 64}).tidy({"width": 16.0})
-    assert tidied == {"width": 16}
-    assert type(tidied["width"]) is int
+    canonical = space(width={"low": 4, "high": 64}).canonicalize({"width": 16.0})
+    assert canonical == {"width": 16}
+    assert type(canonical["width"]) is int
 
 
 def test_an_option_comes_back_with_the_type_it_has_in_the_space() -> None:
-    tidied = space(temporal_size=[1, 3]).tidy({"temporal_size": 3.0})
-    assert type(tidied["temporal_size"]) is int
+    canonical = space(temporal_size=[1, 3]).canonicalize({"temporal_size": 3.0})
+    assert type(canonical["temporal_size"]) is int
 
 
 def test_a_float_range_gives_floats_for_whole_numbers_too() -> None:
-    assert type(space(dropout={"low": 0, "high": 1}).tidy({"dropout": 1})["dropout"]) is float
+    assert type(space(dropout={"low": 0, "high": 1}).canonicalize({"dropout": 1})["dropout"]) is float
 
 
 def test_a_logarithmic_range_keeps_significant_digits() -> None:
     rates = space(learning_rate={"low": 1e-6, "high": 1e-1, "log": True})
-    assert rates.tidy({"learning_rate": 0.000012345678}) == {"learning_rate": 1.235e-05}
-    assert rates.tidy({"learning_rate": 0.0876543}) == {"learning_rate": 0.08765}
+    assert rates.canonicalize({"learning_rate": 0.000012345678}) == {"learning_rate": 1.235e-05}
+    assert rates.canonicalize({"learning_rate": 0.0876543}) == {"learning_rate": 0.08765}
 
 
 @pytest.mark.parametrize("log", [True, False])
 def test_rounding_stays_inside_the_range(log: bool) -> None:
     narrow = space(dropout={"low": 0.12344, "high": 0.65437, "log": log})
-    assert narrow.tidy({"dropout": 0.12344}) == {"dropout": 0.12344}
-    assert narrow.tidy({"dropout": 0.65437}) == {"dropout": 0.65437}
-    assert narrow.tidy({"dropout": 0.65432}) == {"dropout": 0.6543}
+    assert narrow.canonicalize({"dropout": 0.12344}) == {"dropout": 0.12344}
+    assert narrow.canonicalize({"dropout": 0.65437}) == {"dropout": 0.65437}
+    assert narrow.canonicalize({"dropout": 0.65432}) == {"dropout": 0.6543}
 
 
 @given(
@@ -284,14 +284,14 @@ def test_rounding_stays_inside_the_range(log: bool) -> None:
     log=st.booleans(),
 )
 @settings(max_examples=100, deadline=None)
-def test_tidying_is_close_inside_and_done_once(value: float, low: float, high: float, log: bool) -> None:
+def test_canonical_values_stay_close_and_are_stable(value: float, low: float, high: float, log: bool) -> None:
     rates = space(learning_rate={"low": low, "high": high, "log": log})
-    tidied = rates.tidy({"learning_rate": value})
-    kept = tidied["learning_rate"]
+    canonical = rates.canonicalize({"learning_rate": value})
+    kept = canonical["learning_rate"]
     assert isinstance(kept, float)
     assert low <= kept <= high
     assert abs(kept - value) <= (5e-4 * value * 1.001 if log else 5.001e-5)
-    assert rates.tidy(tidied) == tidied
+    assert rates.canonicalize(canonical) == canonical
 
 
 @pytest.mark.parametrize(
@@ -312,22 +312,22 @@ def test_tidying_is_close_inside_and_done_once(value: float, low: float, high: f
         ({"kernel": 3}, "unknown parameter 'kernel'"),
     ],
 )
-def test_tidy_refuses_what_is_not_in_the_space(change: dict[str, Any], message: str) -> None:
+def test_canonicalize_refuses_what_is_not_in_the_space(change: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidInput, match=message) as refused:
-        paper_space().tidy({**TABLE_2, **change})
+        paper_space().canonicalize({**TABLE_2, **change})
     assert refused.value.field is not None
     assert refused.value.field.startswith("parameters")
 
 
 @pytest.mark.parametrize("value", [3, 65, 8.5, "8", True])
-def test_tidy_refuses_a_whole_number_that_is_none_or_outside(value: Any) -> None:
+def test_canonicalize_refuses_a_whole_number_that_is_none_or_outside(value: Any) -> None:
     with pytest.raises(InvalidInput, match="width = "):
-        space(width={"low": 4, "high": 64}).tidy({"width": value})
+        space(width={"low": 4, "high": 64}).canonicalize({"width": value})
 
 
 def test_a_missing_parameter_is_named() -> None:
     with pytest.raises(InvalidInput, match="parameter 'dropout' is missing") as refused:
-        paper_space().tidy({name: value for name, value in TABLE_2.items() if name != "dropout"})
+        paper_space().canonicalize({name: value for name, value in TABLE_2.items() if name != "dropout"})
     assert refused.value.field == "parameters.dropout"
 
 

@@ -79,23 +79,12 @@ def test_the_order_of_parameters_does_not_matter(parameters: dict[str, object]) 
 
 
 def test_everything_a_fold_hangs_on_changes_its_seed() -> None:
-    def seed(
-        study_seed: int = 1, dropout: float = 0.5, fold: int = 0, fingerprint: str = "f", repeat: int = 0
-    ) -> int:
+    def seed(study_seed: int = 1, dropout: float = 0.5, fold: int = 0, fingerprint: str = "f") -> int:
         parameters = {"dropout": dropout}
-        return fold_seed(
-            study_seed=study_seed, parameters=parameters, fold=fold, fingerprint=fingerprint, repeat=repeat
-        )
+        return fold_seed(study_seed=study_seed, parameters=parameters, fold=fold, fingerprint=fingerprint)
 
-    seeds = {
-        seed(),
-        seed(study_seed=2),
-        seed(dropout=0.5001),
-        seed(fold=1),
-        seed(fingerprint="e"),
-        seed(repeat=1),
-    }
-    assert len(seeds) == 6
+    seeds = {seed(), seed(study_seed=2), seed(dropout=0.5001), seed(fold=1), seed(fingerprint="e")}
+    assert len(seeds) == 5
 
 
 def test_an_augmentation_seed_hangs_on_study_and_clip_alone() -> None:

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import torch
 
-from preprocessing.clips import BoxChoice, ClipSettings, crop_faces, equalized, find_faces, too_few_faces
+from preprocessing.clips import ClipSettings, apply_clahe, crop_faces, find_faces, too_few_faces
 from preprocessing.face_tracks import follow_one_face
 from preprocessing.faces import FaceBox, FaceDetector, Image, make_detector
 from preprocessing.frames import VideoFrame, read_video
@@ -189,7 +189,7 @@ class Predictor:
                 boxes.setdefault(frame.number, box)
         crops = np.stack(crop_faces([frame.image for frame in seen], found, self._settings))
         if self.card.hyperparameters.clahe:
-            crops = equalized(crops, self._settings.clahe_clip_limit, self._settings.clahe_tiles)
+            crops = apply_clahe(crops, self._settings.clahe_clip_limit, self._settings.clahe_tiles)
         return _Clip(window=window, crops=crops)
 
     @torch.inference_mode()
@@ -219,9 +219,7 @@ class Predictor:
 
 def clip_settings(card: ModelCard) -> ClipSettings:
     """How the clips were made that a model was trained on; the defaults where its card does not say."""
-    known = {each.name for each in dataclasses.fields(ClipSettings)}
-    settings = {name: value for name, value in card.preprocessing.items() if name in known}
-    if "box" in settings:
-        settings["box"] = BoxChoice(settings["box"])
-    settings |= {"frames": card.training.frames, "frame_size": card.training.frame_size}
-    return ClipSettings(**settings)
+    training = card.training
+    return ClipSettings.from_dict(
+        {**card.preprocessing, "frames": training.frames, "frame_size": training.frame_size}
+    )

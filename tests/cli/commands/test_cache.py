@@ -76,7 +76,7 @@ def foldwise(*arguments: str, **environment: str) -> Any:
 def test_progress_is_lines_and_the_summary_has_counts_reasons_and_leaks(tree: Path, tmp_path: Path) -> None:
     said = foldwise("preprocess", *options(tree, tmp_path)).stdout
     assert "dropped: S001_002: no face in its last" in said
-    assert "leak: S001_001 and S900_001 show the same (likeness 0.99" in said
+    assert "leak: S001_001 and S900_001 are near-identical (correlation 0.99" in said
     assert "belong to subjects S001 and S900" in said
     assert "15 made now, 0 flagged, 1 dropped; leaks between subjects: 1" in said
     assert "14 clips of 3 subjects" in said
@@ -179,7 +179,7 @@ def test_inspect_tells_classes_subjects_folds_and_flags(caches: Path) -> None:
     assert 0.85 < found["confidence"]["frames_with_face"] < 1.0
     assert 0.6 <= found["confidence"]["least"] <= found["confidence"]["median"] <= 1.0
     problems = {check["name"]: check["problems"] for check in found["checks"] if check["problems"]}
-    assert set(problems) == {"no clip stands under two subjects", "every clip shows something"}
+    assert set(problems) == {"no clip appears under two subjects", "every clip shows something"}
     assert problems["every clip shows something"] == ["S001_002 is one flat surface"]
     for words in ("flagged: S001_002: no face in any of", "look: S001_001 and S900_001 show", "loso: 3 folds"):
         assert words in done.stderr
@@ -236,7 +236,7 @@ def test_checks_find_an_index_that_disagrees(cache: ClipCache) -> None:
     problems = [problem for check in check_cache(altered) if check.broken for problem in check.problems]
     for words in (
         "same id",
-        "'bored' is none of the classes",
+        "'bored' is not among the classes",
         "frames, boxes and confidences",
         "should repeat",
     ):

@@ -145,7 +145,7 @@ def test_stray_files_are_left_out_with_a_reason(root: Path) -> None:
         ),
         "cohn-kanade-images/S005/001/S005_001_00000001.png:Zone.Identifier": system,
         "cohn-kanade-images/S005/001/._S005_001_00000001.png": system,
-        "cohn-kanade-images/S005/001/S006_001_00000001.png": "an image that does not belong into this folder",
+        "cohn-kanade-images/S005/001/S006_001_00000001.png": "an image that does not belong in this folder",
         "cohn-kanade-images/S005/001/S005_001_00000013.png": "a folder named like an image",
         "cohn-kanade-images/Licence": "a folder that is not part of the layout of CK+",
         "cohn-kanade-images/S005/notes": "a folder that is not part of the layout of CK+",

@@ -108,7 +108,7 @@ def test_what_is_not_a_sequence_is_listed_with_a_reason(tmp_path: Path) -> None:
         "P001/Anger/notes.txt": "a file that is not part of the layout of Oulu-CASIA",
         "P001/Contempt": "no emotion of the set",
         "P002/Fear": "no images named <number>.jpeg",
-        "P003": "a subject without an emotion's folder",
+        "P003": "a subject without an emotion folder",
         "Q1": "a folder that is not part of the layout of Oulu-CASIA",
         "p001/Anger": "a second folder of P001_anger",
         "../../A_Videos": "a folder that is not part of the layout of Oulu-CASIA",
@@ -139,7 +139,9 @@ def test_a_synthetic_set_is_not_held_against_the_genuine_one(tmp_path: Path) -> 
 def test_the_folder_that_is_missing_is_named_with_those_there_are(tmp_path: Path) -> None:
     add(tmp_path / "NI/Strong")
     add(tmp_path / "VL/Weak")
-    with pytest.raises(InvalidInput, match=r"no folder VL/Strong .* there are: NI/Strong, VL/Weak") as refused:
+    with pytest.raises(
+        InvalidInput, match=r"no folder VL/Strong .* with subjects: NI/Strong, VL/Weak"
+    ) as refused:
         read_oulu_casia(tmp_path)
     assert refused.value.field == "root"
 

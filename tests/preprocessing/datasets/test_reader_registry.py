@@ -125,10 +125,10 @@ def test_settings_are_read_from_texts() -> None:
 MODULE = """
 from dataclasses import replace
 
-from preprocessing.datasets.reader import Dataset, Sequence
+from preprocessing.datasets.reader import Dataset, FrameSequence
 
 def read(root):
-    one = Sequence(clip_id="a", subject="s", label="joy", source="a", frames=(root / "a.png",))
+    one = FrameSequence(clip_id="a", subject="s", label="joy", source="a", frames=(root / "a.png",))
     return {dataset}
 """
 
@@ -136,10 +136,10 @@ def read(root):
 @pytest.mark.parametrize(
     ("dataset", "problem"),
     [
-        ("None", "a NoneType and no Dataset"),
+        ("None", "a NoneType instead of a Dataset"),
         ("Dataset(name='My Set', classes=('joy',), sequences=(one,))", "the name 'My Set'"),
         ("Dataset(name='x', classes=('joy',), sequences=(one, one))", "the clip id 'a' twice"),
-        ("Dataset(name='x', classes=('fear',), sequences=(one,))", "the label 'joy', which is not among"),
+        ("Dataset(name='x', classes=('fear',), sequences=(one,))", "with the label 'joy', which is not among"),
         ("Dataset(name='x', classes=('joy',), sequences=(replace(one, frames=()),))", "both or neither"),
     ],
 )
@@ -150,7 +150,7 @@ def test_what_a_reader_may_not_give(
     add_package(tmp_path, name, MODULE.format(dataset=dataset), f"[foldwise.datasets]\nmade-up = {name}:read\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     assert "made-up" in dataset_names()
-    with pytest.raises(FoldwiseError, match=f"the reader of made-up gave .*{re.escape(problem)}"):
+    with pytest.raises(FoldwiseError, match=f"the reader of made-up returned .*{re.escape(problem)}"):
         read_dataset("made-up", tmp_path)
 
 

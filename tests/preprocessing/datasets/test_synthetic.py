@@ -15,7 +15,7 @@ from preprocessing.datasets.ckplus import CLASSES, read_ckplus
 from preprocessing.datasets.reader import Dataset
 from preprocessing.datasets.registry import read_dataset
 from preprocessing.datasets.synthetic import MARKER, write_ckplus_tree, write_synthetic_tree
-from preprocessing.datasets.synthetic_motion import act, make_person
+from preprocessing.datasets.synthetic_motion import make_person, move_face
 from preprocessing.faces import FaceBox, Image, make_detector
 from services.errors import InvalidInput
 
@@ -168,7 +168,9 @@ def test_faces_move_from_the_first_frame_to_the_last(dataset: Dataset) -> None:
 @pytest.mark.parametrize("label", CLASSES)
 def test_a_fade_takes_the_face_back_to_rest_from_the_same_peak(label: str) -> None:
     person = make_person(np.random.default_rng(1), 0.0)
-    peak, half, gone = (act(np.random.default_rng(2), person, label, 16, 0.0, fade) for fade in (0.0, 0.5, 1.0))
+    peak, half, gone = (
+        move_face(np.random.default_rng(2), person, label, 16, 0.0, fade) for fade in (0.0, 0.5, 1.0)
+    )
     idle = 0.11  # how far parts wander by themselves
     assert np.abs(gone[-1] - gone[0]).max() < idle
     assert np.abs(half[-1] - (peak[-1] + peak[0]) / 2).max() < idle

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from preprocessing.datasets.reader import Dataset, Sequence, Span
+from preprocessing.datasets.reader import Dataset, FrameSequence, Span
 from preprocessing.datasets.video_folder import read_video_folder
 from services.errors import InvalidInput, NotFound
 
@@ -18,7 +18,7 @@ def put(root: Path, *names: str) -> None:
         (root / name).write_bytes(b"content")
 
 
-def by_id(dataset: Dataset) -> dict[str, Sequence]:
+def by_id(dataset: Dataset) -> dict[str, FrameSequence]:
     return {sequence.clip_id: sequence for sequence in dataset.sequences}
 
 
@@ -65,11 +65,11 @@ def test_what_is_no_clip_is_listed_with_a_reason(tmp_path: Path) -> None:
         "anna/happy/folder.mp4": "no images in it",
         "anna/happy/gone.mp4": "a link to nothing",
         "anna/happy/notes.txt": "neither a video nor an image",
-        "anna/loose.mp4": "a video that does not lie in subject/label",
+        "anna/loose.mp4": "a video outside subject/label",
         "anna/sad": "a folder without videos or images in subject/label/clip",
         "bert": "a folder without videos or images in subject/label/clip",
         "readme.md": "neither a video nor an image",
-        "top.mov": "a video that does not lie in subject/label",
+        "top.mov": "a video outside subject/label",
     }
 
 
@@ -84,7 +84,7 @@ def test_two_spellings_of_one_name_are_one_clip(tmp_path: Path) -> None:
     put(tmp_path, "Zoe\u0308/happy/a.mp4", "Zo\u00eb/happy/a.mp4", "Zo\u00eb/happy/b.mp4")
     dataset = read_video_folder(tmp_path)
     assert set(by_id(dataset)) == {"Zoë/happy/a.mp4", "Zoë/happy/b.mp4"}
-    assert [skip.reason for skip in dataset.skipped] == ["the same clip as another: Zoë/happy/a.mp4"]
+    assert [skip.reason for skip in dataset.skipped] == ["a duplicate of the clip Zoë/happy/a.mp4"]
 
 
 def test_one_frame_in_two_formats_is_read_once(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_one_frame_in_two_formats_is_read_once(tmp_path: Path) -> None:
 def test_subjects_that_may_be_one_are_told(tmp_path: Path) -> None:
     put(tmp_path, "Anna B/happy/1.mp4", "anna b/happy/1.mp4", "bert/happy/1.mp4")
     assert read_video_folder(tmp_path).warnings == (
-        "The subjects Anna B, anna b are taken for different people; if they are one, name them alike.",
+        "The subjects Anna B, anna b count as different people; if they are one person, use one name.",
     )
 
 
@@ -139,13 +139,13 @@ def test_rows_that_are_no_clips_are_listed_with_their_lines(tmp_path: Path) -> N
     reasons = {where.removeprefix("clips.csv "): why for where, why in dataset.reasons(tmp_path).items()}
     ends = "must both be frames counted from 0, or both seconds like 2.5s"
     assert reasons == {
-        "line 4": "a.mp4: the same clip as another: a.mp4",
+        "line 4": "a.mp4: a duplicate of the clip a.mp4",
         "line 5": "no path",
         "line 6": "no subject",
         "line 7": "no label",
         "line 8": "gone.mp4 is not there",
-        "line 9": "../x.mp4 lies outside of root",
-        "line 10": f"{outside} lies outside of root",
+        "line 9": "../x.mp4 is outside root",
+        "line 10": f"{outside} is outside root",
         "line 11": "a.mp4: end 2 is before start 5",
         "line 12": f"a.mp4: start 'one' and end '2' {ends}",
         "line 13": f"a.mp4: start '1' and end '2s' {ends}",

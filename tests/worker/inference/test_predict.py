@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from preprocessing.clips import FaceClip, make_clip
-from preprocessing.datasets.reader import Sequence
+from preprocessing.datasets.reader import FrameSequence
 from preprocessing.faces import FaceBox, Image, YuNet
 from services.contracts import TrainingSettings
 from services.errors import FoldwiseError, InvalidInput, NotFound
@@ -109,7 +109,7 @@ def test_a_clip_is_made_as_for_training(
     predictor: Predictor, catalogue: tuple[Path, ModelCard], tmp_path: Path, photograph: Image
 ) -> None:
     path = write_video(tmp_path / "ten.mp4", 10, lambda number: np.roll(photograph, number, axis=1))
-    sequence = Sequence(clip_id="c", subject="s", label="right", source="ten.mp4", video=path)
+    sequence = FrameSequence(clip_id="c", subject="s", label="right", source="ten.mp4", video=path)
     card, model = open_model(catalogue[0], catalogue[1].id)
     clip = make_clip(sequence, settings=clip_settings(card), detector=YuNet())
     assert isinstance(clip, FaceClip)
