@@ -336,13 +336,13 @@ def _say_inspection(found: Inspection, output: Console) -> None:
     output.print(table)
     for folds in found.folds:
         say(
-            f"  {folds.protocol}: {folds.folds} folds, which test {folds.least_clips} to {folds.most_clips} "
-            f"clips, {folds.median_clips:g} in the middle"
+            f"  {folds.protocol}: {folds.folds} folds of {folds.least_clips} to {folds.most_clips} test "
+            f"clips (median {folds.median_clips:g})"
         )
     if not found.folds:
-        say("  too few subjects for any folds")
+        say("  too few subjects for a cross-validation")
     if found.repeated:
-        say(f"  {found.repeated} clips repeat their last frame, for want of frames")
+        say(f"  {found.repeated} clips are too short and repeat their last frame")
     for warning in found.warnings:
         say(f"  warning: {warning}")
     for clip_id, flags in found.flagged.items():
@@ -350,7 +350,7 @@ def _say_inspection(found: Inspection, output: Console) -> None:
     for clip_id, reason in found.dropped.items():
         say(f"  dropped: {clip_id}: {reason}")
     if found.skipped:
-        say(f"  {found.skipped} things in the dataset were not read; manifest.json lists them")
+        say(f"  {found.skipped} files or folders of the dataset were skipped; manifest.json lists them")
     for check in found.checks:
         for line in check.lines():
             say(f"  {line}")
