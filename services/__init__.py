@@ -1,5 +1,5 @@
-"""What every process shares: contracts, search space, folds, scores, the clip cache, errors, settings and logs.
+"""What several processes share: contracts, search space, folds, scores, clip cache, models, errors and logs.
 
-May not live here: torch, FastAPI, SQLAlchemy, Optuna, an HTTP client, the Kubernetes client, or anything
-that only one process uses.
+Not allowed here: torch, OpenCV, FastAPI, SQLAlchemy, Optuna, an HTTP or Kubernetes client, and anything that
+only one process uses.
 """

@@ -1,13 +1,13 @@
-"""The clip cache: face clips on disk, written once, verified, read by many.
+"""The clip cache: face clips on disk, written once, verified, read by many processes.
 
 `<root>/<dataset>/<fingerprint>/` holds
 
-- `clips.npy`        uint8, clips x frames x size x size (x 3 where the set is colour)
+- `clips.npy`        uint8, clips x frames x size x size (x 3 if the set is in colour)
 - `clips_clahe.npy`  the same after CLAHE
 - `index.csv`        a row per clip, in array order
 - `manifest.json`    written last: a folder without it is no cache
 
-The fingerprint names the inputs and settings, never times or tools, so it is known before the work starts.
+The fingerprint covers inputs and settings, but neither times nor tools, so it is known before the work starts.
 A cache appears by one rename, complete or not at all.
 """
 
@@ -38,10 +38,11 @@ FORMAT_VERSION = 1
 PLAIN, CLAHE, INDEX, MANIFEST = "clips.npy", "clips_clahe.npy", "index.csv", "manifest.json"
 
 Frames = NDArray[np.uint8]
+"""Frames of one clip or of all: uint8, (clips x) frames x size x size (x 3: red, green, blue)."""
 
 
 class CacheRecord(BaseModel):
-    """What is known of one clip; a row of `index.csv`."""
+    """One clip; a row of `index.csv`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -49,15 +50,15 @@ class CacheRecord(BaseModel):
     subject: str
     label: str
     source: str
-    """Folder of the frames, or the video; relative to the dataset, wherever that lies."""
+    """Folder of the frames, or the video, relative to the dataset's folder."""
     frames: tuple[str, ...]
-    """File name of each cached frame; a repeated frame stands again."""
+    """File name of each cached frame; a repeated frame repeats its name."""
     detector: str
     boxes: tuple[tuple[float, float, float, float] | None, ...]
-    """x, y, width, height in pixels of the source frame; None where no face was found."""
+    """x, y, width, height in pixels of the source frame; None if no face was found."""
     confidences: tuple[float | None, ...]
     repeated: int
-    """How many frames at the end repeat the last one."""
+    """Number of frames at the end that repeat the last one."""
     flags: tuple[str, ...]
 
 
@@ -81,9 +82,9 @@ class CacheManifest(BaseModel):
     files: dict[str, str]
     """SHA-256 of each other file."""
     dropped: dict[str, str]
-    """Labelled sequences that no clip could be made of, each with its reason."""
+    """Reason for each labelled sequence without a clip, by clip id."""
     skipped: dict[str, str]
-    """What the reader left out, relative to the dataset's root, each with its reason."""
+    """Reason for each path that the reader skipped, relative to the dataset's folder."""
     warnings: tuple[str, ...]
 
 
@@ -108,14 +109,14 @@ class ClipCache:
 
 
 def open_cache(folder: Path, *, verify: bool = True) -> ClipCache:
-    """Open a cache after checking that it is whole.
+    """Open a cache after checking that it is complete.
 
     Args:
         folder: `<root>/<dataset>/<fingerprint>`.
-        verify: also hash every file against the manifest.
+        verify: also compare the SHA-256 of every file with the manifest.
 
     Raises:
-        CacheMismatch: no manifest, another format or fingerprint, or a file that is not as it was written.
+        CacheMismatch: no manifest, another format or fingerprint, or a missing or changed file.
     """
     manifest = _read_manifest(folder)
     for name, expected in manifest.files.items():
@@ -137,7 +138,7 @@ def open_cache(folder: Path, *, verify: bool = True) -> ClipCache:
 
 
 def list_caches(root: Path) -> tuple[CacheManifest, ...]:
-    """Manifests of the finished caches below `root`, by dataset and fingerprint; broken ones are left out."""
+    """Manifests of the finished caches under `root`, sorted by dataset and fingerprint, without broken ones."""
     found = []
     for path in sorted(root.glob(f"*/*/{MANIFEST}")):
         try:
@@ -151,7 +152,7 @@ def find_cache(root: Path, wanted: str) -> CacheManifest:
     """The one cache that `wanted` names: a dataset, or `dataset/fingerprint` (a prefix is enough).
 
     Raises:
-        CacheMismatch: none or several match; the message lists what there is.
+        CacheMismatch: none or several match; the message lists them.
     """
     dataset, _, prefix = wanted.partition("/")
     known = list_caches(root)
@@ -167,21 +168,21 @@ def find_cache(root: Path, wanted: str) -> CacheManifest:
 
 
 def remove_leftovers(root: Path, dataset: str, fingerprint: str) -> None:
-    """Remove the working folder of a finished cache, whole or what a kill during its removal left of it."""
+    """Remove the working folder of a finished cache, or what is left of it after a killed removal."""
     shutil.rmtree(_working_folder(cache_folder(root, dataset, fingerprint)), ignore_errors=True)
 
 
 def cache_folder(root: Path, dataset: str, fingerprint: str) -> Path:
-    """Where a cache lies."""
+    """Folder of a cache."""
     return root / dataset / fingerprint
 
 
 @contextmanager
 def sole_writer(root: Path, dataset: str, fingerprint: str) -> Iterator[None]:
-    """Hold the right to make this cache; a process that is killed loses it at once.
+    """Hold the lock for making this cache; a killed process loses it at once.
 
     Raises:
-        Unavailable: another process makes this cache now.
+        Unavailable: another process is making this cache.
     """
     working = _working_folder(cache_folder(root, dataset, fingerprint))
     descriptor = _lock_folder(working)
@@ -194,14 +195,14 @@ def sole_writer(root: Path, dataset: str, fingerprint: str) -> Iterator[None]:
 
 
 class CacheWriter:
-    """Writes a cache clip by clip so that a killed run goes on where it stopped.
+    """Writes a cache clip by clip, so that a killed run can resume.
 
-    Each clip is a part of its own in a hidden sibling of the cache, written under a temporary name and
+    Each clip is a separate part in a hidden folder beside the cache, written under a temporary name and
     renamed; `finish` joins the parts and renames the result into place.
     """
 
     def __init__(self, root: Path, dataset: str, fingerprint: str) -> None:
-        """Make the hidden working folder if it is not there yet."""
+        """Make the hidden working folder if it does not exist."""
         self.target = cache_folder(root, dataset, fingerprint)
         self.dataset = dataset
         self.fingerprint = fingerprint
@@ -210,15 +211,15 @@ class CacheWriter:
         self._parts.mkdir(parents=True, exist_ok=True)
 
     def has(self, clip_id: str) -> bool:
-        """Whether this clip's part was written, by this run or an earlier one."""
+        """Whether this run or an earlier one wrote this clip's part."""
         return self._part(clip_id).exists()
 
     def add(self, record: CacheRecord, plain: Frames, clahe: Frames) -> None:
-        """Store a clip; both arrays uint8, frames x size x size (x 3)."""
+        """Store a clip; both arrays are uint8, frames x size x size (x 3)."""
         self._write_part(record.clip_id, {"record": record.model_dump(mode="json")}, plain=plain, clahe=clahe)
 
     def drop(self, clip_id: str, reason: str) -> None:
-        """Store that a sequence is not part of the cache, and why."""
+        """Store that a sequence gives no clip, and why."""
         self._write_part(clip_id, {"dropped": reason})
 
     def finish(
@@ -233,10 +234,18 @@ class CacheWriter:
     ) -> CacheManifest:
         """Join the parts of `clip_ids`, in that order, and put the cache into place.
 
+        Args:
+            clip_ids: every sequence that was added or dropped.
+            classes: class names in the order of their label numbers.
+            settings: how the clips were made, for the manifest.
+            tools: versions of the tools by name, for the manifest.
+            skipped: reason for each path that the reader skipped.
+            warnings: the reader's warnings.
+
         Raises:
-            FoldwiseError: no clip is left, or a part was damaged after it was written (it is then removed,
-                and made again by the next run).
-            OSError: the disk refused; the parts stay.
+            FoldwiseError: no clip is left, or a part was damaged after it was written (it is then removed, and
+                the next run makes it again).
+            OSError: writing failed; the parts remain.
         """
         heads = {clip_id: self._head(clip_id) for clip_id in clip_ids}
         dropped = {clip_id: head["dropped"] for clip_id, head in heads.items() if "dropped" in head}
@@ -261,7 +270,7 @@ class CacheWriter:
                 warnings=tuple(warnings),
             )
         except OSError:
-            # On a full disk half a cache is of no use, and its space is.
+            # Half a cache is useless, and a full disk needs its space.
             shutil.rmtree(final, ignore_errors=True)
             raise
         final.rename(self.target)
@@ -307,7 +316,7 @@ class CacheWriter:
         return manifest
 
     def _part(self, clip_id: str) -> Path:
-        # Ids come from folder names of a dataset; a hash keeps any of them a plain file name.
+        # Ids come from folder names of a dataset; their hash is always a plain file name.
         return self._parts / f"{hashlib.sha256(clip_id.encode()).hexdigest()[:32]}.npz"
 
     def _write_part(self, clip_id: str, head: dict[str, Any], **arrays: Frames) -> None:
@@ -329,19 +338,19 @@ class CacheWriter:
     def _read_part(self, clip_id: str, name: str) -> Frames:
         path = self._part(clip_id)
         try:
-            # Opened here: of a file that is no archive, NumPy leaves its own handle open.
+            # Opened here, because NumPy does not close a file that is no archive.
             with path.open("rb") as file, np.load(file, allow_pickle=False) as part:
                 content: Frames = part[name]
         except (zipfile.BadZipFile, ValueError, KeyError, EOFError) as error:
             path.unlink(missing_ok=True)
             raise FoldwiseError(
                 f"{path} was damaged after it was written ({error}) and is removed; "
-                "run the same again, which makes this clip anew"
+                "run the same again to make this clip again"
             ) from error
         return content
 
     def _join(self, path: Path, variant: str, records: Sequence[CacheRecord]) -> tuple[int, ...]:
-        # Written, not memory-mapped: a mapped file on a full disk kills the process without a word.
+        # Written, not memory-mapped: a mapped file on a full disk kills the process without an error.
         shape: tuple[int, ...] = ()
         with path.open("wb") as file:
             for record in records:
@@ -358,7 +367,7 @@ class CacheWriter:
 
 
 def _lock_folder(working: Path) -> int | None:
-    """A descriptor of the working folder with a lock on it; None where its holder has just removed it."""
+    """A descriptor of the locked working folder; None if its holder has just removed it."""
     working.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(working, os.O_RDONLY)
     try:
@@ -366,10 +375,10 @@ def _lock_folder(working: Path) -> int | None:
     except BlockingIOError:
         os.close(descriptor)
         raise Unavailable(
-            f"another process makes the clip cache in {working} now; wait for it, or end it, and try again"
+            f"another process is making the clip cache in {working}; wait for it, or end it, and try again"
         ) from None
     except OSError as error:
-        # Some network file systems have no locks: there it is for people to start one job at a time.
+        # Some network file systems have no locks; on them, users must start one job at a time.
         if error.errno not in {errno.ENOLCK, errno.ENOTSUP}:
             os.close(descriptor)
             raise

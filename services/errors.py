@@ -16,7 +16,7 @@ EXIT_TRY_AGAIN = 75
 
 
 class FoldwiseError(Exception):
-    """Something went wrong that is no one's input: status 500, exit code 1."""
+    """An error that no input caused: status 500, exit code 1."""
 
     status: ClassVar[int] = 500
     exit_code: ClassVar[int] = EXIT_FAILURE
@@ -35,38 +35,38 @@ class FoldwiseError(Exception):
 
 
 class InvalidInput(FoldwiseError):
-    """A value that was given cannot be used as it is."""
+    """A given value cannot be used."""
 
     status = 422
     exit_code = EXIT_USAGE
 
 
 class NotFound(FoldwiseError):
-    """A thing that was named does not exist."""
+    """Something that was named does not exist."""
 
     status = 404
     exit_code = EXIT_USAGE
 
 
 class Conflict(FoldwiseError):
-    """What was asked is not possible in the present state."""
+    """The request is not possible in the current state."""
 
     status = 409
 
 
 class LeaseSuperseded(Conflict):
-    """The lease's term is over: someone else was granted the fold, or the fold or trial has ended."""
+    """The lease is no longer valid: another one of the fold was granted, or the fold or its trial has ended."""
 
 
 class StudyOver(FoldwiseError):
-    """The study has ended; a worker that asked for its folds is done."""
+    """The study has ended; a worker that serves it is done."""
 
     status = 410
     exit_code = EXIT_DONE
 
 
 class WorkerDrained(Conflict):
-    """Somebody wants this worker to end; another one may take its place."""
+    """The worker is drained: it must end, and another worker may replace it."""
 
     exit_code = EXIT_TRY_AGAIN
 
@@ -78,47 +78,47 @@ class ResultConflict(FoldwiseError):
 
 
 class CacheMismatch(FoldwiseError):
-    """The clip cache is missing, broken, or another one than was asked for."""
+    """The clip cache is missing, damaged or not the requested one."""
 
     status = 422
     exit_code = EXIT_PERMANENT
 
 
 class PlanNotSound(FoldwiseError):
-    """The worker's device does not compute soundly in the way that the study asks for."""
+    """The worker's device does not compute correctly with the study's compute plan (precision, compilation)."""
 
     status = 422
     exit_code = EXIT_PERMANENT
 
 
 class TokenRefused(FoldwiseError):
-    """No token, or one that is unknown, revoked or not of this lease."""
+    """The token is missing, unknown, revoked or that of another lease."""
 
     status = 401
     exit_code = EXIT_PERMANENT
 
 
 class ScopeMissing(FoldwiseError):
-    """The token is good, but not for this."""
+    """The token is valid, but does not permit this request."""
 
     status = 403
     exit_code = EXIT_PERMANENT
 
 
 class TooManyRequests(FoldwiseError):
-    """This caller asks faster than it may; trying again later helps."""
+    """This caller exceeds its request rate; trying again later helps."""
 
     status = 429
     exit_code = EXIT_TRY_AGAIN
 
     def __init__(self, message: str, *, field: str | None = None, retry_after: float = 1.0) -> None:
-        """`retry_after`: seconds until the next request is let pass."""
+        """`retry_after`: seconds until the next request is accepted."""
         super().__init__(message, field=field)
         self.retry_after = retry_after
 
 
 class Unavailable(FoldwiseError):
-    """Something that is needed does not answer now; trying again later can help."""
+    """Something that is needed does not answer; trying again later can help."""
 
     status = 503
     exit_code = EXIT_TRY_AGAIN

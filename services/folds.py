@@ -1,8 +1,8 @@
-"""How clips are split: Leave-One-Subject-Out, subject-independent k-fold, nested in another, and not at all.
+"""Splits clips into folds: Leave-One-Subject-Out, subject-independent k-fold, nested folds, or one fold of all.
 
-A fold tests some subjects and trains on all others, but for those of an outer fold. Subjects are ordered by
-id; k-fold puts the subject at place i into fold i modulo k, the rule of the ten CK+ subsets the paper compares
-on (section 4.1).
+A fold tests some subjects and trains on all others except those of an outer fold. Subjects are sorted by id;
+k-fold puts subject i (from 0) into fold i modulo k, the rule of the ten CK+ subsets that the paper compares on
+(section 4.1).
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class Clip:
 
 @dataclass(frozen=True, kw_only=True)
 class Fold:
-    """One fold: the clips it tests. What it trains on, `train_clips` says."""
+    """One fold and the clips it tests; `train_clips` gives the clips it trains on."""
 
     index: int
     name: str
-    """The subject left out, or `fold 3 of 10`."""
+    """The left-out subject, or text such as `fold 3 of 10`."""
 
     subjects: tuple[str, ...]
     test_clips: tuple[str, ...]
@@ -43,21 +43,21 @@ class OuterFold(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     k: int = Field(ge=2, le=1000)
-    fold: int = Field(ge=0, description="from 0")
+    fold: int = Field(ge=0, description="index, from 0")
 
     @model_validator(mode="after")
     def _is_one_of_them(self) -> OuterFold:
         if self.fold >= self.k:
-            raise ValueError(f"fold is {self.fold}; of {self.k} folds the last is {self.k - 1}")
+            raise ValueError(f"fold is {self.fold}; with k = {self.k} the last fold is {self.k - 1}")
         return self
 
 
 class LeaveOneSubjectOut(BaseModel):
-    """As many folds as subjects."""
+    """One fold for each subject."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     kind: Literal["loso"] = "loso"
-    outer: OuterFold | None = Field(None, description="whose subjects are neither trained on nor tested")
+    outer: OuterFold | None = Field(None, description="its subjects are neither trained on nor tested")
 
 
 class KFold(BaseModel):
@@ -66,13 +66,13 @@ class KFold(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     kind: Literal["kfold"] = "kfold"
     k: int = Field(10, ge=2, le=1000)
-    outer: OuterFold | None = Field(None, description="whose subjects are neither trained on nor tested")
+    outer: OuterFold | None = Field(None, description="its subjects are neither trained on nor tested")
 
 
 class HeldOut(BaseModel):
-    """One fold that tests the subjects of an outer fold, after its last epoch, and trains on all others.
+    """One fold that trains on all subjects except those of an outer fold, and tests those after the last epoch.
 
-    It measures what was selected without them.
+    It measures a configuration that was selected without them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -81,9 +81,9 @@ class HeldOut(BaseModel):
 
 
 class AllClips(BaseModel):
-    """One fold that trains on all clips, for a model to take away, and is tested on the same clips.
+    """One fold that trains a final model on all clips and tests it on the same clips.
 
-    What it gets right there says whether it has learnt them, and nothing about other people.
+    Its accuracy shows whether it has learnt them, and nothing about other people.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -115,13 +115,13 @@ def make_folds(clips: Sequence[Clip], protocol: SplitProtocol) -> tuple[Fold, ..
     inner = [subject for subject in subjects if subject not in left_out]
     k = len(inner) if isinstance(protocol, LeaveOneSubjectOut) else protocol.k
     if len(inner) < max(2, k):
-        there = f"{len(inner)} outside the outer fold" if left_out else f"{len(inner)}"
+        available = f"{len(inner)} outside the outer fold" if left_out else f"{len(inner)}"
         raise InvalidInput(
-            f"{max(2, k)} folds need at least as many subjects, the cache has {there}; "
+            f"{max(2, k)} folds need at least as many subjects, the cache has {available}; "
             "choose a smaller k or a larger dataset",
             field="protocol",
         )
-    fold_of = {subject: place % k for place, subject in enumerate(inner)}
+    fold_of = {subject: position % k for position, subject in enumerate(inner)}
     folds = []
     for index in range(k):
         members = tuple(subject for subject in inner if fold_of[subject] == index)
@@ -133,7 +133,7 @@ def make_folds(clips: Sequence[Clip], protocol: SplitProtocol) -> tuple[Fold, ..
 
 
 def outer_subjects(clips: Iterable[Clip], outer: OuterFold | None) -> frozenset[str]:
-    """The subjects of an outer fold: those that `KFold` with its k puts there. None has none.
+    """The subjects of an outer fold: those that `KFold` with the same k puts into it; empty for None.
 
     Raises:
         InvalidInput: fewer subjects than outer folds.
@@ -162,7 +162,7 @@ def check_folds(clips: Sequence[Clip], folds: Sequence[Fold]) -> None:
     """Check that every clip is tested exactly once and that no subject is split.
 
     Raises:
-        InvalidInput: a clip id stands twice, a clip is tested never or twice, or a subject leaks.
+        InvalidInput: a clip id is duplicated, a clip is tested never or twice, or a subject is in two folds.
     """
     subject_of = {clip.clip_id: clip.subject for clip in clips}
     if len(subject_of) != len(clips):
@@ -184,7 +184,7 @@ def check_folds(clips: Sequence[Clip], folds: Sequence[Fold]) -> None:
 
 
 def protocol_words(protocol: SplitProtocol, folds: int) -> str:
-    """A protocol of so many folds in a few words."""
+    """Describe a protocol with this number of folds in a few words."""
     if isinstance(protocol, AllClips):
         return "all clips in one fold, tested on what it trains on"
     if isinstance(protocol, HeldOut):
@@ -199,5 +199,5 @@ def protocol_words(protocol: SplitProtocol, folds: int) -> str:
 
 
 def split_hash(folds: Sequence[Fold]) -> str:
-    """SHA-256 over which clips each fold tests: two results pair only where it is equal."""
+    """SHA-256 of the test clips of each fold, in hex; two results can be paired only if it is equal."""
     return sha256_of([[fold.index, list(fold.test_clips)] for fold in folds])

@@ -1,6 +1,6 @@
 """The grid of a search space: every combination of its parameters' values, each with an index from 0.
 
-The last parameter of the space changes fastest, as in `itertools.product`; no grid is ever held as a whole.
+The last parameter of the space changes fastest, as in `itertools.product`; the grid is never stored as a whole.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from services.search_space import PARAMETERS, ParameterValue, Range, SearchSpace
 from services.seeds import derive_seed
 
 Axes = Mapping[str, tuple[ParameterValue, ...]]
-"""The values of each parameter that the grid combines."""
+"""The values that the grid combines, by parameter."""
 
 
 def grid_axes(space: SearchSpace, points: Mapping[str, int]) -> Axes:
-    """A parameter's options, or as many values of its range as `points` says, both ends included.
+    """The values of each parameter: its options, or `points` values of its range, both ends included.
 
-    A range of whole numbers, or one whose values are equal once rounded, may have fewer.
+    A range has fewer values if some are equal after rounding.
 
     Raises:
-        InvalidInput: a range has no number of points, or something else than a range has.
+        InvalidInput: `points` lacks a range, or names something else.
     """
     ranges = {name for name, domain in space.items() if isinstance(domain, Range)}
     if wrong := sorted(set(points) - ranges):
@@ -35,14 +35,14 @@ def grid_axes(space: SearchSpace, points: Mapping[str, int]) -> Axes:
             axes[name] = _spread(name, domain, points[name])
         else:
             raise InvalidInput(
-                f"space.{name} is a range and a grid wants values; give sampler.points.{name} or options",
+                f"space.{name} is a range, but a grid needs values; give sampler.points.{name} or options",
                 field=f"space.{name}",
             )
     return axes
 
 
 def grid_size(axes: Axes) -> int:
-    """How many configurations the grid has."""
+    """Number of configurations in the grid."""
     return math.prod(len(values) for values in axes.values())
 
 
@@ -56,8 +56,8 @@ def configuration(axes: Axes, index: int) -> dict[str, ParameterValue]:
 
 
 def shuffled(size: int, seed: int) -> Iterator[int]:
-    """0 to `size` - 1 in an order that follows from the seed; takes memory only for what was drawn."""
-    # Fisher and Yates, with what was moved in a mapping instead of everything in a list.
+    """Yield 0 to `size` - 1 in an order that depends only on the seed; memory grows with the numbers drawn."""
+    # Fisher-Yates with a mapping of the moved numbers instead of a list of all.
     moved: dict[int, int] = {}
     for index in range(size):
         other = index + derive_seed("grid", seed, index) % (size - index)
@@ -67,7 +67,7 @@ def shuffled(size: int, seed: int) -> Iterator[int]:
 
 
 def _spread(name: str, domain: Range, points: int) -> tuple[ParameterValue, ...]:
-    alone = SearchSpace.model_validate({name: domain})
+    single = SearchSpace.model_validate({name: domain})
     whole = PARAMETERS[name].annotation is int
     values: dict[ParameterValue, None] = {}
     for step in range(points):
@@ -77,7 +77,7 @@ def _spread(name: str, domain: Range, points: int) -> tuple[ParameterValue, ...]
             if domain.log
             else domain.low + (domain.high - domain.low) * share
         )
-        # The last power can end a bit beyond the range.
+        # Rounding can put the last power slightly outside the range.
         inside = min(max(value, domain.low), domain.high)
-        values[alone.canonicalize({name: round(inside) if whole else inside})[name]] = None
+        values[single.canonicalize({name: round(inside) if whole else inside})[name]] = None
     return tuple(values)

@@ -1,8 +1,8 @@
-"""Structured logs: one line per event, readable as it is in `kubectl logs`.
+"""Structured logs: one line per event, readable in `kubectl logs`.
 
     2026-11-22T17:40:01Z info     fold_done            study=demo trial=3 fold=2/5 correct=11/14
 
-`FOLDWISE_LOG=json` writes the same as one JSON object per line. Event names are stable.
+`FOLDWISE_LOG=json` writes one JSON object per line instead. Event names are stable.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import structlog
 
 
 def configure_logs() -> None:
-    """Send structlog's events, and warnings of libraries, to standard output, one line each."""
+    """Send structlog's events and the warnings of libraries to standard output, one line each."""
     as_json = os.environ.get("FOLDWISE_LOG", "text") == "json"
     renderer: structlog.types.Processor = (
         structlog.processors.JSONRenderer()

@@ -1,4 +1,4 @@
-"""What goes with a trained model: where it comes from, how good it is, what it is for."""
+"""The card of a trained model: its origin, its scores and its intended use."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from services.search_space import Hyperparameters, title_of
 
 
 class ModelCard(Contract):
-    """What a model is and what it was trained on."""
+    """A trained model, and what it was trained on."""
 
     id: ModelId
     sha256: str = Field(description="of the weights file")
@@ -33,7 +33,7 @@ class ModelCard(Contract):
     clips: int
     class_counts: dict[str, int] = Field(default_factory=dict, description="clips of each class")
     subjects: int | None = None
-    channels: int = Field(1, description="of its clips: 1 for gray, 3 for colour (red, green, blue)")
+    channels: int = Field(1, description="of its clips: 1 (gray) or 3 (red, green, blue)")
     preprocessing: dict[str, Any] = Field(
         default_factory=dict, description="settings of the clip cache: detector, box, CLAHE"
     )
@@ -44,7 +44,9 @@ class ModelCard(Contract):
     training_accuracy: FiniteFloat | None = Field(
         None, description="after the last epoch, on the clips it was trained on"
     )
-    cross_validated: CrossValidated | None = Field(None, description="how the configuration did before")
+    cross_validated: CrossValidated | None = Field(
+        None, description="cross-validated scores of its configuration"
+    )
     provenance: Provenance | None = None
 
 
@@ -54,10 +56,10 @@ def describe(
     """The fields of a card that follow from how a model was trained.
 
     Args:
-        task: what was trained.
-        manifest: of its clip cache.
+        task: the fold that was trained.
+        manifest: manifest of its clip cache.
         labels: true labels of the task's test clips, in their order.
-        result: what came of it.
+        result: result of the fold.
     """
     last = result.epochs[-1]
     right = sum(a == b for a, b in zip(labels, last.predicted, strict=True))
@@ -81,12 +83,12 @@ def describe(
 
 
 def card_text(card: ModelCard) -> str:
-    """The card for people, as Markdown."""
+    """The card as Markdown, for people."""
     return "\n".join(_lines(card)) + "\n"
 
 
 def input_text(card: ModelCard) -> str:
-    """What the network takes, in a sentence or two."""
+    """Describe the input of the network in a sentence or two."""
     training, hp = card.training, card.hyperparameters
     colour = "gray" if card.channels == 1 else "colour (red, green, blue)"
     limit, tiles = clahe_of(card)
@@ -101,7 +103,7 @@ def input_text(card: ModelCard) -> str:
 
 
 def clahe_of(card: ModelCard) -> tuple[float, int]:
-    """Clip limit and tiles on a side of a model's CLAHE."""
+    """Clip limit, and tiles along each side, of a model's CLAHE."""
     settings = card.preprocessing
     return float(settings.get("clahe_clip_limit", 2.0)), int(settings.get("clahe_tiles", 8))
 
@@ -168,8 +170,8 @@ def _scores(card: ModelCard) -> Iterator[str]:
         yield "Not known: its configuration was not cross-validated."
     else:
         yield (
-            f"Its configuration is trial {before.trial} of study {before.study}, the one taken of "
-            f"{before.trials}. In cross-validation ({protocol_words(before.protocol, before.folds)}) it got "
+            f"Its configuration is trial {before.trial} of study {before.study}, chosen from {before.trials} "
+            f"trials. In cross-validation ({protocol_words(before.protocol, before.folds)}) it got "
             f"{before.correct} of {before.clips} clips right:"
         )
         yield ""
@@ -179,7 +181,7 @@ def _scores(card: ModelCard) -> Iterator[str]:
         yield f"| {before.accuracy:.2%} ({low:.2%} to {high:.2%}) | {before.uar:.2%} | {before.uf1:.2%} |"
         yield ""
         yield (
-            f"Split `{before.split_hash}`, seed {before.seed}. These are figures of networks that were each "
+            f"Split `{before.split_hash}`, seed {before.seed}. These are scores of networks that were each "
             "trained without the people they were tested on, not of this one, which has seen them all."
         )
         yield ""
@@ -187,7 +189,7 @@ def _scores(card: ModelCard) -> Iterator[str]:
     if card.training_accuracy is not None:
         yield ""
         yield (
-            f"On the clips it was trained on it gets {card.training_accuracy:.2%} right, which says nothing "
+            f"On the clips it was trained on, its accuracy is {card.training_accuracy:.2%}, which says nothing "
             "about other people."
         )
 
@@ -195,9 +197,9 @@ def _scores(card: ModelCard) -> Iterator[str]:
 def _limits(card: ModelCard) -> Iterator[str]:
     if card.cross_validated is not None:
         yield (
-            "- The figures above are optimistic: the configuration was chosen, and each fold's epoch taken, on "
-            "the clips that they are measured on."
+            "- The scores above are optimistic: the configuration and each fold's epoch were chosen on the "
+            "clips that the scores are measured on."
         )
     yield f"- It knows the people, light and camera of {card.dataset}, and no others."
-    yield "- It always names one of its classes, whatever is shown, a calm face too unless that is among them."
-    yield "- It takes a clip to end at the peak of an expression; elsewhere in a video its label means less."
+    yield "- It always names one of its classes, even if none fits what it is shown, such as a calm face."
+    yield "- It expects clips that end at the peak of an expression; elsewhere in a video its labels mean less."

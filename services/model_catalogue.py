@@ -1,7 +1,7 @@
 """Trained models on a shared volume, by id: a folder with the weights (safetensors) and a card (JSON and text).
 
-A model's id ends with the first digits of its weights' SHA-256, so a name says which bytes are meant. It
-appears by one rename, whole or not at all.
+A model's id ends with the first digits of its weights' SHA-256, so it identifies the bytes. A model appears by
+one rename, complete or not at all.
 """
 
 from __future__ import annotations
@@ -24,19 +24,21 @@ from services.search_space import first_problem
 
 CARD, TEXT, WEIGHTS = "model.json", "README.md", "weights.safetensors"
 ID_DIGITS = 12
+"""Hexadecimal digits of the weights' SHA-256 in an id."""
+
 PARTIAL_PREFIX, RECEIPT_SUFFIX = ".partial-", ".receipt"
 
 
 @dataclass(frozen=True, kw_only=True)
 class StagedModel:
-    """A whole model beside the catalogue, not yet in it."""
+    """A complete model beside the catalogue, not yet published."""
 
     root: Path
     card: ModelCard
     folder: Path
 
     def publish(self) -> None:
-        """Put it into the catalogue, in one step; where the same model is there already, that one stays."""
+        """Move it into the catalogue in one step; if the same model is already there, that one stays."""
         try:
             self.folder.rename(self.root / self.card.id)
         except OSError:
@@ -46,14 +48,14 @@ class StagedModel:
         self._receipt.unlink(missing_ok=True)
 
     def discard(self) -> None:
-        """Remove it."""
+        """Delete it."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self._receipt.unlink(missing_ok=True)
 
     def write_receipt(self, content: bytes) -> None:
-        """Note what decides whether it is published, for others to find if this process dies.
+        """Store what decides whether it is published, so that another process can decide if this one dies.
 
-        The file is for its owner alone.
+        Only the owner can read the file (mode 0600).
         """
         partial = self._receipt.with_suffix(".writing")
         with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
@@ -63,7 +65,7 @@ class StagedModel:
         partial.rename(self._receipt)
 
     def receipt(self) -> bytes:
-        """What `write_receipt` noted."""
+        """The content that `write_receipt` stored."""
         return self._receipt.read_bytes()
 
     @property
@@ -72,23 +74,23 @@ class StagedModel:
 
 
 def model_id(name: str, weights: bytes) -> TrainedModel:
-    """What a model of this name and weights is called."""
+    """Id and hash of a model with this name and these weights."""
     sha256 = hashlib.sha256(weights).hexdigest()
     return TrainedModel(id=f"{name}-{sha256[:ID_DIGITS]}", sha256=sha256)
 
 
 def stage_model(root: Path, name: str, weights: bytes, describe: Mapping[str, object]) -> StagedModel:
-    """Write a model beside the catalogue, whole and on the disk.
+    """Write a model beside the catalogue, complete and flushed to disk.
 
     Args:
-        root: folder of the catalogue, made if missing.
-        name: what the id starts with: lower-case letters, digits and dashes.
-        weights: a safetensors file.
-        describe: the card's fields other than `id` and `sha256`.
+        root: folder of the catalogue; it is created if it does not exist.
+        name: start of the id: lower-case letters, digits and dashes.
+        weights: content of a safetensors file.
+        describe: the card's fields except `id` and `sha256`.
 
     Raises:
-        InvalidInput: the name is no model name.
-        OSError: the disk refused.
+        InvalidInput: the name or a field is invalid.
+        OSError: writing failed.
     """
     try:
         known = model_id(name, weights)
@@ -109,23 +111,26 @@ def stage_model(root: Path, name: str, weights: bytes, describe: Mapping[str, ob
 
 
 def staged_models(root: Path) -> list[StagedModel]:
-    """Models beside the catalogue that have a receipt: their process died, or is about to decide on them."""
+    """Models beside the catalogue that have a receipt: their process died, or is still deciding."""
     found = []
     for receipt in sorted(root.glob(f"{PARTIAL_PREFIX}*{RECEIPT_SUFFIX}")):
         folder = receipt.with_name(receipt.name.removesuffix(RECEIPT_SUFFIX))
         try:
             found.append(StagedModel(root=root, card=_card(folder), folder=folder))
         except (OSError, ValueError):
-            # Published or discarded; the receipt was to go next.
+            # Published or discarded; only the receipt is left.
             receipt.unlink(missing_ok=True)
     return found
 
 
 def add_model(root: Path, name: str, weights: bytes, describe: Mapping[str, object]) -> ModelCard:
-    """Put a model into the catalogue, in one step; the same model again changes nothing.
+    """Put a model into the catalogue in one step; adding the same model again changes nothing.
+
+    Args:
+        root, name, weights, describe: as for `stage_model`.
 
     Raises:
-        InvalidInput, OSError: as `stage_model`.
+        InvalidInput, OSError: as for `stage_model`.
     """
     staged = stage_model(root, name, weights, describe)
     staged.publish()
@@ -133,7 +138,7 @@ def add_model(root: Path, name: str, weights: bytes, describe: Mapping[str, obje
 
 
 def list_models(root: Path) -> list[ModelCard]:
-    """Cards of all models, by id; a folder without a readable card is left out."""
+    """Cards of all models, sorted by id, without folders that have no readable card."""
     cards = []
     for folder in sorted(root.glob("[!.]*")):
         try:
@@ -165,9 +170,10 @@ def find_model(root: Path, model_id: str, *, by_beginning: bool = False) -> Mode
 
 
 def check_other_dataset(card: ModelCard, dataset: str) -> None:
-    """Refuse a model that has seen the subjects it would be tested on.
+    """Reject a model that has seen the subjects it would be tested on.
 
-    By the dataset's name: the same set prepared otherwise has another fingerprint and the same faces.
+    Datasets are compared by name: the same set, preprocessed differently, has another fingerprint but the same
+    faces.
 
     Raises:
         InvalidInput: the model was trained on `dataset`.
@@ -184,7 +190,7 @@ def read_weights(root: Path, card: ModelCard) -> bytes:
     """The weights file of a model.
 
     Raises:
-        CacheMismatch: the file is missing, or not the one its card names.
+        CacheMismatch: the file is missing, or its SHA-256 is not that of the card.
     """
     file = root / card.id / WEIGHTS
     try:

@@ -1,4 +1,4 @@
-"""What is running: the git revision and image digest that a result is stored with."""
+"""The git revision and image digest of the running code, which are stored with a result."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import os
 
 
 def running_revision() -> str | None:
-    """`FOLDWISE_REVISION`, set when an image is built, and `FOLDWISE_IMAGE_DIGEST`, set where it is run.
+    """`FOLDWISE_REVISION`, set when an image is built, and `FOLDWISE_IMAGE_DIGEST`, set when it is run.
 
-    Joined by `@`, as in `1f0c9d2@sha256:...`; None where neither is set.
+    They are joined by `@`, as in `1f0c9d2@sha256:...`; None if neither is set.
     """
     known = [os.environ.get("FOLDWISE_REVISION"), os.environ.get("FOLDWISE_IMAGE_DIGEST")]
     return "@".join(part for part in known if part) or None

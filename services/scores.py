@@ -28,21 +28,21 @@ def accuracy(counts: Counts) -> float:
 
 
 def unweighted_average_recall(counts: Counts) -> float:
-    """Mean recall over the classes that occur (UAR)."""
+    """Mean recall over the classes that occur (UAR); 0.0 if none does."""
     per_class = counts.sum(axis=1)
     present = per_class > 0
     return float(np.mean(np.diag(counts)[present] / per_class[present])) if present.any() else 0.0
 
 
 def unweighted_f1(counts: Counts) -> float:
-    """Mean F1 over the classes that occur (UF1)."""
+    """Mean F1 over the classes that occur (UF1); 0.0 if none does."""
     present = counts.sum(axis=1) > 0
     both = counts.sum(axis=1) + counts.sum(axis=0)
     return float(np.mean(2 * np.diag(counts)[present] / both[present])) if present.any() else 0.0
 
 
 def best_epoch(labels: Sequence[int], epochs: Sequence[Sequence[int]]) -> tuple[int, int]:
-    """The earliest epoch (from 0) with the most correct clips, and how many those are.
+    """The earliest epoch (from 0) with the most correct clips, and their number.
 
     The paper reports "the results of the best epoch" (section 3.1), read as: per fold.
 
@@ -57,12 +57,12 @@ def best_epoch(labels: Sequence[int], epochs: Sequence[Sequence[int]]) -> tuple[
 
 
 def best_common_epoch(correct: Sequence[Sequence[int]]) -> tuple[int, int]:
-    """The earliest epoch (from 0) at which all folds together have the most correct clips, and how many.
+    """The earliest epoch (from 0) at which all folds together have the most correct clips, and their number.
 
     Another reading of "the best epoch": one for all folds. All folds must have run the same epochs.
 
     Args:
-        correct: for each fold its correct clips after each epoch.
+        correct: for each fold the number of correct clips after each epoch.
 
     Raises:
         ValueError: no folds, or folds of different lengths.
@@ -75,31 +75,34 @@ def best_common_epoch(correct: Sequence[Sequence[int]]) -> tuple[int, int]:
 
 
 def needed_correct(threshold: float, clips: int) -> int:
-    """How many of `clips` must be right to reach an accuracy of `threshold`, exactly.
+    """The exact number of `clips` that must be correct for an accuracy of `threshold` (0 to 1).
 
-    The decimal that was written counts, not its binary neighbour: 96.5 % of 327 needs 316.
+    The decimal as it was written counts, not its binary approximation: 96.5 % of 327 clips are 316.
     """
     return math.ceil(Fraction(repr(threshold)) * clips)
 
 
-def best_reachable(counts: Counts, to_come: Sequence[int], metric: Literal["uar", "uf1"]) -> Fraction:
-    """The highest UAR or UF1 that clips still to come can lead to, exactly: that with every one of them right.
+def best_reachable(counts: Counts, remaining: Sequence[int], metric: Literal["uar", "uf1"]) -> Fraction:
+    """The highest UAR or UF1 that the remaining clips can lead to, exactly: the one with all of them correct.
 
-    Take a class with n true clips in all. Of the clips counted t are right in it and p >= t assigned to it; of
-    those to come x are right in it and q >= x assigned to it. Its recall is (t + x) / n. Its F1 is
-    2 (t + x) / (n + p + q), at most 2 (t + x) / (n + p + x). Both rise with x, the latter because t < n + p.
-    Every clip right makes x as large as it can be, with q = x, in every class at once, so no mean over the
-    classes is higher.
+    Take a class with n true clips in total. Among the counted clips, t are correct in it and p >= t are
+    predicted as it; among the remaining clips, x are correct in it and q >= x are predicted as it. Its recall
+    is (t + x) / n. Its F1 is 2 (t + x) / (n + p + q), at most 2 (t + x) / (n + p + x). Both rise with x, the
+    latter because t < n + p. If every remaining clip is correct, x is as large as possible and q = x, in every
+    class at once, so no mean over the classes is higher.
 
     Args:
-        counts: confusion counts so far.
-        to_come: for each class, how many clips of it are still to come.
+        counts: confusion counts so far, int64, classes x classes.
+        remaining: number of remaining clips of each class.
+        metric: which of the two scores.
     """
     values = []
-    for label, coming in enumerate(to_come):
-        right = int(counts[label, label]) + coming
+    for label, coming in enumerate(remaining):
+        correct = int(counts[label, label]) + coming
         true = int(counts[label].sum()) + coming
-        assigned = int(counts[:, label].sum()) + coming
+        predicted = int(counts[:, label].sum()) + coming
         if true:
-            values.append(Fraction(right, true) if metric == "uar" else Fraction(2 * right, true + assigned))
+            values.append(
+                Fraction(correct, true) if metric == "uar" else Fraction(2 * correct, true + predicted)
+            )
     return sum(values, start=Fraction(0)) / len(values) if values else Fraction(0)

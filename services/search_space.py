@@ -1,4 +1,4 @@
-"""What is searched: the ten hyper-parameters of the paper's Table 1, and spaces that users define.
+"""Search spaces: the ten hyper-parameters of the paper's Table 1, and spaces that users define.
 
 A space is a mapping from a parameter to its options (a list) or its range (`low`, `high`), in JSON or YAML:
 
@@ -6,7 +6,7 @@ A space is a mapping from a parameter to its options (a list) or its range (`low
     dropout: {low: 0.0, high: 0.5}
     learning_rate: {low: 0.00001, high: 0.001, log: true}
 
-A parameter that a space leaves out keeps its default: for the ten of Table 1 the paper's best configuration
+A parameter that is not in a space keeps its default: for the ten of Table 1 the paper's best configuration
 on CK+ (Table 2), for the others the study's `training` settings.
 """
 
@@ -38,8 +38,8 @@ ParameterValue = bool | int | float | str
 Value = StrictBool | StrictInt | StrictFloat | StrictStr
 
 FLOAT_DIGITS = 4
-"""Dropout is rounded to so many decimals (paper: 0.2511), other floats to so many significant digits: equal
-folds can then be recognised."""
+"""Decimals of dropout (paper: 0.2511), and significant digits of other floats; rounding lets equal folds be
+recognised."""
 
 
 class Hyperparameters(BaseModel):
@@ -60,16 +60,16 @@ class Hyperparameters(BaseModel):
 
 
 class TunableSettings(BaseModel):
-    """The settings beyond Table 1 that a space may also search; elsewhere they are fixed for a study."""
+    """Settings beyond Table 1 that a space may also search; otherwise they are fixed for a study."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    width: int = Field(
-        64, ge=1, le=256, title="Width", description="filters of the first group; 64 is the paper"
+    width: int = Field(64, ge=1, le=256, title="Width", description="filters of the first group (paper: 64)")
+    batch_size: int = Field(
+        30, ge=2, le=4096, title="Batch size", description="clips per batch; batch norm needs two"
     )
-    batch_size: int = Field(30, ge=2, le=4096, title="Batch size", description="batch norm needs two clips")
     learning_rate: float = Field(1e-4, gt=0.0, le=1.0, title="Learning rate")
-    epochs: int = Field(16, ge=1, le=1000, title="Epochs", description="training epochs at most, per fold")
+    epochs: int = Field(16, ge=1, le=1000, title="Epochs", description="maximum training epochs per fold")
     bn_momentum: float = Field(0.1, gt=0.0, le=1.0, title="BN momentum")
 
 
@@ -87,7 +87,7 @@ class Range(BaseModel):
         if not self.low < self.high:
             raise ValueError(f"low ({self.low}) must be below high ({self.high})")
         if self.log and self.low <= 0:
-            raise ValueError(f"low ({self.low}) must be above 0 where log is true")
+            raise ValueError(f"low ({self.low}) must be above 0 if log is true")
         return self
 
 
@@ -99,7 +99,7 @@ class SearchSpace(RootModel[dict[str, tuple[Value, ...] | Range]]):
     @field_validator("root", mode="before")
     @classmethod
     def _well_formed(cls, root: Any) -> Any:
-        # Said here by name and value: a union's own errors speak of the branch that was not meant.
+        # Checked here, to name parameter and value: pydantic's errors for a union describe the wrong branch.
         for name, domain in root.items() if isinstance(root, Mapping) else ():
             if isinstance(domain, Mapping):
                 try:
@@ -133,7 +133,7 @@ class SearchSpace(RootModel[dict[str, tuple[Value, ...] | Range]]):
                 for index, option in enumerate(domain):
                     check_value(name, option)
                     if option in domain[:index]:
-                        raise ValueError(f"{name} names the option {option!r} twice")
+                        raise ValueError(f"{name} lists the option {option!r} twice; remove one")
         return root
 
     def items(self) -> Iterator[tuple[str, tuple[Value, ...] | Range]]:
@@ -144,7 +144,7 @@ class SearchSpace(RootModel[dict[str, tuple[Value, ...] | Range]]):
         return len(self.root)
 
     def canonicalize(self, parameters: Mapping[str, Any]) -> dict[str, ParameterValue]:
-        """The parameters as they are stored and trained: in order, floats rounded, whole numbers as int.
+        """The parameters as they are stored and trained: in the space's order, rounded, whole numbers as int.
 
         Raises:
             InvalidInput: a parameter is missing, unknown or outside its domain.
@@ -208,10 +208,14 @@ def load_space(path: Path) -> SearchSpace:
 
 
 def check_value(name: str, value: Any) -> None:
-    """Raise ValueError, naming the parameter and what it takes, if `value` is not a value of it."""
+    """Check that the parameter can have this value.
+
+    Raises:
+        ValueError: it cannot; the message names the parameter and its possible values.
+    """
     options = getattr(PARAMETERS[name].annotation, "__args__", None)
     if options:
-        # By type too: to Python, True and 1.0 equal 1.
+        # Types are compared too, because True and 1.0 equal 1 in Python.
         if not any(value == option and type(value) is type(option) for option in options):
             raise ValueError(f"unknown option {value!r} of {name}; known are {', '.join(map(str, options))}")
         return
@@ -259,7 +263,7 @@ def _in_range(name: str, value: Any, domain: Range) -> int | float | None:
 
 
 def _round(name: str, value: float, domain: Range) -> float:
-    # Four decimals are dropout's; 0.00012345 as a learning rate would become 0.0001.
+    # Decimals only for dropout: a learning rate of 0.00012345 would become 0.0001.
     by_decimals = name == "dropout"
     rounded = round(value, FLOAT_DIGITS) if by_decimals else float(f"{value:.{FLOAT_DIGITS}g}")
     return min(max(rounded, domain.low), domain.high)

@@ -1,4 +1,4 @@
-"""Seeds that follow from what they are for, so that nobody has to store or pass a random state."""
+"""Seeds derived from what they are used for, so that no random state has to be stored or passed."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ def canonical_json(value: Any) -> str:
     """JSON with sorted keys and no spaces: equal values give equal text.
 
     Raises:
-        ValueError: a float is not finite; JSON has no word for it.
+        ValueError: a float is not finite, which JSON cannot express.
     """
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
 def sha256_of(value: Any) -> str:
-    """SHA-256 in hex of a value's canonical JSON."""
+    """SHA-256 of a value's canonical JSON, in hex."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 

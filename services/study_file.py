@@ -1,7 +1,7 @@
-"""A study as a file: JSON lines, first the study, then its trials in order of their numbers.
+"""A study as a file of JSON lines: first the study, then its trials, ordered by number.
 
-A line is one of these types. Leases are no part of it: they say how a coordinator came by a result, and fence
-nothing anywhere else. Times are when things happened there.
+A line is one of these types. Leases are not exported, because they matter only to the coordinator that granted
+them. Times are those of that coordinator.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from services.contracts import (
 from services.search_space import ParameterValue
 
 FORMAT: Literal["foldwise-study/1"] = "foldwise-study/1"
-"""Raised when a line's meaning changes; a coordinator reads its own format alone."""
+"""It is increased when the meaning of a line changes; a coordinator reads only its own format."""
 
 MAX_LINE_BYTES = 64 * 2**20
-"""A trial with all predictions of all its folds and epochs; the paper's largest takes about one MiB."""
+"""Maximum bytes of a line; the paper's largest trial, with all predictions, takes about one MiB."""
 
 Text = Annotated[str, Field(min_length=1, max_length=200, pattern=PRINTABLE)]
 Reason = Annotated[str, Field(max_length=2000, pattern=PRINTABLE)]
@@ -33,7 +33,7 @@ Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class FoldLine(Contract):
-    """Which clips a fold tests, and their true labels."""
+    """The test clips of a fold, and their true labels."""
 
     name: Text
     clip_ids: tuple[Text, ...] = Field(min_length=1)
@@ -67,7 +67,7 @@ class StudyLine(Contract):
     fingerprint: Hash
     classes: tuple[Text, ...] = Field(min_length=1)
     split_hash: Hash
-    fold_order: tuple[int, ...] | None = Field(None, description="learnt from its first complete trials")
+    fold_order: tuple[int, ...] | None = Field(None, description="order learnt from the first complete trials")
     folds: tuple[FoldLine, ...] = Field(min_length=1, max_length=10_000)
     enqueued: tuple[EnqueuedLine, ...]
     inherited: tuple[InheritedLine, ...]
@@ -88,21 +88,21 @@ class ResultLine(Contract):
 
 
 class ReusedLine(Contract):
-    """The result of a fold that was not run: the same as that of a trial with equal parameters."""
+    """The result of a fold that was not run, reused from a trial with equal parameters."""
 
     reused_from: int = Field(ge=0, description="number of the trial that ran it")
     received_at: AwareDatetime
 
 
 class TrialFoldLine(Contract):
-    """A fold of a trial; done exactly where it has a result."""
+    """A fold of a trial; it is done if and only if it has a result."""
 
     state: Literal[FoldState.PENDING, FoldState.DONE, FoldState.FAILED]
     result: ResultLine | ReusedLine | None
 
 
 class TrialLine(Contract):
-    """Each of the other lines."""
+    """A trial: each line after the first."""
 
     number: int
     parameters: dict[str, ParameterValue]

@@ -163,7 +163,7 @@ def test_a_cache_root_that_cannot_be_written_to_is_told(tree: Path, tmp_path: Pa
 def test_a_second_run_beside_the_first_is_told_to_wait(tree: Path, whole: Outcome, tmp_path: Path) -> None:
     with (
         sole_writer(tmp_path, "ckplus", whole.manifest.fingerprint),
-        pytest.raises(Unavailable, match="another process makes the clip cache"),
+        pytest.raises(Unavailable, match="another process is making the clip cache"),
     ):
         run(tree, tmp_path)
     assert content(run(tree, tmp_path).folder) == content(whole.folder)

@@ -157,7 +157,7 @@ def test_what_an_outer_fold_measures_has_no_part_in_choosing(
 
 
 def test_an_outer_fold_must_be_one_of_them_and_leave_enough_subjects() -> None:
-    with pytest.raises(ValidationError, match="of 3 folds the last is 2"):
+    with pytest.raises(ValidationError, match="with k = 3 the last fold is 2"):
         OuterFold(k=3, fold=3)
     with pytest.raises(InvalidInput, match=r"6 outer folds need .* the cache has 5") as refused:
         make_folds(CLIPS, HeldOut(outer=OuterFold(k=6, fold=0)))
