@@ -1,4 +1,4 @@
-"""HTTP to a coordinator, for workers, the command line and people's own programs.
+"""REST calls to a coordinator as contract types, for workers, the command line and users' own programs.
 
-May not live here: console output, files of this machine, a database; anything but REST calls as contract types.
+Not allowed here: console output, files of this machine, a database.
 """
