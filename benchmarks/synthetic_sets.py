@@ -58,8 +58,8 @@ from services.folds import KFold, make_folds, split_hash
 from services.search_space import Hyperparameters
 from services.seeds import sha256_of
 from worker.training.device import choose_device, keep_freed_memory
-from worker.training.engine import Engine
 from worker.training.fit import run_fold
+from worker.training.training_device import TrainingDevice
 
 SETS = [("ckplus", False), ("ckplus", True), ("oulu-casia", True), ("oulu-casia", False)]
 DIFFICULTIES = (0.0, 0.5, 1.0)
@@ -241,7 +241,7 @@ def run_one(folder: Path, settings: TrainingSettings, k: int, index: int, seed: 
         seed=seed,
         study_seed=seed,
     )
-    result = run_fold(task, cache, Engine(device), revision=None, on_step=lambda _: None)
+    result = run_fold(task, cache, TrainingDevice(device), revision=None, on_step=lambda _: None)
     truth = [label_of[clip] for clip in fold.test_clips]
     right = [
         sum(one == other for one, other in zip(epoch.predicted, truth, strict=True))

@@ -48,15 +48,16 @@ from services.clip_cache import open_cache
 from services.contracts import ComputePlan, Economies, FoldTask, TrainingSettings
 from services.errors import FoldwiseError, PlanNotSound
 from services.folds import LeaveOneSubjectOut, make_folds, split_hash
+from services.model_config import ModelConfig
 from services.presets import CKPLUS_AUGMENTATION
 from services.scores import best_epoch
 from services.search_space import Hyperparameters
 from worker.training.costs import training_flops
 from worker.training.device import choose_device, device_name, keep_freed_memory, synchronize
-from worker.training.engine import Engine
 from worker.training.fit import Progress, run_fold
-from worker.training.network import build_for
+from worker.training.model import build_model
 from worker.training.precision import arithmetic, possible_plans
+from worker.training.training_device import TrainingDevice
 
 FP32 = ComputePlan()
 
@@ -110,7 +111,7 @@ class EnoughSteps(Exception):
 
 # --- In the processes -------------------------------------------------------------------------------------
 
-_engines: dict[str, Engine] = {}
+_devices: dict[str, TrainingDevice] = {}
 
 
 def naive_steps(bench: Bench, steps: int) -> list[float]:
@@ -147,7 +148,7 @@ def our_steps(bench: Bench, plan: ComputePlan, steps: int) -> list[float]:
     ticks: list[float] = []
 
     def tick(_: Progress) -> None:
-        synchronize(_engine(bench).device)
+        synchronize(_training_device(bench).torch_device)
         ticks.append(time.perf_counter())
         if len(ticks) == steps + 2:
             raise EnoughSteps
@@ -207,25 +208,26 @@ def matrix_product(bench: Bench, plan: ComputePlan) -> float:
 
 def useful_flops(bench: Bench) -> int:
     """Operations that a gray clip needs: one channel, padding not counted."""
-    model = build_for(bench.task(FP32, 0), torch.device("meta"))
+    with torch.device("meta"):
+        model = build_model(ModelConfig.of_task(bench.task(FP32, 0)))
     return training_flops(model, channels=1, count_padding=False)
 
 
 def _run_ours(
     bench: Bench, plan: ComputePlan, seed: int, tick: Callable[[Progress], None]
 ) -> list[tuple[int, ...]]:
-    task, engine = bench.task(plan, seed), _engine(bench)
+    task, device = bench.task(plan, seed), _training_device(bench)
     cache = open_cache(bench.cache, verify=False)
-    result = run_fold(task, cache, engine, revision=None, on_step=tick)
+    result = run_fold(task, cache, device, revision=None, on_step=tick)
     return [epoch.predicted for epoch in result.epochs]
 
 
-def _engine(bench: Bench) -> Engine:
-    if bench.device not in _engines:
+def _training_device(bench: Bench) -> TrainingDevice:
+    if bench.device not in _devices:
         if choose_device(bench.device).type == "cpu":
             keep_freed_memory()
-        _engines[bench.device] = Engine(choose_device(bench.device))
-    return _engines[bench.device]
+        _devices[bench.device] = TrainingDevice(choose_device(bench.device))
+    return _devices[bench.device]
 
 
 def _differences(ticks: list[float]) -> list[float]:

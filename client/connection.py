@@ -1,4 +1,4 @@
-"""One coordinator and one token over HTTP: retries with jitter, and errors as our classes."""
+"""HTTP to one coordinator with one token: retries with jitter, and errors as foldwise's classes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ import httpx
 import structlog
 from pydantic import BaseModel, ValidationError
 
-from services.contracts import (
-    Problem,
-)
+from services.contracts import Problem
 from services.errors import (
     CacheMismatch,
     Conflict,
@@ -35,26 +33,21 @@ from services.errors import (
 
 log = structlog.get_logger()
 
-
 Answer = TypeVar("Answer", bound=BaseModel)
 
-
 Token = str | Callable[[], str]
-"""A token, or what reads it anew for every request: Kubernetes replaces a pod's within the hour."""
-
+"""A token, or a function that reads it for every request: Kubernetes replaces a pod's token within the hour."""
 
 LONG_POLL_SECONDS = 20.0
-
+"""Maximum seconds that the coordinator keeps a claim open until there is a fold."""
 
 CHUNK_BYTES = 2**16
-
+"""Bytes of an uploaded file that are read and sent at a time."""
 
 JSON_LINES = {"Content-Type": "application/jsonl"}
 
-
 STREAM_TIMEOUT = httpx.Timeout(600, connect=5)
-"""A large study takes minutes to be checked and stored before the answer comes."""
-
+"""Seconds to wait for data of an upload or download: checking and storing a large study takes minutes."""
 
 _ERRORS: tuple[type[FoldwiseError], ...] = (
     CacheMismatch,
@@ -72,22 +65,29 @@ _ERRORS: tuple[type[FoldwiseError], ...] = (
     WorkerDrained,
 )
 
+_RETRIED_STATUSES = {429, 500, 502, 503, 504}
 
-_TRY_AGAIN = {429, 500, 502, 503, 504}
-
-
-_FAILURES_ALLOWED = 5
+_MAX_SERVER_ERRORS = 5
+"""Answers with status 500 to one call after which it is not retried again."""
 
 
 class Connection:
-    """One coordinator and one token: JSON in, JSON out, errors as our classes. Safe to share by threads."""
+    """One coordinator and one token: JSON in, JSON out, errors as foldwise's classes. Threads can share it."""
 
     def __init__(
         self, url: str, token: Token, *, give_up_after: float, pause: Callable[[float], None] = time.sleep
     ) -> None:
-        """`give_up_after`: seconds to go on trying while the coordinator does not answer.
+        """Open no connection yet.
 
-        `pause` waits so many seconds between two tries; what it raises ends the call.
+        Args:
+            url: address of the coordinator, without `/api`.
+            token: sent with every request.
+            give_up_after: seconds to retry a call while the coordinator does not answer.
+            pause: waits a number of seconds between two attempts; an exception from it ends the call.
+
+        Raises:
+            InvalidInput: the URL is not an address.
+            TokenRefused: the token has characters that cannot be sent.
         """
         self.url = url.rstrip("/")
         self._give_up_after = give_up_after
@@ -97,7 +97,7 @@ class Connection:
         try:
             self._http = httpx.Client(
                 base_url=f"{self.url}/api/v1",
-                # A proxy of the environment has no business between a worker and its coordinator.
+                # Ignore proxies from the environment: they do not belong between worker and coordinator.
                 trust_env=False,
             )
         except httpx.InvalidURL as error:
@@ -124,19 +124,28 @@ class Connection:
         give_up_after: float | None = None,
         timeout: float = LONG_POLL_SECONDS + 10,
     ) -> Any:
-        """The decoded JSON of the answer, or None where it has none.
+        """Send a request, and retry it while the coordinator does not answer.
 
-        A coordinator that does not answer is tried again with growing, jittered pauses; one that fails with
-        a 500 a few times only, and one that asks to wait is waited for. Every call is safe to repeat: a
-        `POST /studies` that was done is a Conflict.
+        Pauses between attempts grow and have jitter. After a status 500 a call is retried only a few times; if
+        the coordinator asks to wait, the call waits. Every call is safe to repeat: a `POST /studies` that
+        succeeded before gives a Conflict.
 
         Args:
+            method: HTTP method.
+            path: below `/api/v1`.
+            body: sent as JSON.
+            params: of the query.
+            headers: in addition to the token and the content type.
+            give_up_after: seconds to retry; None takes the connection's own.
             timeout: seconds to wait for one answer.
 
+        Returns:
+            The decoded JSON of the answer, or None if it has no body.
+
         Raises:
-            Unavailable: it did not answer for `give_up_after` seconds.
-            TooManyRequests: it asks to wait beyond that.
-            InvalidInput: the URL is no address.
+            Unavailable: no answer within `give_up_after` seconds.
+            TooManyRequests: the coordinator asks to wait longer than that.
+            InvalidInput: the URL is not an address.
             FoldwiseError: the class that the coordinator names in its problem.
         """
         limit = self._give_up_after if give_up_after is None else give_up_after
@@ -157,7 +166,7 @@ class Connection:
                     timeout=httpx.Timeout(timeout, connect=5),
                 )
                 failures += response.status_code == HTTPStatus.INTERNAL_SERVER_ERROR
-                if response.status_code not in _TRY_AGAIN or failures >= _FAILURES_ALLOWED:
+                if response.status_code not in _RETRIED_STATUSES or failures >= _MAX_SERVER_ERRORS:
                     return _decode(response)
                 if response.status_code == HTTPStatus.TOO_MANY_REQUESTS:
                     wait += _retry_after(response)
@@ -179,15 +188,15 @@ class Connection:
             pause = min(pause * 2, 10.0)
 
     def download(self, path: str, file: IO[bytes], *, params: Mapping[str, Any] | None = None) -> None:
-        """Write the body of an answer to a file as it comes. Not repeated.
+        """Write the body of an answer to a file as it arrives. Not retried.
 
         Raises:
-            Unavailable: the coordinator does not answer, or broke off.
-            InvalidInput: the URL is no address.
+            Unavailable: the coordinator does not answer, or the connection breaks.
+            InvalidInput: the URL is not an address.
             FoldwiseError: the class that the coordinator names in its problem.
         """
         with (
-            self._unrepeated(),
+            self._without_retries(),
             self._http.stream(
                 "GET", path, params=params, timeout=STREAM_TIMEOUT, headers=self._authorization()
             ) as response,
@@ -200,13 +209,13 @@ class Connection:
                 file.flush()
 
     def upload(self, path: str, file: IO[bytes], *, params: Mapping[str, Any] | None = None) -> Any:
-        """Send a file as the body of a POST; the decoded JSON of the answer. Not repeated.
+        """Send a file as the body of a POST, and decode the JSON of the answer. Not retried.
 
         Raises:
-            As `download`.
+            Unavailable, InvalidInput, FoldwiseError: as `download`.
         """
         chunks = iter(lambda: file.read(CHUNK_BYTES), b"")
-        with self._unrepeated():
+        with self._without_retries():
             return _decode(
                 self._http.post(
                     path,
@@ -218,7 +227,7 @@ class Connection:
             )
 
     @contextmanager
-    def _unrepeated(self) -> Iterator[None]:
+    def _without_retries(self) -> Iterator[None]:
         try:
             yield
         except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
@@ -232,33 +241,35 @@ class Connection:
     def _authorization(self) -> dict[str, str]:
         token = self._token if isinstance(self._token, str) else self._token()
         if not token.isascii():
-            raise TokenRefused("the token has letters that no token of foldwise has; look at FOLDWISE_TOKEN")
+            raise TokenRefused("the token has characters that no foldwise token has; check FOLDWISE_TOKEN")
         return {"Authorization": f"Bearer {token}"}
 
     def _bad_address(self) -> InvalidInput:
-        return InvalidInput(f"{self.url!r} is no address of a coordinator; write http://HOST:PORT", field="url")
+        return InvalidInput(
+            f"{self.url!r} is not the address of a coordinator; write http://HOST:PORT", field="url"
+        )
 
 
 def _retry_after(response: httpx.Response) -> float:
-    """Seconds that the coordinator, or a proxy before it, asks to wait."""
+    """Seconds that the coordinator, or a proxy in front of it, asks to wait."""
     try:
         return max(0.0, float(response.headers.get("Retry-After", "1")))
     except ValueError:
-        # A date, which only proxies send.
+        # Only proxies send a date instead of a number.
         return 1.0
 
 
 def parse(contract: type[Answer], answer: Any) -> Answer:
-    """An answer as the contract it should be.
+    """Validate an answer against its contract.
 
     Raises:
-        FoldwiseError: it is not.
+        FoldwiseError: the answer does not match.
     """
     try:
         return contract.model_validate(answer)
     except ValidationError as error:
         raise FoldwiseError(
-            f"the coordinator's answer is no {contract.__name__}; is it of the same version?"
+            f"the coordinator's answer does not match {contract.__name__}; does it run the same version?"
         ) from error
 
 
@@ -268,13 +279,13 @@ def _decode(response: httpx.Response) -> Any:
             return response.json() if response.content else None
         except ValueError:
             raise FoldwiseError(
-                f"{response.request.url} answered no JSON; is this a foldwise coordinator?"
+                f"{response.request.url} did not answer JSON; is this a foldwise coordinator?"
             ) from None
     try:
         problem = Problem.model_validate_json(response.content)
     except ValidationError:
         raise FoldwiseError(
-            f"{response.request.url} answered {response.status_code}; is this a foldwise coordinator?"
+            f"{response.request.url} answered status {response.status_code}; is this a foldwise coordinator?"
         ) from None
     code = problem.type.rpartition(":")[2]
     known = {kind("").code: kind for kind in _ERRORS}

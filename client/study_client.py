@@ -1,4 +1,4 @@
-"""What people ask a coordinator, as contract types."""
+"""The REST calls about studies, workers, models and tokens, as contract types."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ from services.search_space import ParameterValue
 class StudyClient:
     """The REST calls behind `foldwise study` and `foldwise token`.
 
-    Every call raises `NotFound`, `Conflict`, `InvalidInput`, `CacheMismatch`, `TokenRefused`, `ScopeMissing`,
-    `TooManyRequests` or `Unavailable` as the coordinator says.
+    Each call raises the error that the coordinator answers: `NotFound`, `Conflict`, `InvalidInput`,
+    `CacheMismatch`, `TokenRefused`, `ScopeMissing`, `TooManyRequests` or `Unavailable`.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -56,15 +56,15 @@ class StudyClient:
 
     @property
     def connection(self) -> Connection:
-        """What it calls through."""
+        """The connection that carries the calls."""
         return self._connection
 
     def create(self, spec: StudySpec) -> StudyView:
-        """Create a study; it starts at once unless the spec says not to."""
+        """Create a study; it starts immediately unless the spec says otherwise."""
         return parse(StudyView, self._connection.call("POST", "/studies", body=spec))
 
     def studies(self) -> list[StudyView]:
-        """All studies, oldest first, all pages."""
+        """All studies, oldest first. Reads all pages."""
         studies: list[StudyView] = []
         params: dict[str, str] = {}
         while page := self._connection.call("GET", "/studies", params=params):
@@ -76,26 +76,32 @@ class StudyClient:
         """One study."""
         return parse(StudyView, self._connection.call("GET", f"/studies/{quote(name, safe='')}"))
 
-    def move(self, name: str, verb: str, *, now: bool = False) -> StudyView:
-        """`start`, `pause` (at once with `now`), `resume` or `stop` a study."""
+    def change_state(self, name: str, verb: str, *, now: bool = False) -> StudyView:
+        """Change the state of a study.
+
+        Args:
+            name: of the study.
+            verb: `start`, `pause`, `resume` or `stop`.
+            now: pause without waiting for folds that run.
+        """
         params = {"now": True} if now else None
         return parse(
             StudyView, self._connection.call("POST", f"/studies/{quote(name, safe='')}/{verb}", params=params)
         )
 
     def enqueue(self, name: str, configurations: Sequence[Mapping[str, ParameterValue]]) -> Enqueued:
-        """Run these configurations next. Not repeated: twice sent they would run twice."""
+        """Run these configurations next. Not retried: a request sent twice would run them twice."""
         body = Enqueue(configurations=tuple(dict(parameters) for parameters in configurations))
         path = f"/studies/{quote(name, safe='')}/enqueue"
         return parse(Enqueued, self._connection.call("POST", path, body=body, give_up_after=0))
 
     def set_budget(self, name: str, trials: int) -> StudyView:
-        """Set how many trials a study runs in all."""
+        """Set the total number of trials that a study runs."""
         path = f"/studies/{quote(name, safe='')}/budget"
         return parse(StudyView, self._connection.call("POST", path, body=Budget(trials=trials)))
 
     def set_workers(self, name: str, workers: int | None) -> StudyView:
-        """Set how many pods of workers a study has in Kubernetes; None is what the chart says."""
+        """Set the number of worker pods of a study in Kubernetes; None takes the chart's default."""
         path = f"/studies/{quote(name, safe='')}/workers"
         return parse(StudyView, self._connection.call("POST", path, body=WorkerCount(workers=workers)))
 
@@ -105,17 +111,24 @@ class StudyClient:
         return parse(StudyWorkersView, self._connection.call("GET", path))
 
     def logs(self, name: str, file: IO[bytes], *, follow: bool, tail: int | None) -> None:
-        """Write the logs of a study's pods to a file as they come."""
+        """Write the logs of a study's pods to a file as they arrive.
+
+        Args:
+            name: of the study.
+            file: where to write.
+            follow: continue with new lines until the pods end.
+            tail: start with this number of last lines per pod; None starts with the first line.
+        """
         params: dict[str, Any] = {"follow": follow} | ({} if tail is None else {"tail": tail})
         self._connection.download(f"/studies/{quote(name, safe='')}/logs", file, params=params)
 
     def clone(self, name: str, clone: Clone) -> StudyView:
-        """Create a study like another."""
+        """Create a copy of a study with some changes."""
         path = f"/studies/{quote(name, safe='')}/clone"
         return parse(StudyView, self._connection.call("POST", path, body=clone))
 
     def train_final(self, name: str, wanted: TrainFinal) -> StudyView:
-        """Create the study that trains a study's best configuration, or another, on all clips."""
+        """Create a study that trains the best configuration of a study, or a chosen one, on all clips."""
         path = f"/studies/{quote(name, safe='')}/final"
         return parse(StudyView, self._connection.call("POST", path, body=wanted))
 
@@ -124,16 +137,16 @@ class StudyClient:
         self._connection.download(f"/studies/{quote(name, safe='')}/export", file)
 
     def import_study(self, file: IO[bytes], name: str | None = None) -> StudyView:
-        """Store a study from a file that `export` wrote, under its own name or another."""
+        """Create a study from a file that `export` wrote; `name` replaces its own name."""
         params = None if name is None else {"name": name}
         return parse(StudyView, self._connection.upload("/studies/import", file, params=params))
 
     def delete(self, name: str, confirm: str) -> None:
-        """Delete a study; `confirm` is its name again."""
+        """Delete a study; `confirm` must repeat its name."""
         self._connection.call("DELETE", f"/studies/{quote(name, safe='')}", params={"confirm": confirm})
 
     def trials(self, name: str, *, after: int = -1) -> list[TrialView]:
-        """Trials with numbers above `after`, all pages."""
+        """Trials with numbers above `after`, by number. Reads all pages."""
         trials: list[TrialView] = []
         while True:
             page = self._connection.call(
@@ -150,7 +163,7 @@ class StudyClient:
         return [parse(FoldView, item) for item in folds]
 
     def fold(self, name: str, number: int, index: int) -> FoldRecord:
-        """A finished fold of a trial; `Conflict` while it has no result."""
+        """Fold `index` of trial `number` with its task and result; `Conflict` while it has no result."""
         path = f"/studies/{quote(name, safe='')}/trials/{number}/folds/{index}"
         return parse(FoldRecord, self._connection.call("GET", path))
 
@@ -162,11 +175,11 @@ class StudyClient:
         )
 
     def split(self, name: str) -> SplitView:
-        """Which clips each fold of a study tests, with their subjects and true classes."""
+        """The clips that each fold of a study tests, with their subjects and true classes."""
         return parse(SplitView, self._connection.call("GET", f"/studies/{quote(name, safe='')}/split"))
 
     def costs(self, name: str) -> list[TrialCost]:
-        """What each trial of a study took, all pages."""
+        """What each trial of a study cost, by number. Reads all pages."""
         costs: list[TrialCost] = []
         params = {"after": -1}
         while page := self._connection.call("GET", f"/studies/{quote(name, safe='')}/costs", params=params):
@@ -181,15 +194,15 @@ class StudyClient:
         )
 
     def datasets(self) -> list[DatasetView]:
-        """The clip caches a study can name."""
+        """The clip caches that a study can name."""
         return [parse(DatasetView, item) for item in self._connection.call("GET", "/datasets")]
 
     def workers(self) -> list[WorkerView]:
-        """Workers heard of lately."""
+        """Workers that contacted the coordinator recently."""
         return [parse(WorkerView, item) for item in self._connection.call("GET", "/workers")]
 
     def drain(self, worker: str, *, now: bool) -> None:
-        """Let a worker end, by its id or name: after its fold, or at once."""
+        """Drain a worker, by its id or name: after its fold, or immediately with `now`."""
         path = f"/workers/{quote(worker, safe='')}/drain"
         self._connection.call("POST", path, params={"now": True} if now else None)
 
@@ -198,13 +211,13 @@ class StudyClient:
         return [parse(ModelCard, item) for item in self._connection.call("GET", "/models")]
 
     def create_token(self, wanted: TokenSpec) -> NewToken:
-        """Make a token; only this answer tells its secret."""
+        """Create a token. Only this answer contains its secret."""
         return parse(NewToken, self._connection.call("POST", "/tokens", body=wanted))
 
     def tokens(self) -> list[TokenView]:
-        """All tokens, oldest first, the revoked ones too."""
+        """All tokens, oldest first, including revoked ones."""
         return [parse(TokenView, item) for item in self._connection.call("GET", "/tokens")]
 
     def revoke_token(self, token_id: str) -> None:
-        """Let a token count no more."""
+        """Revoke a token."""
         self._connection.call("DELETE", f"/tokens/{quote(token_id, safe='')}")

@@ -1,4 +1,4 @@
-"""Figures, tables and the page of a study, from stored data alone.
+"""Figures, tables and the page of a study, from stored data only.
 
-May not live here: torch, HTTP, a database. What a report needs is read through `report.material.StudySource`.
+A report reads its data through `report.material.StudySource`. Not allowed here: torch, HTTP, a database.
 """

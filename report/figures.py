@@ -1,4 +1,4 @@
-"""The figures of a report that are plots: convergence, confusion, importance."""
+"""The plots of a report: convergence, confusion, importance."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ from services.contracts import BoundRule, TrialState
 from services.search_space import title_of
 
 COLUMN = 3.35
-"""Inches: the width of a column of a two-column paper."""
+"""Width in inches of one column of a two-column paper."""
 
 PAGE = 7.0
-"""Inches: both columns."""
+"""Width in inches of both columns."""
 
 PNG_DPI = 300
+"""Pixels per inch of PNG files."""
 
-# Okabe and Ito's colours, which people with any colour vision can tell apart.
+# Okabe and Ito's colours, which can be told apart with any kind of colour vision.
 BLUE, ORANGE, GREEN, VERMILLION, GRAY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#999999"
 
 _STYLE: dict[Any, Any] = {
@@ -46,16 +47,16 @@ _STYLE: dict[Any, Any] = {
     "ytick.major.width": 0.6,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    # Outlines of letters: the same in every viewer, and sharp at every size.
+    # Draw letters as outlines, which look the same in every viewer.
     "svg.fonttype": "path",
-    # The same study gives the same bytes.
+    # A fixed salt, so that the same study gives the same bytes.
     "svg.hashsalt": "foldwise",
 }
 
 
 @contextmanager
 def figure_style() -> Iterator[None]:
-    """Draw for print: small type, thin lines."""
+    """Context that draws for print: small type, thin lines."""
     with mpl.rc_context(_STYLE):
         yield
 
@@ -68,7 +69,7 @@ def save(figure: Figure, folder: Path, name: str) -> None:
 
 
 def draw_convergence(material: Material) -> Figure:
-    """Accuracy by trial (the paper's Fig. 2): complete trials, pruned ones as they ended, the best so far."""
+    """Accuracy by trial (the paper's Fig. 2): complete trials, pruned trials at their end, the best so far."""
     figure, axes = plt.subplots(figsize=(COLUMN, 2.6), layout="constrained")
     complete = [t for t in material.trials if t.state == TrialState.COMPLETE and t.value is not None]
     pruned = [t for t in material.trials if t.state == TrialState.PRUNED and t.running_accuracy is not None]
@@ -77,7 +78,7 @@ def draw_convergence(material: Material) -> Figure:
             [t.number for t in pruned],
             [100 * (t.running_accuracy or 0) for t in pruned],
             **_points("v", GRAY, len(material.trials)),
-            label=f"pruned, over its folds done ({len(pruned)})",
+            label=f"pruned, over its finished folds ({len(pruned)})",
         )
     if complete:
         axes.plot(
@@ -119,9 +120,9 @@ def draw_confusion(findings: Findings, shown: Shown, kind: str) -> Figure:
     """A confusion matrix (the paper's Figs. 5 and 6).
 
     Args:
-        findings: name the classes.
-        shown: has the counts.
-        kind: `true`: each row divided by its sum; `predicted`: each column by its own; `counts`: as they are.
+        findings: give the names of the classes.
+        shown: gives the counts.
+        kind: `true` divides each row by its sum, `predicted` each column by its sum; `counts` divides nothing.
     """
     classes = list(findings.data.class_counts)
     counts = np.asarray(shown.confusion, dtype=float)
@@ -157,7 +158,7 @@ def draw_confusion(findings: Findings, shown: Shown, kind: str) -> Figure:
 
 
 def draw_importance(findings: Findings) -> Figure:
-    """How much each parameter mattered, the most important on top."""
+    """Bar chart of parameter importance, the most important parameter on top."""
     names = [title_of(name) for name in findings.importance]
     shares = [100 * share for share in findings.importance.values()]
     figure, axes = plt.subplots(figsize=(COLUMN, 0.5 + 0.19 * len(names)), layout="constrained")
@@ -183,5 +184,5 @@ def _points(marker: str, colour: str, trials: int) -> dict[str, Any]:
 
 
 def _short(share: float) -> str:
-    """As the paper writes it: 0.96, 0.022, 0, 1."""
+    """A share in the paper's format: 0.96, 0.022, 0, 1."""
     return f"{share:.2g}" if share else "0"

@@ -1,4 +1,4 @@
-"""The numbers of a report: computed here from predictions, labels and costs, printed elsewhere."""
+"""The numbers of a report, computed from predictions, labels and costs."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from services.scores import Counts
 
 
 class Finding(BaseModel):
-    """Base of what `report.json` holds."""
+    """Base of the objects in `report.json`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Data(Finding):
-    """The clips that were searched on."""
+    """The clips that the study searched on."""
 
     dataset: str
     fingerprint: str
     clips: int
     subjects: int | None
-    """Null where the coordinator has the clip cache no more."""
+    """Null if the coordinator no longer has the clip cache."""
 
     class_counts: dict[str, int]
     protocol: str
@@ -37,18 +37,19 @@ class Data(Finding):
 
 
 class Score(Finding):
-    """One score of the trial shown, with its 95 % intervals."""
+    """One score of the shown trial, with its 95 % intervals."""
 
     name: str
     value: float
     wilson: tuple[float, float] | None
-    """Of the accuracy alone, and only where the trial is complete."""
+    """Only for the accuracy of a complete trial."""
 
     bootstrap: tuple[float, float] | None
+    """Only for a complete trial with enough subjects or folds."""
 
 
 class ClassScore(Finding):
-    """How one class fared."""
+    """The scores of one class."""
 
     name: str
     clips: int
@@ -58,7 +59,7 @@ class ClassScore(Finding):
 
 
 class FoldScore(Finding):
-    """One fold of the trial shown."""
+    """One fold of the shown trial."""
 
     index: int
     name: str
@@ -67,23 +68,23 @@ class FoldScore(Finding):
     correct: int | None
     accuracy: float | None
     best_epoch: int | None
-    """From 1."""
+    """Counted from 1."""
 
     epochs: int | None
     state: Literal["run", "reused", "not run"]
 
 
 class EpochReading(Finding):
-    """What the accuracy is if "the best epoch" is read in one way."""
+    """The accuracy under one reading of "the best epoch"."""
 
     name: str
     correct: int | None
     accuracy: float | None
     epoch: int | None
-    """From 1; null where folds have epochs of their own."""
+    """Counted from 1; null if each fold has its own."""
 
     not_recorded: str | None
-    """Why there is no number."""
+    """Reason why there is no number."""
 
 
 class Shown(Finding):
@@ -97,7 +98,7 @@ class Shown(Finding):
     confusion: tuple[tuple[int, ...], ...]
     scores: tuple[Score, ...]
     resampled: str | None
-    """What the bootstrap drew: subjects or folds, and how many; null where it drew nothing."""
+    """What the bootstrap resampled, such as `10 subjects` or `5 folds`; null without a bootstrap."""
 
     classes: tuple[ClassScore, ...]
     folds: tuple[FoldScore, ...]
@@ -105,28 +106,28 @@ class Shown(Finding):
 
 
 class RuleAccount(Finding):
-    """What one pruning rule did."""
+    """What one pruning rule ended and saved."""
 
     rule: str
     trials: int
     folds_saved: int
     seconds_saved: float
-    """Estimated: each fold as long as the mean of the folds that its trial had done."""
+    """Estimate: each fold not run counts the mean time of the folds that its trial finished."""
 
 
 class Account(Finding):
-    """Where the folds and the device time of a study went. Every fold of every trial is in one of its lines."""
+    """Folds and device time of a study. Every fold of every trial is counted once in `run` to `to_come`."""
 
     folds: int
     run: int
     reused: int
     pruned: int
     abandoned: int
-    """Never run, of trials that failed or were cancelled."""
+    """Folds of failed or cancelled trials that never ran."""
 
     to_come: int
     seconds: dict[str, float]
-    """Of the folds run, by device: training and testing, as the workers reported it."""
+    """Training and testing time of the folds run, by device, as workers report it."""
 
     seconds_saved_by_reuse: float
     epochs_run: int
@@ -136,7 +137,7 @@ class Account(Finding):
 
 
 class Findings(Finding):
-    """Everything that a report says in numbers."""
+    """All numbers of a report."""
 
     study: str
     state: str
@@ -203,7 +204,7 @@ def _shown(material: Material, trial: TrialView) -> Shown:
         ("UF1", scores.unweighted_f1),
     )
     correct, clips = int(np.trace(total)), int(total.sum())
-    # Of a trial that a rule ended, the folds done are no sample of all: an interval would say too much.
+    # The finished folds of a pruned trial are not a sample of all folds, so an interval would be misleading.
     drawn = complete and len(units) >= intervals.MIN_UNITS
     return Shown(
         number=trial.number,
@@ -236,7 +237,7 @@ def _confusion(fold: SplitFold, record: FoldRecord, size: int) -> Counts:
 def _units(
     material: Material, done: Sequence[tuple[SplitFold, FoldRecord]], size: int
 ) -> tuple[str, list[Counts]]:
-    """Confusion counts of each subject; of each fold where the subjects are not known."""
+    """Confusion counts of each subject, or of each fold if the subjects are unknown."""
     if any(clip.subject is None for fold, _ in done for clip in fold.clips):
         return "folds", [_confusion(fold, record, size) for fold, record in done]
     of_subject: dict[str | None, Counts] = {}
@@ -248,9 +249,9 @@ def _units(
 
 
 def _class_scores(classes: Sequence[str], total: Counts) -> Iterator[ClassScore]:
-    for place, name in enumerate(classes):
+    for label, name in enumerate(classes):
         right, true, assigned = (
-            int(n) for n in (total[place, place], total[place].sum(), total[:, place].sum())
+            int(n) for n in (total[label, label], total[label].sum(), total[:, label].sum())
         )
         yield ClassScore(
             name=name,
@@ -334,7 +335,7 @@ def _account(material: Material) -> Account:
         reused=reused,
         pruned=missing[TrialState.PRUNED],
         abandoned=missing[TrialState.FAILED] + missing[TrialState.CANCELLED],
-        # Of a running study the folds may be a little newer than its trials.
+        # In a running study, the costs may be slightly newer than the trials.
         to_come=len(material.trials) * study.folds
         - run
         - reused
@@ -366,7 +367,7 @@ def _account(material: Material) -> Account:
 
 
 def _mean_seconds(cost: TrialCost | None) -> float:
-    """Of the trial's folds, those it reused among them."""
+    """Mean seconds of a trial's folds, including reused ones."""
     if cost is None or not cost.folds_run + cost.folds_reused:
         return 0.0
     return (sum(cost.seconds.values()) + cost.seconds_reused) / (cost.folds_run + cost.folds_reused)

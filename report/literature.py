@@ -1,4 +1,4 @@
-"""What others report on the paper's two datasets: its Tables 6, 7 and 8, in percent as printed there."""
+"""Published accuracies on the paper's two datasets: its Tables 6, 7 and 8, in percent as printed there."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PAPER = "3D-CNN, searched (Haddad et al., 2020)"
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """One table of the paper, and for which studies it is one."""
+    """One table of the paper, and the studies that it can be compared with."""
 
     title: str
     dataset: str
@@ -20,6 +20,7 @@ class Comparison:
     clips: int
     classes: int
     approaches: tuple[tuple[str, float], ...]
+    """Names and accuracies in percent."""
 
 
 CKPLUS_CLIPS = 327
@@ -71,7 +72,7 @@ COMPARISONS = (
 
 
 def comparison_for(study: StudyView) -> Comparison | None:
-    """The table that a study's accuracy can stand in: of the same complete dataset and protocol."""
+    """The table with the study's dataset, complete, and its protocol; None if there is none."""
     for comparison in COMPARISONS:
         if (
             study.dataset == comparison.dataset

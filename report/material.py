@@ -1,14 +1,16 @@
-"""What a report is made from, asked of a coordinator; a token of the scope `read` is enough."""
+"""The stored data that a report is made from."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from client.study_client import StudyClient
 from report.selection import check_cross_validated
 from services.contracts import (
     FoldRecord,
     FoldState,
+    FoldView,
     ImportanceView,
     SplitView,
     StudyView,
@@ -18,52 +20,78 @@ from services.contracts import (
 )
 
 
+class StudySource(Protocol):
+    """The calls that a report needs. `StudyClient` of the package `client` makes them over HTTP; its token
+    needs the scope `read`.
+    """
+
+    def get(self, name: str) -> StudyView:
+        """One study."""
+
+    def trials(self, name: str) -> Sequence[TrialView]:
+        """All trials of a study, by number."""
+
+    def costs(self, name: str) -> Sequence[TrialCost]:
+        """What each trial of a study cost; trials without a finished fold may be missing."""
+
+    def split(self, name: str) -> SplitView:
+        """The clips that each fold of a study tests, with their subjects and true classes."""
+
+    def importance(self, name: str) -> ImportanceView:
+        """How much each parameter of a study mattered."""
+
+    def folds(self, name: str, number: int) -> Sequence[FoldView]:
+        """The folds of trial `number`."""
+
+    def fold(self, name: str, number: int, index: int) -> FoldRecord:
+        """Fold `index` of trial `number` with its task and result; only asked for finished folds."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Material:
-    """A study as the coordinator has it."""
+    """Everything about a study that its report needs."""
 
     study: StudyView
     trials: tuple[TrialView, ...]
     costs: dict[int, TrialCost]
-    """By the number of the trial."""
+    """By trial number."""
 
     split: SplitView
     importance: ImportanceView
     shown: TrialView | None
-    """The best complete trial; with none, the pruned one that could have gone furthest, if there is one."""
+    """The best complete trial. If there is none, the pruned trial that got furthest, if any."""
 
     folds: dict[int, FoldRecord]
-    """The finished folds of the trial shown, by index."""
+    """The finished folds of the shown trial, by index."""
 
     @property
     def best(self) -> TrialView | None:
-        """The trial shown, where it is complete."""
+        """The shown trial, if it is complete."""
         return self.shown if self.shown is not None and self.shown.state == TrialState.COMPLETE else None
 
 
-def gather(client: StudyClient, name: str) -> Material:
-    """Ask for everything a report says.
+def gather(source: StudySource, name: str) -> Material:
+    """Read everything that a report shows.
 
     Raises:
-        NotFound: there is no such study.
-        InvalidInput: it cross-validates nothing, so there is nothing to report.
-        Unavailable: the coordinator does not answer.
+        InvalidInput: the study does not cross-validate, so it has nothing to report.
+        FoldwiseError: as the source raises, such as NotFound or Unavailable.
     """
-    # The study first: all trials it counts are then among the trials.
-    study = client.get(name)
+    # The study first: the trials that it counts are then among the trials.
+    study = source.get(name)
     check_cross_validated(study)
-    trials = tuple(client.trials(name))
+    trials = tuple(source.trials(name))
     folds: dict[int, FoldRecord] = {}
     if study.best is not None:
-        for fold in client.folds(name, study.best.number):
+        for fold in source.folds(name, study.best.number):
             if fold.state == FoldState.DONE:
-                folds[fold.index] = client.fold(name, study.best.number, fold.index)
+                folds[fold.index] = source.fold(name, study.best.number, fold.index)
     return Material(
         study=study,
         trials=trials,
-        costs={cost.number: cost for cost in client.costs(name)},
-        split=client.split(name),
-        importance=client.importance(name),
+        costs={cost.number: cost for cost in source.costs(name)},
+        split=source.split(name),
+        importance=source.importance(name),
         shown=study.best,
         folds=folds,
     )

@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs nothing beside it."""
+"""The report as one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from services.contracts import TrialState
 from services.intervals import RESAMPLES
 from services.revision import running_revision
 
-TRIALS_LISTED = 20
-"""In the page; the CSV has all."""
+MAX_TRIALS_LISTED = 20
+"""Trials in the table of the page; the CSV file has all."""
 
 
 def write_page(
     material: Material, findings: Findings, tables: Mapping[str, Table], figures: Path, path: Path
 ) -> None:
-    """Write the report.
+    """Write the page.
 
     Args:
-        material: of which the page says what the study is.
-        findings: every number in it.
-        tables: by name; those that are missing are left out.
-        figures: folder with the SVG files, which the page takes in.
+        material: describes the study.
+        findings: all numbers of the page.
+        tables: by name; missing tables are left out.
+        figures: folder with the SVG files that the page embeds.
         path: of the page.
     """
     environment = Environment(
@@ -63,23 +63,23 @@ def write_page(
 
 
 def _image(svg: Path) -> Markup:
-    # As an image of its own: inlined as elements, the ids of one figure would meet those of another.
+    # Embedded as an image: as inline elements, the ids of two figures could collide.
     return Markup(f"data:image/svg+xml;base64,{base64.b64encode(svg.read_bytes()).decode()}")  # noqa: S704
 
 
 def _listed(trials: Table) -> Table:
-    """The trials that the page shows: the best complete ones, then those that got far."""
+    """The trials that the page shows: the best complete ones, then those with the most finished folds."""
 
     def rank(row: object) -> tuple[float, float]:
         assert isinstance(row, tuple)  # noqa: S101 - of `_trials`
         value = row[2].share
         return (1, value) if value is not None else (0, row[4] / row[5] if row[5] else 0.0)
 
-    best = sorted(trials.rows, key=rank, reverse=True)[:TRIALS_LISTED]
+    best = sorted(trials.rows, key=rank, reverse=True)[:MAX_TRIALS_LISTED]
     return Table(
         name=trials.name,
         caption=trials.caption,
         columns=trials.columns,
-        # The numbers that a rule compared are in the CSV.
+        # The numbers that a rule compared are only in the CSV file.
         rows=[(*row[:-1], str(row[-1]).partition(" (")[0]) for row in best],
     )

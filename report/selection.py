@@ -1,4 +1,4 @@
-"""What must be said beside a number that was chosen on the clips it is measured on, and where there is none."""
+"""The warning beside an accuracy that was selected on the clips it is measured on."""
 
 from __future__ import annotations
 
@@ -8,40 +8,41 @@ from services.folds import AllClips, HeldOut, SplitProtocol
 
 
 def selection_warning(protocol: SplitProtocol, compared: int) -> str:
-    """One or two sentences for people.
+    """One or two sentences about what an accuracy stands for.
 
     Args:
-        protocol: that the number was measured by.
-        compared: how many configurations the number was the best of.
+        protocol: by which the accuracy was measured.
+        compared: number of configurations of which this one was the best.
     """
     if isinstance(protocol, AllClips):
-        return "Trained on all clips: what it gets right are clips that it was trained on."
+        return "Trained on all clips: this accuracy is measured on the training clips."
     if isinstance(protocol, HeldOut):
         return (
-            "Nothing was chosen on these clips: configuration and epochs were given, and the last epoch counts."
+            "Nothing was chosen on these clips: configuration and epochs were fixed before, and the last epoch "
+            "counts."
         )
-    best_of = f"the best of {compared} trials, and " if compared > 1 else ""
+    best_of = f"it is the best of {compared} trials, and " if compared > 1 else ""
     return (
-        f"This number was chosen on the clips it is measured on: it is {best_of}in each fold the best epoch. "
-        "Expect less on new people; `foldwise confirm` shows how much of it was luck."
+        f"This number was chosen on the clips it is measured on: {best_of}each fold counts its best epoch. "
+        "Expect a lower accuracy on new people; `foldwise confirm` measures how much of it was luck."
     )
 
 
 def check_cross_validated(study: StudyView) -> None:
-    """Refuse a study that is tested on the clips it trains on, or on those of an outer fold.
+    """Check that a study cross-validates.
 
     Raises:
-        InvalidInput: naming it.
+        InvalidInput: it tests on the clips that it trains on, or on those of an outer fold.
     """
     if isinstance(study.spec.protocol, AllClips):
         raise InvalidInput(
-            f"study {study.name} trains on all clips and has no accuracy on others; name the study whose "
+            f"study {study.name} trains on all clips and has no accuracy on other clips; name the study whose "
             "configuration it trains",
             field="name",
         )
     if isinstance(study.spec.protocol, HeldOut):
         raise InvalidInput(
-            f"study {study.name} only measures a configuration, on clips that were held out; name the study "
-            "that selected it",
+            f"study {study.name} only measures a configuration, on held-out clips; name the study that "
+            "selected it",
             field="name",
         )

@@ -1,4 +1,4 @@
-"""A table of a report, once, and how it is written: CSV for programs, LaTeX for papers, text for the page."""
+"""A table of a report, and its formats: CSV for programs, LaTeX for papers, text for the page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DASH = "-"
 
 @dataclass(frozen=True)
 class Percent:
-    """A share of 1 that people read in percent."""
+    """A share (0 to 1) that is shown in percent."""
 
     share: float | None
 
@@ -22,7 +22,7 @@ class Percent:
 
 @dataclass(frozen=True)
 class Hours:
-    """Seconds that people read in hours."""
+    """Seconds that are shown in hours or minutes."""
 
     seconds: float
 
@@ -39,27 +39,27 @@ class Table:
     """Rows of cells under columns."""
 
     name: str
-    """Of its files."""
+    """Name of its files, without the ending."""
 
     caption: str
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     marked: int | None = None
-    """The row that is about this study, where others are beside it."""
+    """Index of the row about this study, if other rows are about other studies."""
 
     @property
     def right_aligned(self) -> list[bool]:
-        """For each column whether it holds numbers."""
+        """For each column, whether it holds numbers."""
         columns = zip(*self.rows, strict=True) if self.rows else [[] for _ in self.columns]
         return [any(_is_number(cell) for cell in column) for column in columns]
 
     def text(self) -> list[list[str]]:
-        """The rows as people read them."""
+        """The rows as shown text."""
         return [[cell_text(cell) for cell in row] for row in self.rows]
 
 
 def cell_text(cell: Cell) -> str:
-    """A cell as people read it."""
+    """A cell as shown text."""
     match cell:
         case None:
             return DASH
@@ -72,7 +72,7 @@ def cell_text(cell: Cell) -> str:
 
 
 def write_csv(table: Table, path: Path) -> None:
-    """Write a table as CSV, numbers in full: shares of 1, seconds; an empty cell for none."""
+    """Write a table as CSV with full precision: shares from 0 to 1, seconds; an empty cell for None."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(table.columns)
@@ -80,7 +80,7 @@ def write_csv(table: Table, path: Path) -> None:
 
 
 def write_latex(table: Table, path: Path) -> None:
-    """Write a table as LaTeX for `\\input`; it wants the package booktabs."""
+    """Write a table as LaTeX for `\\input`; the document needs the package booktabs."""
     align = "".join("r" if right else "l" for right in table.right_aligned)
     lines = [
         r"\begin{table}",
@@ -92,9 +92,9 @@ def write_latex(table: Table, path: Path) -> None:
         " & ".join(latex_text(column) for column in table.columns) + r" \\",
         r"\midrule",
     ]
-    for place, row in enumerate(table.text()):
+    for index, row in enumerate(table.text()):
         cells = [latex_text(cell) for cell in row]
-        if place == table.marked:
+        if index == table.marked:
             cells = [rf"\textbf{{{cell}}}" for cell in cells]
         lines.append(" & ".join(cells) + r" \\")
     lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
@@ -102,7 +102,7 @@ def write_latex(table: Table, path: Path) -> None:
 
 
 def latex_text(text: str) -> str:
-    """Text in which LaTeX finds no commands."""
+    """The text with LaTeX's special characters escaped."""
     return "".join(_LATEX.get(letter, letter) for letter in text)
 
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from cli.terminal.tables import what_happened
 from report.findings import Findings, Shown
 from report.literature import comparison_for
 from report.material import Material
+from report.outcome import trial_outcome
 from report.table import Cell, Hours, Percent, Table
 from services.search_space import PARAMETERS, Range, title_of
 
 
 def all_tables(material: Material, findings: Findings) -> dict[str, Table]:
-    """Every table that this study has something to say in, by name."""
+    """All tables of a study that have data, by name."""
     return {table.name: table for table in _tables(material, findings)}
 
 
@@ -47,7 +47,7 @@ def _space(material: Material) -> Table:
 
     return Table(
         name="space",
-        caption="Hyper-parameters to explore (the paper's Table 1)",
+        caption="Hyper-parameters of the search space (the paper's Table 1)",
         columns=("Parameter", "Options"),
         rows=[(title_of(name), options(domain)) for name, domain in material.study.spec.space.items()],
     )
@@ -68,7 +68,7 @@ def _trials(material: Material) -> Table:
                 *(trial.number, trial.state.value, Percent(trial.value)),
                 *(trial.folds_done, trial.correct, trial.clips),
                 *(trial.parameters.get(name) for name in names),
-                what_happened(trial),
+                trial_outcome(trial),
             )
             for trial in material.trials
         ],
@@ -84,7 +84,7 @@ def _parameters(material: Material, shown: Shown) -> Table:
         for name in PARAMETERS
         if name not in of_trial and hasattr(fixed, name)
     ]
-    whose = "the best trial" if shown.complete else "the trial that got furthest"
+    whose = "the best trial" if shown.complete else "the pruned trial with the fewest errors"
     return Table(
         name="parameters",
         caption=f"Hyper-parameters of {whose}, number {shown.number} (the paper's Tables 2 and 3)",
@@ -133,7 +133,7 @@ def _confusions(findings: Findings, shown: Shown) -> Iterator[Table]:
 def _classes(shown: Shown) -> Table:
     return Table(
         name="classes",
-        caption=f"Each class of trial {shown.number}",
+        caption=f"Scores of each class, trial {shown.number}",
         columns=("Class", "Clips", "Recall", "Precision", "F1"),
         rows=[
             (one.name, one.clips, Percent(one.recall), Percent(one.precision), Percent(one.f1))
@@ -187,7 +187,7 @@ def _literature(material: Material) -> Table | None:
         caption=comparison.title,
         columns=("Approach", "Accuracy"),
         rows=[(name, Percent(percent / 100)) for name, percent in rows],
-        marked=next(place for place, (name, _) in enumerate(rows) if name.startswith("study ")),
+        marked=next(index for index, (name, _) in enumerate(rows) if name.startswith("study ")),
     )
 
 
@@ -206,15 +206,15 @@ def _account(findings: Findings) -> Table:
     saved = sum(rule.seconds_saved for rule in account.rules)
     rows: list[tuple[Cell, ...]] = [
         ("run", account.run, Hours(spent)),
-        ("counted from a trial with equal parameters", account.reused, Hours(account.seconds_saved_by_reuse)),
+        ("reused from a trial with equal parameters", account.reused, Hours(account.seconds_saved_by_reuse)),
         ("saved by pruning (time estimated)", account.pruned, Hours(saved)),
-        ("never run, of failed or cancelled trials", account.abandoned, None),
-        ("to come", account.to_come, None),
+        ("never run (failed or cancelled trials)", account.abandoned, None),
+        ("not run yet", account.to_come, None),
         ("all", account.folds, None),
     ]
     return Table(
         name="account",
-        caption="Where the folds and the device time went",
+        caption="Folds and device time",
         columns=("Folds", "Number", "Device time"),
         rows=rows,
     )
@@ -265,7 +265,7 @@ def _provenance(material: Material) -> Table:
         name="provenance",
         caption="Seeds and provenance"
         + (
-            f'; from "device" on of the folds of trial {material.shown.number}'
+            f'; rows from "device" on are about the folds of trial {material.shown.number}'
             if material.shown and records
             else ""
         ),
@@ -275,7 +275,7 @@ def _provenance(material: Material) -> Table:
 
 
 def _word(value: object) -> str:
-    """A parameter's value as the paper prints it."""
+    """A parameter's value in the paper's format."""
     match value:
         case None:
             return "none"

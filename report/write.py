@@ -6,11 +6,10 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from client.study_client import StudyClient
 from report import figures
 from report.architecture import draw_resulting, draw_searched
 from report.findings import Findings, find
-from report.material import Material, gather
+from report.material import Material, StudySource, gather
 from report.page import write_page
 from report.table import write_csv, write_latex
 from report.tables import all_tables
@@ -20,29 +19,28 @@ PAGE = "report.html"
 NUMBERS = "report.json"
 
 
-def write_report(client: StudyClient, name: str, folder: Path) -> Findings:
-    """Write the report of a study into a folder, over an earlier one of it.
+def write_report(source: StudySource, name: str, folder: Path) -> Findings:
+    """Write the report of a study into a folder; it replaces an earlier report there.
 
-    `report.html` needs nothing beside it. `figures/` has SVG and PNG, `tables/` CSV and LaTeX, `report.json`
-    every number. What a study has nothing to say about yet is left out, and the page says so.
+    `report.html` needs no other file. `figures/` has SVG and PNG, `tables/` CSV and LaTeX, `report.json` every
+    number. Figures and tables without data yet are left out, and the page says so.
 
     Args:
-        client: with a token of the scope `read` or more.
+        source: where the study is read from.
         name: of the study.
-        folder: made if missing.
+        folder: created if missing.
 
     Raises:
-        NotFound: there is no such study.
-        InvalidInput: the folder cannot be written, or the study cross-validates nothing.
-        Unavailable: the coordinator does not answer.
+        InvalidInput: the folder cannot be written, or the study does not cross-validate.
+        FoldwiseError: as the source raises, such as NotFound or Unavailable.
     """
-    material = gather(client, name)
+    material = gather(source, name)
     findings = find(material)
     tables = all_tables(material, findings)
     try:
         for part in ("figures", "tables"):
             (folder / part).mkdir(parents=True, exist_ok=True)
-            # Of an earlier report nothing stays that this one does not say.
+            # An earlier report may have had figures and tables that this one has not.
             for file in (folder / part).iterdir():
                 if file.suffix in {".svg", ".png", ".csv", ".tex"}:
                     file.unlink()

@@ -11,6 +11,7 @@ from services.clip_cache import CacheManifest
 from services.contracts import (
     Contract,
     CrossValidated,
+    Economies,
     FoldResult,
     FoldTask,
     ModelId,
@@ -19,6 +20,7 @@ from services.contracts import (
 )
 from services.folds import protocol_words
 from services.intervals import wilson
+from services.model_config import ModelConfig
 from services.search_space import Hyperparameters, title_of
 
 
@@ -48,6 +50,12 @@ class ModelCard(Contract):
         None, description="cross-validated scores of its configuration"
     )
     provenance: Provenance | None = None
+
+    def configuration(self, economies: Economies | None = None) -> ModelConfig:
+        """What the network is built from; `economies` decide how it is computed, not what it predicts."""
+        return ModelConfig.of(
+            self.hyperparameters, self.training, economies or Economies(), classes=len(self.classes)
+        )
 
 
 def describe(
@@ -133,8 +141,8 @@ def _lines(card: ModelCard) -> Iterator[str]:
     yield "|---|---|"
     for name, value in card.hyperparameters.model_dump().items():
         yield f"| {title_of(name)} | {value} |"
-    for name in ("width", "batch_size", "learning_rate", "epochs", "bn_momentum", "batch_norm", "pretrained"):
-        yield f"| {name} | {getattr(card.training, name)} |"
+    for name, value in card.training.model_dump(exclude={"augmentation"}).items():
+        yield f"| {name} | {value} |"
     yield f"| seed | {card.seed} |"
     yield ""
     yield "## How good it is"

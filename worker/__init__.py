@@ -1,5 +1,5 @@
-"""The process that trains: it claims a fold, runs it, reports it and goes on with the next.
+"""The process that trains: it claims a fold, runs it, reports it and continues with the next.
 
-May not live here: the database, Optuna, FastAPI, anything that decides over a study. Nothing of
-`coordinator`, `preprocessing` or `cli` is imported.
+Not allowed here: the database, Optuna, FastAPI, decisions about a study, imports from `coordinator` or `cli`.
+Only `worker.inference` imports from `preprocessing`.
 """

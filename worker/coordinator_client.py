@@ -19,12 +19,12 @@ from services.contracts import (
     WorkerInfo,
 )
 
-RELEASE_SECONDS = 5.0
-"""A worker that is to end waits no longer to give its fold back."""
+RELEASE_TIMEOUT_SECONDS = 5.0
+"""Maximum seconds that a stopping worker waits for the answer to a release."""
 
 
 class CoordinatorClient:
-    """What a worker says."""
+    """A worker's calls, each with the worker's identity or the key of a lease."""
 
     def __init__(self, connection: Connection, worker: WorkerInfo) -> None:
         self._connection = connection
@@ -38,11 +38,14 @@ class CoordinatorClient:
         plans: Sequence[ComputePlan],
         keeps_models: bool = False,
     ) -> FoldAssignment | None:
-        """Ask for a fold, waiting up to `LONG_POLL_SECONDS`; None when there is nothing to do now.
+        """Ask for a fold and wait up to `LONG_POLL_SECONDS` for one.
+
+        Returns:
+            The fold and its lease, or None if there is no work now.
 
         Raises:
             StudyOver, NotFound, CacheMismatch, PlanNotSound, TokenRefused, Unavailable
-            LeaseSuperseded: the answer came so late that its lease has lapsed; claim again.
+            LeaseSuperseded: the lease expired before the answer arrived; claim again.
         """
         request = ClaimRequest(
             worker=self._worker,
@@ -58,7 +61,12 @@ class CoordinatorClient:
         return None if answer is None else parse(FoldAssignment, answer)
 
     def report(self, lease: Lease, result: FoldResult, *, more: bool) -> Verdict:
-        """Hand in a fold; repeated until it is answered.
+        """Report a fold's result; retried until the coordinator answers.
+
+        Args:
+            lease: of the fold.
+            result: of the fold.
+            more: whether the verdict should bring the worker's next fold.
 
         Raises:
             LeaseSuperseded, ResultConflict, InvalidInput, TokenRefused, Unavailable
@@ -73,7 +81,7 @@ class CoordinatorClient:
         return parse(Verdict, answer)
 
     def heartbeat(self, lease: Lease, beat: Heartbeat) -> HeartbeatReply:
-        """Renew a lease; not repeated, the next beat is.
+        """Renew a lease. Not retried: the next heartbeat follows soon.
 
         Raises:
             Unavailable, NotFound, TokenRefused
@@ -89,7 +97,7 @@ class CoordinatorClient:
         return parse(HeartbeatReply, answer)
 
     def release(self, lease: Lease) -> None:
-        """Give a fold back; not repeated, the lease lapses by itself.
+        """Release a fold. Not retried: without it the lease expires.
 
         Raises:
             NotFound, TokenRefused, Unavailable
@@ -99,11 +107,11 @@ class CoordinatorClient:
             f"/leases/{lease.id}/release",
             headers=_lease_headers(lease),
             give_up_after=0,
-            timeout=RELEASE_SECONDS,
+            timeout=RELEASE_TIMEOUT_SECONDS,
         )
 
     def fail(self, lease: Lease, failure: Failure) -> None:
-        """Say that a fold could not be run.
+        """Report that a fold could not be run; retried until the coordinator answers.
 
         Raises:
             LeaseSuperseded, NotFound, TokenRefused, Unavailable

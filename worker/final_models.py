@@ -1,8 +1,8 @@
-"""A model that a worker has trained: beside the catalogue until its result is counted, then in it.
+"""Models that a worker trained: staged beside the catalogue, published once the coordinator records the result.
 
-Beside a staged model lies a receipt: the lease and the result. To hand a result in again gives the stored
-verdict, so whoever finds a receipt can finish what its worker could not, and a model is published exactly where
-its result counts.
+Each staged model has a receipt with its lease and result. A result that is reported again gets the stored
+verdict, so any worker that finds a receipt can finish the work of one that died. A model is published only if
+its result is recorded.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from worker.training.pretrained import pack
 
 log = structlog.get_logger()
 
-REFUSALS = (LeaseSuperseded, NotFound, ResultConflict, InvalidInput, TokenRefused)
-"""Answers to a result that stay the same however often it is handed in."""
+FINAL_REJECTIONS = (LeaseSuperseded, NotFound, ResultConflict, InvalidInput, TokenRefused)
+"""Answers to a result that stay the same when it is reported again."""
 
 
 class Receipt(Contract):
-    """What decides about a staged model."""
+    """The lease and the result that decide whether a staged model is published."""
 
     lease: Lease
     result: FoldResult
 
 
 def can_keep_models(root: Path | None) -> bool:
-    """Whether there is a catalogue, or a place for one, that this process may write to."""
+    """Whether this process can write to the catalogue, or create it."""
     if root is None:
         return False
     existing = next(folder for folder in (root, *root.parents) if folder.exists())
@@ -46,10 +46,20 @@ def can_keep_models(root: Path | None) -> bool:
 def stage(
     root: Path, assignment: FoldAssignment, cache: ClipCache, result: FoldResult, state: dict[str, Tensor]
 ) -> tuple[FoldResult, StagedModel]:
-    """The result with its model's id, and the model beside the catalogue with its receipt.
+    """Write a model and its receipt beside the catalogue.
+
+    Args:
+        root: folder of the catalogue.
+        assignment: the fold that trained the model.
+        cache: its clip cache.
+        result: of the fold, without a model.
+        state: the network's state after the last epoch.
+
+    Returns:
+        The result with the model's id, and the staged model.
 
     Raises:
-        OSError: the disk refused.
+        OSError: the disk cannot be written.
     """
     weights = pack(state)
     label_of = {clip.clip_id: clip.label for clip in cache.clips()}
@@ -64,20 +74,21 @@ def stage(
     return result, staged
 
 
-def hand_in(
+def report_result(
     client: CoordinatorClient, lease: Lease, result: FoldResult, staged: StagedModel | None, *, more: bool
 ) -> Verdict:
-    """Report a result, and publish its model if it has one and counts.
+    """Report a result and, once it is recorded, publish its model if it has one.
 
-    A model whose result is refused is removed; where nobody answers it stays, with its receipt.
+    If the coordinator rejects the result, the staged model is removed. If the coordinator does not answer, the
+    model stays with its receipt.
 
     Raises:
-        LeaseSuperseded, NotFound, ResultConflict, InvalidInput, TokenRefused: the result is refused.
+        LeaseSuperseded, NotFound, ResultConflict, InvalidInput, TokenRefused: the result is rejected.
         Unavailable: the coordinator does not answer.
     """
     try:
         verdict = client.report(lease, result, more=more)
-    except REFUSALS:
+    except FINAL_REJECTIONS:
         if staged is not None:
             staged.discard()
         raise
@@ -87,8 +98,8 @@ def hand_in(
     return verdict
 
 
-def finish_staged(client: CoordinatorClient, root: Path) -> None:
-    """Hand in what workers that died have left beside the catalogue.
+def report_staged(client: CoordinatorClient, root: Path) -> None:
+    """Report the results of models that dead workers left beside the catalogue.
 
     Raises:
         Unavailable: the coordinator does not answer.
@@ -96,11 +107,11 @@ def finish_staged(client: CoordinatorClient, root: Path) -> None:
     for staged in staged_models(root):
         try:
             receipt = Receipt.model_validate_json(staged.receipt())
-            hand_in(client, receipt.lease, receipt.result, staged, more=False)
+            report_result(client, receipt.lease, receipt.result, staged, more=False)
         except FileNotFoundError:
-            # Another worker has decided on it meanwhile.
+            # Another worker has published or removed it.
             continue
         except ValidationError as error:
             log.warning("receipt_not_readable", model=staged.card.id, error=str(error).splitlines()[0])
-        except REFUSALS as refused:
-            log.info("model_not_kept", model=staged.card.id, reason=refused.message)
+        except FINAL_REJECTIONS as rejection:
+            log.info("model_not_kept", model=staged.card.id, reason=rejection.message)

@@ -1,4 +1,4 @@
-"""The sign of life of one lease: a small thread beside the training loop."""
+"""Heartbeats of one lease, from a thread beside the training loop."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ log = structlog.get_logger()
 
 
 class HeartbeatThread:
-    """Renews a lease while the context lasts. It reports the loop's own step counter: a loop that hangs
-    shows, however lively this thread is.
+    """Renews a lease while its context is open.
+
+    Each heartbeat carries the step counter of the training loop, so that the coordinator notices a loop that
+    hangs while this thread still runs.
     """
 
     def __init__(self, client: CoordinatorClient, lease: Lease) -> None:
@@ -25,12 +27,12 @@ class HeartbeatThread:
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
         self.abandoned = False
-        """The coordinator wants no more of this fold."""
+        """The coordinator has told the worker to stop this fold."""
         self.drained = False
-        """The coordinator wants no more of this worker."""
+        """The coordinator has drained this worker."""
 
     def progress(self, epoch: int, step: int, loss: float | None) -> None:
-        """How far the training loop is; the next beat carries it."""
+        """Set how far the training loop is; the next heartbeat reports it."""
         self._beat = Heartbeat(epoch=epoch, step=step, loss=loss)
 
     def __enter__(self) -> HeartbeatThread:

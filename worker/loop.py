@@ -1,4 +1,4 @@
-"""A worker's life: claim a fold, train and evaluate it, report it, get the next one in the same reply."""
+"""A worker's loop: claim a fold, train and test it, report it, and get the next one in the same reply."""
 
 from __future__ import annotations
 
@@ -32,59 +32,62 @@ from services.errors import (
 from services.model_catalogue import StagedModel
 from services.revision import running_revision
 from worker.coordinator_client import CoordinatorClient
-from worker.final_models import can_keep_models, finish_staged, hand_in, stage
+from worker.final_models import can_keep_models, report_result, report_staged, stage
 from worker.heartbeat import HeartbeatThread
 from worker.settings import WorkerSettings
 from worker.training.device import choose_device, device_name, keep_freed_memory, make_deterministic
-from worker.training.engine import Engine
 from worker.training.fit import Progress, run_fold, train_model
 from worker.training.pretrained import PretrainedModel, open_pretrained
+from worker.training.training_device import TrainingDevice
 
 log = structlog.get_logger()
 
-ALIVE_SECONDS = 5.0
-"""The file that says so is touched no more often."""
+ALIVE_INTERVAL_SECONDS = 5.0
+"""Minimum seconds between two touches of the alive file."""
 
-PROGRESS_SECONDS = 10.0
-"""At most one progress line in so many seconds."""
+PROGRESS_INTERVAL_SECONDS = 10.0
+"""Minimum seconds between two progress lines in the log."""
 
-ENVIRONMENT_FAILURES_ALLOWED = 3
-"""So many folds in a row that failed through this worker's own fault end it."""
+MAX_ENVIRONMENT_FAILURES = 3
+"""Consecutive folds that fail because of the worker's own environment after which the worker stops."""
 
 
 class Terminated(BaseException):
-    """SIGTERM, Ctrl-C, or drained: give the fold back and end."""
+    """SIGTERM, Ctrl-C, or the worker is drained: release the fold and stop."""
 
 
 class FoldAbandoned(Exception):
-    """The coordinator wants no more of this fold."""
+    """The coordinator has told the worker to stop this fold."""
 
 
 class Worker:
-    """Runs folds one after another until its study is over or it is told to end."""
+    """Runs one fold after another until its study is over or it is told to stop."""
 
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
-        self._engine = Engine(choose_device(settings.device), measurements=settings.measurements)
+        self._device = TrainingDevice(choose_device(settings.device), measurements=settings.measurements)
         self._caches: dict[str, ClipCache] = {}
         self._model: PretrainedModel | None = None
         self._keeps_models = can_keep_models(settings.models_root)
         self._stopping = False
         self._interruptible = False
         self._failures_in_a_row = 0
-        self._alive_at = -ALIVE_SECONDS
+        self._alive_at = -ALIVE_INTERVAL_SECONDS
 
     def run(self) -> int:
-        """Work until there is no more to do; the exit code of the process.
+        """Run folds until there is no more work.
+
+        Returns:
+            The exit code of the process.
 
         Raises:
-            FoldwiseError: the token is refused, the cache does not match, the coordinator is gone for good.
+            FoldwiseError: the coordinator rejects the token or does not answer, or the cache does not match.
         """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         if self._settings.threads is not None:
             torch.set_num_threads(self._settings.threads)
-        device = self._engine.device
+        device = self._device.torch_device
         make_deterministic(device)
         name = device_name(device)
         if device.type == "cpu":
@@ -115,18 +118,18 @@ class Worker:
         assignment: FoldAssignment | None = None
         if self._settings.models_root is not None and self._keeps_models:
             with self._interrupts():
-                finish_staged(client, self._settings.models_root)
+                report_staged(client, self._settings.models_root)
         while True:
             if self._stopping:
                 raise Terminated
-            self._note_alive()
+            self._touch_alive_file()
             if assignment is None:
-                # A claim whose reply came too late was answered with a lease that has lapsed: claim again.
+                # If the reply came too late, its lease has expired: claim again.
                 with self._interrupts(), contextlib.suppress(LeaseSuperseded):
                     assignment = client.claim(
                         study=self._settings.study,
                         caches=self._fingerprints(),
-                        plans=self._engine.plans,
+                        plans=self._device.plans,
                         keeps_models=self._keeps_models,
                     )
                 continue
@@ -155,12 +158,12 @@ class Worker:
             return None
         self._failures_in_a_row = 0
         try:
-            verdict = hand_in(client, lease, result, staged, more=not self._stopping)
+            verdict = report_result(client, lease, result, staged, more=not self._stopping)
         except Terminated:
             log.warning("result_not_handed_in", **where, reason="the coordinator does not answer")
             raise
         except (LeaseSuperseded, NotFound, ResultConflict) as error:
-            # Not found: the study was deleted meanwhile.
+            # NotFound: the study was deleted while the fold ran.
             log.warning("result_refused", **where, reason=error.message)
             return None
         except InvalidInput as error:
@@ -182,7 +185,7 @@ class Worker:
         try:
             client.release(lease)
         except FoldwiseError as error:
-            # The lease lapses by itself.
+            # The fold becomes free again when its lease expires.
             log.warning("fold_not_released", **where, reason=error.message)
         else:
             log.info("fold_released", **where)
@@ -196,15 +199,15 @@ class Worker:
 
         def on_step(progress: Progress) -> None:
             nonlocal last_line, loss
-            # Not every step reads the loss back from the device.
+            # Most steps do not read the loss from the device.
             loss = progress.loss if progress.loss is not None else loss
-            self._note_alive()
+            self._touch_alive_file()
             heartbeat.progress(progress.epoch, progress.step, loss)
             if heartbeat.abandoned:
                 raise FoldAbandoned
             if heartbeat.drained:
                 raise Terminated
-            if time.monotonic() - last_line >= PROGRESS_SECONDS:
+            if time.monotonic() - last_line >= PROGRESS_INTERVAL_SECONDS:
                 last_line = time.monotonic()
                 log.info(
                     "training",
@@ -220,12 +223,12 @@ class Worker:
         revision = running_revision()
         if not assignment.trains_on_all:
             result = run_fold(
-                assignment, cache, self._engine, revision=revision, on_step=on_step, pretrained=pretrained
+                assignment, cache, self._device, revision=revision, on_step=on_step, pretrained=pretrained
             )
             return result, None
         root = self._models_root()
         result, state = train_model(
-            assignment, cache, self._engine, revision=revision, on_step=on_step, pretrained=pretrained
+            assignment, cache, self._device, revision=revision, on_step=on_step, pretrained=pretrained
         )
         return stage(root, assignment, cache, result, state)
 
@@ -242,10 +245,10 @@ class Worker:
         return self._settings.models_root
 
     def _report_failure(self, client: CoordinatorClient, assignment: FoldAssignment, error: Exception) -> None:
-        # The configuration is at fault where the network cannot be built or trained; files and devices
-        # that cannot be used are this worker's own trouble.
-        own = _is_own_trouble(error)
-        kind = "environment" if own else "trial"
+        # If the network cannot be built or trained, the trial's configuration is the cause; if files or devices
+        # cannot be used, this worker's environment is.
+        from_environment = _is_environment_error(error)
+        kind = "environment" if from_environment else "trial"
         message = error.message if isinstance(error, FoldwiseError) else f"{type(error).__name__}: {error}"
         log.error("fold_failed", trial=assignment.trial, fold=assignment.fold, kind=kind, error=message)
         try:
@@ -255,14 +258,14 @@ class Worker:
             raise
         except (LeaseSuperseded, NotFound) as late:
             log.warning("failure_not_needed", reason=late.message)
-        # A plan that is refused is not offered again; the worker goes on with the others.
+        # The worker does not offer a failed plan again, and continues with the other plans.
         if not isinstance(error, PlanNotSound):
-            self._failures_in_a_row = self._failures_in_a_row + 1 if own else 0
-        if self._failures_in_a_row >= ENVIRONMENT_FAILURES_ALLOWED:
+            self._failures_in_a_row = self._failures_in_a_row + 1 if from_environment else 0
+        if self._failures_in_a_row >= MAX_ENVIRONMENT_FAILURES:
             log.error("worker_broken", failures=self._failures_in_a_row)
-            # A cache that does not match stays an error of its own: no restart of the worker mends it.
+            # CacheMismatch keeps its class and exit code: a restart of the worker does not fix it.
             kind_of_error = CacheMismatch if isinstance(error, CacheMismatch) else FoldwiseError
-            raise kind_of_error(f"{self._failures_in_a_row} folds in a row failed on this worker: {message}")
+            raise kind_of_error(f"{self._failures_in_a_row} consecutive folds failed on this worker: {message}")
 
     def _open(self, assignment: FoldAssignment) -> ClipCache:
         cache = self._caches.get(assignment.fingerprint)
@@ -275,8 +278,8 @@ class Worker:
     def _fingerprints(self) -> list[str]:
         return [manifest.fingerprint for manifest in list_caches(self._settings.cache_root)]
 
-    def _note_alive(self) -> None:
-        if self._settings.alive_file is None or time.monotonic() - self._alive_at < ALIVE_SECONDS:
+    def _touch_alive_file(self) -> None:
+        if self._settings.alive_file is None or time.monotonic() - self._alive_at < ALIVE_INTERVAL_SECONDS:
             return
         self._alive_at = time.monotonic()
         self._settings.alive_file.touch()
@@ -289,7 +292,8 @@ class Worker:
 
     @contextlib.contextmanager
     def _interrupts(self) -> Iterator[None]:
-        # A signal ends waiting and training at once; a result on its way is finished first, if it is answered.
+        # A signal interrupts waiting and training at once. A result in transit is sent first, unless the
+        # coordinator does not answer.
         if self._stopping:
             raise Terminated
         before, self._interruptible = self._interruptible, True
@@ -303,17 +307,17 @@ class Worker:
             time.sleep(seconds)
 
 
-def _is_own_trouble(error: Exception) -> bool:
-    own = OSError | MemoryError | CacheMismatch | PlanNotSound | NotFound | torch.AcceleratorError
-    if isinstance(error, own):
+def _is_environment_error(error: Exception) -> bool:
+    environment = OSError | MemoryError | CacheMismatch | PlanNotSound | NotFound | torch.AcceleratorError
+    if isinstance(error, environment):
         return True
-    # Older libraries report a sick GPU as a plain RuntimeError; it says who speaks.
+    # Older libraries report a failing GPU as a plain RuntimeError with the library's name in its message.
     return isinstance(error, RuntimeError) and any(
         word in str(error) for word in ("CUDA error", "cuDNN error", "CUBLAS_STATUS")
     )
 
 
 def _memory(provenance: Provenance) -> dict[str, str]:
-    """The most memory held so far, for the log."""
+    """The maximum memory held so far, for the log."""
     held = {"device_memory": provenance.device_memory, "host_memory": provenance.host_memory}
     return {name: f"{size >> 20} MiB" for name, size in held.items() if size is not None}

@@ -1,4 +1,4 @@
-"""What a worker process is started with."""
+"""Settings of a worker process."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from client.connection import Token
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerSettings:
-    """Given once at the start."""
+    """Set once, at the start of the process."""
 
     url: str
-    """Of the coordinator, such as `http://127.0.0.1:8000`."""
+    """Address of the coordinator, such as `http://127.0.0.1:8000`."""
 
     token: Token
     cache_root: Path
-    """Folder of the clip caches, read-only is enough."""
+    """Folder of the clip caches; read access is enough."""
 
     models_root: Path | None = None
-    """Folder of the model catalogue, for studies that start from one of its models."""
+    """Folder of the model catalogue: to start from its models, and to add models if it can be written."""
 
     measurements: Path | None = None
-    """File that keeps what was measured of this device; None measures anew in every process."""
+    """File that keeps measurements of this device; with None every process measures again."""
 
     alive_file: Path | None = None
-    """Touched whenever the worker gets on: a probe of its age finds one that hangs."""
+    """File touched on every claim and optimiser step, at most every few seconds, for a liveness probe."""
 
     study: str | None = None
-    """Only folds of this study, and end when it is over; None: folds of any study, for ever."""
+    """Run only folds of this study and stop when it is over; None runs folds of any study without end."""
 
     name: str = field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}")
     device: str | None = None
-    """A torch device such as `cuda:0` or `cpu`; None takes a GPU where there is one."""
+    """A torch device such as `cuda:0` or `cpu`; None takes the first GPU, or else the CPU."""
 
     threads: int | None = None
-    """CPU threads for training; None leaves torch's own choice."""
+    """CPU threads for training; None leaves the number to torch."""
 
     give_up_after: float = 600.0
-    """Seconds of a coordinator that cannot be reached, before the worker ends and lets others try."""
+    """Seconds without an answer from the coordinator after which the worker stops."""

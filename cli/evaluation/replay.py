@@ -12,9 +12,9 @@ from client.study_client import StudyClient
 from services.clip_cache import cache_folder, open_cache
 from services.contracts import FoldRecord, FoldResult, Provenance
 from worker.training.device import choose_device, keep_freed_memory
-from worker.training.engine import Engine
 from worker.training.fit import Progress, run_fold
 from worker.training.pretrained import open_pretrained
+from worker.training.training_device import TrainingDevice
 
 PROMISED = ("device", "torch", "cuda", "cudnn", "threads")
 """What must be the same for the same bits; the compute plan and the memory format are taken from the record."""
@@ -84,7 +84,7 @@ def replay(
     result = run_fold(
         task,
         open_cache(cache_folder(cache_root, task.dataset, task.fingerprint)),
-        Engine(chosen),
+        TrainingDevice(chosen),
         revision=None,
         on_step=on_step,
         pretrained=None if (name := task.training.pretrained) is None else open_pretrained(models_root, name),

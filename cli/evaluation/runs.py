@@ -81,7 +81,7 @@ def ensure(client: StudyClient, spec: StudySpec) -> None:
         )
     verb = {StudyState.PAUSED: "resume", StudyState.DRAFT: "start"}.get(study.state)
     if verb is not None:
-        client.move(spec.name, verb)
+        client.change_state(spec.name, verb)
 
 
 def exactly(

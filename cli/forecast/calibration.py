@@ -11,9 +11,10 @@ from cli.forecast.plan import ConfigurationCost, Measured, Plan, useful_flops, u
 from client.study_client import StudyClient
 from services.contracts import FoldState, FoldTask, StudySpec, configure
 from services.errors import Conflict, InvalidInput
+from services.model_config import ModelConfig
 from worker.training.device import choose_device, device_name, free_memory, keep_freed_memory
-from worker.training.engine import Engine
 from worker.training.speed import measure_speed
+from worker.training.training_device import TrainingDevice
 
 CALIBRATION_SECONDS = 60.0
 
@@ -47,13 +48,13 @@ def measure_here(spec: StudySpec, shape: DatasetShape, plan: Plan, *, device: st
         )
     if chosen.type == "cpu":
         keep_freed_memory()
-    engine = Engine(chosen)
+    training_device = TrainingDevice(chosen)
     costs = sorted(plan.configurations, key=lambda cost: cost.useful_flop_per_clip)
     usual = next(cost for cost in costs if plan.configuration.items() <= vars(cost).items())
     measured = {}
     for cost in {id(cost): cost for cost in (costs[0], usual, costs[-1])}.values():
         task = _task(spec, shape, cost)
-        speed = measure_speed(task, engine, channels=shape.channels, seconds=CALIBRATION_SECONDS / 3)
+        speed = measure_speed(task, training_device, channels=shape.channels, seconds=CALIBRATION_SECONDS / 3)
         measured[cost.useful_flop_per_clip] = speed.clips_per_second
     return Measured(device=device_name(chosen), memory=memory, clips_per_second=measured)
 
@@ -78,9 +79,7 @@ def measured_by_workers(client: StudyClient, study: str) -> Measured:
             read += 1
             record = client.fold(study, trial.number, fold.index)
             ran = record.result.provenance
-            flops = useful_flops(
-                record.task.hyperparameters, record.task.training, view.spec, view.classes, channels
-            )
+            flops = useful_flops(ModelConfig.of_task(record.task), view.spec, channels)
             seconds[ran.device][flops].append(ran.seconds / ran.clip_passes)
     if not seconds:
         raise Conflict(

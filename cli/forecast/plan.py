@@ -18,10 +18,12 @@ from services.contracts import StudySpec, TrainingSettings, configure
 from services.errors import InvalidInput
 from services.folds import Fold, make_folds, train_clips
 from services.grid import grid_axes
+from services.model_config import ModelConfig
+from services.network_layers import CHANNELS
 from services.search_space import PARAMETERS, Hyperparameters, ParameterValue, Range, SearchSpace
 from worker.training.augmentation import copies_of
 from worker.training.costs import peak_bytes, training_flops
-from worker.training.model import CHANNELS, EmotionNet, build_model
+from worker.training.model import EmotionNet, build_model
 
 CONVENTION = (
     "two operations for each multiplication and addition of convolutions and dense layers; backward counts "
@@ -234,7 +236,8 @@ def _cost(
     largest: Mapping[str, Any],
 ) -> ConfigurationCost:
     hp, training = configure({**usual_configuration(spec), **largest, **parameters}, spec.training)
-    model = _model(hp, training, len(shape.classes))
+    config = ModelConfig.of(hp, training, spec.economies, classes=len(shape.classes))
+    model = _model(config)
     flops = training_flops(model, channels=CHANNELS)
     without = training_flops(model, channels=CHANNELS, count_padding=False)
     passes = training.epochs * _clips_trained_on(spec, shape, folds)
@@ -250,16 +253,13 @@ def _cost(
         pflop_per_trial=_rounded(flops * passes / 1e15),
         pflop_per_trial_without_padding=_rounded(without * passes / 1e15),
         memory_gib=_rounded(_memory(spec, shape, model, training) / 2**30),
-        useful_flop_per_clip=useful_flops(hp, training, spec, shape.classes, shape.channels),
+        useful_flop_per_clip=useful_flops(config, spec, shape.channels),
     )
 
 
-def useful_flops(
-    hp: Hyperparameters, training: TrainingSettings, spec: StudySpec, classes: Sequence[str], channels: int
-) -> float:
+def useful_flops(config: ModelConfig, spec: StudySpec, channels: int) -> float:
     """See `ConfigurationCost.useful_flop_per_clip`; `channels` are those of the clips, 1 or 3."""
-    model = _model(hp, training, len(classes))
-    return training_flops(model, channels=_network_channels(spec, channels), count_padding=False)
+    return training_flops(_model(config), channels=_network_channels(spec, channels), count_padding=False)
 
 
 def _network_channels(spec: StudySpec, channels: int) -> int:
@@ -283,23 +283,15 @@ def _largest(spec: StudySpec, shape: DatasetShape) -> dict[str, ParameterValue]:
 
     def memory(parameters: dict[str, ParameterValue]) -> float:
         hp, training = configure({**usual_configuration(spec), **parameters}, spec.training)
-        return _memory(spec, shape, _model(hp, training, len(shape.classes)), training)
+        config = ModelConfig.of(hp, training, spec.economies, classes=len(shape.classes))
+        return _memory(spec, shape, _model(config), training)
 
     return max(_grid(spec, LARGE), key=memory)
 
 
-def _model(hp: Hyperparameters, training: TrainingSettings, classes: int) -> EmotionNet:
+def _model(config: ModelConfig) -> EmotionNet:
     with torch.device("meta"):
-        return build_model(
-            hp,
-            width=training.width,
-            classes=classes,
-            frames=training.frames,
-            frame_size=training.frame_size,
-            bn_momentum=training.bn_momentum,
-            batch_norm=training.batch_norm,
-            pool_counts_padding=training.pool_counts_padding,
-        )
+        return build_model(config)
 
 
 def _memory(spec: StudySpec, shape: DatasetShape, model: EmotionNet, training: TrainingSettings) -> float:

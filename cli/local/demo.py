@@ -114,7 +114,7 @@ def _find_or_create(client: StudyClient, spec: StudySpec, *, new: bool, console:
     if earlier and not new:
         study = earlier[-1]
         if study.state == "paused":
-            study = client.move(study.name, "resume")
+            study = client.change_state(study.name, "resume")
         what = "is finished; --new starts another" if study.state.over else "goes on where it stopped"
         console.print(f"    study {study.name} {what}")
         return study

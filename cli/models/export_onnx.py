@@ -16,7 +16,8 @@ import torch
 
 from services.errors import FoldwiseError, InvalidInput
 from services.model_card import ModelCard, input_text
-from worker.training.model import CHANNELS, EmotionNet
+from services.network_layers import CHANNELS
+from worker.training.model import EmotionNet
 from worker.training.pretrained import open_model
 
 AGREEMENT = 1e-4

@@ -17,9 +17,9 @@ from services.revision import running_revision
 from services.search_space import PARAMETERS, check_value
 from services.seeds import derive_seed
 from worker.training.device import choose_device, keep_freed_memory
-from worker.training.engine import Engine
 from worker.training.fit import Progress, train_model
 from worker.training.pretrained import pack
+from worker.training.training_device import TrainingDevice
 
 
 def read_parameters(settings: list[str]) -> dict[str, Any]:
@@ -96,7 +96,9 @@ def pretrain(
         study_seed=spec.seed,
         trains_on_all=True,
     )
-    result, state = train_model(task, cache, Engine(chosen), revision=running_revision(), on_step=on_step)
+    result, state = train_model(
+        task, cache, TrainingDevice(chosen), revision=running_revision(), on_step=on_step
+    )
     label_of = {clip.clip_id: clip.label for clip in cache.clips()}
     labels = tuple(label_of[clip_id] for clip_id in task.test_clips)
     return add_model(models_root, name, pack(state), describe(task, manifest, labels, result))

@@ -11,6 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from report.outcome import trial_outcome
 from report.selection import selection_warning
 from services.contracts import (
     ConfusionView,
@@ -80,18 +81,8 @@ def trials_table(trials: Sequence[TrialView]) -> Table:
     for trial in trials:
         state = Text(trial.state, style=_STYLES[trial.state])
         folds = f"{trial.folds_done}/{trial.folds}"
-        table.add_row(str(trial.number), state, folds, percent(trial.running_accuracy), what_happened(trial))
+        table.add_row(str(trial.number), state, folds, percent(trial.running_accuracy), trial_outcome(trial))
     return table
-
-
-def what_happened(trial: TrialView) -> str:
-    """The last word on a trial, such as `pruned by median after 3/5 folds`."""
-    if trial.pruned is not None:
-        numbers = ", ".join(f"{key} {value:.4g}" for key, value in trial.pruned.numbers.items())
-        return f"pruned by {trial.pruned.rule} after {trial.folds_done}/{trial.folds} folds ({numbers})"
-    if trial.end_reason:
-        return trial.end_reason
-    return f"on {trial.worker}" if trial.worker else ""
 
 
 def parameters_table(parameters: dict[str, object]) -> Table:

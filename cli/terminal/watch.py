@@ -9,8 +9,9 @@ from datetime import timedelta
 from rich.console import Console
 from rich.live import Live
 
-from cli.terminal.tables import live_view, percent, what_happened
+from cli.terminal.tables import live_view, percent
 from client.study_client import StudyClient
+from report.outcome import trial_outcome
 from services.contracts import StudyView, TrialState, TrialView
 
 INTERVAL = 1.0
@@ -67,5 +68,5 @@ def _line(trial: TrialView) -> str:
         f"trial {trial.number:<3} {trial.state:<9} fold {trial.folds_done}/{trial.folds}  "
         f"accuracy {percent(trial.running_accuracy):>8}"
     )
-    happened = what_happened(trial)
-    return f"{line}  {happened}" if happened else line
+    outcome = trial_outcome(trial)
+    return f"{line}  {outcome}" if outcome else line

@@ -22,8 +22,8 @@ from services.contracts import (
 )
 from services.folds import LeaveOneSubjectOut, make_folds, split_hash
 from services.search_space import Hyperparameters
-from worker.training.engine import Engine
 from worker.training.fit import Progress, run_fold
+from worker.training.training_device import TrainingDevice
 
 CPU = torch.device("cpu")
 FINGERPRINT = "f" * 64
@@ -119,7 +119,7 @@ def run(
     assignment: FoldTask,
     cache: ClipCache,
     *,
-    engine: Engine | None = None,
+    device: TrainingDevice | None = None,
     on_step: Callable[[Progress], None] = lambda progress: None,
 ) -> FoldResult:
-    return run_fold(assignment, cache, engine or Engine(CPU), revision="abc", on_step=on_step)
+    return run_fold(assignment, cache, device or TrainingDevice(CPU), revision="abc", on_step=on_step)

@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, binomtest
 
-from report.architecture import layers_of
+from report.architecture import trial_layers
 from report.literature import PAPER, comparison_for
 from report.table import Hours, Percent, Table, write_csv, write_latex
 from services.contracts import StudyState, StudyView, TrialState
 from services.folds import KFold, LeaveOneSubjectOut
 from services.intervals import bootstrap, wilson
+from services.network_layers import Convolution, Dense, Pool
 from services.presets import get_preset
 from services.scores import accuracy, best_common_epoch, unweighted_f1
 
@@ -73,16 +74,17 @@ def test_a_table_is_written_in_full_for_programs_and_escaped_for_latex(tmp_path:
 
 def test_the_network_is_drawn_with_the_papers_filters_and_shapes() -> None:
     spec = get_preset("ckplus-loso")
-    layers = layers_of({"temporal_size": 5}, spec, 7)
-    convolutions = [layer for layer in layers if layer.kind == "conv"]
+    layers = trial_layers({"temporal_size": 5}, spec, 7)
+    convolutions = [layer for layer in layers if isinstance(layer, Convolution)]
     assert [layer.units for layer in convolutions] == [64, 128, 256, 256, 512, 512, 512, 512]
     assert {layer.kernel for layer in convolutions} == {(5, 3, 3)}
-    pools = [layer for layer in layers if layer.kind == "pool"]
+    pools = [layer for layer in layers if isinstance(layer, Pool)]
     assert [pool.kernel for pool in pools] == [(1, 2, 2), (2, 2, 2), (2, 2, 2), (2, 2, 2), (1, 2, 2)]
     assert pools[-1].shape == (1, 4, 4)
-    assert [layer.units for layer in layers if layer.kind == "dense"] == [4096, 4096, 7]
-    doubled = [layer for layer in layers_of({"second_conv_layer": True}, spec, 7) if layer.optional]
-    assert [layer.units for layer in doubled] == [64, 128]
+    assert [layer.units for layer in layers if isinstance(layer, Dense)] == [4096, 4096, 7]
+    doubled = trial_layers({"second_conv_layer": True}, spec, 7)
+    optional = [layer for layer in doubled if isinstance(layer, Convolution) and layer.optional]
+    assert [layer.units for layer in optional] == [64, 128]
 
 
 @pytest.mark.parametrize(

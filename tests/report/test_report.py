@@ -255,7 +255,7 @@ def test_a_study_without_a_complete_trial_gets_an_honest_report(
     found = write_report(client, "s", tmp_path)
     page = page_text(tmp_path)
     assert "No trial is complete, so the study has no accuracy" in page
-    assert "right. The other folds were not run, so this is no estimate of its accuracy" in page
+    assert "correctly. Its other folds were not run, so this is not an estimate of its accuracy" in page
     assert found.shown is not None
     assert (found.shown.complete, found.shown.resampled) == (False, None)
     assert all(score.wilson is None and score.bootstrap is None for score in found.shown.scores)

@@ -23,10 +23,10 @@ from services.model_catalogue import TEXT, add_model, find_model, list_models, r
 from tests.harness.coordinator_harness import FINGERPRINT, Desk, key_of, make_result
 from tests.harness.served_app import live_coordinator
 from worker.coordinator_client import CoordinatorClient
-from worker.final_models import can_keep_models, finish_staged, hand_in, stage
-from worker.training.engine import Engine as TrainingEngine
+from worker.final_models import can_keep_models, report_result, report_staged, stage
 from worker.training.fit import train_model
 from worker.training.pretrained import open_pretrained
+from worker.training.training_device import TrainingDevice
 
 SPEC = {
     "protocol": {"kind": "kfold", "k": 2},
@@ -144,8 +144,8 @@ def _trained(client: CoordinatorClient, cache_root: Path, root: Path) -> tuple[F
     task = client.claim(study="s-final", caches=[FINGERPRINT], plans=[ComputePlan()], keeps_models=True)
     assert task is not None
     cache = open_cache(cache_folder(cache_root, "tiny", FINGERPRINT))
-    engine = TrainingEngine(torch.device("cpu"))
-    result, state = train_model(task, cache, engine, revision="abc", on_step=lambda _: None)
+    device = TrainingDevice(torch.device("cpu"))
+    result, state = train_model(task, cache, device, revision="abc", on_step=lambda _: None)
     named, staged = stage(root, task, cache, result, state)
     assert list_models(root) == [], "it is not in the catalogue before its result counts"
     return task, named, staged
@@ -156,7 +156,7 @@ def test_a_model_is_published_with_its_result(
 ) -> None:
     assert can_keep_models(tmp_path / "models")
     task, result, staged = _trained(client, cache_root, tmp_path / "models")
-    hand_in(client, task.lease, result, staged, more=False)
+    report_result(client, task.lease, result, staged, more=False)
     [card] = list_models(tmp_path / "models")
     assert result.model is not None
     assert (card.id, card.sha256) == (result.model.id, result.model.sha256)
@@ -177,12 +177,12 @@ def test_another_worker_finishes_for_one_that_died(
 ) -> None:
     _, result, _ = _trained(client, cache_root, tmp_path)
     # It died before it could report; then after it had reported and before it could publish.
-    finish_staged(client, tmp_path)
+    report_staged(client, tmp_path)
     [card] = list_models(tmp_path)
     assert result.model is not None
     assert card.id == result.model.id
     assert staged_models(tmp_path) == []
-    finish_staged(client, tmp_path)
+    report_staged(client, tmp_path)
     assert list_models(tmp_path) == [card]
 
 
@@ -192,7 +192,7 @@ def test_a_counted_model_is_published_by_another_worker(
     task, result, _ = _trained(client, cache_root, tmp_path)
     client.report(task.lease, result, more=False)
     assert list_models(tmp_path) == []
-    finish_staged(client, tmp_path)
+    report_staged(client, tmp_path)
     assert len(list_models(tmp_path)) == 1
 
 
@@ -203,9 +203,9 @@ def test_a_model_whose_result_is_refused_leaves_nothing(
     client.release(task.lease)
     again, other, other_staged = _trained(client, cache_root, tmp_path / "two")
     with pytest.raises(LeaseSuperseded):
-        hand_in(client, task.lease, result, staged, more=False)
+        report_result(client, task.lease, result, staged, more=False)
     assert list((tmp_path / "one").iterdir()) == []
-    hand_in(client, again.lease, other, other_staged, more=False)
+    report_result(client, again.lease, other, other_staged, more=False)
     assert len(list_models(tmp_path / "two")) == 1
 
 
@@ -216,6 +216,6 @@ def test_the_same_model_twice_is_there_once(
     weights = (staged.folder / "weights.safetensors").read_bytes()
     described = staged.card.model_dump(exclude={"id", "sha256"})
     card = add_model(tmp_path, "s-final", weights, described)
-    hand_in(client, task.lease, result, staged, more=False)
+    report_result(client, task.lease, result, staged, more=False)
     assert [each.id for each in list_models(tmp_path)] == [card.id]
     assert [file.name for file in tmp_path.iterdir()] == [card.id]

@@ -1,5 +1,5 @@
-"""Using a trained model: emotions of a face over the windows of a video, and the video with boxes and labels.
+"""Prediction with a trained model: a label for each window of a video, and the video with boxes and labels.
 
-May not live here: training, calls to a coordinator. Of the worker, only this package may use `preprocessing`: a
-video must be cropped as the training clips were.
+Not allowed here: training, calls to a coordinator. This is the only package of the worker that imports from
+`preprocessing`: a video must be cropped in the same way as the training clips.
 """

@@ -1,4 +1,4 @@
-"""A video with the face that was looked at, its label, and the probabilities of all classes."""
+"""Write a video with the analysed face, its label, and the probabilities of all classes."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
 def write_annotated(video: Path, prediction: Prediction, target: Path) -> None:
-    """Write a video as MP4 with boxes and labels drawn into it; it appears whole.
+    """Write a video as MP4 with boxes and labels drawn into it. The file appears only when it is complete.
 
-    A frame has the label of the last window that ends with it or before, the first frames that of the first.
+    A frame gets the label of the last window that ends at or before it; the first frames get that of the first
+    window.
 
     Raises:
-        InvalidInput: the target cannot be written as a video.
+        InvalidInput: the target cannot be written as a video, or is not named .mp4.
         OSError: the video cannot be read.
     """
     if target.suffix != ".mp4":
@@ -42,7 +43,7 @@ def write_annotated(video: Path, prediction: Prediction, target: Path) -> None:
                     writer = _open(partial, target, frames_per_second(video), size)
                 window = prediction.windows[max(0, bisect_right(ends, frame.number) - 1)]
                 drawn = annotated(frame.image, prediction.boxes.get(frame.number), window)
-                # Images of a folder may differ in size, and a writer drops what is not of its own.
+                # Images of a folder may differ in size, and the writer drops frames of another size.
                 writer.write(cv2.resize(drawn, size))
         finally:
             if writer is not None:
@@ -50,7 +51,7 @@ def write_annotated(video: Path, prediction: Prediction, target: Path) -> None:
 
 
 def annotated(image: Image, box: FaceBox | None, window: Window) -> Image:
-    """A BGR image with a box on the face, the label above it, and a bar for each class at the left."""
+    """A copy of a BGR image with a box around the face, its label, and a bar for each class on the left."""
     drawn = image.copy()
     height, width = drawn.shape[:2]
     line = max(14, height // 24)
@@ -66,8 +67,8 @@ def annotated(image: Image, box: FaceBox | None, window: Window) -> Image:
         above = rows.start - line // 3 if rows.start > 2 * line else min(height - 4, rows.stop + line)
         _write(drawn, text, (columns.start, above), scale, thick)
     bar = max(40, width // 8)
-    for place, (name, probability) in enumerate(window.probabilities.items()):
-        top = line // 2 + place * line
+    for index, (name, probability) in enumerate(window.probabilities.items()):
+        top = line // 2 + index * line
         colour = GREEN if name == window.label else WHITE
         cv2.rectangle(drawn, (line // 2, top), (line // 2 + bar, top + line - 4), DARK, cv2.FILLED)
         length = round(bar * probability)
@@ -76,16 +77,16 @@ def annotated(image: Image, box: FaceBox | None, window: Window) -> Image:
     return drawn
 
 
-def _write(image: Image, text: str, place: tuple[int, int], scale: float, thick: int) -> None:
-    cv2.putText(image, text, place, FONT, scale, DARK, thick + 2, cv2.LINE_AA)
-    cv2.putText(image, text, place, FONT, scale, WHITE, thick, cv2.LINE_AA)
+def _write(image: Image, text: str, corner: tuple[int, int], scale: float, thick: int) -> None:
+    cv2.putText(image, text, corner, FONT, scale, DARK, thick + 2, cv2.LINE_AA)
+    cv2.putText(image, text, corner, FONT, scale, WHITE, thick, cv2.LINE_AA)
 
 
 def _open(partial: Path, target: Path, rate: float, size: tuple[int, int]) -> cv2.VideoWriter:
     codec = cv2.VideoWriter.fourcc(*CODEC)
     writer = cv2.VideoWriter(str(partial), cv2.CAP_FFMPEG, codec, rate, size)
     if not writer.isOpened():
-        raise InvalidInput(f"--video {target} cannot be written; give a file in a folder that you may write to")
+        raise InvalidInput(f"--video {target} cannot be written; give a file in a folder that you can write to")
     return writer
 
 

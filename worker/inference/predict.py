@@ -1,4 +1,4 @@
-"""`foldwise predict`: which emotion a face shows over the time of a video."""
+"""`foldwise predict`: the emotion that a face shows in each window of a video."""
 
 from __future__ import annotations
 
@@ -26,25 +26,28 @@ from worker.training.device import choose_device
 from worker.training.model import EmotionNet
 from worker.training.pretrained import open_model
 
-CLIPS_AT_ONCE = 16
-DIGITS = 4
+CLIPS_PER_BATCH = 16
+"""Windows that the network predicts in one forward pass."""
+
+PROBABILITY_DIGITS = 4
+"""Decimals that probabilities are rounded to."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
-    """Some consecutive frames of a video, and what a model says of them."""
+    """Consecutive frames of a video, and what a model predicts for them."""
 
     first_frame: int
     last_frame: int
-    """Both from 0, and both part of it."""
+    """Numbers from 0; both frames belong to the window."""
 
     start: float
     end: float
-    """Seconds, of the first and of the last frame."""
+    """Times of the first and of the last frame in seconds."""
 
     frames_with_face: int
     label: str | None
-    """None where too few of the frames show a face."""
+    """None if too few frames show a face."""
 
     probabilities: dict[str, float] | None
     """By class, 4 decimals."""
@@ -52,19 +55,19 @@ class Window:
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What a model says of a video."""
+    """What a model predicts for a video."""
 
     video: str
     model: str
     frames: int
     windows: list[Window]
     boxes: dict[int, FaceBox] = field(repr=False)
-    """The face that was looked at, by the number of the frame; frames without one are left out."""
+    """The box of the analysed face by frame number; frames without a face are missing."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Seen:
-    """A frame that was read, and the faces in it."""
+class _Frame:
+    """A frame and the faces found in it."""
 
     number: int
     seconds: float
@@ -74,10 +77,11 @@ class _Seen:
 
 @dataclass(frozen=True, kw_only=True)
 class _Clip:
-    """A window, and the face in it as the model takes it; no crops where there is no face."""
+    """A window and the face in it, cropped for the model."""
 
     window: Window
     crops: Frames | None
+    """None if too few frames show a face."""
 
 
 def load_predictor(root: Path, model: str, device: str | None) -> Predictor:
@@ -97,13 +101,14 @@ def load_predictor(root: Path, model: str, device: str | None) -> Predictor:
 
 
 class Predictor:
-    """A model with everything that was done to the clips it was trained on."""
+    """A model, and the preprocessing of the clips that it was trained on."""
 
     def __init__(self, card: ModelCard, model: EmotionNet, device: torch.device) -> None:
-        """Take over `model`, in evaluation mode.
+        """Move `model` to the device and put it into evaluation mode.
 
         Raises:
-            InvalidInput, NotFound: the detector that made its clips is not known, or its weights are missing.
+            InvalidInput: the face detector of the training clips is unknown.
+            NotFound: the detector's weights are missing.
         """
         self.card = card
         self._device = device
@@ -112,13 +117,14 @@ class Predictor:
         self._detector: FaceDetector = make_detector(self._settings.detector)
 
     def predict(self, video: str | os.PathLike[str], *, stride: int = 5) -> Prediction:
-        """Label windows of as many frames as the model takes, one every `stride` frames, and the last ones.
+        """Label the windows of a video.
 
-        In each window one face is followed and cropped as in the clips the model was trained on.
+        A window has as many frames as the model takes. Windows start every `stride` frames; one more covers the
+        last frames. In each window one face is tracked and cropped in the same way as in the training clips.
 
         Raises:
-            NotFound: there is no such file.
-            InvalidInput: it is no video that can be read, has fewer frames than the model takes, or shows no
+            NotFound: the file does not exist or cannot be read.
+            InvalidInput: the file is not a readable video, has fewer frames than the model takes, or shows no
                 face in any window.
         """
         video = Path(video)
@@ -130,7 +136,7 @@ class Predictor:
             for window in self._windows(video, stride):
                 count = window[-1].number + 1
                 clips.append(self._clip(window, boxes))
-                if len(clips) == CLIPS_AT_ONCE:
+                if len(clips) == CLIPS_PER_BATCH:
                     windows += self._label(clips)
                     clips = []
         except OSError as error:
@@ -144,50 +150,50 @@ class Predictor:
             )
         return Prediction(video=str(video), model=self.card.id, frames=count, windows=windows, boxes=boxes)
 
-    def _windows(self, video: Path, stride: int) -> Iterator[Sequence[_Seen]]:
+    def _windows(self, video: Path, stride: int) -> Iterator[Sequence[_Frame]]:
         length = self._settings.frames
-        seen: deque[_Seen] = deque(maxlen=length)
-        read, told = 0, 0
+        latest: deque[_Frame] = deque(maxlen=length)
+        read, covered = 0, 0
         for frame in read_video(video):
-            seen.append(self._see(frame))
+            latest.append(self._find_faces(frame))
             read += 1
             if read >= length and (read - length) % stride == 0:
-                told = read
-                yield tuple(seen)
+                covered = read
+                yield tuple(latest)
         if read == 0:
-            raise InvalidInput(f"{video} is no video that can be read", field="video")
+            raise InvalidInput(f"{video} is not a readable video", field="video")
         if read < length:
             raise InvalidInput(
                 f"{video} is too short: it has {read} frames, the model takes {length} at a time", field="video"
             )
-        if told < read:
-            # What comes last is where a clip of the training sets has its peak.
-            yield tuple(seen)
+        if covered < read:
+            # Clips of the training sets have their peak in their last frames.
+            yield tuple(latest)
 
-    def _see(self, frame: VideoFrame) -> _Seen:
+    def _find_faces(self, frame: VideoFrame) -> _Frame:
         image = frame.image
         if self.card.channels == 1:
             image = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY).astype(np.uint8, copy=False)
         faces = find_faces(image, self._detector)
-        return _Seen(number=frame.number, seconds=frame.seconds, image=image, faces=faces)
+        return _Frame(number=frame.number, seconds=frame.seconds, image=image, faces=faces)
 
-    def _clip(self, seen: Sequence[_Seen], boxes: dict[int, FaceBox]) -> _Clip:
-        found = follow_one_face([frame.faces for frame in seen])
+    def _clip(self, frames: Sequence[_Frame], boxes: dict[int, FaceBox]) -> _Clip:
+        found = follow_one_face([frame.faces for frame in frames])
         window = Window(
-            first_frame=seen[0].number,
-            last_frame=seen[-1].number,
-            start=round(seen[0].seconds, 3),
-            end=round(seen[-1].seconds, 3),
+            first_frame=frames[0].number,
+            last_frame=frames[-1].number,
+            start=round(frames[0].seconds, 3),
+            end=round(frames[-1].seconds, 3),
             frames_with_face=sum(box is not None for box in found),
             label=None,
             probabilities=None,
         )
         if too_few_faces(found, self._settings):
             return _Clip(window=window, crops=None)
-        for frame, box in zip(seen, found, strict=True):
+        for frame, box in zip(frames, found, strict=True):
             if box is not None:
                 boxes.setdefault(frame.number, box)
-        crops = np.stack(crop_faces([frame.image for frame in seen], found, self._settings))
+        crops = np.stack(crop_faces([frame.image for frame in frames], found, self._settings))
         if self.card.hyperparameters.clahe:
             crops = apply_clahe(crops, self._settings.clahe_clip_limit, self._settings.clahe_tiles)
         return _Clip(window=window, crops=crops)
@@ -212,7 +218,8 @@ class Predictor:
             window,
             label=self.card.classes[best],
             probabilities={
-                name: round(p, DIGITS) for name, p in zip(self.card.classes, probabilities, strict=True)
+                name: round(p, PROBABILITY_DIGITS)
+                for name, p in zip(self.card.classes, probabilities, strict=True)
             },
         )
 

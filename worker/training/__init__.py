@@ -1,5 +1,5 @@
-"""One fold, from its assignment to its result: network, augmentation, clips, optimiser, fit, evaluation.
+"""One fold, from its task to its result: network, augmentation, clips, optimiser, training, evaluation.
 
-May not live here: HTTP, leases, other folds or trials, face detection, OpenCV. What goes in is a
-`FoldAssignment` and a clip cache, what comes out is a `FoldResult`.
+`fit.run_fold` takes a `FoldTask` and a clip cache and returns a `FoldResult`. Not allowed here: HTTP, leases,
+other folds or trials, face detection, OpenCV.
 """

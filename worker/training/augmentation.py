@@ -1,4 +1,4 @@
-"""Augmented copies of a clip (paper section 3.2): flip, rotation, linear contrast. A clip moves as one."""
+"""Augmented copies of a clip (paper section 3.2): flip, rotation, linear contrast, equal in all its frames."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ Frames = NDArray[np.uint8]
 
 
 def augment(clip: Frames, counts: AugmentationCounts, settings: Augmentation, seed: int) -> Frames:
-    """Copies of one clip: first flipped, then rotated, then with another contrast.
+    """Copies of one clip: first the flipped ones, then the rotated ones, then those with another contrast.
 
-    Angles (degrees) and contrast multipliers are uniform, one for all frames of a copy, and depend on the
-    seed alone.
+    Angles (degrees) and contrast multipliers are drawn uniformly, one for all frames of a copy, and depend on
+    the seed only.
 
     Args:
         clip: uint8, frames x size x size (x 3).
-        counts: copies of each kind.
-        settings: the ranges, and what a rotation pulls in from outside.
-        seed: `services.seeds.augmentation_seed`, so that a clip has the same copies in all folds and trials.
+        counts: number of copies of each kind.
+        settings: the ranges to draw from, and the border of rotated frames.
+        seed: from `services.seeds.augmentation_seed`: a clip has the same copies in all folds and trials.
 
     Returns:
         uint8, copies x frames x size x size (x 3).
@@ -39,7 +39,7 @@ def augment(clip: Frames, counts: AugmentationCounts, settings: Augmentation, se
 
 
 def copies_of(counts: AugmentationCounts) -> int:
-    """How many copies `augment` makes."""
+    """Number of copies that `augment` makes."""
     return counts.flip + counts.rotation + counts.contrast
 
 
@@ -49,25 +49,25 @@ def flip(clip: Frames) -> Frames:
 
 
 def rotate(clip: Frames, degrees: float, *, border: str) -> Frames:
-    """The clip turned counter-clockwise about the centre of its frames, bilinear, rounded.
+    """The clip rotated counter-clockwise about the centre of its frames, interpolated bilinearly and rounded.
 
     Args:
         clip: uint8, frames x size x size (x 3).
         degrees: the angle, the same for every frame.
-        border: what comes in from outside: `black`, or `replicate` the nearest pixel.
+        border: fills pixels from outside the frame: `black`, or `replicate` the nearest pixel.
     """
     frames, height, width = clip.shape[:3]
-    # Frames and colours stand as channels of one image: one grid turns them all.
+    # Frames and colours become channels of one image, so that one grid rotates them all.
     image = torch.tensor(clip.reshape(frames, height, width, -1)).permute(0, 3, 1, 2).float()
     image = image.reshape(1, -1, height, width)
     angle = np.deg2rad(degrees)
-    # The matrix takes a pixel of the result to where it is read; y points down.
+    # The matrix maps a pixel of the result to the position that it is read from; y points down.
     matrix = [[np.cos(angle), -np.sin(angle), 0.0], [np.sin(angle), np.cos(angle), 0.0]]
     grid = F.affine_grid(torch.tensor([matrix], dtype=torch.float32), list(image.shape), align_corners=False)
     padding = "zeros" if border == "black" else "border"
-    turned = F.grid_sample(image, grid, mode="bilinear", padding_mode=padding, align_corners=False)
-    turned = turned.reshape(frames, -1, height, width).permute(0, 2, 3, 1).round().clamp(0, 255)
-    result: Frames = turned.to(torch.uint8).numpy().reshape(clip.shape)
+    rotated = F.grid_sample(image, grid, mode="bilinear", padding_mode=padding, align_corners=False)
+    rotated = rotated.reshape(frames, -1, height, width).permute(0, 2, 3, 1).round().clamp(0, 255)
+    result: Frames = rotated.to(torch.uint8).numpy().reshape(clip.shape)
     return result
 
 

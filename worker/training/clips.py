@@ -1,4 +1,4 @@
-"""The clips that a fold trains on and is tested on, resident on the device as bytes."""
+"""The clips that a fold trains and tests on, kept on the device as bytes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from services.clip_cache import ClipCache
-from services.contracts import Augmentation
+from services.contracts import Augmentation, FoldTask
 from services.errors import InvalidInput
 from services.folds import Clip, OuterFold, outer_subjects
 from services.seeds import augmentation_seed, sha256_of
@@ -20,8 +20,8 @@ from worker.training.device import free_memory
 
 log = structlog.get_logger()
 
-CLIPS_SHARE = 0.5
-"""Of a GPU's free memory, what clips may take; the rest is the network's."""
+MAX_CLIPS_SHARE = 0.5
+"""Share of a GPU's free memory (0 to 1) that clips may take; larger sets stay on the host."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class ClipSet:
 
     clips: tuple[Clip, ...]
     frames: Tensor
-    """uint8, rows x frames x size x size (x 3), on the device, or on the host where that is too small."""
+    """uint8, rows x frames x size x size (x 3), on the device, or on the host if they do not fit there."""
 
     clip_of_row: Tensor
     """int64, rows, on the CPU: index into `clips`."""
@@ -41,21 +41,21 @@ class ClipSet:
     def split(self, test_clips: Sequence[str], outer: OuterFold | None = None) -> tuple[Tensor, Tensor]:
         """Rows to train on and rows to test, int64, on the device.
 
-        Trained on are all clips that are not tested, with their copies, but for those of the subjects of the
-        outer fold. Tested are the originals alone, in the order of `test_clips`.
+        A fold trains on all clips that it does not test, with their copies, except those of subjects in the
+        outer fold. It tests the originals only, in the order of `test_clips`.
 
         Raises:
-            InvalidInput: a test clip is unknown, none is left to train on, or a tested subject has another
-                clip that would be trained on.
+            InvalidInput: a test clip is unknown, no clip remains to train on, or a tested subject has another
+                clip that the fold would train on.
         """
-        place = {clip.clip_id: i for i, clip in enumerate(self.clips)}
-        if unknown := [clip_id for clip_id in test_clips if clip_id not in place]:
+        index_of = {clip.clip_id: index for index, clip in enumerate(self.clips)}
+        if unknown := [clip_id for clip_id in test_clips if clip_id not in index_of]:
             raise InvalidInput(f"test clip {unknown[0]!r} is not in the clip cache", field="test_clips")
-        test = torch.tensor([place[clip_id] for clip_id in test_clips], dtype=torch.int64)
-        left_out = outer_subjects(self.clips, outer)
-        away = [place for place, clip in enumerate(self.clips) if clip.subject in left_out]
-        away_or_tested = torch.cat([test, torch.tensor(away, dtype=torch.int64)])
-        train = torch.nonzero(~torch.isin(self.clip_of_row, away_or_tested)).flatten()
+        test = torch.tensor([index_of[clip_id] for clip_id in test_clips], dtype=torch.int64)
+        held_out = outer_subjects(self.clips, outer)
+        outer_clips = [index for index, clip in enumerate(self.clips) if clip.subject in held_out]
+        excluded = torch.cat([test, torch.tensor(outer_clips, dtype=torch.int64)])
+        train = torch.nonzero(~torch.isin(self.clip_of_row, excluded)).flatten()
 
         tested = {self.clips[i].subject for i in test.tolist()}
         trained = {self.clips[i].subject for i in self.clip_of_row[train].tolist()}
@@ -69,14 +69,14 @@ class ClipSet:
         return train.to(self.device), test.to(self.device)
 
     def everything(self) -> tuple[Tensor, Tensor]:
-        """Rows to train on, which are all, and to test, which are the originals in the order of their ids."""
-        order = sorted(range(len(self.clips)), key=lambda place: self.clips[place].clip_id)
+        """Rows to train on (all of them), and rows to test (the originals, ordered by clip id)."""
+        order = sorted(range(len(self.clips)), key=lambda index: self.clips[index].clip_id)
         rows = torch.arange(len(self.labels), device=self.device)
         return rows, torch.tensor(order, dtype=torch.int64, device=self.device)
 
     @property
     def device(self) -> torch.device:
-        """Where batches are made for."""
+        """The device that batches are made on."""
         return self.labels.device
 
     @property
@@ -85,7 +85,7 @@ class ClipSet:
         return 1 if self.frames.dim() == 4 else 3
 
     def batch(self, rows: Tensor, *, normalization: bool, gray_as_one_channel: bool = True) -> Tensor:
-        """The clips of these rows as the network takes them: floats, batch x channels x frames x size x size.
+        """The clips of these rows as network input: floats, batch x channels x frames x size x size.
 
         Values are in [0, 1], or with `normalization` in [-1, 1] (paper sections 4.1, 3.3). A gray clip has
         one channel, or three that are views of one.
@@ -95,7 +95,7 @@ class ClipSet:
 
 
 def network_input(frames: Tensor, *, normalization: bool, gray_as_one_channel: bool = True) -> Tensor:
-    """Clips as the network takes them, of uint8, batch x frames x size x size (x 3); see `ClipSet.batch`."""
+    """Network input (see `ClipSet.batch`) from uint8 clips, batch x frames x size x size (x 3)."""
     values = frames.to(torch.get_default_dtype())
     values = values / 127.5 - 1 if normalization else values / 255
     if frames.dim() == 5:
@@ -103,8 +103,47 @@ def network_input(frames: Tensor, *, normalization: bool, gray_as_one_channel: b
     return values.unsqueeze(1) if gray_as_one_channel else values.unsqueeze(1).expand(-1, 3, -1, -1, -1)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Batches:
+    """A clip set as one task's network takes its clips."""
+
+    clip_set: ClipSet
+    normalization: bool
+    gray_as_one_channel: bool
+
+    @staticmethod
+    def of(task: FoldTask, clip_set: ClipSet) -> Batches:
+        """The set's clips, scaled as the task's hyper-parameters say."""
+        return Batches(
+            clip_set=clip_set,
+            normalization=task.hyperparameters.normalization,
+            gray_as_one_channel=task.economies.gray_as_one_channel,
+        )
+
+    @property
+    def channels(self) -> int:
+        """Channels of a batch: 1 for gray clips taken as one channel, 3 otherwise."""
+        return 1 if self.clip_set.channels == 1 and self.gray_as_one_channel else 3
+
+    def clips(self, rows: Tensor) -> Tensor:
+        """Network input of these rows; see `ClipSet.batch`."""
+        return self.clip_set.batch(
+            rows, normalization=self.normalization, gray_as_one_channel=self.gray_as_one_channel
+        )
+
+    def labels(self, rows: Tensor) -> Tensor:
+        """True labels of these rows: int64, on the device."""
+        return self.clip_set.labels[rows]
+
+    def random(self, size: int, seed: int) -> tuple[Tensor, Tensor]:
+        """Clips and labels of `size` rows drawn with replacement, the same for the same seed."""
+        generator = torch.Generator().manual_seed(seed)
+        rows = torch.randint(len(self.clip_set.labels), (size,), generator=generator).to(self.clip_set.device)
+        return self.clips(rows), self.labels(rows)
+
+
 class ClipStore:
-    """Keeps the clip sets last used: a plain one and a CLAHE one serve all folds and trials of a study."""
+    """Keeps the two clip sets used last: one without and one with CLAHE serve all folds of a study."""
 
     def __init__(self) -> None:
         """Start empty."""
@@ -119,12 +158,12 @@ class ClipStore:
         augmentation: Augmentation,
         device: torch.device,
     ) -> ClipSet:
-        """The cache's clips, or their CLAHE variant, with their augmented copies; made if not at hand."""
+        """The cache's clips, or their CLAHE variant, with their augmented copies; built if not kept."""
         key = sha256_of(
             [cache.manifest.fingerprint, clahe, study_seed, augmentation.model_dump(mode="json"), str(device)]
         )
         kept = self._kept.pop(key, None)
-        # Room is made first: two sets and a third being built may not fit a device together.
+        # Free memory first: two sets and a third under construction may not fit the device together.
         while len(self._kept) > 1:
             self._kept.pop(next(iter(self._kept)))
         self._kept[key] = kept or _build(cache, clahe, study_seed, augmentation, device)
@@ -149,15 +188,15 @@ def _build(
     labels = torch.tensor([clip.label for clip in clips])[clip_of_row]
     return ClipSet(
         clips=clips,
-        frames=_place(torch.from_numpy(frames), device, free_memory(device)),
+        frames=_on_device(torch.from_numpy(frames), device, free_memory(device)),
         clip_of_row=clip_of_row,
         labels=labels.to(device),
     )
 
 
-def _place(frames: Tensor, device: torch.device, free: int | None) -> Tensor:
-    """The frames on the device, or on the host where they would take more than half of its free bytes."""
-    if free is not None and frames.nbytes > free * CLIPS_SHARE:
+def _on_device(frames: Tensor, device: torch.device, free: int | None) -> Tensor:
+    """The frames on the device, or on the host if they need more than `MAX_CLIPS_SHARE` of its free bytes."""
+    if free is not None and frames.nbytes > free * MAX_CLIPS_SHARE:
         log.warning("clips_on_host", clips_mib=frames.nbytes >> 20, free_mib=free >> 20, device=str(device))
         return frames
     return frames.to(device)

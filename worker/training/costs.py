@@ -1,4 +1,4 @@
-"""What training costs: operations per clip, two for each multiplication and addition, and bytes per batch."""
+"""What training costs: operations per clip (a multiplication and an addition are two), and bytes per batch."""
 
 from __future__ import annotations
 
@@ -7,42 +7,43 @@ import math
 import torch
 from torch import Tensor, nn
 
-from worker.training.model import CHANNELS, EmotionNet, TemporalConv
+from services.network_layers import CHANNELS
+from worker.training.model import EmotionNet, TemporalConv
 
 
 def training_flops(model: EmotionNet, *, channels: int = CHANNELS, count_padding: bool = True) -> int:
     """Operations of convolutions and dense layers for one clip, forward and backward.
 
-    Backward is twice forward, less the gradient of the clip itself, which nobody asks for.
+    Backward counts twice forward, without the gradient of the clip itself, which training does not compute.
 
     Args:
-        model: may be on the `meta` device; nothing is computed there.
-        channels: that the first convolution takes; 1 for gray clips taken as one channel.
-        count_padding: count kernel taps that meet frames of padding as if they met a clip.
+        model: may be on the `meta` device, where nothing is computed.
+        channels: input channels of the first convolution; 1 for gray clips taken as one channel.
+        count_padding: also count kernel taps that only meet frames of padding.
     """
     total = 0
-    for place, (layer, taken, given) in enumerate(_shapes(model, channels)):
+    for index, (layer, taken, given) in enumerate(_shapes(model, channels)):
         forward = 2 * _multiplications(layer, taken, given, count_padding)
-        total += forward * (2 if place == 0 else 3)
+        total += forward * (2 if index == 0 else 3)
     return total
 
 
 def training_bytes(model: EmotionNet, *, batch_size: int, channels: int = CHANNELS) -> int:
-    """Bytes held at the end of a forward pass in fp32: weights, gradients, Adam's moments, what backward needs.
+    """Bytes held at the end of a forward pass in fp32: weights, gradients, Adam's moments, saved activations.
 
-    What convolutions borrow while they compute, the clips and the libraries come on top.
+    The workspace of convolutions, the clips and the libraries are not included.
 
     Args:
-        model: may be on the `meta` device; nothing is computed there.
+        model: may be on the `meta` device, where nothing is computed.
         batch_size: clips of a batch.
-        channels: that the first convolution takes.
+        channels: input channels of the first convolution.
     """
     parameters = list(model.parameters())
     own = {parameter.untyped_storage()._cdata for parameter in parameters}
     kept: dict[int, tuple[int, Tensor]] = {}
 
     def keep(tensor: Tensor) -> Tensor:
-        # The tensor is held so that no other takes its place in memory, and its key.
+        # Hold the tensor, so that no other one gets its memory and with it its key.
         kept[tensor.untyped_storage()._cdata] = (tensor.untyped_storage().nbytes(), tensor)
         return tensor
 
@@ -54,27 +55,28 @@ def training_bytes(model: EmotionNet, *, batch_size: int, channels: int = CHANNE
 
 
 def peak_bytes(model: EmotionNet, *, batch_size: int, channels: int = CHANNELS) -> int:
-    """Bytes held at the worst moment of a step in fp32: `training_bytes`, and early in the backward pass the
-    gradient of the largest output together with that of what made it.
+    """Maximum bytes held during a step in fp32.
 
-    What convolutions borrow while they compute, the clips and the libraries come on top.
+    These are `training_bytes`, plus two gradients early in the backward pass: that of the largest output and
+    that of the tensor it was computed from. The workspace of convolutions, the clips and the libraries are not
+    included.
 
     Args:
-        model: may be on the `meta` device; nothing is computed there.
+        model: may be on the `meta` device, where nothing is computed.
         batch_size: clips of a batch.
-        channels: that the first convolution takes.
+        channels: input channels of the first convolution.
     """
     largest = max(math.prod(given) for _, _, given in _shapes(model, channels))
     return training_bytes(model, batch_size=batch_size, channels=channels) + 2 * 4 * batch_size * largest
 
 
 def _shapes(model: EmotionNet, channels: int) -> list[tuple[nn.Module, tuple[int, ...], tuple[int, ...]]]:
-    """Convolutions and dense layers in order, with the shapes of what each takes and gives for a clip."""
+    """Convolutions and dense layers in order, each with the shapes of its input and output for one clip."""
     shapes: list[tuple[nn.Module, tuple[int, ...], tuple[int, ...]]] = []
     clip = next(model.parameters()).new_empty(1, channels, *model.clip_shape)
     with torch.no_grad():
         for layer in (*model.features, *model.classifier):
-            # The others change no shape, and on the `meta` device batch normalisation is slow.
+            # The other layers keep the shape, and batch normalisation is slow on the `meta` device.
             if not isinstance(layer, TemporalConv | nn.Linear | nn.AvgPool3d | nn.MaxPool3d | nn.Flatten):
                 continue
             output = layer(clip)

@@ -1,4 +1,4 @@
-"""The device that a worker trains on: made deterministic, named, and asked for its memory."""
+"""A torch device: choose it, make it deterministic, name it, read its memory."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from services.errors import InvalidInput
 
 
 def choose_device(wanted: str | None) -> torch.device:
-    """The device of that name, such as `cpu` or `cuda:0`; None takes a GPU where there is one.
+    """The device of this name, such as `cpu` or `cuda:0`; None takes the first GPU, or else the CPU.
 
     Raises:
-        InvalidInput: no such device here.
+        InvalidInput: this machine has no such device.
     """
     if wanted is None:
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
@@ -37,17 +37,17 @@ def choose_device(wanted: str | None) -> torch.device:
 
 
 def make_deterministic(device: torch.device) -> None:
-    """Make torch compute the same bits every time, in full fp32, for the whole process.
+    """Make torch compute the same bits every time, in full fp32, in the whole process.
 
-    Call it before anything else uses a GPU: cuBLAS reads its setting once.
+    Call this before anything else uses a GPU: cuBLAS reads its setting once.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    # CUDA's 3D pools are refused as nondeterministic because windows that overlap race for a cell in the
-    # backward pass. Ours never overlap, so on CUDA the refusal is a warning, and this one is not shown.
+    # torch rejects CUDA's 3D pools as nondeterministic, because overlapping windows race for a cell in the
+    # backward pass. Our windows never overlap, so on CUDA we ask for a warning instead and hide it.
     torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
     if device.type == "cuda":
         warnings.filterwarnings("ignore", message="(avg|max)_pool3d_.*deterministic")
-    # Filling fresh memory guards against reading it unwritten; it costs a pass over every new tensor.
+    # Filling fresh memory would protect against reading it unwritten, but costs a pass over every new tensor.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.allow_tf32 = False
@@ -55,13 +55,14 @@ def make_deterministic(device: torch.device) -> None:
 
 
 def keep_freed_memory() -> bool:
-    """Let the C library keep memory that tensors on the CPU gave back, for the whole process.
+    """Let the C library keep the memory of freed CPU tensors, in the whole process.
 
-    By default every large tensor is mapped anew and each of its pages faults in at the first touch, which
-    costs a training step a third of its time. Only glibc can be told; elsewhere this changes nothing.
+    By default each large tensor gets newly mapped memory, and every page of it faults at the first access,
+    which takes a third of the time of a training step. Only glibc has this setting; with another C library
+    nothing changes.
 
     Returns:
-        Whether it was told.
+        Whether the setting was made.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -77,12 +78,12 @@ def keep_freed_memory() -> bool:
 
 
 def device_name(device: torch.device) -> str:
-    """The device as results name it: `cpu`, or such as `NVIDIA H200`."""
+    """The device's name in results: `cpu`, or for example `NVIDIA H200`."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def device_with_memory(device: torch.device) -> str:
-    """Name and memory, for people."""
+    """The device's name and memory, for messages."""
     if device.type != "cuda":
         return device_name(device)
     gib = torch.cuda.get_device_properties(device).total_memory / 2**30
@@ -90,38 +91,38 @@ def device_with_memory(device: torch.device) -> str:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes free on a GPU; None for a CPU."""
+    """Free bytes on a GPU; None for a CPU."""
     if device.type != "cuda":
         return None
-    # What torch keeps for later is free for its next tensor.
+    # The memory that torch caches is free for its next tensor.
     torch.cuda.empty_cache()
     return torch.cuda.mem_get_info(device)[0]
 
 
 def start_counting_memory(device: torch.device) -> None:
-    """Count `peak_memory` from here."""
+    """Reset `peak_memory`."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """Most bytes that tensors held on a GPU since `start_counting_memory`; None for a CPU."""
+    """Maximum bytes that tensors held on a GPU since `start_counting_memory`; None for a CPU."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
 
 
 def peak_host_memory() -> int:
-    """Most bytes this process has ever held in main memory."""
+    """Maximum bytes that this process has held in main memory so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until a GPU has done all it was asked."""
+    """Wait until a GPU has finished its queue; nothing to do on a CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether torch says with this error that a GPU or the host has not enough memory."""
+    """Whether this error of torch says that a GPU or the host has too little memory."""
     return isinstance(error, torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError)
         and any(words in str(error) for words in ("not enough memory", "out of memory"))

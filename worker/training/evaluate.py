@@ -1,4 +1,4 @@
-"""What a network says of a fold's test clips."""
+"""Predictions of a network for a fold's test clips."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from worker.training.network import Network
 
 PROBABILITY_DIGITS = 6
+"""Decimals that stored probabilities are rounded to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,14 +20,20 @@ class Predictions:
 
     predicted: tuple[int, ...]
     probabilities: tuple[tuple[float, ...], ...]
-    """Per clip and class, rounded to 6 decimals."""
+    """Clips x classes, rounded to 6 decimals."""
 
 
 @torch.no_grad()
 def evaluate(network: Network, batch: Callable[[Tensor], Tensor], rows: Tensor, batch_size: int) -> Predictions:
     """Predict the clips of `rows`, in their order, in fp32, with running statistics and without dropout.
 
-    A clip whose logits are not finite gets equal probabilities, and the first class.
+    A clip whose logits are not finite gets equal probabilities and the first class.
+
+    Args:
+        network: in training or evaluation mode; it stays in evaluation mode.
+        batch: gives the network input of some rows.
+        rows: int64, on the device.
+        batch_size: clips per forward pass.
     """
     network.model.eval()
     logits = torch.cat([network(batch(part), exactly=True) for part in torch.split(rows, batch_size)])

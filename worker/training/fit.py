@@ -1,4 +1,4 @@
-"""Run one fold: train the network of a trial on other subjects than it tests, and test it after every epoch."""
+"""Run one fold: train a trial's network on some subjects, and test it on the others after every epoch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from services.clip_cache import ClipCache
 from services.contracts import EpochResult, FoldResult, FoldTask, MemoryFormat, Provenance
 from services.errors import CacheMismatch, FoldwiseError, InvalidInput
 from services.seeds import derive_seed
-from worker.training.clips import ClipSet
+from worker.training.clips import Batches, ClipSet
 from worker.training.device import (
     device_name,
     device_with_memory,
@@ -26,19 +26,19 @@ from worker.training.device import (
     ran_out_of_memory,
     start_counting_memory,
 )
-from worker.training.engine import Engine
 from worker.training.evaluate import evaluate
-from worker.training.network import Network
+from worker.training.network import Network, NetworkSettings
 from worker.training.optim import build_optimizer, class_weights
 from worker.training.precision import arithmetic, gradients_finite, remember_statistics
 from worker.training.pretrained import PretrainedModel
+from worker.training.training_device import TrainingDevice
 
-LOSS_EVERY = 10
-"""Steps between two looks at the loss: each look makes a GPU wait for its queue to drain."""
+LOSS_INTERVAL_STEPS = 10
+"""Optimiser steps between two readings of the loss; each reading makes a GPU finish its queue first."""
 
 
 class OutOfMemory(FoldwiseError):
-    """The device has not enough memory for a fold with these settings."""
+    """The device has too little memory for a fold with these settings."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,13 +46,13 @@ class Progress:
     """How far a fold is, after an optimiser step."""
 
     epoch: int
-    """The epoch being trained; the first is 1."""
+    """Epoch in training; the first is 1."""
 
     step: int
     """Optimiser steps so far, over all epochs."""
 
     loss: float | None
-    """Mean loss of the epoch so far; None except at every tenth step, and where it is not finite."""
+    """Mean loss of the epoch so far. None if it is not finite, and between the steps that read it."""
 
 
 OnStep = Callable[[Progress], None]
@@ -61,7 +61,7 @@ OnStep = Callable[[Progress], None]
 def run_fold(
     task: FoldTask,
     cache: ClipCache,
-    engine: Engine,
+    device: TrainingDevice,
     *,
     revision: str | None,
     on_step: OnStep,
@@ -71,49 +71,52 @@ def run_fold(
     """Train and test one fold (paper sections 3.1, 4.1).
 
     The same task on the same device, software, number of threads and memory format gives the same result to
-    the bit, times and memory apart. Sets process-wide switches (`make_deterministic`) and torch's global seed.
+    the bit, except times and memory. Sets process-wide switches (`make_deterministic`) and torch's global seed.
 
     Args:
-        task: what to run.
-        cache: the clips, the cache that the task names.
-        engine: keeps clips and networks on the device from fold to fold.
-        revision: git revision or image digest, for the record.
-        on_step: called after every optimiser step; what it raises ends the fold.
+        task: the fold to run.
+        cache: the clip cache that the task names.
+        device: where to train; keeps clips and a network from fold to fold.
+        revision: git revision or image digest, stored with the result.
+        on_step: called after every optimiser step; an exception from it ends the fold.
         pretrained: the model that the task's settings name, if they name one.
-        memory_format: of the fold that this one replays; None takes the faster one.
+        memory_format: the format of the fold that this one replays; None takes the faster one.
 
     Returns:
-        The predictions of every epoch run. A fold ends early at the first epoch with every test clip right,
-        where `stop_when_perfect` asks for it, and at a loss that is not finite (`diverged`): the epochs
-        before it count; where it was the first, the network is tested once as it is, with loss None. A task
-        that trains on all clips runs all its epochs.
+        The predictions of every epoch run. With `stop_when_perfect` a fold ends at the first epoch that labels
+        every test clip correctly. A loss that is not finite (`diverged`) also ends it: the epochs before count;
+        if it happens in the first epoch, the network is tested once as it is, with loss None. A task that
+        trains on all clips always runs all its epochs, unless it diverges.
 
     Raises:
-        CacheMismatch: `cache` is not the one the task names.
-        InvalidInput: settings that do not fit the clips, or a fold that trains on a subject it tests.
+        CacheMismatch: `cache` is not the one that the task names.
+        InvalidInput: the settings do not fit the clips, or the fold would train on a subject that it tests.
         PlanNotSound: this device does not run the task's compute plan soundly.
-        OutOfMemory: the device's memory is too small.
+        OutOfMemory: the device has too little memory.
     """
-    result, _ = _run(task, cache, engine, revision, on_step, pretrained, memory_format)
+    result, _ = _run(task, cache, device, revision, on_step, pretrained, memory_format)
     return result
 
 
 def train_model(
     task: FoldTask,
     cache: ClipCache,
-    engine: Engine,
+    device: TrainingDevice,
     *,
     revision: str | None,
     on_step: OnStep,
     pretrained: PretrainedModel | None = None,
 ) -> tuple[FoldResult, dict[str, Tensor]]:
-    """`run_fold`, and the network's state after the last epoch: on the CPU, contiguous, by name.
+    """Run a fold as `run_fold` does, and also return the network's state after the last epoch.
+
+    Returns:
+        The result, and the state by name: contiguous tensors on the CPU.
 
     Raises:
-        InvalidInput: the loss was not finite; and as `run_fold`.
+        InvalidInput: the loss is not finite; and as `run_fold`.
         CacheMismatch, PlanNotSound, OutOfMemory: as `run_fold`.
     """
-    result, network = _run(task, cache, engine, revision, on_step, pretrained, None)
+    result, network = _run(task, cache, device, revision, on_step, pretrained, None)
     if result.diverged:
         raise InvalidInput(
             "the loss is not finite; lower training.learning_rate", field="training.learning_rate"
@@ -123,9 +126,9 @@ def train_model(
 
 
 def shuffled_batches(rows: Tensor, batch_size: int, order: torch.Generator) -> tuple[Tensor, ...]:
-    """The rows in a new order, drawn from `order`, cut into batches of `batch_size`, the last one smaller.
+    """Shuffle rows with `order` and cut them into batches of `batch_size`; the last batch may be smaller.
 
-    A last batch of one clip joins the one before: batch normalisation has no statistics of one value.
+    A last batch of one clip joins the batch before it: batch normalisation has no statistics of one value.
     """
     shuffled = rows[torch.randperm(len(rows), generator=order).to(rows.device)]
     batches = torch.split(shuffled, batch_size)
@@ -137,21 +140,22 @@ def shuffled_batches(rows: Tensor, batch_size: int, order: torch.Generator) -> t
 def _run(
     task: FoldTask,
     cache: ClipCache,
-    engine: Engine,
+    device: TrainingDevice,
     revision: str | None,
     on_step: OnStep,
     pretrained: PretrainedModel | None,
     memory_format: MemoryFormat | None,
 ) -> tuple[FoldResult, Network]:
     started = time.monotonic()
-    with _prepared(task, cache, engine):
-        clip_set = _clip_set(task, cache, engine)
+    with _training_guards(task, cache, device):
+        clip_set = _clip_set(task, cache, device)
         train_rows, test_rows = (
             clip_set.everything() if task.trains_on_all else clip_set.split(task.test_clips, task.outer)
         )
         until_perfect = task.economies.stop_when_perfect and not task.trains_on_all
         truth = tuple(clip_set.clips[row].label for row in test_rows.tolist())
-        training = _Training(task, clip_set, train_rows, engine, on_step, pretrained, memory_format)
+        batches = Batches.of(task, clip_set)
+        training = _Training(task, batches, train_rows, device, on_step, pretrained, memory_format)
         epochs: list[EpochResult] = []
         diverged = False
         for epoch in range(1, task.training.epochs + 1):
@@ -159,7 +163,7 @@ def _run(
             diverged = loss is None
             if diverged and epochs:
                 break
-            tested = evaluate(training.network, training.batch, test_rows, task.training.batch_size)
+            tested = evaluate(training.network, batches.clips, test_rows, task.training.batch_size)
             epochs.append(
                 EpochResult(loss=loss, predicted=tested.predicted, probabilities=tested.probabilities)
             )
@@ -168,18 +172,20 @@ def _run(
     result = FoldResult(
         epochs=tuple(epochs),
         diverged=diverged,
-        provenance=_provenance(task, engine, training, revision, started),
+        provenance=_provenance(task, device.torch_device, training, revision, started),
     )
     return result, training.network
 
 
 class _Training:
+    """The training of one fold: its network, its optimiser, and what it has done so far."""
+
     def __init__(
         self,
         task: FoldTask,
-        clip_set: ClipSet,
+        batches: Batches,
         rows: Tensor,
-        engine: Engine,
+        device: TrainingDevice,
         on_step: OnStep,
         pretrained: PretrainedModel | None,
         memory_format: MemoryFormat | None,
@@ -187,58 +193,56 @@ class _Training:
         if len(rows) < 2:
             raise InvalidInput("a fold needs at least 2 clips to train on", field="test_clips")
         hp, settings = task.hyperparameters, task.training
-        steps = settings.epochs * math.ceil(len(rows) / settings.batch_size)
-        self.network = engine.network(task, clip_set, steps=steps, memory_format=memory_format)
+        self.network = device.network(
+            NetworkSettings.of(task, channels=batches.channels),
+            batches,
+            seed=task.seed,
+            steps=settings.epochs * math.ceil(len(rows) / settings.batch_size),
+            memory_format=memory_format,
+        )
         if settings.pretrained is not None:
             if pretrained is None or pretrained.card.id != settings.pretrained:
                 raise InvalidInput(
-                    f"the fold starts from model {settings.pretrained}, which is not at hand",
+                    f"the fold starts from model {settings.pretrained}, which was not loaded",
                     field="training.pretrained",
                 )
-            pretrained.load_into(self.network.model, task)
+            pretrained.load_into(self.network.model, dataset=task.dataset)
         self.steps = 0
         self.clip_passes = 0
         self.redone_steps = 0
-        self._task = task
-        self._clip_set = clip_set
+        self._batches = batches
         self._rows = rows
+        self._batch_size = settings.batch_size
+        self._precision = task.compute.precision
         self._on_step = on_step
         self._parameters = list(self.network.model.parameters())
         self._optimizer = build_optimizer(hp, self._parameters, learning_rate=settings.learning_rate)
-        self._weights = _loss_weights(clip_set, rows, len(task.classes)) if hp.loss_weights else None
+        self._weights = _loss_weights(batches.clip_set, rows, len(task.classes)) if hp.loss_weights else None
         self._order = torch.Generator().manual_seed(task.seed)
-        # Dropout's random numbers are the same whatever was measured or checked before.
+        # Dropout draws the same numbers whether or not a measurement or check ran before.
         torch.manual_seed(derive_seed("training", task.seed))
 
     def train(self, epoch: int) -> float | None:
-        """One epoch; its mean loss over clips, or None as soon as that is seen not to be finite."""
+        """Train one epoch; its mean loss over clips, or None once a reading of the loss is not finite."""
         self.network.model.train()
-        total, seen = torch.zeros((), dtype=torch.float64, device=self._clip_set.device), 0
-        for rows in shuffled_batches(self._rows, self._task.training.batch_size, self._order):
+        total, seen = torch.zeros((), dtype=torch.float64, device=self._batches.clip_set.device), 0
+        for rows in shuffled_batches(self._rows, self._batch_size, self._order):
             loss = self._step(rows)
-            # A sum stays not finite once it was, so it need not be looked at after every step.
+            # Once a sum is not finite it stays so; reading it after every step is not necessary.
             total += loss * len(rows)
             seen += len(rows)
             self.steps += 1
             self.clip_passes += len(rows)
-            look = self.steps % LOSS_EVERY == 0
-            mean = _finite(total / seen) if look else None
+            read_loss = self.steps % LOSS_INTERVAL_STEPS == 0
+            mean = _finite(total / seen) if read_loss else None
             self._on_step(Progress(epoch=epoch, step=self.steps, loss=mean))
-            if look and mean is None:
+            if read_loss and mean is None:
                 return None
         return _finite(total / seen)
 
-    def batch(self, rows: Tensor) -> Tensor:
-        """The clips of these rows as the network takes them."""
-        return self._clip_set.batch(
-            rows,
-            normalization=self._task.hyperparameters.normalization,
-            gray_as_one_channel=self._task.economies.gray_as_one_channel,
-        )
-
     def _step(self, rows: Tensor) -> Tensor:
-        clips, labels = self.batch(rows), self._clip_set.labels[rows]
-        if self._task.compute.precision == "fp32":
+        clips, labels = self._batches.clips(rows), self._batches.labels(rows)
+        if self._precision == "fp32":
             loss = self._backward(clips, labels)
         else:
             undo = remember_statistics(self.network.model)
@@ -252,49 +256,50 @@ class _Training:
 
     def _backward(self, clips: Tensor, labels: Tensor, *, exactly: bool = False) -> Tensor:
         self._optimizer.zero_grad()
-        with arithmetic("fp32" if exactly else self._task.compute.precision):
+        with arithmetic("fp32" if exactly else self._precision):
             loss = F.cross_entropy(self.network(clips, exactly=exactly), labels, weight=self._weights)
             loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
 
 @contextmanager
-def _prepared(task: FoldTask, cache: ClipCache, engine: Engine) -> Iterator[None]:
-    _check(task, cache)
-    make_deterministic(engine.device)
-    start_counting_memory(engine.device)
+def _training_guards(task: FoldTask, cache: ClipCache, device: TrainingDevice) -> Iterator[None]:
+    """Check that the task fits the cache, make torch deterministic, and name a lack of memory as such."""
+    _check_settings(task, cache)
+    make_deterministic(device.torch_device)
+    start_counting_memory(device.torch_device)
     try:
         yield
     except RuntimeError as error:
         if not ran_out_of_memory(error):
             raise
-        engine.forget_network()
+        device.forget_network()
         training = task.training
         raise OutOfMemory(
             f"batches of {training.batch_size} clips of {training.frames} x {training.frame_size} x "
             f"{training.frame_size} at width {training.width} do not fit the memory of "
-            f"{device_with_memory(engine.device)}; lower training.batch_size or training.width, or use a "
+            f"{device_with_memory(device.torch_device)}; lower training.batch_size or training.width, or use a "
             "larger device",
             field="training.batch_size",
         ) from error
 
 
-def _clip_set(task: FoldTask, cache: ClipCache, engine: Engine) -> ClipSet:
-    return engine.clips.get(
+def _clip_set(task: FoldTask, cache: ClipCache, device: TrainingDevice) -> ClipSet:
+    return device.clips.get(
         cache,
         clahe=task.hyperparameters.clahe,
         study_seed=task.study_seed,
         augmentation=task.training.augmentation,
-        device=engine.device,
+        device=device.torch_device,
     )
 
 
 def _provenance(
-    task: FoldTask, engine: Engine, training: _Training, revision: str | None, started: float
+    task: FoldTask, device: torch.device, training: _Training, revision: str | None, started: float
 ) -> Provenance:
-    cuda = engine.device.type == "cuda"
+    cuda = device.type == "cuda"
     return Provenance(
-        device=device_name(engine.device),
+        device=device_name(device),
         torch=torch.__version__,
         cuda=torch.version.cuda if cuda else None,
         cudnn=str(torch.backends.cudnn.version()) if cuda else None,  # type: ignore[no-untyped-call]
@@ -308,26 +313,26 @@ def _provenance(
         seconds=time.monotonic() - started,
         clip_passes=training.clip_passes,
         redone_steps=training.redone_steps,
-        device_memory=peak_memory(engine.device),
+        device_memory=peak_memory(device),
         host_memory=peak_host_memory(),
     )
 
 
-def _check(task: FoldTask, cache: ClipCache) -> None:
+def _check_settings(task: FoldTask, cache: ClipCache) -> None:
     manifest, training = cache.manifest, task.training
     if (manifest.fingerprint, manifest.classes) != (task.fingerprint, task.classes):
         raise CacheMismatch(
-            f"the fold is of cache {task.fingerprint} with classes {', '.join(task.classes)}, "
-            f"this is {manifest.fingerprint} with {', '.join(manifest.classes)}",
+            f"the fold needs cache {task.fingerprint} with classes {', '.join(task.classes)}; "
+            f"this cache is {manifest.fingerprint} with classes {', '.join(manifest.classes)}",
             field="fingerprint",
         )
-    for name, wanted, there in (
+    for name, wanted, cached in (
         ("frames", training.frames, manifest.frames),
         ("frame_size", training.frame_size, manifest.frame_size),
     ):
-        if wanted != there:
+        if wanted != cached:
             raise InvalidInput(
-                f"training.{name} is {wanted}, the clip cache has {there}", field=f"training.{name}"
+                f"training.{name} is {wanted}, the clip cache has {cached}", field=f"training.{name}"
             )
     if training.batch_size < 2:
         raise InvalidInput(

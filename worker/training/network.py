@@ -1,13 +1,15 @@
-"""A fold's network as its compute plan runs it on a device: compiled or not, in a precision and a layout."""
+"""A network as its compute plan runs it on a device: compiled or not, in a precision and a memory format."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from services.contracts import FoldTask, MemoryFormat
+from services.contracts import ComputePlan, FoldTask, MemoryFormat
+from services.model_config import ModelConfig
 from worker.training.model import EmotionNet, build_model
 from worker.training.precision import autocast
 
@@ -17,65 +19,81 @@ FORMATS: dict[MemoryFormat, torch.memory_format] = {
 }
 
 COMPILER_OPTIONS: dict[str, str | int | bool | Callable[..., object]] = {
-    # No choice by timing that would change a sum's order from process to process.
+    # Kernels chosen by timing could change the order of a sum from process to process.
     "deterministic": True,
-    # The dropout that the network has when it is not compiled.
+    # Draw the same dropout as the network that is not compiled.
     "fallback_random": True,
 }
 
 
-class Network:
-    """A model and the way it is run. Weights are fp32 whatever the plan."""
+@dataclass(frozen=True, kw_only=True)
+class NetworkSettings:
+    """What a network is built, checked and compiled for. Folds with equal settings can use the same one."""
 
-    def __init__(self, task: FoldTask, device: torch.device, memory_format: MemoryFormat) -> None:
-        """Weights are drawn from the task's seed; compiled is what is called first."""
-        self.model = build_for(task, device).to(memory_format=FORMATS[memory_format])
+    config: ModelConfig
+    compute: ComputePlan
+    batch_size: int
+    """Clips of a batch; batches of another length run uncompiled."""
+
+    channels: int
+    """Channels of a batch: 1 for gray clips taken as one channel, 3 otherwise."""
+
+    @staticmethod
+    def of(task: FoldTask, *, channels: int) -> NetworkSettings:
+        """The settings of a fold whose batches have this number of channels."""
+        return NetworkSettings(
+            config=ModelConfig.of_task(task),
+            compute=task.compute,
+            batch_size=task.training.batch_size,
+            channels=channels,
+        )
+
+
+class Network:
+    """A model and how it is run. Its weights are fp32 in every plan."""
+
+    def __init__(
+        self, settings: NetworkSettings, *, seed: int, device: torch.device, memory_format: MemoryFormat
+    ) -> None:
+        """Draw the weights from the seed; compilation happens at the first call."""
+        self.settings = settings
         self.memory_format = memory_format
-        self._plan = task.compute
-        self._batch_size = task.training.batch_size
+        self.model = seeded_model(settings.config, seed=seed, device=device).to(
+            memory_format=FORMATS[memory_format]
+        )
         self._run: Callable[[Tensor], Tensor] = self.model
-        if self._plan.compiled:
-            # What was compiled for other configurations counts towards a limit, past which torch would go on
-            # uncompiled with no more than a warning. `fullgraph` makes that an error.
+        if settings.compute.compiled:
+            # Code compiled for earlier configurations counts towards torch's limit. Past the limit torch runs
+            # uncompiled and only warns; `fullgraph` makes that an error.
             torch.compiler.reset()
             self._run = torch.compile(self.model, dynamic=False, fullgraph=True, options=COMPILER_OPTIONS)
 
-    def draw_weights(self, task: FoldTask) -> None:
-        """Start anew, from the seed of another fold of the same configuration."""
+    def draw_weights(self, seed: int) -> None:
+        """Set the initial weights of another fold with the same settings."""
         device = next(self.model.parameters()).device
-        self.model.load_state_dict(build_for(task, device).state_dict())
+        fresh = seeded_model(self.settings.config, seed=seed, device=device)
+        self.model.load_state_dict(fresh.state_dict())
 
     def __call__(self, clips: Tensor, *, exactly: bool = False) -> Tensor:
         """Logits, batch x classes, in the type of the weights.
 
         Args:
             clips: float, batch x channels x frames x size x size.
-            exactly: in plain fp32, whatever the plan.
+            exactly: compute in plain fp32, whatever the plan.
         """
         clips = clips.contiguous(memory_format=FORMATS[self.memory_format])
         if exactly:
             exact: Tensor = self.model(clips)
             return exact
-        # A batch of another length, the last one of an epoch, would be compiled anew for every fold.
-        run = self._run if len(clips) == self._batch_size else self.model
-        with autocast(self._plan.precision, clips.device):
+        # The last batch of an epoch may have another length, which would be compiled again for every fold.
+        run = self._run if len(clips) == self.settings.batch_size else self.model
+        with autocast(self.settings.compute.precision, clips.device):
             logits = run(clips)
         return logits.to(next(self.model.parameters()).dtype)
 
 
-def build_for(task: FoldTask, device: torch.device) -> EmotionNet:
-    """The model of a fold with its initial weights: from the fold's seed alone. Sets torch's global seed."""
-    training = task.training
-    torch.manual_seed(task.seed)
+def seeded_model(config: ModelConfig, *, seed: int, device: torch.device) -> EmotionNet:
+    """The model of a configuration with the initial weights of a seed. Sets torch's global seed."""
+    torch.manual_seed(seed)
     with device:
-        return build_model(
-            task.hyperparameters,
-            width=training.width,
-            classes=len(task.classes),
-            frames=training.frames,
-            frame_size=training.frame_size,
-            bn_momentum=training.bn_momentum,
-            batch_norm=training.batch_norm,
-            pool_counts_padding=training.pool_counts_padding,
-            skip_dead_taps=task.economies.skip_dead_taps,
-        )
+        return build_model(config)

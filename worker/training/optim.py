@@ -12,17 +12,20 @@ from torch import Tensor, nn
 from services.search_space import Hyperparameters
 
 LOOKAHEAD_STEPS = 5
+"""Optimiser steps between two updates of Lookahead's slow weights (k)."""
+
 LOOKAHEAD_ALPHA = 0.5
+"""Share of the way to the fast weights that the slow weights move in an update (0 to 1)."""
 
 
 class Optimizer(Protocol):
-    """What training needs of an optimiser; `Lookahead` is no `torch.optim.Optimizer`."""
+    """The calls that training makes; `Lookahead` is not a `torch.optim.Optimizer`."""
 
     def zero_grad(self) -> None:
-        """Forget the gradients."""
+        """Clear the gradients."""
 
     def step(self) -> object:
-        """Move the parameters along their gradients."""
+        """Update the parameters from their gradients."""
 
 
 def build_optimizer(
@@ -30,11 +33,11 @@ def build_optimizer(
 ) -> Optimizer:
     """Adam (paper section 3.1), alone or inside Lookahead with k = 5 and alpha = 0.5 (section 3.3).
 
-    Lookahead is `pytorch_optimizer`'s, with the semantics of its authors: the slow weights start as the
-    initial weights; every 5 steps they move half the way to the fast ones, which go on from there; Adam's
-    moments stay. The network is evaluated with the weights it has, the fast ones.
+    Lookahead comes from `pytorch_optimizer` and behaves as its authors describe: the slow weights start as the
+    initial weights; every 5 steps they move half the way to the fast weights, which continue from there; Adam's
+    moments stay. The network is evaluated with the fast weights.
     """
-    # Fused: all parameters in one pass over memory.
+    # Fused: one pass over memory for all parameters.
     adam = torch.optim.Adam(parameters, lr=learning_rate, fused=True)
     if hp.optimization == "Adam":
         return adam
@@ -43,17 +46,17 @@ def build_optimizer(
 
 
 def class_weights(labels: Tensor, *, classes: int) -> Tensor:
-    """Weights of the classes in the cross-entropy (paper section 3.3): one over a class's count of clips.
+    """Weights of the classes in the cross-entropy (paper section 3.3): 1 / number of clips of the class.
 
-    They are scaled to mean 1 over the classes present; a class without a clip weighs 0. Counted are
-    clips as they were recorded, since augmented copies are dealt out to even the classes.
+    They are scaled to mean 1 over the classes present; a class without a clip has weight 0. Pass the labels of
+    recorded clips only: augmented copies are already distributed to balance the classes.
 
     Args:
         labels: int64, one per clip.
-        classes: how many classes there are.
+        classes: number of classes.
 
     Returns:
-        classes, on the device of `labels`, in torch's default type.
+        One weight per class, on the device of `labels`, in torch's default type.
     """
     counts = torch.bincount(labels.cpu(), minlength=classes).double()
     weights = torch.where(counts > 0, 1 / counts, 0.0)

@@ -1,4 +1,4 @@
-"""The compute plans: which of them a device can run, how to run one, and whether it is sound."""
+"""Compute plans: which of them a device supports, how to run one, and whether its results are sound."""
 
 from __future__ import annotations
 
@@ -28,29 +28,30 @@ TOLERANCES: dict[Precision, tuple[float, float]] = {
     "tf32": (0.01, 0.1),
     "bf16": (0.05, 0.3),
 }
-"""Relative errors of logits and of the gradient against plain fp32 that a sound plan stays within, as the
-median over batches. Rounding to bf16 gives about 0.01 and 0.1 on networks of this kind; a wrong kernel 1."""
+"""Maximum relative errors of logits and of the gradient against plain fp32, as the median over batches.
+Rounding to bf16 gives about 0.01 and 0.1 on networks of this kind; a wrong kernel gives 1."""
 
-NOT_FINITE_ALLOWED = 0.25
-"""Share of batches whose gradient may be not finite: such a step is done again in fp32."""
+MAX_NOT_FINITE_SHARE = 0.25
+"""Maximum share of batches (0 to 1) whose gradient is not finite; training repeats such a step in fp32."""
 
 CHECKED_BATCHES = 12
+"""Batches that a check compares."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Soundness:
-    """How far a plan is from plain fp32 on this device; medians over batches of relative errors."""
+    """How far a plan is from plain fp32 on this device: relative errors, as medians over batches."""
 
     logits_error: float
     gradient_error: float
     not_finite: float
-    """Share of batches with a gradient that is not finite."""
+    """Share of batches with a gradient that is not finite (0 to 1)."""
 
     sound: bool
 
 
 def possible_plans(device: torch.device) -> tuple[ComputePlan, ...]:
-    """The plans that a device has the means for; whether they are sound shows when they are tried."""
+    """The plans that a device supports. Whether they are sound shows only when they are checked."""
     precisions: list[Precision] = ["fp32"]
     if device.type == "cuda":
         if torch.cuda.get_device_capability(device) >= (8, 0):
@@ -63,7 +64,7 @@ def possible_plans(device: torch.device) -> tuple[ComputePlan, ...]:
 
 @contextmanager
 def arithmetic(precision: Precision) -> Iterator[None]:
-    """Within it, a GPU multiplies in TF32 or in full fp32; for bf16, forward passes need `autocast` too."""
+    """Context in which a GPU multiplies in TF32 or full fp32. For bf16, forward passes also need `autocast`."""
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     try:
         yield
@@ -72,19 +73,19 @@ def arithmetic(precision: Precision) -> Iterator[None]:
 
 
 def autocast(precision: Precision, device: torch.device) -> torch.autocast:
-    """The context of a forward pass; weights and what is summed over many values stay fp32."""
+    """The context of a forward pass; weights and sums over many values stay fp32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def gradients_finite(parameters: Sequence[Tensor]) -> bool:
-    """Whether no gradient has an infinity or a NaN; waits for the device."""
+    """Whether no gradient has an infinity or a NaN. Waits for the device."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norms = torch._foreach_norm(gradients)
     return bool(torch.stack(norms).isfinite().all())
 
 
 def remember_statistics(model: nn.Module) -> Callable[[], None]:
-    """A function that sets a model's running statistics back to what they are now."""
+    """A function that restores the model's present running statistics."""
     before = [buffer.clone() for buffer in model.buffers()]
 
     def undo() -> None:
@@ -100,13 +101,13 @@ def check_soundness(
     batches: Sequence[tuple[Tensor, Tensor]],
     precision: Precision,
 ) -> Soundness:
-    """Compare a plan with plain fp32: output and gradients of the same weights on the same batches.
+    """Compare a plan with plain fp32: outputs and gradients of the same weights on the same batches.
 
-    Between two batches the weights move by an fp32 step, so that more than the initial weights are seen.
+    An fp32 step between two batches moves the weights, so that not only the initial weights are compared.
 
     Args:
-        model: the network, trained by this call.
-        forward: the same network as the plan runs it, compiled or not, in `autocast` where it needs that.
+        model: the network; this call trains it.
+        forward: the same network as the plan runs it: compiled or not, in `autocast` if the plan needs it.
         batches: clips and labels, on the device.
         precision: of the plan.
     """
@@ -126,8 +127,8 @@ def check_soundness(
     logits_error, gradient_error = statistics.median(logits_errors), statistics.median(gradient_errors)
     share = not_finite / len(batches)
     tolerated = TOLERANCES[precision]
-    # A NaN is above every tolerance only if it is asked the other way round.
-    sound = logits_error <= tolerated[0] and gradient_error <= tolerated[1] and share <= NOT_FINITE_ALLOWED
+    # `<=` and not `>`: a NaN must count as above every tolerance.
+    sound = logits_error <= tolerated[0] and gradient_error <= tolerated[1] and share <= MAX_NOT_FINITE_SHARE
     return Soundness(logits_error=logits_error, gradient_error=gradient_error, not_finite=share, sound=sound)
 
 
@@ -139,7 +140,7 @@ def _gradient(
     precision: Precision,
     seed: int,
 ) -> tuple[Tensor, Tensor]:
-    # The same dropout in both.
+    # The same dropout in both passes.
     torch.manual_seed(seed)
     for parameter in parameters:
         parameter.grad = None
@@ -152,7 +153,7 @@ def _gradient(
 
 def _relative_error(value: Tensor, exact: Tensor) -> float:
     error = ((value - exact).norm() / exact.norm()).item()
-    # So that a median over errors is one over numbers.
+    # A median needs numbers that can be ordered.
     return float("inf") if math.isnan(error) else error
 
 

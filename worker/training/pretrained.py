@@ -6,16 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors.torch import load, save
-from torch import Tensor, nn
+from torch import Tensor
 
-from services.contracts import FoldTask
+from services.contracts import Economies
 from services.errors import InvalidInput
 from services.model_card import ModelCard
 from services.model_catalogue import check_other_dataset, find_model, read_weights
 from worker.training.model import EmotionNet, build_model
-
-ARCHITECTURE = ("activation", "temporal_size", "pooling_layer", "second_conv_layer")
-SHAPE = ("width", "frames", "frame_size", "batch_norm", "pool_counts_padding")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,24 +22,25 @@ class PretrainedModel:
     card: ModelCard
     state: dict[str, Tensor]
 
-    def load_into(self, model: nn.Module, task: FoldTask) -> None:
-        """Copy everything but the last layer, which keeps its fresh weights: other sets have other classes.
+    def load_into(self, model: EmotionNet, *, dataset: str) -> None:
+        """Copy all weights except those of the last layer, which depends on the dataset's classes.
+
+        Args:
+            model: the network of a fold.
+            dataset: that the fold tests on.
 
         Raises:
-            InvalidInput: the model was trained on the fold's own dataset, or is another architecture.
+            InvalidInput: the model was trained on `dataset`, or its configuration does not fit.
         """
-        check_other_dataset(self.card, task.dataset)
-        for ours, theirs, names in (
-            (task.hyperparameters, self.card.hyperparameters, ARCHITECTURE),
-            (task.training, self.card.training, SHAPE),
-        ):
-            for name in names:
-                if getattr(ours, name) != getattr(theirs, name):
-                    raise InvalidInput(
-                        f"{name} is {getattr(ours, name)!r}, model {self.card.id} has "
-                        f"{getattr(theirs, name)!r}; fix it in the study's space or training settings",
-                        field=name,
-                    )
+        check_other_dataset(self.card, dataset)
+        theirs = self.card.configuration().values_for_weights()
+        for name, value in model.config.values_for_weights().items():
+            if value != theirs[name]:
+                raise InvalidInput(
+                    f"{name} is {value!r}, model {self.card.id} has {theirs[name]!r}; change it in the study's "
+                    "space or training settings",
+                    field=name,
+                )
         own = model.state_dict()
         last = [name for name in own if name.startswith("classifier.")][-2:]
         model.load_state_dict({**own, **{k: v for k, v in self.state.items() if k not in last}})
@@ -52,7 +50,7 @@ def open_pretrained(root: Path, model_id: str) -> PretrainedModel:
     """Read a model from the catalogue.
 
     Raises:
-        NotFound: it is not there.
+        NotFound: the catalogue has no such model.
         CacheMismatch: its weights are missing or have changed.
     """
     card = find_model(root, model_id)
@@ -65,29 +63,19 @@ def open_model(root: Path, model_id: str, *, skip_dead_taps: bool = True) -> tup
     Args:
         root: folder of the catalogue.
         model_id: of the model.
-        skip_dead_taps: compute it the short way, or as plain 3D convolutions; equal but for rounding.
+        skip_dead_taps: leave out kernel taps that only meet padding; otherwise plain 3D convolutions are
+            computed. Both give the same logits, up to rounding.
 
     Raises:
-        NotFound: it is not there.
+        NotFound: the catalogue has no such model.
         CacheMismatch: its weights are missing or have changed.
     """
-    kept = open_pretrained(root, model_id)
-    card, training = kept.card, kept.card.training
-    model = build_model(
-        card.hyperparameters,
-        width=training.width,
-        classes=len(card.classes),
-        frames=training.frames,
-        frame_size=training.frame_size,
-        bn_momentum=training.bn_momentum,
-        batch_norm=training.batch_norm,
-        pool_counts_padding=training.pool_counts_padding,
-        skip_dead_taps=skip_dead_taps,
-    )
-    model.load_state_dict(kept.state)
-    return card, model.eval()
+    stored = open_pretrained(root, model_id)
+    model = build_model(stored.card.configuration(Economies(skip_dead_taps=skip_dead_taps)))
+    model.load_state_dict(stored.state)
+    return stored.card, model.eval()
 
 
 def pack(state: dict[str, Tensor]) -> bytes:
-    """A network's state as a safetensors file."""
+    """A network's state as the bytes of a safetensors file."""
     return save(state)

@@ -1,4 +1,4 @@
-"""How fast a device trains a configuration: steps on made-up clips, timed."""
+"""How fast a device trains a configuration, timed on generated clips."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 
 from services.contracts import FoldTask
 from services.folds import Clip
-from worker.training.clips import ClipSet
+from worker.training.clips import Batches, ClipSet
 from worker.training.device import make_deterministic, synchronize
-from worker.training.engine import Engine
+from worker.training.network import NetworkSettings
 from worker.training.optim import build_optimizer
 from worker.training.precision import arithmetic
+from worker.training.training_device import TrainingDevice
 
-STEPS_AT_MOST = 50
+MAX_TIMED_STEPS = 50
+"""Optimiser steps after which a measurement ends, even if time remains."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,65 +29,63 @@ class Speed:
 
     clips_per_second: float
     batch_size: int
-    """Clips of a step; fewer than asked for where a whole batch would have taken too long."""
+    """Clips of a step; fewer than the task's where a whole batch would take too long."""
 
     steps: int
+    """Optimiser steps timed."""
 
 
-def measure_speed(task: FoldTask, engine: Engine, *, channels: int, seconds: float) -> Speed:
-    """Train steps of a task's configuration, forward, backward and optimiser, as a worker runs them.
+def measure_speed(task: FoldTask, device: TrainingDevice, *, channels: int, seconds: float) -> Speed:
+    """Time training steps of a task's configuration (forward, backward, optimiser) as a worker runs them.
 
-    A first step of two clips is not counted; it says how large a batch fits the time. Sets process-wide
-    switches (`make_deterministic`).
+    Two steps with two clips are not counted; the second decides how large a batch fits the time. Sets
+    process-wide switches (`make_deterministic`).
 
     Args:
-        task: its settings count, its clips are not looked at.
-        engine: the device.
-        channels: 1 for gray clips, 3 for colour.
-        seconds: to spend, about; at least one step is run.
+        task: only its settings are used, not its clips.
+        device: where to train.
+        channels: channels of the clips: 1 for gray, 3 for colour.
+        seconds: approximate time to spend; at least one step is timed.
 
     Raises:
         PlanNotSound: this device does not run the task's compute plan soundly.
     """
-    make_deterministic(engine.device)
+    make_deterministic(device.torch_device)
     end = time.perf_counter() + seconds
-    step = _steps(task, engine, channels, 2)
+    step = _steps(task, device, channels, 2)
     next(step)
     per_clip = next(step) / 2
     fitting = int((end - time.perf_counter()) / 2 / per_clip)
     batch_size = max(2, min(task.training.batch_size, fitting))
-    step = _steps(task, engine, channels, batch_size)
+    step = _steps(task, device, channels, batch_size)
     next(step)
     taken = [next(step)]
-    while time.perf_counter() < end and len(taken) < STEPS_AT_MOST:
+    while time.perf_counter() < end and len(taken) < MAX_TIMED_STEPS:
         taken.append(next(step))
     return Speed(clips_per_second=batch_size / median(taken), batch_size=batch_size, steps=len(taken))
 
 
-def _steps(task: FoldTask, engine: Engine, channels: int, batch_size: int) -> Iterator[float]:
-    """Seconds of one step after the other, for ever."""
+def _steps(task: FoldTask, device: TrainingDevice, channels: int, batch_size: int) -> Iterator[float]:
+    """Train without end and yield the seconds of each step."""
     training = task.training.model_copy(update={"batch_size": batch_size})
     task = task.model_copy(update={"training": training})
-    clip_set = _noise(task, engine.device, channels)
-    network = engine.network(task, clip_set, steps=0)
+    batches = Batches.of(task, _noise(task, device.torch_device, channels))
+    settings = NetworkSettings.of(task, channels=batches.channels)
+    network = device.network(settings, batches, seed=task.seed, steps=0)
     network.model.train()
     optimizer = build_optimizer(
         task.hyperparameters, network.model.parameters(), learning_rate=training.learning_rate
     )
-    rows = torch.arange(batch_size, device=engine.device)
+    rows = torch.arange(batch_size, device=device.torch_device)
     while True:
-        synchronize(engine.device)
+        synchronize(device.torch_device)
         started = time.perf_counter()
-        clips = clip_set.batch(
-            rows,
-            normalization=task.hyperparameters.normalization,
-            gray_as_one_channel=task.economies.gray_as_one_channel,
-        )
+        clips, labels = batches.clips(rows), batches.labels(rows)
         optimizer.zero_grad()
         with arithmetic(task.compute.precision):
-            F.cross_entropy(network(clips), clip_set.labels).backward()  # type: ignore[no-untyped-call]
+            F.cross_entropy(network(clips), labels).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        synchronize(engine.device)
+        synchronize(device.torch_device)
         yield time.perf_counter() - started
 
 

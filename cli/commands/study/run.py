@@ -187,5 +187,5 @@ def logs(
 
 def _move(name: str, verb: str, url: str | None, state: Path | None, *, now: bool = False) -> None:
     with reach(url, state) as client:
-        study = client.move(name, verb, now=now)
+        study = client.change_state(name, verb, now=now)
     print(f"{study.name} is {study.state}")

@@ -181,7 +181,11 @@ def test_inspect_tells_classes_subjects_folds_and_flags(caches: Path) -> None:
     problems = {check["name"]: check["problems"] for check in found["checks"] if check["problems"]}
     assert set(problems) == {"no clip appears under two subjects", "every clip shows something"}
     assert problems["every clip shows something"] == ["S001_002 is one flat surface"]
-    for words in ("flagged: S001_002: no face in any of", "look: S001_001 and S900_001 are near-identical", "loso: 3 folds"):
+    for words in (
+        "flagged: S001_002: no face in any of",
+        "look: S001_001 and S900_001 are near-identical",
+        "loso: 3 folds",
+    ):
         assert words in done.stderr
 
 

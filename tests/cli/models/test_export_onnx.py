@@ -19,7 +19,7 @@ from services.errors import InvalidInput, NotFound
 from services.model_card import ModelCard
 from services.model_catalogue import add_model
 from services.search_space import Hyperparameters
-from worker.training.model import build_model
+from tests.harness.networks import build_network
 from worker.training.pretrained import open_model
 
 TRAINING = TrainingSettings(width=2, frame_size=16, frames=10)
@@ -29,7 +29,7 @@ def add_untrained(root: Path, training: TrainingSettings = TRAINING, **hyperpara
     """A model whose running statistics and slopes are not those it was drawn with, as after training."""
     torch.manual_seed(1)
     hp = Hyperparameters.model_validate(hyperparameters)
-    model = build_model(
+    model = build_network(
         hp,
         width=training.width,
         classes=3,

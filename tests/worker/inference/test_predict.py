@@ -151,7 +151,7 @@ def test_a_part_without_a_face_has_no_label(predictor: Predictor, tmp_path: Path
     [
         ("empty", InvalidInput, "no face was found in .*: in none of its 2 windows of 10 frames"),
         ("short", InvalidInput, "is too short: it has 9 frames, the model takes 10 at a time"),
-        ("text", InvalidInput, "is no video that can be read"),
+        ("text", InvalidInput, "is not a readable video"),
         ("missing", NotFound, "cannot read .*: No such file"),
     ],
 )
@@ -212,8 +212,8 @@ def test_the_command_prints_writes_and_refuses(
     assert answer.exit_code == 2
     good, refused = json.loads(answer.stdout)
     assert (good["model"], good["frames"], len(good["windows"])) == (card.id, 23, 4)
-    assert "is no video that can be read" in refused["error"]
-    assert "is no video that can be read" in answer.stderr
+    assert "is not a readable video" in refused["error"]
+    assert "is not a readable video" in answer.stderr
     with (tmp_path / "out.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["label"] for row in rows] == [window["label"] for window in good["windows"]]

@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from services.search_space import Hyperparameters
+from tests.harness.networks import build_network
 from worker.training.costs import training_bytes, training_flops
-from worker.training.model import EmotionNet, build_model
+from worker.training.model import EmotionNet
 
 
 def _papers(**hyperparameters: object) -> EmotionNet:
     with torch.device("meta"):
-        return build_model(
+        return build_network(
             Hyperparameters.model_validate(hyperparameters),
             width=64,
             classes=7,

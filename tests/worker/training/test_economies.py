@@ -13,9 +13,10 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from services.clip_cache import ClipCache
 from services.contracts import Economies, FoldResult, FoldTask, TrainingSettings
 from tests.harness.fold_tasks import CPU, TINY, assign, run, write_cache
-from worker.training.engine import Engine
-from worker.training.network import Network
+from worker.training.clips import Batches
+from worker.training.network import Network, NetworkSettings
 from worker.training.optim import build_optimizer
+from worker.training.training_device import TrainingDevice
 
 EPOCHS = 5
 ALL = Economies()
@@ -67,14 +68,14 @@ def test_logits_agree_within_1e_9_after_training(cache: ClipCache, hyperparamete
 
 
 def test_initial_weights_are_the_full_networks(cache: ClipCache) -> None:
-    engine = Engine(CPU)
-    short, full = (_network(engine, _task(cache, economies), cache) for economies in (ALL, NONE))
+    device = TrainingDevice(CPU)
+    short, full = (_network(device, _task(cache, economies), cache) for economies in (ALL, NONE))
     for ours, theirs in zip(short.model.state_dict().values(), full.model.state_dict().values(), strict=True):
         assert torch.equal(ours, theirs)
 
 
 def test_dead_taps_are_not_computed_but_kept(cache: ClipCache) -> None:
-    network = _network(Engine(CPU), _task(cache, ALL, temporal_size=9), cache)
+    network = _network(TrainingDevice(CPU), _task(cache, ALL, temporal_size=9), cache)
     before = {name: p.detach().clone() for name, p in network.model.named_parameters()}
     _train(network, _task(cache, ALL, temporal_size=9), cache, steps=3)
     # The last group sees one frame: of nine taps only the middle one meets it.
@@ -107,17 +108,19 @@ def _assert_equal(ours: FoldResult, theirs: FoldResult) -> None:
         np.testing.assert_allclose(a.probabilities, b.probabilities, rtol=0, atol=1.1e-6)
 
 
-def _network(engine: Engine, task: FoldTask, cache: ClipCache) -> Network:
-    return engine.network(task, _clip_set(engine, task, cache), steps=1)
+def _network(device: TrainingDevice, task: FoldTask, cache: ClipCache) -> Network:
+    batches = Batches.of(task, _clip_set(device, task, cache))
+    settings = NetworkSettings.of(task, channels=batches.channels)
+    return device.network(settings, batches, seed=task.seed, steps=1)
 
 
 def _logits(task: FoldTask, cache: ClipCache) -> torch.Tensor:
-    network = _network(Engine(CPU), task, cache)
+    network = _network(TrainingDevice(CPU), task, cache)
     return _train(network, task, cache, steps=20)
 
 
 def _train(network: Network, task: FoldTask, cache: ClipCache, *, steps: int) -> torch.Tensor:
-    clip_set = _clip_set(Engine(CPU), task, cache)
+    clip_set = _clip_set(TrainingDevice(CPU), task, cache)
     optimizer = build_optimizer(task.hyperparameters, network.model.parameters(), learning_rate=1e-3)
     torch.manual_seed(0)
     network.model.train()
@@ -136,7 +139,7 @@ def _train(network: Network, task: FoldTask, cache: ClipCache, *, steps: int) ->
         return network(clips)
 
 
-def _clip_set(engine: Engine, task: FoldTask, cache: ClipCache) -> Any:
-    return engine.clips.get(
+def _clip_set(device: TrainingDevice, task: FoldTask, cache: ClipCache) -> Any:
+    return device.clips.get(
         cache, clahe=False, study_seed=0, augmentation=task.training.augmentation, device=CPU
     )

@@ -29,14 +29,15 @@ from services.presets import CKPLUS_AUGMENTATION, OULU_AUGMENTATION
 from services.search_space import Hyperparameters
 from services.seeds import derive_seed
 from tests.harness.fold_tasks import CLASSES, CPU, FINGERPRINT, assign
+from tests.harness.networks import build_network
 from tests.reference import augmentation as plain_augmentation
 from tests.reference import network as plain
 from worker.training.augmentation import augment, change_contrast, flip, rotate
 from worker.training.clips import ClipSet, ClipStore
-from worker.training.engine import Engine
 from worker.training.fit import run_fold, shuffled_batches
-from worker.training.model import ACTIVATIONS, EmotionNet, build_model
+from worker.training.model import ACTIVATIONS, EmotionNet
 from worker.training.optim import build_optimizer, class_weights
+from worker.training.training_device import TrainingDevice
 
 PAPER: dict[str, Any] = {"width": 64, "classes": 7, "frames": 10, "frame_size": 112, "bn_momentum": 0.1}
 TINY: dict[str, Any] = {**PAPER, "width": 2, "frame_size": 32}
@@ -59,7 +60,7 @@ def _seed() -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_shapes_layer_by_layer(pooling: str, second_conv: bool, channels: int) -> None:
     with torch.device("meta"):
-        model = build_model(_hp(pooling_layer=pooling, second_conv_layer=second_conv), **PAPER)
+        model = build_network(_hp(pooling_layer=pooling, second_conv_layer=second_conv), **PAPER)
         x = torch.empty(2, channels, 10, 112, 112)
     shapes = []
     for layer in [*model.features, *model.classifier]:
@@ -80,7 +81,7 @@ def test_parameter_counts_of_the_papers_network(temporal_size: int, one_conv: fl
         for activation in ("ReLU", "pReLU"):
             hp = _hp(temporal_size=temporal_size, second_conv_layer=second, activation=activation)
             with torch.device("meta"):
-                found = sum(p.numel() for p in build_model(hp, **PAPER).parameters())
+                found = sum(p.numel() for p in build_network(hp, **PAPER).parameters())
             assert found == plain.parameter_count(
                 temporal_size=temporal_size, second_conv=second, prelu=activation == "pReLU"
             )
@@ -135,7 +136,7 @@ def _assert_same_network(
 ) -> None:
     """Two training steps and a test, both networks with the same weights, clips and dropout, in float64."""
     arguments = {**TINY, **options}
-    ours = build_model(hp, **arguments).double().to(memory_format=memory_format)
+    ours = build_network(hp, **arguments).double().to(memory_format=memory_format)
     _shake(ours)
     reference = _reference_of(ours, hp, **options)
     size = arguments["frame_size"]
@@ -262,12 +263,12 @@ def test_the_last_pool_by_hand() -> None:
 
 
 def _last_pool(*, pooling_layer: str, **options: Any) -> nn.Module:
-    return build_model(_hp(pooling_layer=pooling_layer), **TINY, **options).features[-1]
+    return build_network(_hp(pooling_layer=pooling_layer), **TINY, **options).features[-1]
 
 
 @pytest.mark.parametrize("momentum", [0.1, 0.37])
 def test_momentum_of_batch_normalisation(momentum: float) -> None:
-    model = build_model(_hp(), **{**TINY, "bn_momentum": momentum}).double()
+    model = build_network(_hp(), **{**TINY, "bn_momentum": momentum}).double()
     seen = _inputs_and_outputs(model, nn.BatchNorm3d)
     model.train()(torch.rand(3, 3, 10, 32, 32, dtype=torch.float64))
     assert len(seen) == 8
@@ -284,7 +285,7 @@ def test_momentum_of_batch_normalisation(momentum: float) -> None:
 
 
 def test_dropout_stands_between_the_dense_layers() -> None:
-    model = build_model(_hp(dropout=0.25), **{**TINY, "width": 16})
+    model = build_network(_hp(dropout=0.25), **{**TINY, "width": 16})
     block = [nn.Linear, nn.ReLU, nn.Dropout]
     assert [type(layer) for layer in model.classifier] == [nn.Flatten, *block, *block, nn.Linear]
     assert not any(isinstance(layer, nn.modules.dropout._DropoutNd) for layer in model.features)
@@ -342,7 +343,7 @@ def test_xavier_normal_has_its_deviation_and_its_tails(temporal_size: int) -> No
 
 @pytest.mark.parametrize("initializer", ["Xavier uniform", "Xavier normal"])
 def test_what_is_not_drawn(initializer: str) -> None:
-    model = build_model(_hp(initializer=initializer, activation="pReLU"), **TINY)
+    model = build_network(_hp(initializer=initializer, activation="pReLU"), **TINY)
     for layer in model.modules():
         if isinstance(layer, nn.Conv3d):
             assert layer.bias is None
@@ -359,7 +360,7 @@ def test_what_is_not_drawn(initializer: str) -> None:
 def _weights(initializer: str, temporal_size: int) -> list[tuple[Tensor, int, int]]:
     """Every convolution's and dense layer's weights, with the fans of the full kernel."""
     hp = _hp(initializer=initializer, temporal_size=temporal_size, second_conv_layer=True)
-    model = build_model(hp, **{**TINY, "width": 8, "frame_size": 16})
+    model = build_network(hp, **{**TINY, "width": 8, "frame_size": 16})
     found = []
     for layer in model.modules():
         if isinstance(layer, nn.Conv3d):
@@ -465,9 +466,9 @@ def test_a_fold_is_the_plain_training_loop(tmp_path: Path, hyperparameters: dict
         width=3, frame_size=32, batch_size=5, epochs=2, learning_rate=1e-3, augmentation=augmentation
     )
     task = assign(cache, training, fold=1, seed=5, **hyperparameters)
-    engine = Engine(CPU)
-    result = run_fold(task, cache, engine, revision=None, on_step=lambda progress: None)
-    clip_set = engine.clips.get(
+    device = TrainingDevice(CPU)
+    result = run_fold(task, cache, device, revision=None, on_step=lambda progress: None)
+    clip_set = device.clips.get(
         cache,
         clahe=task.hyperparameters.clahe,
         study_seed=task.study_seed,
@@ -497,7 +498,7 @@ def _plain_training(task: FoldTask, clip_set: ClipSet) -> list[tuple[float, NDAr
 
     torch.manual_seed(task.seed)
     sizes: dict[str, Any] = {"width": 3, "classes": 3, "frame_size": 32, "bn_momentum": 0.1}
-    initial = build_model(hp, frames=10, **sizes)
+    initial = build_network(hp, frames=10, **sizes)
     net = _reference_of(initial, hp, **sizes)
     optimizer = plain.ReferenceOptimizer(
         list(net.parameters()), learning_rate=training.learning_rate, lookahead="Lookahead" in hp.optimization

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +22,12 @@ from services.errors import CacheMismatch, InvalidInput
 from services.folds import LeaveOneSubjectOut, OuterFold, make_folds
 from services.search_space import Hyperparameters
 from tests.harness.fold_tasks import CPU, TINY, assign, run, write_cache
-from worker.training.clips import ClipStore
-from worker.training.engine import Engine
+from worker.training.clips import Batches, ClipStore
 from worker.training.evaluate import evaluate
 from worker.training.fit import OutOfMemory, Progress, shuffled_batches
+from worker.training.network import NetworkSettings
 from worker.training.optim import build_optimizer, class_weights
+from worker.training.training_device import TrainingDevice
 
 
 @pytest.fixture(scope="module")
@@ -91,10 +91,10 @@ def test_the_same_assignment_gives_the_same_bits(cache: ClipCache, hyperparamete
 
 
 def test_a_fold_is_the_same_after_another_one(cache: ClipCache) -> None:
-    engine, short = Engine(CPU), TINY.model_copy(update={"epochs": 1})
+    device, short = TrainingDevice(CPU), TINY.model_copy(update={"epochs": 1})
     alone = run(assign(cache, short, fold=1), cache)
-    run(assign(cache, short, fold=0), cache, engine=engine)
-    after = run(assign(cache, short, fold=1), cache, engine=engine)
+    run(assign(cache, short, fold=0), cache, device=device)
+    after = run(assign(cache, short, fold=1), cache, device=device)
     assert without_times(alone) == without_times(after)
 
 
@@ -269,12 +269,12 @@ def test_no_batch_has_a_single_clip(rows: int, batch_size: int, sizes: list[int]
 
 
 def test_test_clips_are_predicted_one_by_one(cache: ClipCache) -> None:
-    engine = Engine(CPU)
-    clip_set = _clip_set(cache, engine.clips)
-    network = engine.network(assign(cache), clip_set, steps=1)
+    device, task = TrainingDevice(CPU), assign(cache)
+    batches = Batches.of(task, _clip_set(cache, device.clips))
+    settings = NetworkSettings.of(task, channels=batches.channels)
+    network = device.network(settings, batches, seed=task.seed, steps=1)
 
-    batch = partial(clip_set.batch, normalization=False)
-    together, alone = (evaluate(network, batch, torch.arange(6), size) for size in (6, 1))
+    together, alone = (evaluate(network, batches.clips, torch.arange(6), size) for size in (6, 1))
     np.testing.assert_allclose(together.probabilities, alone.probabilities, atol=3e-6)
 
 

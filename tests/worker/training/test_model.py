@@ -10,7 +10,8 @@ from torch import nn
 
 from services.errors import InvalidInput
 from services.search_space import Hyperparameters, paper_space
-from worker.training.model import TemporalConv, build_model
+from tests.harness.networks import build_network
+from worker.training.model import TemporalConv
 
 PAPER: dict[str, Any] = {"width": 64, "classes": 7, "frames": 10, "frame_size": 112, "bn_momentum": 0.1}
 TINY: dict[str, Any] = {**PAPER, "width": 2, "frame_size": 32}
@@ -25,7 +26,7 @@ def test_layers_of_a_group_stand_in_order() -> None:
     hp = Hyperparameters(second_conv_layer=True, activation="Mish", pooling_layer="MaxPooling")
     block = [TemporalConv, nn.BatchNorm3d, nn.Mish]
     expected = [*(2 * block), nn.MaxPool3d] * 5
-    assert [type(layer) for layer in build_model(hp, **TINY).features] == expected
+    assert [type(layer) for layer in build_network(hp, **TINY).features] == expected
 
 
 OPTIONS = [
@@ -35,7 +36,7 @@ OPTIONS = [
 
 @pytest.mark.parametrize(("name", "option"), OPTIONS)
 def test_every_option_trains(name: str, option: Any) -> None:
-    model = build_model(Hyperparameters.model_validate({name: option}), **TINY)
+    model = build_network(Hyperparameters.model_validate({name: option}), **TINY)
     logits = model(torch.rand(2, 3, 10, 32, 32))
     assert logits.shape == (2, 7)
     nn.functional.cross_entropy(logits, torch.tensor([0, 6])).backward()  # type: ignore[no-untyped-call]
@@ -47,7 +48,7 @@ def test_every_option_trains(name: str, option: Any) -> None:
 @pytest.mark.parametrize("frame_size", [16, 17, 31, 48])
 def test_other_clip_sizes(pooling_layer: str, frames: int, frame_size: int) -> None:
     hp = Hyperparameters.model_validate({"pooling_layer": pooling_layer})
-    model = build_model(hp, **{**TINY, "frames": frames, "frame_size": frame_size}).eval()
+    model = build_network(hp, **{**TINY, "frames": frames, "frame_size": frame_size}).eval()
     assert model(torch.rand(1, 3, frames, frame_size, frame_size)).isfinite().all()
 
 
@@ -72,7 +73,7 @@ def test_convolutions_are_plain_ones_and_keep_the_length(temporal_size: int, fra
 def test_equal_seeds_give_equal_weights() -> None:
     def weights(seed: int) -> torch.Tensor:
         torch.manual_seed(seed)
-        return nn.utils.parameters_to_vector(build_model(Hyperparameters(), **TINY).parameters())
+        return nn.utils.parameters_to_vector(build_network(Hyperparameters(), **TINY).parameters())
 
     assert torch.equal(weights(1), weights(1))
     assert not torch.equal(weights(1), weights(2))
@@ -81,11 +82,11 @@ def test_equal_seeds_give_equal_weights() -> None:
 @pytest.mark.parametrize(("field", "value"), [("frames", 0), ("frame_size", 15), ("width", 0), ("classes", 1)])
 def test_impossible_sizes_are_named(field: str, value: int) -> None:
     with pytest.raises(InvalidInput, match=f"{field} is {value}") as caught:
-        build_model(Hyperparameters(), **{**TINY, field: value})
+        build_network(Hyperparameters(), **{**TINY, field: value})
     assert caught.value.field == field
 
 
 def test_clips_of_another_shape_are_refused() -> None:
-    model = build_model(Hyperparameters(), **TINY)
+    model = build_network(Hyperparameters(), **TINY)
     with pytest.raises(InvalidInput, match="3 x 10 x 32 x 32"):
         model(torch.rand(2, 3, 9, 32, 32))

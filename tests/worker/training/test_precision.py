@@ -18,12 +18,11 @@ from services.contracts import ComputePlan, FoldTask, MemoryFormat
 from services.errors import PlanNotSound
 from services.search_space import Hyperparameters
 from tests.harness.fold_tasks import CPU, TINY, assign, run, write_cache
-from worker.training import engine as engine_module
-from worker.training import fit
+from tests.harness.networks import build_network
+from worker.training import fit, training_device
 from worker.training.device import keep_freed_memory
-from worker.training.engine import Engine
-from worker.training.model import build_model
 from worker.training.precision import Soundness, check_soundness, possible_plans
+from worker.training.training_device import TrainingDevice
 
 BF16 = ComputePlan(precision="bf16")
 COMPILED = ComputePlan(compiled=True)
@@ -50,7 +49,7 @@ def test_a_cpu_runs_fp32_and_no_tf32() -> None:
 
 
 def test_a_plan_without_means_is_refused_by_name(cache: ClipCache) -> None:
-    with pytest.raises(PlanNotSound, match=r"cpu has no means for tf32; use another device"):
+    with pytest.raises(PlanNotSound, match=r"cpu does not support tf32; use another device"):
         run(planned(cache, ComputePlan(precision="tf32")), cache)
 
 
@@ -88,13 +87,13 @@ def test_an_unsound_plan_is_refused_and_not_offered_again(
     def unsound(*_: object) -> Soundness:
         return Soundness(logits_error=0.1, gradient_error=1.4, not_finite=0.5, sound=False)
 
-    monkeypatch.setattr(engine_module, "check_soundness", unsound)
-    engine = Engine(CPU)
-    assert BF16 in engine.plans
+    monkeypatch.setattr(training_device, "check_soundness", unsound)
+    device = TrainingDevice(CPU)
+    assert BF16 in device.plans
     with pytest.raises(PlanNotSound, match=r"does not run bf16 soundly.*gradients by 1.4, 50% of batches"):
-        run(planned(cache, BF16), cache, engine=engine)
-    assert BF16 not in engine.plans
-    assert ComputePlan() in engine.plans
+        run(planned(cache, BF16), cache, device=device)
+    assert BF16 not in device.plans
+    assert ComputePlan() in device.plans
 
 
 class Wrong(nn.Module):
@@ -124,7 +123,7 @@ def not_finite(logits: Tensor) -> Tensor:
 )
 def test_the_check_finds_wrong_results(spoil: Callable[[Tensor], Tensor], sound: bool) -> None:
     torch.manual_seed(0)
-    model = build_model(Hyperparameters(), width=2, classes=3, frames=4, frame_size=16, bn_momentum=0.1)
+    model = build_network(Hyperparameters(), width=2, classes=3, frames=4, frame_size=16, bn_momentum=0.1)
     batches = [(torch.rand(6, 1, 4, 16, 16), torch.arange(6) % 3) for _ in range(4)]
     found = check_soundness(model, Wrong(model, spoil), batches, "fp32")
     assert found.sound == sound
@@ -133,13 +132,13 @@ def test_the_check_finds_wrong_results(spoil: Callable[[Tensor], Tensor], sound:
 def test_the_faster_memory_format_is_measured_once_and_kept(
     cache: ClipCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_module, "STEPS_WORTH_MEASURING", 1)
+    monkeypatch.setattr(training_device, "MIN_STEPS_TO_MEASURE", 1)
     file = tmp_path / "deeper" / "measurements.json"
-    engine = Engine(CPU, measurements=file)
+    device = TrainingDevice(CPU, measurements=file)
     with capture_logs() as lines:
-        first = run(planned(cache, ComputePlan()), cache, engine=engine)
-        run(planned(cache, ComputePlan()), cache, engine=engine)
-        again = run(planned(cache, ComputePlan()), cache, engine=Engine(CPU, measurements=file))
+        first = run(planned(cache, ComputePlan()), cache, device=device)
+        run(planned(cache, ComputePlan()), cache, device=device)
+        again = run(planned(cache, ComputePlan()), cache, device=TrainingDevice(CPU, measurements=file))
     (chosen,) = [line for line in lines if line["event"] == "memory_format_chosen"]
     assert chosen["gain"] >= 1
     assert list(json.loads(file.read_text()).values()) == [chosen["memory_format"]]
@@ -151,14 +150,14 @@ def test_the_faster_memory_format_is_measured_once_and_kept(
 def test_a_broken_file_of_measurements_is_no_trouble(cache: ClipCache, tmp_path: Path, content: str) -> None:
     file = tmp_path / "measurements.json"
     file.write_text(content)
-    run(planned(cache, ComputePlan()), cache, engine=Engine(CPU, measurements=file))
+    run(planned(cache, ComputePlan()), cache, device=TrainingDevice(CPU, measurements=file))
 
 
 @pytest.mark.parametrize("memory_format", ["contiguous", "channels_last"])
 def test_a_memory_format_that_is_asked_for_is_used(cache: ClipCache, memory_format: MemoryFormat) -> None:
     task = planned(cache, ComputePlan())
     result = fit.run_fold(
-        task, cache, Engine(CPU), revision=None, on_step=lambda _: None, memory_format=memory_format
+        task, cache, TrainingDevice(CPU), revision=None, on_step=lambda _: None, memory_format=memory_format
     )
     assert result.provenance.memory_format == memory_format
 
@@ -166,12 +165,12 @@ def test_a_memory_format_that_is_asked_for_is_used(cache: ClipCache, memory_form
 @pytest.mark.long
 @needs(COMPILED)
 def test_a_compiled_fold_is_sound_and_repeats(cache: ClipCache) -> None:
-    engine = Engine(CPU)
+    device = TrainingDevice(CPU)
     task = planned(cache, COMPILED)
     with capture_logs() as lines:
-        result = run(task, cache, engine=engine)
+        result = run(task, cache, device=device)
         after_another_fold = [
-            run(each, cache, engine=engine) for each in (task.model_copy(update={"seed": 5}), task)
+            run(each, cache, device=device) for each in (task.model_copy(update={"seed": 5}), task)
         ][1]
     in_another_engine = run(task, cache)
     assert [line["sound"] for line in lines if line["event"] == "plan_checked"] == [True]
@@ -182,14 +181,14 @@ def test_a_compiled_fold_is_sound_and_repeats(cache: ClipCache) -> None:
 
 @needs(COMPILED)
 def test_a_compiler_that_fails_is_the_devices_fault(cache: ClipCache) -> None:
-    engine = Engine(CPU)
+    device = TrainingDevice(CPU)
     broken = {"cpp.cxx": "/bin/false", "force_disable_caches": True}
     with (
         inductor_config.patch(broken),
         pytest.raises(PlanNotSound, match=r"fp32, compiled soundly: torch.comp"),
     ):
-        run(planned(cache, COMPILED, temporal_size=1), cache, engine=engine)
-    assert COMPILED not in engine.plans
+        run(planned(cache, COMPILED, temporal_size=1), cache, device=device)
+    assert COMPILED not in device.plans
 
 
 def test_freed_memory_is_kept_on_glibc() -> None:

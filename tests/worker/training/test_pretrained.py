@@ -14,11 +14,13 @@ from services.contracts import FoldTask, StudySpec
 from services.errors import CacheMismatch, InvalidInput, NotFound
 from services.model_card import ModelCard
 from services.model_catalogue import WEIGHTS, find_model, list_models, read_weights
+from services.model_config import ModelConfig
 from tests.harness.fold_tasks import CPU, TINY, assign, write_cache
-from worker.training.engine import Engine
 from worker.training.fit import run_fold
-from worker.training.network import build_for
+from worker.training.model import EmotionNet
+from worker.training.network import seeded_model
 from worker.training.pretrained import open_pretrained
+from worker.training.training_device import TrainingDevice
 
 SHORT = TINY.model_copy(update={"epochs": 2})
 
@@ -49,6 +51,10 @@ def _task(cache: ClipCache, card: ModelCard, **hyperparameters: Any) -> FoldTask
     return assign(cache, training, **{"clahe": True, **hyperparameters})
 
 
+def _initial(task: FoldTask) -> EmotionNet:
+    return seeded_model(ModelConfig.of_task(task), seed=task.seed, device=CPU)
+
+
 def test_a_model_says_what_it_is_and_is_found_again(other: tuple[Path, ModelCard]) -> None:
     models, card = other
     assert card.id == f"moving-{card.sha256[:12]}"
@@ -73,9 +79,9 @@ def test_a_fold_starts_from_everything_but_the_last_layer(
     models, card = other
     task = _task(cache, card)
     pretrained = open_pretrained(models, card.id)
-    fresh = build_for(task, CPU).state_dict()
-    model = build_for(task, CPU)
-    pretrained.load_into(model, task)
+    fresh = _initial(task).state_dict()
+    model = _initial(task)
+    pretrained.load_into(model, dataset=task.dataset)
     for name, value in model.state_dict().items():
         expected = fresh if name in {"classifier.7.weight", "classifier.7.bias"} else pretrained.state
         assert torch.equal(value, expected[name]), name
@@ -85,12 +91,12 @@ def test_a_fold_starts_from_everything_but_the_last_layer(
 def test_a_pretrained_fold_runs_and_repeats(other: tuple[Path, ModelCard], cache: ClipCache) -> None:
     models, card = other
     task, pretrained = _task(cache, card), open_pretrained(models, card.id)
-    engine = Engine(CPU)
+    device = TrainingDevice(CPU)
     first, again = (
-        run_fold(task, cache, engine, revision=None, on_step=lambda _: None, pretrained=pretrained)
+        run_fold(task, cache, device, revision=None, on_step=lambda _: None, pretrained=pretrained)
         for _ in range(2)
     )
-    scratch = run_fold(assign(cache, SHORT, clahe=True), cache, engine, revision=None, on_step=lambda _: None)
+    scratch = run_fold(assign(cache, SHORT, clahe=True), cache, device, revision=None, on_step=lambda _: None)
     assert first.epochs == again.epochs
     assert first.epochs != scratch.epochs
 
@@ -100,8 +106,8 @@ def test_another_number_of_classes_gets_a_new_last_layer(
 ) -> None:
     models, card = other
     task = _task(cache, card).model_copy(update={"classes": ("a", "b", "c", "d", "e")})
-    model = build_for(task, CPU)
-    open_pretrained(models, card.id).load_into(model, task)
+    model = _initial(task)
+    open_pretrained(models, card.id).load_into(model, dataset=task.dataset)
     assert model.classifier[-1].out_features == 5
 
 
@@ -109,7 +115,7 @@ def test_a_model_of_the_clips_under_test_is_refused(other: tuple[Path, ModelCard
     models, card = other
     task = _task(cache, card).model_copy(update={"dataset": card.dataset})
     with pytest.raises(InvalidInput, match="was trained on moving, the set this study tests on"):
-        open_pretrained(models, card.id).load_into(build_for(task, CPU), task)
+        open_pretrained(models, card.id).load_into(_initial(task), dataset=task.dataset)
 
 
 @pytest.mark.parametrize(
@@ -122,14 +128,14 @@ def test_another_architecture_is_named(
     models, card = other
     task = _task(cache, card, **hyperparameters)
     with pytest.raises(InvalidInput) as caught:
-        open_pretrained(models, card.id).load_into(build_for(task, CPU), task)
+        open_pretrained(models, card.id).load_into(_initial(task), dataset=task.dataset)
     assert caught.value.field == field
 
 
 def test_a_fold_without_its_model_is_refused(other: tuple[Path, ModelCard], cache: ClipCache) -> None:
     _, card = other
-    with pytest.raises(InvalidInput, match=f"starts from model {card.id}, which is not at hand"):
-        run_fold(_task(cache, card), cache, Engine(CPU), revision=None, on_step=lambda _: None)
+    with pytest.raises(InvalidInput, match=f"starts from model {card.id}, which was not loaded"):
+        run_fold(_task(cache, card), cache, TrainingDevice(CPU), revision=None, on_step=lambda _: None)
 
 
 def test_changed_weights_are_refused(other: tuple[Path, ModelCard], tmp_path: Path) -> None:
