@@ -60,7 +60,7 @@ def test_a_stored_fold_is_replayed_bit_for_bit(state: Path) -> None:
         found = json.loads(replayed.stdout)
         assert found["equal"]
         assert (found["first_difference"], found["labels_changed"], found["environment"]) == (None, 0, {})
-        assert "the replay is equal, bit for bit" in replayed.stderr
+        assert "the replay is bit-identical" in replayed.stderr
         log = up.log("worker-1")
         assert "no_gpu" in log
         assert "host_memory=" in log
