@@ -1,7 +1,7 @@
-"""Trained models on a shared volume, by id: a folder with the weights (safetensors) and a card (JSON and text).
+"""The model catalogue on a shared volume: a folder per model, with weights (safetensors) and a card (JSON, text).
 
-A model's id ends with the first digits of its weights' SHA-256, so a name says which bytes are meant. It
-appears by one rename, whole or not at all.
+A model's id ends with the first digits of the SHA-256 of its weights, so the id identifies the bytes. A model
+is published by one rename, completely or not at all.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ PARTIAL, RECEIPT = ".partial-", ".receipt"
 
 @dataclass(frozen=True, kw_only=True)
 class StagedModel:
-    """A whole model beside the catalogue, not yet in it."""
+    """A complete model that is stored beside the catalogue and not published yet."""
 
     root: Path
     card: ModelCard
     folder: Path
 
     def publish(self) -> None:
-        """Put it into the catalogue, in one step; where the same model is there already, that one stays."""
+        """Move the model into the catalogue by one rename; if it is already there, keep that one."""
         try:
             self.folder.rename(self.root / self.card.id)
         except OSError:
@@ -46,14 +46,14 @@ class StagedModel:
         self._receipt.unlink(missing_ok=True)
 
     def discard(self) -> None:
-        """Remove it."""
+        """Delete the model without publishing it."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self._receipt.unlink(missing_ok=True)
 
     def keep_receipt(self, content: bytes) -> None:
-        """Note what decides whether it is published, for others to find if this process dies.
+        """Write what another process needs to decide about publishing the model if this process dies.
 
-        The file is for its owner alone.
+        Only the file's owner can read it.
         """
         partial = self._receipt.with_suffix(".writing")
         with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
@@ -63,7 +63,7 @@ class StagedModel:
         partial.rename(self._receipt)
 
     def receipt(self) -> bytes:
-        """What `keep_receipt` noted."""
+        """The content that `keep_receipt` wrote."""
         return self._receipt.read_bytes()
 
     @property
@@ -72,23 +72,23 @@ class StagedModel:
 
 
 def model_id(name: str, weights: bytes) -> TrainedModel:
-    """What a model of this name and weights is called."""
+    """The id of a model with this name and these weights."""
     sha256 = hashlib.sha256(weights).hexdigest()
     return TrainedModel(id=f"{name}-{sha256[:ID_DIGITS]}", sha256=sha256)
 
 
 def stage_model(root: Path, name: str, weights: bytes, describe: Mapping[str, object]) -> StagedModel:
-    """Write a model beside the catalogue, whole and on the disk.
+    """Write a complete model beside the catalogue and sync it to the disk.
 
     Args:
-        root: folder of the catalogue, made if missing.
-        name: what the id starts with: lower-case letters, digits and dashes.
-        weights: a safetensors file.
+        root: folder of the catalogue; created if missing.
+        name: beginning of the id: lower-case letters, digits and dashes.
+        weights: content of a safetensors file.
         describe: the card's fields other than `id` and `sha256`.
 
     Raises:
-        InvalidInput: the name is no model name.
-        OSError: the disk refused.
+        InvalidInput: the name is not a valid model name.
+        OSError: the files cannot be written.
     """
     try:
         known = model_id(name, weights)
@@ -109,20 +109,20 @@ def stage_model(root: Path, name: str, weights: bytes, describe: Mapping[str, ob
 
 
 def staged_models(root: Path) -> list[StagedModel]:
-    """Models beside the catalogue that have a receipt: their process died, or is about to decide on them."""
+    """Models beside the catalogue that have a receipt: their process died, or will soon decide about them."""
     found = []
     for receipt in sorted(root.glob(f"{PARTIAL}*{RECEIPT}")):
         folder = receipt.with_name(receipt.name.removesuffix(RECEIPT))
         try:
             found.append(StagedModel(root=root, card=_card(folder), folder=folder))
         except (OSError, ValueError):
-            # Published or discarded; the receipt was to go next.
+            # The model was published or discarded, and only its receipt remains.
             receipt.unlink(missing_ok=True)
     return found
 
 
 def add_model(root: Path, name: str, weights: bytes, describe: Mapping[str, object]) -> ModelCard:
-    """Put a model into the catalogue, in one step; the same model again changes nothing.
+    """Publish a model in the catalogue by one rename; adding the same model again changes nothing.
 
     Raises:
         InvalidInput, OSError: as `stage_model`.
@@ -133,7 +133,7 @@ def add_model(root: Path, name: str, weights: bytes, describe: Mapping[str, obje
 
 
 def list_models(root: Path) -> list[ModelCard]:
-    """Cards of all models, by id; a folder without a readable card is left out."""
+    """Cards of all models, sorted by id; folders without a readable card are skipped."""
     cards = []
     for folder in sorted(root.glob("[!.]*")):
         try:
@@ -144,12 +144,13 @@ def list_models(root: Path) -> list[ModelCard]:
 
 
 def find_model(root: Path, model_id: str, *, by_beginning: bool = False) -> ModelCard:
-    """The card of a model.
+    """Find the card of a model.
 
     Args:
         root: folder of the model catalogue.
-        model_id: the model's id; a study names it whole, so that it never means another model.
-        by_beginning: whether a beginning that only one id has is enough.
+        model_id: the model's id.
+        by_beginning: whether a unique beginning of the id is enough. A study must name the whole id, so that it
+            never means another model.
 
     Raises:
         NotFound: the catalogue has no such model.
@@ -165,26 +166,27 @@ def find_model(root: Path, model_id: str, *, by_beginning: bool = False) -> Mode
 
 
 def check_other_dataset(card: ModelCard, dataset: str) -> None:
-    """Refuse a model that has seen the subjects it would be tested on.
+    """Reject a model that was trained on the subjects on which it would be tested.
 
-    By the dataset's name: the same set prepared otherwise has another fingerprint and the same faces.
+    Datasets are compared by name: preprocessed with other settings, a dataset has another fingerprint but the
+    same faces.
 
     Raises:
         InvalidInput: the model was trained on `dataset`.
     """
     if card.dataset == dataset:
         raise InvalidInput(
-            f"model {card.id} was trained on {dataset}, the set this study tests on; pretrain on another "
-            "dataset",
+            f"model {card.id} was trained on {dataset}, the dataset that this study tests on; pretrain on "
+            "another dataset",
             field="training.pretrained",
         )
 
 
 def read_weights(root: Path, card: ModelCard) -> bytes:
-    """The weights file of a model.
+    """Read the weights file of a model.
 
     Raises:
-        CacheMismatch: the file is missing, or not the one its card names.
+        CacheMismatch: the file cannot be read, or its SHA-256 differs from the card.
     """
     file = root / card.id / WEIGHTS
     try:
