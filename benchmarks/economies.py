@@ -107,7 +107,9 @@ def main() -> None:
         )
         state.folder.mkdir()
         (Path(folder) / "caches").rename(state.caches)
-        with local_service(state, workers=arguments.workers, port=0, say=lambda _: None, threads=1) as service:
+        with local_service(
+            state, workers=arguments.workers, port=0, notify=lambda _: None, threads=1
+        ) as service:
             for name, (economies, bound) in variants.items():
                 spec = StudySpec(
                     name=name.replace("_", "-"),
@@ -158,7 +160,7 @@ def _run(service: LocalService, spec: StudySpec) -> Outcome:
     client = service.client
     client.create(spec)
     while not client.get(spec.name).state.over:
-        service.tend()
+        service.restart_dead_workers()
         time.sleep(0.5)
     study = client.get(spec.name)
     if study.state != "complete":

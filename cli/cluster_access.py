@@ -1,4 +1,4 @@
-"""A release in a cluster, reached by kubectl: with the user's own rights, however they are logged in."""
+"""Access to a foldwise release in a cluster through kubectl, with the rights that the user has there."""
 
 from __future__ import annotations
 
@@ -15,47 +15,47 @@ from typing import Any
 
 from services.errors import InvalidInput, NotFound, Unavailable
 
-ANSWER_SECONDS = 30.0
+KUBECTL_TIMEOUT_SECONDS = 30.0
 
 _COORDINATOR = "app.kubernetes.io/part-of=foldwise,app.kubernetes.io/component=coordinator"
 _FORWARDING = re.compile(r"Forwarding from 127\.0\.0\.1:(\d+) ")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where in which cluster: kubectl's context and namespace, its own where they are None."""
+class KubeContext:
+    """A kubectl context and a namespace; None means the one that kubectl uses by default."""
 
     context: str | None = None
     namespace: str | None = None
 
 
-chosen: ContextVar[Place | None] = ContextVar("chosen", default=None)
-"""What `--context` and `--namespace` say; None where neither was given."""
+chosen_context: ContextVar[KubeContext | None] = ContextVar("chosen_context", default=None)
+"""The values of `--context` and `--namespace`; None if neither was given."""
 
 
 class Kubectl:
-    """The program, for one place."""
+    """The program kubectl, run for one context and namespace."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, context: KubeContext) -> None:
         self._command = ["kubectl"]
-        if place.context is not None:
-            self._command += ["--context", place.context]
-        if place.namespace is not None:
-            self._command += ["--namespace", place.namespace]
+        if context.context is not None:
+            self._command += ["--context", context.context]
+        if context.namespace is not None:
+            self._command += ["--namespace", context.namespace]
 
     def read(self, *arguments: str) -> dict[str, Any]:
-        """What a command such as `get nodes` prints as JSON.
+        """Run a command such as `get nodes` and return its JSON output.
 
         Raises:
             InvalidInput: kubectl is not installed.
-            Unavailable: it ends with an error, which is told.
+            Unavailable: kubectl fails (the message quotes it) or does not answer.
         """
         try:
-            done = subprocess.run(  # noqa: S603 - no shell, and the user's own program
+            finished = subprocess.run(  # noqa: S603 - no shell, and the user's own program
                 [*self._command, *arguments, "--output", "json"],
                 capture_output=True,
                 text=True,
-                timeout=ANSWER_SECONDS,
+                timeout=KUBECTL_TIMEOUT_SECONDS,
                 check=False,
             )
         except FileNotFoundError as error:
@@ -63,18 +63,20 @@ class Kubectl:
                 "--context and --namespace need kubectl; install it, or give --url and FOLDWISE_TOKEN"
             ) from error
         except subprocess.TimeoutExpired as error:
-            raise Unavailable(f"kubectl did not answer for {ANSWER_SECONDS:g} s; look at --context") from error
-        if done.returncode:
-            raise Unavailable(f"kubectl: {done.stderr.strip()}")
-        answer: dict[str, Any] = json.loads(done.stdout)
+            raise Unavailable(
+                f"kubectl did not answer within {KUBECTL_TIMEOUT_SECONDS:g} s; check --context"
+            ) from error
+        if finished.returncode:
+            raise Unavailable(f"kubectl: {finished.stderr.strip()}")
+        answer: dict[str, Any] = json.loads(finished.stdout)
         return answer
 
     @contextmanager
     def forward(self, service: str, port: int) -> Iterator[str]:
-        """A URL on this machine that leads to a port of a service while the context lasts.
+        """Forward a port of a Service to this machine until the `with` block ends; yield the local URL.
 
         Raises:
-            Unavailable: there is no way to it; kubectl's words are told.
+            Unavailable: kubectl cannot forward the port; the message quotes it.
         """
         process = subprocess.Popen(  # noqa: S603 - as above
             [*self._command, "port-forward", "--address", "127.0.0.1", f"service/{service}", f":{port}"],
@@ -90,7 +92,7 @@ class Kubectl:
                 if found is None:
                     process.terminate()
                     raise Unavailable(f"kubectl port-forward: {process.stderr.read().strip()}")
-                # It writes a line for every connection; unread, it would stop in the middle of one.
+                # kubectl prints a line per connection; if nobody read the pipe, it would fill up and block.
                 threading.Thread(target=process.stdout.read, daemon=True).start()
                 yield f"http://127.0.0.1:{found[1]}"
             finally:
@@ -98,25 +100,25 @@ class Kubectl:
 
 
 @contextmanager
-def reach_release(place: Place) -> Iterator[tuple[str, str]]:
-    """URL and admin token of the release in a namespace, while the context lasts.
+def reach_release(context: KubeContext) -> Iterator[tuple[str, str]]:
+    """Forward the coordinator of the release in a namespace; yield its local URL and its admin token.
 
     Raises:
-        NotFound: there is no release, more than one, or it has no token.
-        InvalidInput, Unavailable: kubectl is not installed, or cannot do it.
+        NotFound: the namespace has no release or several, or the release has no admin token.
+        InvalidInput, Unavailable: kubectl is not installed, fails or does not answer.
     """
-    kubectl = Kubectl(place)
-    where = "the namespace" if place.namespace is None else f"namespace {place.namespace}"
+    kubectl = Kubectl(context)
+    where = "the namespace" if context.namespace is None else f"namespace {context.namespace}"
     deployments = kubectl.read("get", "deployments", "--selector", _COORDINATOR)["items"]
     if len(deployments) != 1:
         names = ", ".join(item["metadata"]["name"] for item in deployments) or "none"
-        raise NotFound(f"{where} should have one release of foldwise, and has: {names}; look at --namespace")
+        raise NotFound(f"{where} should have one foldwise release, but has: {names}; check --namespace")
     name = deployments[0]["metadata"]["name"]
     volumes = deployments[0]["spec"]["template"]["spec"]["volumes"]
     secret = next(volume["secret"]["secretName"] for volume in volumes if volume["name"] == "auth")
     token = kubectl.read("get", "secret", secret).get("data", {}).get("admin-token")
     if token is None:
-        raise NotFound(f"the Secret {secret} in {where} has no key admin-token")
+        raise NotFound(f"Secret {secret} in {where} has no key admin-token")
     port = kubectl.read("get", "service", name)["spec"]["ports"][0]["port"]
     with kubectl.forward(name, port) as url:
         yield url, base64.b64decode(token).decode()

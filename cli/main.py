@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from cli.cluster_access import Place, chosen
+from cli.cluster_access import KubeContext, chosen_context
 from cli.commands import cache, local, model, plan, processes, result, study, token, workers
 from cli.interruption import Interrupted, raise_on_signals
 from services.errors import EXIT_FAILURE, EXIT_TRY_AGAIN, FoldwiseError, InvalidInput
@@ -60,7 +60,7 @@ def choose(
 ) -> None:
     """Hyper-parameter search for 3D-CNN facial emotion recognition, fold by fold."""
     if context is not None or namespace is not None:
-        chosen.set(Place(context=context, namespace=namespace))
+        chosen_context.set(KubeContext(context=context, namespace=namespace))
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Study specs by name: the paper's searches, and the demo."""
+"""Presets: study specs by name, for the paper's searches and the demo."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from services.search_space import SearchSpace, paper_space
 
 PAPER_TRIALS = 800
 PAPER_THRESHOLD = 0.965
+"""Accuracy below which the paper ends a trial on CK+."""
+
 DEMO_SUBJECTS = 10
-"""Synthetic people, each with one clip of each of seven emotions."""
+"""Number of synthetic subjects, each with one clip of each of the seven emotions."""
 
 CKPLUS_AUGMENTATION = Augmentation(
     counts={
@@ -32,10 +34,10 @@ CKPLUS_AUGMENTATION = Augmentation(
         "surprise": AugmentationCounts(flip=1, rotation=1, contrast=0),
     }
 )
-"""Section 4.1: a quasi-balanced set of 1,722 clips."""
+"""Section 4.1 of the paper: a quasi-balanced set of 1,722 clips."""
 
 OULU_AUGMENTATION = Augmentation(counts={ANY_CLASS: AugmentationCounts(flip=1, rotation=5, contrast=2)})
-"""Section 4.2: 4,320 clips."""
+"""Section 4.2 of the paper: 4,320 clips."""
 
 PRESETS: dict[str, StudySpec] = {
     "ckplus-loso": StudySpec(
@@ -44,7 +46,7 @@ PRESETS: dict[str, StudySpec] = {
         protocol=LeaveOneSubjectOut(),
         trials=PAPER_TRIALS,
         pruning=(BoundRule(threshold=PAPER_THRESHOLD),),
-        # Exact in any order, and soonest done with a hopeless trial in this one.
+        # A bound prunes correctly in any order of folds; in this order it ends hopeless trials earliest.
         fold_order="hardest_first",
         training=TrainingSettings(augmentation=CKPLUS_AUGMENTATION),
     ),
@@ -68,7 +70,7 @@ PRESETS: dict[str, StudySpec] = {
         name="demo",
         cache="ckplus",
         protocol=KFold(k=5),
-        # Table 1 without its two slowest temporal sizes.
+        # The space of Table 1 without its two slowest temporal sizes.
         space=SearchSpace.model_validate({**paper_space().model_dump(), "temporal_size": [1, 3, 5]}),
         trials=10,
         seed=26,
@@ -87,10 +89,10 @@ PRESETS: dict[str, StudySpec] = {
 
 
 def clip_preset(name: str) -> dict[str, str | int]:
-    """Options of `foldwise preprocess` that make the clips a preset wants; the paper's use its detector.
+    """Options of `foldwise preprocess` for the clips that a preset needs; the paper's presets use its detector.
 
     Raises:
-        NotFound: there is none; the message lists those there are.
+        NotFound: there is no such preset; the message lists the known ones.
     """
     spec = get_preset(name)
     return {
@@ -102,10 +104,10 @@ def clip_preset(name: str) -> dict[str, str | int]:
 
 
 def get_preset(name: str) -> StudySpec:
-    """The spec of that name.
+    """The study spec of a preset.
 
     Raises:
-        NotFound: there is none; the message lists those there are.
+        NotFound: there is no such preset; the message lists the known ones.
     """
     try:
         return PRESETS[name]

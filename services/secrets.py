@@ -1,4 +1,4 @@
-"""Secrets come from a file or the environment, never from arguments, which every user of a machine can read."""
+"""Secrets from a file or the environment; never from arguments, which every user of a machine can read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from services.errors import InvalidInput, NotFound
 
 
 def read_secret(variable: str, *, what: str) -> str:
-    """The content of the file that `<variable>_FILE` names, or the value of `<variable>`.
+    """Read the file that `<variable>_FILE` names, otherwise the value of `<variable>`.
+
+    Args:
+        variable: name of the environment variable.
+        what: a description of the secret for error messages, such as "the admin token".
 
     Raises:
         InvalidInput: neither is set, or the value is empty.
@@ -20,8 +24,8 @@ def read_secret(variable: str, *, what: str) -> str:
         try:
             value = Path(path).read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
-            why = error.strerror if isinstance(error, OSError) else "it holds no text"
-            raise NotFound(f"{variable}_FILE={path}: {why}", field=variable) from error
+            reason = error.strerror if isinstance(error, OSError) else "the file is not UTF-8 text"
+            raise NotFound(f"{variable}_FILE={path}: {reason}", field=variable) from error
     else:
         value = os.environ.get(variable, "").strip()
     if not value:
@@ -35,7 +39,11 @@ def is_given(variable: str) -> bool:
 
 
 def read_database_url(given: str | None, variable: str = "FOLDWISE_DATABASE_URL") -> str:
-    """The URL that was given, or that of the environment or its file.
+    """Return the URL that was given, otherwise read it from the environment or its file.
+
+    Args:
+        given: value of the option, or None.
+        variable: name of the environment variable to read otherwise.
 
     Raises:
         InvalidInput, NotFound: as `read_secret`.

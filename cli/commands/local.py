@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from cli.cluster_access import chosen
+from cli.cluster_access import chosen_context
 from cli.local.state import StateFolder
 from cli.options import CacheRoot, Database, Json, State, Url, console, state_folder
 from cli.reach import reach
@@ -86,24 +86,24 @@ def doctor(
     json: Json = False,
 ) -> None:
     """Check this machine, a coordinator and a cluster, and say how to fix each problem (then exit code 1)."""
-    from cli.doctor.machine import Finding, look_at_cache, look_at_database, look_at_machine, look_at_service
+    from cli.doctor.machine import Finding, check_cache, check_database, check_machine, check_service
     from cli.terminal.tables import finding_lines
     from services.secrets import is_given, read_database_url
 
-    findings = list(look_at_machine())
+    findings = list(check_machine())
     if cache_root is not None:
-        findings.append(look_at_cache(cache_root))
+        findings.append(check_cache(cache_root))
     if database_url is not None or is_given("FOLDWISE_DATABASE_URL"):
-        findings += look_at_database(read_database_url(database_url))
-    cluster = chosen.get()
-    if cluster is not None:
-        from cli.doctor.cluster import look_at_cluster
+        findings += check_database(read_database_url(database_url))
+    context = chosen_context.get()
+    if context is not None:
+        from cli.doctor.cluster import check_cluster
 
-        findings += look_at_cluster(cluster)
+        findings += check_cluster(context)
     try:
-        if cluster or url or state or state_folder(None).service() is not None:
+        if context or url or state or state_folder(None).service() is not None:
             with reach(url, state) as client:
-                findings += look_at_service(client.connection)
+                findings += check_service(client.connection)
     except FoldwiseError as error:
         findings.append(Finding(what="service", good=False, found=error.message))
     for finding in findings:

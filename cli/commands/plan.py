@@ -46,28 +46,28 @@ def plan(
     json: Json = False,
 ) -> None:
     """Forecast the cost of a study before it runs: folds, clip passes, operations, memory, hours."""
-    from cli.forecast.calibration import measure_here, measured_by_workers
+    from cli.forecast.calibration import measure_device, speed_of_workers
     from cli.forecast.dataset_shape import shape_of
-    from cli.forecast.plan import make_plan, on_devices
-    from cli.forecast.tables import configurations_table, devices_table, plan_lines
+    from cli.forecast.forecast import make_forecast, with_devices
+    from cli.forecast.tables import configurations_table, devices_table, forecast_lines
 
     wanted = build_spec(preset=preset, spec=spec, space=None, name=None, cache=cache, settings=set_ or [])
     folder = state_folder(state)
     shape = shape_of(wanted, preset=preset, cache=cache, cache_root=cache_root or folder.caches)
-    found = make_plan(wanted, shape)
+    forecast = make_forecast(wanted, shape)
     measured = None
     if calibrate_from is not None:
         with reach(url, state) as client:
-            measured = measured_by_workers(client, calibrate_from)
+            measured = speed_of_workers(client, calibrate_from)
     elif calibrate:
-        measured = measure_here(wanted, shape, found, device=device)
-    found = on_devices(found, wanted, gpu or [], measured)
+        measured = measure_device(wanted, shape, forecast, device=device)
+    forecast = with_devices(forecast, wanted, gpu or [], measured)
     if json:
-        print(json_library.dumps(asdict(found)))
+        print(json_library.dumps(asdict(forecast)))
         return
     output = console(json)
-    for line in plan_lines(found, wanted):
+    for line in forecast_lines(forecast, wanted):
         output.print(line, highlight=False, soft_wrap=True)
-    output.print(configurations_table(found))
-    output.print(devices_table(found))
-    output.print(f"counted: {found.convention}", highlight=False, soft_wrap=True)
+    output.print(configurations_table(forecast))
+    output.print(devices_table(forecast))
+    output.print(f"how operations are counted: {forecast.convention}", highlight=False, soft_wrap=True)

@@ -38,18 +38,18 @@ def up(
     folder = state_folder(state)
     share = threads or max(1, (os.cpu_count() or 1) // max(1, workers))
 
-    def say(text: str) -> None:
+    def print_line(text: str) -> None:
         console(False).print(text, highlight=False, soft_wrap=True)
 
-    with local_service(folder, workers=workers, port=port, say=say, threads=share) as service:
-        say(f"{workers} workers; logs in {folder.logs}; caches in {folder.caches}")
+    with local_service(folder, workers=workers, port=port, notify=print_line, threads=share) as service:
+        print_line(f"{workers} workers; logs in {folder.logs}; caches in {folder.caches}")
         option = "" if state is None else f" --state {folder.folder}"
-        say(f"study page: {service.service.url}/")
-        say(f"token to sign in there: foldwise token create me --scope write{option}")
-        say(f"create a study with: foldwise study create --preset ckplus-loso{option}")
-        say("Ctrl-C stops everything; run `foldwise up` again to continue")
+        print_line(f"study page: {service.service.url}/")
+        print_line(f"token to sign in there: foldwise token create me --scope write{option}")
+        print_line(f"create a study with: foldwise study create --preset ckplus-loso{option}")
+        print_line("Ctrl-C stops everything; run `foldwise up` again to continue")
         while True:
-            service.tend()
+            service.restart_dead_workers()
             time.sleep(1.0)
 
 

@@ -179,7 +179,7 @@ def replay(
     """Run a finished fold again and compare it with the recorded result. Exit code 1 if they differ."""
     from cli.evaluation.replay import replay as run
     from cli.terminal.progress import training_progress
-    from cli.terminal.tables import comparison_lines
+    from cli.terminal.tables import replay_lines
 
     folder = state_folder(state)
     with reach(url, state) as client, training_progress(console(json), None) as on_step:
@@ -194,7 +194,7 @@ def replay(
             threads=threads,
             on_step=on_step,
         )
-    for line in comparison_lines(record, found):
+    for line in replay_lines(record, found):
         console(json).print(line, highlight=False, soft_wrap=True)
     if json:
         print(json_library.dumps(asdict(found)))

@@ -1,4 +1,4 @@
-"""`foldwise doctor`: looks at a service, a machine or a cluster, and says what is wrong and how to mend it."""
+"""What `foldwise doctor` checks outside a cluster: this machine, a coordinator, a cache folder, a database."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from services.clip_cache import list_caches
 from services.errors import FoldwiseError
 
 OLDEST_POSTGRESQL = 140000
-"""As PostgreSQL counts its versions: 14."""
+"""PostgreSQL 14, as `server_version_num` writes it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     what: str
     good: bool
     found: str
     fix: str | None = None
-    """What to do about it, where it is not good; where it is, what could be better."""
+    """What to do about a problem; for a good finding, what could be better."""
 
     def as_json(self) -> dict[str, Any]:
-        """For programs."""
+        """The finding as `foldwise doctor --json` prints it."""
         return asdict(self)
 
 
-def look_at_machine() -> Iterator[Finding]:
-    """Versions, and whether there is a GPU to train on."""
+def check_machine() -> Iterator[Finding]:
+    """Report the versions of foldwise and Python, and the GPUs that torch can use."""
     yield Finding(
         what="foldwise", good=True, found=f"{version('foldwise')}, Python {platform.python_version()}"
     )
@@ -53,12 +53,12 @@ def look_at_machine() -> Iterator[Finding]:
             what="gpu",
             good=True,
             found="none; workers train on the CPU",
-            fix="for a GPU, install NVIDIA's driver; in a pod, ask for one in worker.resources.limits",
+            fix="to use a GPU, install NVIDIA's driver; in a pod, request a GPU in worker.resources.limits",
         )
 
 
-def look_at_service(connection: Connection) -> Iterator[Finding]:
-    """A coordinator: is it ready, is the token good, has it datasets and workers."""
+def check_service(connection: Connection) -> Iterator[Finding]:
+    """Check that a coordinator is ready and accepts the token, and that it has clip caches and workers."""
     try:
         answer = httpx.get(f"{connection.url}/readyz", timeout=10, trust_env=False)
         ready = answer.json()
@@ -67,7 +67,7 @@ def look_at_service(connection: Connection) -> Iterator[Finding]:
             what="coordinator",
             good=False,
             found=f"{connection.url} does not answer: {error or type(error).__name__}",
-            fix="start it, or correct --url; in a cluster, look at `kubectl get pods` and its log",
+            fix="start it, or correct --url; in a cluster, see `kubectl get pods` and the coordinator's log",
         )
         return
     if answer.status_code != httpx.codes.OK:
@@ -75,7 +75,7 @@ def look_at_service(connection: Connection) -> Iterator[Finding]:
             what="coordinator",
             good=False,
             found=str(ready.get("detail", answer.status_code)),
-            fix="look at PostgreSQL and at the coordinator's log",
+            fix="check PostgreSQL and the coordinator's log",
         )
         return
     yield Finding(what="coordinator", good=True, found=f"{ready['version']} at {connection.url}")
@@ -83,7 +83,7 @@ def look_at_service(connection: Connection) -> Iterator[Finding]:
         yield Finding(
             what="versions",
             good=False,
-            found=f"the coordinator is {ready['version']}, this program {version('foldwise')}",
+            found=f"the coordinator is {ready['version']}, this program is {version('foldwise')}",
             fix="install the same version on both sides",
         )
     client = StudyClient(connection)
@@ -91,28 +91,30 @@ def look_at_service(connection: Connection) -> Iterator[Finding]:
         studies, datasets, workers = client.studies(), client.datasets(), client.workers()
     except FoldwiseError as error:
         yield Finding(
-            what="token", good=False, found=error.message, fix="give a token of the scope read or higher"
+            what="token", good=False, found=error.message, fix="use a token of the scope read or higher"
         )
         return
-    yield Finding(what="token", good=True, found=f"may read; {len(studies)} studies")
+    yield Finding(what="token", good=True, found=f"can read; the coordinator has {len(studies)} studies")
     caches = ", ".join(f"{cache.dataset}/{cache.fingerprint[:12]}" for cache in datasets)
     yield Finding(
         what="caches",
         good=True,
-        found=caches or "the coordinator sees no clip cache yet",
-        fix=None if datasets else "run `foldwise preprocess`, or name a dataset in preprocessing.datasets",
+        found=caches or "the coordinator has no clip cache yet",
+        fix=None if datasets else "run `foldwise preprocess`, or list a dataset in preprocessing.datasets",
     )
-    waiting = sorted(study.name for study in studies if study.state == "running")
+    running = sorted(study.name for study in studies if study.state == "running")
     yield Finding(
         what="workers",
-        good=bool(workers) or not waiting,
-        found=f"{len(workers)} heard of lately; studies that run: {', '.join(waiting) or 'none'}",
-        fix=None if workers or not waiting else "start workers, or look at the study's condition",
+        good=bool(workers) or not running,
+        found=f"{len(workers)} seen recently; running studies: {', '.join(running) or 'none'}",
+        fix=None
+        if workers or not running
+        else "start workers; in a cluster, see `foldwise study workers STUDY`",
     )
 
 
-def look_at_cache(root: Path) -> Finding:
-    """A folder of clip caches as this process sees it."""
+def check_cache(root: Path) -> Finding:
+    """Check that this process can read a folder of clip caches, and list them."""
     try:
         found = list_caches(root)
         list(root.iterdir())
@@ -121,14 +123,14 @@ def look_at_cache(root: Path) -> Finding:
             what="cache folder",
             good=False,
             found=f"{root} cannot be read: {error}",
-            fix="mount the volume of the clip caches there, readable by this user",
+            fix="mount the volume of the clip caches there, and let this user read it",
         )
     names = ", ".join(f"{manifest.dataset}/{manifest.fingerprint[:12]}" for manifest in found)
     return Finding(what="cache folder", good=True, found=f"{root}: {names or 'empty'}")
 
 
-def look_at_database(url: str) -> Iterator[Finding]:
-    """A PostgreSQL: does it answer, is it new enough, is its schema ours."""
+def check_database(url: str) -> Iterator[Finding]:
+    """Check that a PostgreSQL database answers, is new enough, and has foldwise's schema."""
     from sqlalchemy import text
     from sqlalchemy.exc import SQLAlchemyError
 

@@ -1,4 +1,4 @@
-"""`foldwise compare`: configurations on one dataset and split, pretrained or not (paper section 4.3)."""
+"""`foldwise compare`: configurations on the same folds, pretrained or not (paper section 4.3)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from cli.evaluation.paired_tests import PairedTests, paired_tests
-from cli.evaluation.runs import Evaluated, evaluate, exactly
+from cli.evaluation.runs import CompletedTrial, run_studies, spec_of_configurations
 from cli.spec_files import read_file
 from client.study_client import StudyClient
 from report.selection import check_cross_validated
@@ -31,18 +31,18 @@ from services.search_space import (
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A configuration that takes part, under the name that the table gives it."""
+    """A configuration to compare, with its name in the table."""
 
     name: str
     source: str
-    """A study, whose best trial is meant, or a YAML file."""
+    """Name of a study, whose best trial is used, or a YAML or JSON file."""
 
     pretrained: str | None
-    """Model of the catalogue that it starts from."""
+    """Id of the model that its training starts from, or None."""
 
 
-class Side(BaseModel):
-    """A configuration of a comparison, and what it gave."""
+class ComparedConfiguration(BaseModel):
+    """A configuration of a comparison, with its results."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -55,16 +55,16 @@ class Side(BaseModel):
     correct: int
     clips: int
     folds: tuple[float, ...]
-    """Accuracy in each."""
+    """Accuracy in each fold."""
 
     mean: float
-    """Of the folds, as the paper's tables have it; `correct` over `clips` is the pooled accuracy."""
+    """Mean of the fold accuracies, as in the paper's tables; `correct` / `clips` is the pooled accuracy."""
 
     tests: PairedTests | None
-    """Of the first configuration against this one; null for the first."""
+    """Tests of the first configuration against this one; null for the first."""
 
     selected_here: bool
-    """It is the best trial of a study on this very dataset."""
+    """Whether a study on this dataset selected it as its best trial."""
 
 
 class ComparisonResult(BaseModel):
@@ -75,20 +75,20 @@ class ComparisonResult(BaseModel):
     dataset: str
     fingerprint: str
     split_hash: str
-    sides: tuple[Side, ...]
+    sides: tuple[ComparedConfiguration, ...]
 
 
 def read_candidate(text: str) -> Candidate:
-    """A configuration from NAME=SOURCE or NAME=SOURCE@MODEL.
+    """Read a configuration written as NAME=SOURCE or NAME=SOURCE@MODEL.
 
     Raises:
-        InvalidInput: it is neither.
+        InvalidInput: the text has another form.
     """
     name, equals, rest = text.partition("=")
     source, _, model = rest.partition("@")
     if not (name and equals and source):
         raise InvalidInput(
-            f"{text!r}: write NAME=STUDY or NAME=FILE.yaml, with @MODEL behind it to start from a model",
+            f"{text!r}: write NAME=STUDY or NAME=FILE.yaml, and append @MODEL to start from a model",
             field="configurations",
         )
     return Candidate(name=name, source=source, pretrained=model or None)
@@ -103,62 +103,71 @@ def compare(
 ) -> ComparisonResult:
     """Run every configuration on the folds of `spec`, and test the first against each of the others.
 
-    Those that start from the same model, or from none, are the trials of one study: `NAME`, or `NAME-` and
-    digits of the model.
+    Configurations that start from the same model are trials of one study, `NAME-` and digits of the model;
+    those that start from no model are trials of the study `NAME`.
 
     Args:
-        client: with the scope write.
-        candidates: two or more; the first is the one that the others are compared with.
-        spec: gives cache, protocol, training settings, seed and name. What it searches does not matter.
-        watch: waits until a study is over, and returns it.
+        client: a client with the scope write.
+        candidates: two configurations or more; the first one is tested against each of the others.
+        spec: gives cache, protocol, training settings, seed and name; its space is ignored.
+        watch: a function that waits until a study is over, and returns it.
 
     Raises:
-        InvalidInput: fewer than two, two of one name, a configuration that is none, or no cross-validation.
-        NotFound: a study or file is not there, or the study has no complete trial.
-        Conflict: the folds do not test the same clips, or a study's name is taken.
-        FoldwiseError: a fold could not be run.
+        InvalidInput: fewer than two configurations, a name given twice, an invalid configuration, or a protocol
+            that is not a cross-validation.
+        NotFound: a study or file does not exist, or the study has no complete trial.
+        Conflict: the folds do not test the same clips, or a study of the same name exists and differs.
+        FoldwiseError: a study or a trial has not completed.
     """
     if len(candidates) < 2:
-        raise InvalidInput("give two configurations or more to compare", field="configurations")
+        raise InvalidInput(
+            "a comparison needs more than one configuration; give two configurations or more",
+            field="configurations",
+        )
     if isinstance(spec.protocol, AllClips | HeldOut):
         raise InvalidInput(
-            f"protocol is {spec.protocol.kind}, which has no folds to pair; give loso or kfold",
+            f"protocol is {spec.protocol.kind}, which has no folds to pair; use loso or kfold",
             field="protocol",
         )
     names = [candidate.name for candidate in candidates]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise InvalidInput(f"two configurations are called {twice[0]}", field="configurations")
+    if duplicates := [name for name in names if names.count(name) > 1]:
+        raise InvalidInput(f"two configurations are called {duplicates[0]}; rename one", field="configurations")
     configurations, selected_on = {}, {}
     for candidate in candidates:
         configurations[candidate.name], selected_on[candidate.name] = _configuration(client, candidate)
-    _complete(configurations, spec)
+    _fill_defaults(configurations, spec)
     by_model: dict[str | None, list[str]] = {}
     for candidate in candidates:
         by_model.setdefault(candidate.pretrained, []).append(candidate.name)
     specs = [
-        study_of([configurations[name] for name in members], spec, pretrained=model)
+        one_model_spec([configurations[name] for name in members], spec, pretrained=model)
         for model, members in by_model.items()
     ]
-    results = evaluate(client, specs, watch=watch)
-    found: dict[str, Evaluated] = {}
-    for members, of_study in zip(by_model.values(), results, strict=True):
-        found.update(zip(members, of_study, strict=True))
-    first = found[candidates[0].name]
+    completed: dict[str, CompletedTrial] = {}
+    for members, trials in zip(by_model.values(), run_studies(client, specs, watch=watch), strict=True):
+        completed.update(zip(members, trials, strict=True))
+    first = completed[candidates[0].name]
     return ComparisonResult(
         dataset=first.study.dataset,
         fingerprint=first.study.fingerprint,
         split_hash=first.study.split_hash,
         sides=tuple(
-            _side(candidate, found[candidate.name], selected_on[candidate.name], first)
+            _compared(candidate, completed[candidate.name], selected_on[candidate.name], first)
             for candidate in candidates
         ),
     )
 
 
-def study_of(
+def one_model_spec(
     configurations: Sequence[Mapping[str, ParameterValue]], spec: StudySpec, *, pretrained: str | None
 ) -> StudySpec:
-    """A study that runs these configurations, each with the same parameters, and nothing else."""
+    """Build a study that runs configurations which start from the same model, and nothing else.
+
+    Args:
+        configurations: values of the same parameters in each.
+        spec: the spec to start from.
+        pretrained: id of the model; None keeps the start that `spec.training` gives.
+    """
     options: dict[str, list[ParameterValue]] = {}
     for configuration in configurations:
         for name, value in configuration.items():
@@ -169,18 +178,18 @@ def study_of(
     )
     name = spec.name if pretrained is None else f"{spec.name}-{pretrained[-ID_DIGITS:]}"
     space = SearchSpace.model_validate(options)
-    return exactly(spec, configurations, name=name, space=space, training=training)
+    return spec_of_configurations(spec, configurations, name=name, space=space, training=training)
 
 
-def pair(first: Evaluated, second: Evaluated) -> PairedTests:
+def paired_tests_of(first: CompletedTrial, second: CompletedTrial) -> PairedTests:
     """Test two configurations that ran the same folds.
 
     Raises:
-        Conflict: their folds test other clips.
+        Conflict: their folds test different clips.
     """
     if first.study.split_hash != second.study.split_hash:
         raise Conflict(
-            f"studies {first.study.name} and {second.study.name} test other clips in their folds "
+            f"the folds of studies {first.study.name} and {second.study.name} test different clips "
             f"(split {first.study.split_hash[:12]} and {second.study.split_hash[:12]}); "
             "run both on one clip cache with one protocol",
             field="split_hash",
@@ -191,9 +200,9 @@ def pair(first: Evaluated, second: Evaluated) -> PairedTests:
 
 
 def comparison_table(result: ComparisonResult) -> Table:
-    """A comparison in the shape of the paper's Tables 4 and 5, with the tests that it leaves out."""
+    """A comparison in the form of the paper's Tables 4 and 5, with further tests."""
     folds = len(result.sides[0].folds)
-    # Leave-One-Subject-Out has more folds than a page has columns.
+    # The many folds of Leave-One-Subject-Out would not fit on a page.
     shown = folds if folds <= 12 else 0
     rows: list[Sequence[Cell]] = []
     for side in result.sides:
@@ -225,7 +234,7 @@ def _p_values(tests: PairedTests) -> tuple[float | None, ...]:
 
 
 def folds_table(result: ComparisonResult) -> Table:
-    """Each fold a row, for programs."""
+    """The accuracies with one row per fold, for programs."""
     return Table(
         name="comparison-folds",
         caption=f"Accuracy in each fold on {result.dataset}",
@@ -238,41 +247,44 @@ def folds_table(result: ComparisonResult) -> Table:
 
 
 def comparison_warnings(result: ComparisonResult) -> list[str]:
-    """What must be said beside the numbers."""
+    """Sentences that a reader needs in order to interpret the numbers."""
     warnings = [
-        "Each fold counts at its best epoch, chosen on the clips it is measured on; that favours all alike, "
-        "and makes every accuracy too high."
+        "Each fold counts at its best epoch, which is selected on the fold's own test clips. This makes every "
+        "accuracy too high, for all configurations alike."
     ]
-    chosen = [side.name for side in result.sides if side.selected_here]
-    if chosen:
+    selected = [side.name for side in result.sides if side.selected_here]
+    if selected:
         warnings.append(
-            f"{', '.join(chosen)}: selected by a search on {result.dataset} itself, so its lead over the "
-            "others is in part the luck of that selection."
+            f"{', '.join(selected)}: selected by a search on {result.dataset} itself; a lead over the others "
+            "is partly luck of that selection."
         )
     warnings.append(
-        "Quote the corrected t: the folds' training sets overlap, and the plain tests take them as independent."
+        "Quote the corrected t-test: the training sets of the folds overlap, and the plain tests treat them as "
+        "independent."
     )
     return warnings
 
 
 def _configuration(client: StudyClient, candidate: Candidate) -> tuple[dict[str, ParameterValue], str | None]:
-    """The parameters of a candidate, and the dataset that they were selected on, if they were."""
+    """The parameters of a candidate, and the dataset on which a study selected them (None for a file)."""
     path = Path(candidate.source)
     if path.suffix in {".yaml", ".yml", ".json"}:
-        return _checked(read_file(path, candidate.name), candidate), None
+        return _check_parameters(read_file(path, candidate.name), candidate), None
     study = client.get(candidate.source)
     check_cross_validated(study)
     if study.best is None or study.best.value is None:
         raise NotFound(
-            f"{candidate.name}: study {candidate.source} has no complete trial to take the best of",
+            f"{candidate.name}: study {candidate.source} has no complete trial to compare",
             field="configurations",
         )
     return dict(study.best.parameters), study.dataset
 
 
-def _checked(content: Any, candidate: Candidate) -> dict[str, ParameterValue]:
+def _check_parameters(content: Any, candidate: Candidate) -> dict[str, ParameterValue]:
     if not isinstance(content, dict):
-        raise InvalidInput(f"{candidate.source} holds no mapping of parameters", field=candidate.name)
+        raise InvalidInput(
+            f"{candidate.source} has no mapping of parameters; write NAME: VALUE", field=candidate.name
+        )
     for name, value in content.items():
         if name not in PARAMETERS:
             raise InvalidInput(
@@ -286,33 +298,35 @@ def _checked(content: Any, candidate: Candidate) -> dict[str, ParameterValue]:
     return content
 
 
-def _complete(configurations: dict[str, dict[str, ParameterValue]], spec: StudySpec) -> None:
-    """Give all the same parameters: one left out has the value of Table 2, or of the study's training."""
+def _fill_defaults(configurations: dict[str, dict[str, ParameterValue]], spec: StudySpec) -> None:
+    """Give all configurations the same parameters; defaults come from Table 2, or from `spec.training`."""
     named = set(Hyperparameters.model_fields).union(*configurations.values())
-    usual = Hyperparameters()
+    defaults = Hyperparameters()
     for name, configuration in configurations.items():
         configurations[name] = {
             parameter: configuration.get(
                 parameter,
-                getattr(usual if parameter in Hyperparameters.model_fields else spec.training, parameter),
+                getattr(defaults if parameter in Hyperparameters.model_fields else spec.training, parameter),
             )
             for parameter in PARAMETERS
             if parameter in named
         }
 
 
-def _side(candidate: Candidate, found: Evaluated, selected_on: str | None, first: Evaluated) -> Side:
-    return Side(
+def _compared(
+    candidate: Candidate, completed: CompletedTrial, selected_on: str | None, first: CompletedTrial
+) -> ComparedConfiguration:
+    return ComparedConfiguration(
         name=candidate.name,
         source=candidate.source,
         pretrained=candidate.pretrained,
-        study=found.study.name,
-        trial=found.trial.number,
-        parameters=found.trial.parameters,
-        correct=found.trial.correct,
-        clips=found.trial.clips,
-        folds=tuple(found.accuracies),
-        mean=fmean(found.accuracies),
-        tests=None if found is first else pair(first, found),
-        selected_here=selected_on == found.study.dataset,
+        study=completed.study.name,
+        trial=completed.trial.number,
+        parameters=completed.trial.parameters,
+        correct=completed.trial.correct,
+        clips=completed.trial.clips,
+        folds=tuple(completed.accuracies),
+        mean=fmean(completed.accuracies),
+        tests=None if completed is first else paired_tests_of(first, completed),
+        selected_here=selected_on == completed.study.dataset,
     )

@@ -1,4 +1,4 @@
-"""`foldwise confirm`: the best trials of a search again, with other seeds, to see how much of it was luck."""
+"""`foldwise confirm`: repeat the best trials of a search with new seeds, to see how much was luck."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from statistics import fmean, stdev
 
 from pydantic import BaseModel, ConfigDict
 
-from cli.evaluation.runs import evaluate, exactly
+from cli.evaluation.runs import run_studies, spec_of_configurations
 from client.study_client import StudyClient
 from report.selection import check_cross_validated
 from report.table import Percent, Table
@@ -17,7 +17,7 @@ from services.search_space import ParameterValue
 
 
 class Confirmed(BaseModel):
-    """A trial of the search beside the same configuration with other seeds."""
+    """A trial of the search, and the same configuration repeated with other seeds."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -30,13 +30,13 @@ class Confirmed(BaseModel):
     """Accuracy with each of the other seeds."""
 
     mean: float
-    """Of these; the one of the search is not among them."""
+    """Mean of `again`; the accuracy in the search is not included."""
 
     deviation: float | None
-    """Standard deviation over the seeds; null for a single one."""
+    """Standard deviation over the seeds; null for a single seed."""
 
     optimism: float
-    """By how much the accuracy of the search was higher than the mean."""
+    """Accuracy in the search minus the mean."""
 
 
 class Confirmation(BaseModel):
@@ -46,48 +46,48 @@ class Confirmation(BaseModel):
 
     study: str
     complete_trials: int
-    """That the best were chosen from."""
+    """Number of complete trials from which the best were selected."""
 
     seeds: tuple[int, ...]
     studies: tuple[str, ...]
     trials: tuple[Confirmed, ...]
-    """In the order of the search, the best first."""
+    """The best trial of the search first."""
 
 
 def confirm(
     client: StudyClient, name: str, *, top: int, seeds: int, watch: Callable[[StudyView], StudyView]
 ) -> Confirmation:
-    """Run the best trials of a study again, without pruning, in a study for each of so many other seeds.
+    """Repeat the best trials of a study without pruning, in one new study per seed.
 
-    A seed gives other initial weights, another order of clips and other augmented copies; the clips and the
-    split are the same. So it shows how much of a selected number was the luck of its seed, not how it would do
-    on other people.
+    A new seed gives other initial weights, another order of clips and other augmented copies; the clips and the
+    split stay the same. This shows how much of a selected accuracy was luck of the seed, but not how well the
+    configuration works on other people.
 
     Args:
-        client: with the scope write.
-        name: of the study.
-        top: how many of its complete trials; equal configurations count once.
-        seeds: how many times each.
-        watch: waits until a study is over, and returns it.
+        client: a client with the scope write.
+        name: name of the study.
+        top: number of complete trials to repeat; equal configurations count once.
+        seeds: number of new seeds.
+        watch: a function that waits until a study is over, and returns it.
 
     Raises:
-        NotFound: no such study, or no trial of it is complete.
-        InvalidInput: it cross-validates nothing.
-        Conflict: a study of one of the names to be used is another one.
-        FoldwiseError: a fold could not be run.
+        NotFound: there is no such study, or it has no complete trial.
+        InvalidInput: the study does not cross-validate.
+        Conflict: a study of one of the new names exists and differs.
+        FoldwiseError: a study or a trial has not completed.
     """
     study = client.get(name)
     check_cross_validated(study)
     complete = [trial for trial in client.trials(name) if trial.state == TrialState.COMPLETE]
-    best = _best(complete, top)
+    best = _best_distinct(complete, top)
     if not best:
         raise NotFound(f"study {name} has no complete trial to confirm", field="name")
-    others = [study.spec.seed + number for number in range(1, seeds + 1)]
-    specs = [_again(study, best, seed) for seed in others]
-    results = evaluate(client, specs, watch=watch)
+    new_seeds = [study.spec.seed + number for number in range(1, seeds + 1)]
+    specs = [_repeat_spec(study, best, seed) for seed in new_seeds]
+    trials_by_seed = run_studies(client, specs, watch=watch)
     confirmed = []
-    for place, trial in enumerate(best):
-        again = [of_seed[place].trial.value or 0.0 for of_seed in results]
+    for index, trial in enumerate(best):
+        again = [trials[index].trial.value or 0.0 for trials in trials_by_seed]
         selected = trial.value or 0.0
         confirmed.append(
             Confirmed(
@@ -103,17 +103,17 @@ def confirm(
     return Confirmation(
         study=name,
         complete_trials=len(complete),
-        seeds=tuple(others),
+        seeds=tuple(new_seeds),
         studies=tuple(spec.name for spec in specs),
         trials=tuple(confirmed),
     )
 
 
 def confirmation_table(found: Confirmation) -> Table:
-    """The trials confirmed, best of the search first."""
+    """A row for each repeated trial, the best of the search first."""
     return Table(
         name="confirmation",
-        caption=f"The best trials of {found.study} again with {len(found.seeds)} other seeds",
+        caption=f"The best trials of {found.study}, repeated with {len(found.seeds)} other seeds",
         columns=("Trial", "In the search", *(f"Seed {seed}" for seed in found.seeds), "Mean", "SD", "Optimism"),
         rows=[
             (
@@ -129,19 +129,19 @@ def confirmation_table(found: Confirmation) -> Table:
 
 
 def confirmation_sentence(found: Confirmation) -> str:
-    """What to report instead of the search's best number."""
+    """What to report instead of the best accuracy of the search."""
     first, best = found.trials[0], max(found.trials, key=lambda one: one.mean)
     spread = "" if best.deviation is None else f" +- {100 * best.deviation:.2f}"
     luck = f"{100 * first.optimism:.2f} points above" if first.optimism > 0 else "not above"
     return (
-        f"The search's best, trial {first.trial} of {found.complete_trials} complete ones, was {luck} its mean "
-        f"over other seeds. Trial {best.trial} is the best of these by mean: {100 * best.mean:.2f}{spread} %. "
-        "In each fold the best epoch still counts, and the clips are those of the search: expect less on new "
-        "people."
+        f"The best trial of the search, trial {first.trial} of {found.complete_trials} complete ones, was "
+        f"{luck} its mean with other seeds. By this mean, trial {best.trial} is the best: "
+        f"{100 * best.mean:.2f}{spread} %. The mean is still optimistic, because each fold counts at its best "
+        "epoch and the clips are those of the search; expect less on new people."
     )
 
 
-def _best(complete: list[TrialView], top: int) -> list[TrialView]:
+def _best_distinct(complete: list[TrialView], top: int) -> list[TrialView]:
     best: list[TrialView] = []
     for trial in sorted(complete, key=lambda trial: (-(trial.value or 0.0), trial.number)):
         if len(best) < top and all(trial.parameters != other.parameters for other in best):
@@ -149,8 +149,8 @@ def _best(complete: list[TrialView], top: int) -> list[TrialView]:
     return best
 
 
-def _again(study: StudyView, best: list[TrialView], seed: int) -> StudySpec:
-    return exactly(
+def _repeat_spec(study: StudyView, best: list[TrialView], seed: int) -> StudySpec:
+    return spec_of_configurations(
         study.spec,
         [trial.parameters for trial in best],
         name=f"{study.name}-seed-{seed}",

@@ -1,4 +1,4 @@
-"""`foldwise nested`: a whole search cross-validated, measured on people who had no part in choosing."""
+"""`foldwise nested`: evaluate a whole search on subjects that took no part in the selection."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from cli.evaluation.comparison import study_of
-from cli.evaluation.runs import Evaluated, ensure, evaluate
+from cli.evaluation.comparison import one_model_spec
+from cli.evaluation.runs import CompletedTrial, create_or_continue, run_studies
 from client.study_client import StudyClient
 from report.table import Percent, Table
 from services import scores
@@ -24,33 +24,33 @@ from services.search_space import ParameterValue, first_problem
 
 
 class OuterResult(BaseModel):
-    """An outer fold: what was selected without its subjects, and how that did on them."""
+    """An outer fold: the configuration selected without its subjects, and its accuracy on them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     fold: int
-    """From 0."""
+    """Index of the outer fold, from 0."""
 
     search: str
-    """The study that selected, on the clips of all other subjects."""
+    """Name of the study that selected the configuration, on the clips of all other subjects."""
 
     trial: int
-    """Its best."""
+    """Number of the best trial of the search."""
 
     parameters: dict[str, ParameterValue]
     epochs: int
-    """The median of the best epochs of the trial's folds, which the measured network was trained for."""
+    """Epochs that the measured network was trained for: the median of the best epochs of the trial's folds."""
 
     selected: float
-    """Accuracy of the trial in its search."""
+    """Accuracy of the trial in the search."""
 
     measurement: str
-    """The study that trained on all other subjects and tested these."""
+    """Name of the study that trained on all other subjects and tested on these."""
 
     correct: int
     clips: int
     confusion: tuple[tuple[int, ...], ...]
-    """Rows true, columns predicted."""
+    """Counts; rows are true classes, columns predicted ones."""
 
     @property
     def measured(self) -> float:
@@ -70,10 +70,10 @@ class NestedResult(BaseModel):
     correct: int
     clips: int
     accuracy: float
-    """Of the search as a whole, pooled over the outer folds."""
+    """Accuracy of the search as a whole, pooled over the outer folds."""
 
     interval: Interval
-    """Wilson's, 95 %."""
+    """Wilson's 95 % interval of the accuracy."""
 
     uar: float
     uf1: float
@@ -81,66 +81,70 @@ class NestedResult(BaseModel):
     """Mean accuracy of the searches' best trials."""
 
     optimism: float
-    """By how much `selected` is higher."""
+    """`selected` minus `accuracy`."""
 
 
 def nested(
     client: StudyClient, spec: StudySpec, *, outer: int, watch: Callable[[StudyView], StudyView]
 ) -> NestedResult:
-    """Search once for each outer fold without its subjects, then measure the best configuration on them.
+    """Search once per outer fold without its subjects, then measure the best configuration on them.
 
-    The searches are studies `NAME-search-1` and so on, with the spec's protocol inside; the measurements
-    `NAME-measure-1` and so on, with the protocol `held_out`: one fold, which trains on all other subjects for
-    the median of the best epochs of the selected trial's folds, and counts its last epoch.
+    The searches are the studies `NAME-search-1` and so on, with the spec's protocol on the remaining subjects.
+    The measurements are the studies `NAME-measure-1` and so on, with the protocol `held_out`: one fold trains
+    on all other subjects for the median of the best epochs of the selected trial's folds. Its last epoch is
+    the result.
 
     Args:
-        client: with the scope write.
-        spec: the search that is to be judged.
-        outer: outer folds, subject-independent.
-        watch: waits until a study is over, and returns it.
+        client: a client with the scope write.
+        spec: the search to evaluate.
+        outer: number of outer folds; each contains all clips of its subjects.
+        watch: a function that waits until a study is over, and returns it.
 
     Raises:
-        InvalidInput: the spec's protocol is no cross-validation, its outer fold is set, it starts warm or has a
-            time limit, or its name is too long.
-        NotFound: no such clip cache.
-        Conflict: a study of one of the names to be used is another one, or on another clip cache.
-        FoldwiseError: a search did not get to its end or has no complete trial, or a fold could not be run.
+        InvalidInput: the spec's protocol is not a cross-validation or sets an outer fold, the spec has a warm
+            start or a time limit, or its name is too long.
+        NotFound: there is no such clip cache.
+        Conflict: a study of one of the new names exists and differs, or uses another clip cache.
+        FoldwiseError: a search is incomplete or has no complete trial, or a measurement has not completed.
     """
     if not isinstance(spec.protocol, LeaveOneSubjectOut | KFold) or spec.protocol.outer is not None:
         raise InvalidInput(
-            f"protocol is {spec.protocol.model_dump(exclude_none=True)}; give loso or kfold, nested sets the "
-            "outer fold itself",
+            f"protocol is {spec.protocol.model_dump(exclude_none=True)}; use loso or kfold without "
+            "outer: nested sets the outer fold itself",
             field="protocol",
         )
     if spec.warm_start is not None:
         raise InvalidInput(
-            "warm_start: what another study found on these people would choose for them; leave it out",
+            "warm_start is set: its trials were measured on these subjects and would influence the selection; "
+            "remove it",
             field="warm_start",
         )
     if spec.study_seconds is not None:
         raise InvalidInput(
-            "study_seconds: the searches run at once and would get different shares of the time; set trials",
+            "study_seconds is set: the searches run at the same time and would get different shares of it; set "
+            "trials instead",
             field="study_seconds",
         )
     folds = [OuterFold(k=outer, fold=fold) for fold in range(outer)]
-    searches = [_search(spec, fold) for fold in folds]
+    searches = [_search_spec(spec, fold) for fold in folds]
+    # Reject a name that is too long before anything runs.
     for fold in folds:
         _renamed(spec, f"measure-{fold.fold + 1}")
-    # All are there before the first is waited for: no worker idles between two.
+    # Create all searches before waiting for the first one, so that no worker is idle between two.
     for search in searches:
-        ensure(client, search)
+        create_or_continue(client, search)
     started = [client.get(search.name) for search in searches]
     caches = {study.fingerprint for study in started}
     if len(caches) > 1:
         raise Conflict(
-            f"the searches of {spec.name} train on {len(caches)} clip caches, since that of {spec.cache} was "
-            "made anew; choose another --name, or delete them",
+            f"the searches of {spec.name} use {len(caches)} different clip caches, because cache {spec.cache} "
+            "was rebuilt between them; choose another --name, or delete the searches",
             field="name",
         )
-    selected = [_selected(client, watch(study)) for study in started]
-    measurements = [_measurement(spec, fold, best) for fold, best in zip(folds, selected, strict=True)]
-    measured = [one for (one,) in evaluate(client, measurements, watch=watch)]
-    counts = [client.confusion(one.study.name, one.trial.number).counts for one in measured]
+    selected = [_select_best(client, watch(study)) for study in started]
+    measurements = [_measurement_spec(spec, fold, best) for fold, best in zip(folds, selected, strict=True)]
+    measured = [trial for (trial,) in run_studies(client, measurements, watch=watch)]
+    counts = [client.confusion(trial.study.name, trial.trial.number).counts for trial in measured]
     return NestedResult.model_validate(
         {
             **_scores(np.sum(counts, axis=0, dtype=np.int64), [best.accuracy for best in selected]),
@@ -148,19 +152,19 @@ def nested(
             "fingerprint": measured[0].study.fingerprint,
             "classes": measured[0].study.classes,
             "folds": [
-                _outer(fold, best, one, confusion)
-                for fold, best, one, confusion in zip(folds, selected, measured, counts, strict=True)
+                _outer_result(fold, best, trial, confusion)
+                for fold, best, trial, confusion in zip(folds, selected, measured, counts, strict=True)
             ],
         }
     )
 
 
 def nested_table(found: NestedResult) -> Table:
-    """The outer folds, each a row, and all of them together."""
+    """A row for each outer fold, and one for all of them together."""
     return Table(
         name="nested",
-        caption=f"Nested cross-validation on {found.dataset}: each search chose without the subjects it is "
-        "measured on",
+        caption=f"Nested cross-validation on {found.dataset}: each search selected a configuration without the "
+        "subjects on which it is measured",
         columns=("Outer fold", "Trial", "Epochs", "Clips", "In the search", "Held out", "Optimism"),
         rows=[
             *(
@@ -173,14 +177,14 @@ def nested_table(found: NestedResult) -> Table:
 
 
 def nested_sentence(found: NestedResult) -> str:
-    """What to report of a search."""
+    """What to report about a search."""
     low, high = found.interval
-    above = f"{100 * found.optimism:.2f} points more" if found.optimism > 0 else "no more"
+    difference = f"{100 * found.optimism:.2f} points more" if found.optimism > 0 else "not more"
     return (
-        f"On people who had no part in choosing, the search reaches {100 * found.accuracy:.2f} % "
+        f"On subjects that took no part in the selection, the search reaches {100 * found.accuracy:.2f} % "
         f"(95 % interval {100 * low:.2f} to {100 * high:.2f}, {found.clips} clips). The best trials of its "
-        f"{len(found.folds)} runs claimed {100 * found.selected:.2f} % on average, {above} than was measured. "
-        "Such a gap holds the choice of the configuration, that of each fold's best epoch, and chance."
+        f"{len(found.folds)} runs had {100 * found.selected:.2f} % on average, {difference} than measured "
+        "here. A difference comes from selecting the configuration and each fold's best epoch, and from chance."
     )
 
 
@@ -190,15 +194,16 @@ def _percents(selected: float, measured: float) -> tuple[Percent, Percent, Perce
 
 @dataclass(frozen=True, kw_only=True)
 class _Selected:
-    """What a search chose."""
+    """The best trial of a search."""
 
     study: StudyView
     trial: TrialView
     accuracy: float
     epochs: int
+    """Median of the best epochs of its folds, counted from 1 and rounded up."""
 
 
-def _search(spec: StudySpec, outer: OuterFold) -> StudySpec:
+def _search_spec(spec: StudySpec, outer: OuterFold) -> StudySpec:
     protocol = spec.protocol.model_copy(update={"outer": outer})
     return _renamed(spec, f"search-{outer.fold + 1}").model_copy(update={"protocol": protocol, "start": True})
 
@@ -210,17 +215,18 @@ def _renamed(spec: StudySpec, ending: str) -> StudySpec:
         raise InvalidInput(f"{first_problem(error)}; choose a shorter --name", field="name") from error
 
 
-def _selected(client: StudyClient, search: StudyView) -> _Selected:
+def _select_best(client: StudyClient, search: StudyView) -> _Selected:
     best = search.best
     if search.state != StudyState.COMPLETE:
         raise FoldwiseError(
             f"search {search.name} is {search.state} after {sum(search.trials.values())} of "
-            f"{search.spec.trials} trials; the outer folds must judge whole searches"
+            f"{search.spec.trials} trials, but only a complete search can be measured; delete it and run the "
+            "same command again"
         )
     if best is None or best.value is None:
         raise FoldwiseError(
-            f"search {search.name} is {search.state} and has no complete trial to measure; loosen its pruning "
-            "or give it more trials, under another --name"
+            f"search {search.name} has no complete trial to measure; loosen the pruning or set more trials, "
+            "and choose another --name"
         )
     epochs = [fold.best_epoch for fold in client.folds(search.name, best.number) if fold.best_epoch is not None]
     return _Selected(
@@ -228,11 +234,11 @@ def _selected(client: StudyClient, search: StudyView) -> _Selected:
     )
 
 
-def _measurement(spec: StudySpec, outer: OuterFold, best: _Selected) -> StudySpec:
-    of_one = study_of(
+def _measurement_spec(spec: StudySpec, outer: OuterFold, best: _Selected) -> StudySpec:
+    measurement = one_model_spec(
         [{**best.trial.parameters, "epochs": best.epochs}], spec, pretrained=spec.training.pretrained
     )
-    return of_one.model_copy(
+    return measurement.model_copy(
         update={
             "name": f"{spec.name}-measure-{outer.fold + 1}",
             "cache": f"{best.study.dataset}/{best.study.fingerprint}",
@@ -243,8 +249,8 @@ def _measurement(spec: StudySpec, outer: OuterFold, best: _Selected) -> StudySpe
     )
 
 
-def _outer(
-    outer: OuterFold, best: _Selected, measured: Evaluated, confusion: tuple[tuple[int, ...], ...]
+def _outer_result(
+    outer: OuterFold, best: _Selected, measured: CompletedTrial, confusion: tuple[tuple[int, ...], ...]
 ) -> OuterResult:
     return OuterResult(
         fold=outer.fold,

@@ -1,7 +1,7 @@
 """Is one configuration better than another, fold by fold (paper section 4.3)?
 
-Pure: fold accuracies in, p values out. The folds of a cross-validation share most of their training clips, so
-the plain tests are too sure of themselves; `corrected` allows for it.
+Pure functions from fold accuracies to p values. The folds of a cross-validation share most of their training
+clips, so the p values of the plain tests are too small; `corrected` takes this into account.
 """
 
 from __future__ import annotations
@@ -18,43 +18,43 @@ from scipy.stats import rankdata
 
 @dataclass(frozen=True, kw_only=True)
 class PairedTests:
-    """What the differences of two configurations in the same folds say; null where they do not vary."""
+    """Tests of two configurations on the same folds; the t-tests are null if all differences are equal."""
 
     difference: float
-    """Mean of first minus second."""
+    """Mean over the folds of first minus second."""
 
     one_sided: float | None
-    """Paired t, against "the first is no better": the paper's p values."""
+    """p value of the paired t-test against "the first is not better", as in the paper."""
 
     two_sided: float | None
-    """Paired t, against "they are equal"."""
+    """p value of the paired t-test against "they are equal"."""
 
     corrected: float | None
-    """Two-sided, the variance corrected for overlapping training sets."""
+    """Two-sided p value with the variance corrected for overlapping training sets."""
 
     wilcoxon: float | None
-    """Signed ranks, two-sided and exact; null where no fold differs."""
+    """Two-sided exact p value of the signed-rank test; null if no fold differs."""
 
 
 def paired_tests(first: Sequence[float], second: Sequence[float], *, tested_share: float) -> PairedTests:
     """Compare two configurations by their accuracies in the same folds, in the same order.
 
-    The correction is that of Nadeau and Bengio (2003): the variance of the mean of k differences is taken to be
+    The corrected test follows Nadeau and Bengio (2003): the variance of the mean of k differences is
     (1/k + tested/trained) s^2 instead of s^2/k.
 
     Args:
-        first: accuracy in each fold.
-        second: likewise; at least two folds.
-        tested_share: clips that a fold tests over those it trains on, in the mean; 1/9 for ten folds.
+        first: accuracy of the first configuration in each fold; at least two folds.
+        second: accuracy of the second configuration in each fold.
+        tested_share: mean number of test clips divided by the number of training clips; 1/9 for ten folds.
 
     Raises:
-        ValueError: fewer than two folds, or not as many of each.
+        ValueError: there are fewer than two folds, or different numbers of folds.
     """
     if len(first) != len(second) or len(first) < 2:
         raise ValueError(f"{len(first)} and {len(second)} folds cannot be paired")
     differences = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
     count, mean, deviation = len(differences), float(differences.mean()), float(differences.std(ddof=1))
-    # Differences that are all the same differ by rounding still.
+    # Rounding makes even equal differences vary a little.
     if deviation <= 1e-12:
         return PairedTests(
             difference=mean, one_sided=None, two_sided=None, corrected=None, wilcoxon=signed_ranks(differences)
@@ -71,16 +71,16 @@ def paired_tests(first: Sequence[float], second: Sequence[float], *, tested_shar
 
 
 def signed_ranks(differences: NDArray[np.float64]) -> float | None:
-    """Two-sided p of Wilcoxon's signed-rank test, exact with ties too; null where no difference is left.
+    """Two-sided p value of Wilcoxon's signed-rank test, exact also with ties; None if all differences are zero.
 
-    Zeros are dropped, equal sizes share their mean rank. Fold accuracies tie all the time; SciPy then goes
-    through all signs one by one up to 13 folds, which takes seconds, and from 14 on approximates. Counting how
-    many signs give each sum needs neither.
+    Zeros are dropped; differences of equal size share their mean rank. Fold accuracies often tie. SciPy then
+    enumerates all signs for up to 13 folds, which takes seconds, and approximates from 14 folds on. This
+    function counts how many combinations of signs give each rank sum, which is fast and exact.
     """
     kept = differences[~np.isclose(differences, 0.0, atol=1e-12)]
     if not len(kept):
         return None
-    # Twice the mean ranks are whole numbers. Rounded first: accuracies that are equal as fractions tie.
+    # Twice a mean rank is a whole number. Round the differences so that equal fractions tie.
     ranks = np.rint(2 * rankdata(np.round(np.abs(kept), 12))).astype(np.int64)
     total = int(ranks.sum())
     ways = np.zeros(total + 1, dtype=np.float64)

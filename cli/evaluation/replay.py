@@ -1,4 +1,4 @@
-"""Run a stored fold again and compare, bit by bit."""
+"""`foldwise replay`: run a recorded fold again and compare the results bit by bit."""
 
 from __future__ import annotations
 
@@ -16,31 +16,32 @@ from worker.training.fit import Progress, run_fold
 from worker.training.pretrained import open_pretrained
 from worker.training.training_device import TrainingDevice
 
-PROMISED = ("device", "torch", "cuda", "cudnn", "threads")
-"""What must be the same for the same bits; the compute plan and the memory format are taken from the record."""
+REQUIRED_EQUAL = ("device", "torch", "cuda", "cudnn", "threads")
+"""Fields of the provenance that must be equal for bit-identical results. A replay takes the compute plan and
+the memory format from the record."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """A stored fold beside its replay."""
+class ReplayComparison:
+    """How a replay differs from the recorded fold."""
 
     equal: bool
-    """Every prediction, probability and loss of every epoch is the same."""
+    """Whether all predictions, probabilities and losses of all epochs are bit-identical."""
 
     epochs: int
-    """Epochs of the stored fold."""
+    """Number of epochs of the recorded fold."""
 
     first_difference: int | None
-    """The first epoch, from 1, that is not the same."""
+    """The first epoch that differs, from 1; None if all are equal."""
 
     labels_changed: int
-    """Predicted labels that differ, over the epochs that both have."""
+    """Number of predicted labels that differ, over the epochs that both have."""
 
     largest_difference: float
-    """Of a probability, over the epochs that both have; probabilities are kept to 6 decimals."""
+    """Largest difference of a probability, over the epochs that both have; probabilities have 6 decimals."""
 
     environment: dict[str, tuple[str, str]]
-    """What was different where it ran: name, then stored and here. Without any, the bits are promised."""
+    """Environment fields that differ: name, recorded and current value. If none do, all bits must match."""
 
     seconds: float
 
@@ -56,29 +57,29 @@ def replay(
     device: str | None,
     threads: int | None,
     on_step: Callable[[Progress], None],
-) -> tuple[FoldRecord, Comparison]:
-    """Fetch a fold with its result and run it here, with the stored plan, memory format and thread count.
+) -> tuple[FoldRecord, ReplayComparison]:
+    """Fetch a recorded fold and run it here, with its compute plan, memory format and number of threads.
 
     Args:
-        client: of the coordinator that has it; only read from.
-        study: its name.
+        client: a client of the coordinator that has the fold.
+        study: name of the study.
         trial: number of the trial.
         fold: index of the fold, from 0.
-        cache_root: folder of the clip caches here.
-        models_root: the model catalogue here, for a fold that started from a pretrained model.
-        device: a torch device; None takes a GPU where there is one.
-        threads: CPU threads; None takes the stored number.
-        on_step: called after every step.
+        cache_root: folder of the clip caches.
+        models_root: folder of the model catalogue, for a fold that started from a pretrained model.
+        device: a torch device; None means a GPU if there is one.
+        threads: CPU threads; None means the recorded number.
+        on_step: called after every training step.
 
     Raises:
-        NotFound, Conflict: no such fold, or it is not finished.
-        CacheMismatch: the fold's clip cache is not here.
-        PlanNotSound: this device does not run the fold's compute plan.
+        NotFound, Conflict: there is no such fold, or it is not finished.
+        CacheMismatch: the fold's clip cache is not in `cache_root`.
+        PlanNotSound: this device fails the soundness check of the fold's compute plan.
     """
     record = client.fold(study, trial, fold)
-    task, stored = record.task, record.result.provenance
+    task, recorded = record.task, record.result.provenance
     chosen = choose_device(device)
-    torch.set_num_threads(threads or stored.threads)
+    torch.set_num_threads(threads or recorded.threads)
     if chosen.type == "cpu":
         keep_freed_memory()
     result = run_fold(
@@ -88,21 +89,21 @@ def replay(
         revision=None,
         on_step=on_step,
         pretrained=None if (name := task.training.pretrained) is None else open_pretrained(models_root, name),
-        memory_format=stored.memory_format,
+        memory_format=recorded.memory_format,
     )
     return record, compare(record.result, result)
 
 
-def compare(stored: FoldResult, here: FoldResult) -> Comparison:
-    """How two results of one fold differ."""
-    pairs = list(zip(stored.epochs, here.epochs, strict=False))
-    differs = [number for number, (a, b) in enumerate(pairs, start=1) if a != b]
-    if len(stored.epochs) != len(here.epochs):
-        differs.append(len(pairs) + 1)
-    return Comparison(
-        equal=not differs and stored.diverged == here.diverged,
-        epochs=len(stored.epochs),
-        first_difference=min(differs, default=None),
+def compare(recorded: FoldResult, replayed: FoldResult) -> ReplayComparison:
+    """Compare two results of the same fold."""
+    pairs = list(zip(recorded.epochs, replayed.epochs, strict=False))
+    different = [number for number, (a, b) in enumerate(pairs, start=1) if a != b]
+    if len(recorded.epochs) != len(replayed.epochs):
+        different.append(len(pairs) + 1)
+    return ReplayComparison(
+        equal=not different and recorded.diverged == replayed.diverged,
+        epochs=len(recorded.epochs),
+        first_difference=min(different, default=None),
         labels_changed=sum(x != y for a, b in pairs for x, y in zip(a.predicted, b.predicted, strict=True)),
         largest_difference=max(
             (
@@ -113,14 +114,14 @@ def compare(stored: FoldResult, here: FoldResult) -> Comparison:
             ),
             default=0.0,
         ),
-        environment=_differences(stored.provenance, here.provenance),
-        seconds=here.provenance.seconds,
+        environment=_differences(recorded.provenance, replayed.provenance),
+        seconds=replayed.provenance.seconds,
     )
 
 
-def _differences(stored: Provenance, here: Provenance) -> dict[str, tuple[str, str]]:
+def _differences(recorded: Provenance, replayed: Provenance) -> dict[str, tuple[str, str]]:
     return {
-        name: (str(getattr(stored, name)), str(getattr(here, name)))
-        for name in PROMISED
-        if getattr(stored, name) != getattr(here, name)
+        name: (str(getattr(recorded, name)), str(getattr(replayed, name)))
+        for name in REQUIRED_EQUAL
+        if getattr(recorded, name) != getattr(replayed, name)
     }

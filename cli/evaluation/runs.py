@@ -1,4 +1,4 @@
-"""Run given configurations as the trials of ordinary studies, and read what each gave, fold by fold."""
+"""Run given configurations as trials of ordinary studies, and read their results fold by fold."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from services.contracts import (
 from services.errors import Conflict, FoldwiseError, InvalidInput, NotFound
 from services.search_space import ParameterValue, first_problem
 
-OF_NO_RESULT = {"name", "start", "workers", "workers_per_trial", "priority", "study_seconds", "trial_seconds"}
-"""Fields of a spec that no number follows from: two studies may differ in them and still be the same."""
+NEUTRAL_FIELDS = {"name", "start", "workers", "workers_per_trial", "priority", "study_seconds", "trial_seconds"}
+"""Fields of a spec that influence no result: studies that differ only in these give the same numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluated:
-    """A configuration that ran all its folds."""
+class CompletedTrial:
+    """A trial that ran all its folds."""
 
     study: StudyView
     trial: TrialView
@@ -40,43 +40,43 @@ class Evaluated:
         return [(fold.correct or 0) / fold.clips for fold in self.folds]
 
 
-def evaluate(
+def run_studies(
     client: StudyClient, specs: Sequence[StudySpec], *, watch: Callable[[StudyView], StudyView]
-) -> list[list[Evaluated]]:
-    """Run studies of enqueued configurations; for each what its trials gave, in their order.
+) -> list[list[CompletedTrial]]:
+    """Run studies of enqueued configurations and return the trials of each, in their order.
 
-    A study that is there already, from a call before, is gone on with.
+    Reuses studies that an earlier call created.
 
     Args:
-        client: with the scope write.
-        specs: each with as many trials as it enqueues, and no pruning.
-        watch: waits until a study is over, and returns it.
+        client: a client with the scope write.
+        specs: the studies, each with as many trials as it enqueues, and without pruning.
+        watch: a function that waits until a study is over, and returns it.
 
     Raises:
-        Conflict: a study of one of these names is another one.
-        FoldwiseError: a study or a trial did not get to its end.
+        Conflict: a study of the same name exists and differs.
+        FoldwiseError: a study or a trial has not completed.
     """
     for spec in specs:
-        ensure(client, spec)
-    return [_results(client, watch(client.get(spec.name))) for spec in specs]
+        create_or_continue(client, spec)
+    return [_completed_trials(client, watch(client.get(spec.name))) for spec in specs]
 
 
-def ensure(client: StudyClient, spec: StudySpec) -> None:
-    """Create a study and start it, or go on with the one of this name.
+def create_or_continue(client: StudyClient, spec: StudySpec) -> None:
+    """Create and start a study, or start or resume the one that an earlier call created.
 
     Raises:
-        Conflict: the study of this name is another one.
+        Conflict: a study of the same name exists and differs.
     """
     try:
         study = client.get(spec.name)
     except NotFound:
         client.create(spec)
         return
-    wanted, there = (one.model_dump(exclude=OF_NO_RESULT) for one in (spec, study.spec))
-    if wanted != there:
-        differs = next(name for name, value in wanted.items() if value != there[name])
+    wanted, existing = (one.model_dump(exclude=NEUTRAL_FIELDS) for one in (spec, study.spec))
+    if wanted != existing:
+        differs = next(name for name, value in wanted.items() if value != existing[name])
         raise Conflict(
-            f"a study {spec.name} exists already and differs in {differs}; choose another --name or delete it",
+            f"a study {spec.name} exists already and differs in {differs}; choose another name or delete it",
             field="name",
         )
     verb = {StudyState.PAUSED: "resume", StudyState.DRAFT: "start"}.get(study.state)
@@ -84,15 +84,20 @@ def ensure(client: StudyClient, spec: StudySpec) -> None:
         client.change_state(spec.name, verb)
 
 
-def exactly(
+def spec_of_configurations(
     spec: StudySpec, configurations: Sequence[Mapping[str, ParameterValue]], **changes: Any
 ) -> StudySpec:
-    """A spec that runs these configurations, all folds of each, and nothing else.
+    """Build a spec that runs all folds of these configurations, and nothing else.
+
+    Args:
+        spec: the spec to start from.
+        configurations: the parameters of each trial, in order.
+        **changes: fields of the spec to replace.
 
     Raises:
-        InvalidInput: what comes out is no spec.
+        InvalidInput: the result is not a valid spec.
     """
-    own = {
+    fixed = {
         "trials": len(configurations),
         "enqueue": tuple(map(dict, configurations)),
         "sampler": RandomSampler(),
@@ -101,24 +106,27 @@ def exactly(
         "warm_start": None,
     }
     try:
-        return StudySpec.model_validate({**spec.model_dump(), **own, **changes})
+        return StudySpec.model_validate({**spec.model_dump(), **fixed, **changes})
     except ValidationError as error:
         raise InvalidInput(first_problem(error)) from error
 
 
-def _results(client: StudyClient, study: StudyView) -> list[Evaluated]:
-    results = []
+def _completed_trials(client: StudyClient, study: StudyView) -> list[CompletedTrial]:
+    completed = []
     trials = client.trials(study.name)
     for trial in trials:
         if trial.state != TrialState.COMPLETE:
-            why = f": {trial.end_reason}" if trial.end_reason else ""
-            raise FoldwiseError(f"trial {trial.number} of study {study.name} is {trial.state}{why}")
+            reason = f" ({trial.end_reason})" if trial.end_reason else ""
+            raise FoldwiseError(
+                f"trial {trial.number} of study {study.name} is {trial.state}{reason}; delete the study and "
+                "run the same command again"
+            )
         folds = tuple(client.folds(study.name, trial.number))
-        assert all(fold.state == FoldState.DONE for fold in folds)  # noqa: S101 - it is complete
-        results.append(Evaluated(study=study, trial=trial, folds=folds))
+        assert all(fold.state == FoldState.DONE for fold in folds)  # noqa: S101 - the trial is complete
+        completed.append(CompletedTrial(study=study, trial=trial, folds=folds))
     if len(trials) < study.spec.trials:
         raise FoldwiseError(
             f"study {study.name} is {study.state} with {len(trials)} of {study.spec.trials} trials; "
-            "delete it and run this again"
+            "delete it and run the same command again"
         )
-    return results
+    return completed

@@ -6,8 +6,10 @@ import os
 from collections import defaultdict
 from statistics import median
 
+from cli.forecast.costs import COST_PARAMETERS, ConfigurationCost, useful_flops, usual_configuration
 from cli.forecast.dataset_shape import DatasetShape
-from cli.forecast.plan import ConfigurationCost, Measured, Plan, useful_flops, usual_configuration
+from cli.forecast.devices import MeasuredSpeed
+from cli.forecast.forecast import Forecast
 from client.study_client import StudyClient
 from services.contracts import FoldState, FoldTask, StudySpec, configure
 from services.errors import Conflict, InvalidInput
@@ -17,56 +19,59 @@ from worker.training.speed import measure_speed
 from worker.training.training_device import TrainingDevice
 
 CALIBRATION_SECONDS = 60.0
+"""Seconds to measure, divided among the configurations."""
 
-FOLDS_READ = 20
-"""Finished folds of a study that are looked at, at most."""
+MAX_FOLDS_READ = 20
+"""Maximum number of finished folds of a study to read."""
 
 
-def measure_here(spec: StudySpec, shape: DatasetShape, plan: Plan, *, device: str | None) -> Measured:
-    """Train the cheapest, the usual and the dearest configuration for a minute in all.
+def measure_device(
+    spec: StudySpec, shape: DatasetShape, forecast: Forecast, *, device: str | None
+) -> MeasuredSpeed:
+    """Train the cheapest, the usual and the most expensive configuration on this device, for a minute in total.
 
     Args:
         spec: the study.
         shape: its dataset.
-        plan: of it, not measured.
-        device: a torch device; None takes a GPU where there is one.
+        forecast: its forecast, which lists the configurations.
+        device: a torch device; None means a GPU if there is one.
 
     Raises:
-        InvalidInput: no such device, or the study does not fit its memory.
-        PlanNotSound: the device does not run the study's compute plan soundly.
+        InvalidInput: there is no such device, or the study does not fit its memory.
+        PlanNotSound: the device fails the soundness check of the study's compute plan.
     """
     chosen = choose_device(device)
     memory = _memory_of_host() if chosen.type == "cpu" else free_memory(chosen)
-    largest = max(plan.configurations, key=lambda cost: cost.memory_gib)
+    largest = max(forecast.configurations, key=lambda cost: cost.memory_gib)
     if memory is not None and largest.memory_gib * 2**30 > memory:
         raise InvalidInput(
-            f"width {largest.width}, temporal_size {largest.temporal_size} in batches of "
-            f"training.batch_size {spec.training.batch_size} take {largest.memory_gib:.1f} GiB, this device "
-            f"has {memory / 2**30:.1f} free; lower training.batch_size or width, or calibrate on a larger "
-            "device",
+            f"width {largest.width} and temporal_size {largest.temporal_size} with training.batch_size "
+            f"{spec.training.batch_size} take {largest.memory_gib:.1f} GiB, but this device has only "
+            f"{memory / 2**30:.1f} GiB free; lower training.batch_size or width, or use a larger device",
             field="training.batch_size",
         )
     if chosen.type == "cpu":
         keep_freed_memory()
     training_device = TrainingDevice(chosen)
-    costs = sorted(plan.configurations, key=lambda cost: cost.useful_flop_per_clip)
-    usual = next(cost for cost in costs if plan.configuration.items() <= vars(cost).items())
+    costs = sorted(forecast.configurations, key=lambda cost: cost.useful_flop_per_clip)
+    usual = next(cost for cost in costs if forecast.configuration.items() <= vars(cost).items())
     measured = {}
     for cost in {id(cost): cost for cost in (costs[0], usual, costs[-1])}.values():
         task = _task(spec, shape, cost)
         speed = measure_speed(task, training_device, channels=shape.channels, seconds=CALIBRATION_SECONDS / 3)
         measured[cost.useful_flop_per_clip] = speed.clips_per_second
-    return Measured(device=device_name(chosen), memory=memory, clips_per_second=measured)
+    return MeasuredSpeed(device=device_name(chosen), memory=memory, clips_per_second=measured)
 
 
-def measured_by_workers(client: StudyClient, study: str) -> Measured:
-    """The speed of the folds that a study's workers have run last, on the device that ran most of them.
+def speed_of_workers(client: StudyClient, study: str) -> MeasuredSpeed:
+    """Read the speed of the last folds that a study's workers ran, on the device that ran most of them.
 
-    What a worker does once for many folds, such as drawing the augmented clips, is in the time of some.
+    Work that a worker does once for several folds, such as drawing the augmented clips, adds to the time of
+    the fold that it was done in.
 
     Raises:
         NotFound: there is no such study.
-        Conflict: it has no finished fold.
+        Conflict: the study has no finished fold.
     """
     view = client.get(study)
     channels = next((d.channels for d in client.datasets() if d.fingerprint == view.fingerprint), 1)
@@ -74,19 +79,19 @@ def measured_by_workers(client: StudyClient, study: str) -> Measured:
     read = 0
     for trial in reversed(client.trials(study)):
         for fold in client.folds(study, trial.number):
-            if fold.state != FoldState.DONE or fold.reused_from is not None or read == FOLDS_READ:
+            if fold.state != FoldState.DONE or fold.reused_from is not None or read == MAX_FOLDS_READ:
                 continue
             read += 1
             record = client.fold(study, trial.number, fold.index)
-            ran = record.result.provenance
+            provenance = record.result.provenance
             flops = useful_flops(ModelConfig.of_task(record.task), view.spec, channels)
-            seconds[ran.device][flops].append(ran.seconds / ran.clip_passes)
+            seconds[provenance.device][flops].append(provenance.seconds / provenance.clip_passes)
     if not seconds:
         raise Conflict(
-            f"study {study} has no finished fold yet; its workers have measured nothing", field="study"
+            f"study {study} has no finished fold yet, so the speed of its workers is unknown", field="study"
         )
     device = max(seconds, key=lambda name: sum(map(len, seconds[name].values())))
-    return Measured(
+    return MeasuredSpeed(
         device=device,
         memory=None,
         clips_per_second={flops: 1 / median(taken) for flops, taken in seconds[device].items()},
@@ -94,8 +99,8 @@ def measured_by_workers(client: StudyClient, study: str) -> Measured:
 
 
 def _task(spec: StudySpec, shape: DatasetShape, cost: ConfigurationCost) -> FoldTask:
-    costly = {name: getattr(cost, name) for name in ("temporal_size", "second_conv_layer", "width", "epochs")}
-    hyperparameters, training = configure({**usual_configuration(spec), **costly}, spec.training)
+    parameters = {name: getattr(cost, name) for name in COST_PARAMETERS}
+    hyperparameters, training = configure({**usual_configuration(spec), **parameters}, spec.training)
     return FoldTask(
         study=spec.name,
         trial=0,

@@ -1,4 +1,4 @@
-"""What a forecast needs to know of a dataset: from a clip cache, or of the paper's sets as published."""
+"""What a forecast needs to know about a dataset: read from a clip cache, or known from the published sets."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ from services.folds import Clip
 from services.presets import DEMO_SUBJECTS, get_preset
 
 CKPLUS_SUBJECTS = {1: 21, 2: 22, 3: 47, 4: 20, 5: 7, 6: 1}
-"""How many subjects of CK+ have so many labelled sequences."""
+"""Number of CK+ subjects, by their number of labelled sequences."""
 
 OULU_CLASSES = dict.fromkeys(oulu_casia.CLASSES, oulu_casia.COMPLETE_SUBJECTS)
 OULU_SUBJECTS = {6: 80}
+"""Number of Oulu-CASIA subjects, by their number of labelled sequences."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetShape:
-    """A dataset without its pictures."""
+    """A dataset's clips, classes and channels, without the images."""
 
     name: str
     source: str
-    """Where this is known from, for people."""
+    """Where this information comes from, for printing."""
 
     classes: tuple[str, ...]
     clips: tuple[Clip, ...]
@@ -38,16 +39,16 @@ class DatasetShape:
 
     @property
     def subjects(self) -> int:
-        """How many people."""
+        """Number of subjects."""
         return len({clip.subject for clip in self.clips})
 
 
 def shape_of_cache(spec: StudySpec, cache_root: Path) -> DatasetShape:
-    """The clips of the cache that a study names.
+    """The shape of the clip cache that a study names.
 
     Raises:
-        CacheMismatch: there is none, or its clips are of another size than the study says.
-        InvalidInput: the study augments a class that the cache has not.
+        CacheMismatch: there is no such cache, or its clips do not have the study's size.
+        InvalidInput: the study augments a class that the cache does not have.
     """
     manifest = find_cache(cache_root, spec.cache)
     check_cache(spec, manifest)
@@ -62,29 +63,30 @@ def shape_of_cache(spec: StudySpec, cache_root: Path) -> DatasetShape:
 
 
 def published_shape(preset: str) -> DatasetShape:
-    """The dataset that a preset is made for, as it is published; that of the demo as it is drawn.
+    """The shape of the dataset that a preset is made for: as published, or as the demo draws it.
 
-    Whose clips show what is made up: how many clips the folds of loso or kfold train on
-    in all does not depend on it.
+    Which subject has which class is invented. It does not change how many clips the folds train on in total.
 
     Raises:
         NotFound: there is no such preset.
     """
     if preset == "demo":
         classes = dict.fromkeys(ckplus.COMPLETE_COUNTS, DEMO_SUBJECTS)
-        return _made_up("ckplus", "the synthetic set of the demo", classes, {len(classes): DEMO_SUBJECTS}, 1)
+        return _invent_shape(
+            "ckplus", "the synthetic set of the demo", classes, {len(classes): DEMO_SUBJECTS}, 1
+        )
     if get_preset(preset).cache == "oulu-casia":
-        return _made_up("oulu-casia", "the published set", OULU_CLASSES, OULU_SUBJECTS, 3)
-    return _made_up("ckplus", "the published set", ckplus.COMPLETE_COUNTS, CKPLUS_SUBJECTS, 1)
+        return _invent_shape("oulu-casia", "the published set", OULU_CLASSES, OULU_SUBJECTS, 3)
+    return _invent_shape("ckplus", "the published set", ckplus.COMPLETE_COUNTS, CKPLUS_SUBJECTS, 1)
 
 
 def shape_of(spec: StudySpec, *, preset: str | None, cache: str | None, cache_root: Path) -> DatasetShape:
-    """The shape of a study's dataset: of a cache where one is named, else of the preset's published set.
+    """The shape of a study's dataset: of the clip cache that is named, otherwise of the preset's published set.
 
     Args:
         spec: the study.
-        preset: the preset that it was made from.
-        cache: the cache that was named beside it.
+        preset: name of the preset that the study was built from, or None.
+        cache: name of the clip cache that the user gave besides the preset, or None.
         cache_root: folder of the clip caches.
 
     Raises:
@@ -98,14 +100,14 @@ def shape_of(spec: StudySpec, *, preset: str | None, cache: str | None, cache_ro
         if preset is not None:
             raise
         raise CacheMismatch(
-            f"{error.message}; without a cache, --preset plans on the published sets", field=error.field
+            f"{error.message}; without a cache, use --preset to plan on a published set", field=error.field
         ) from error
 
 
-def _made_up(
+def _invent_shape(
     name: str, source: str, classes: Mapping[str, int], subjects: Mapping[int, int], channels: int
 ) -> DatasetShape:
-    labels = _dealt(classes)
+    labels = _alternating_labels(classes)
     clips = []
     for number, count in enumerate(chain.from_iterable(repeat(n, times) for n, times in subjects.items())):
         subject = f"s{number:03d}"
@@ -113,12 +115,12 @@ def _made_up(
     return DatasetShape(name=name, source=source, classes=tuple(classes), clips=tuple(clips), channels=channels)
 
 
-def _dealt(classes: Mapping[str, int]) -> Iterator[int]:
-    """The label of each clip: the classes in turn as long as they last."""
-    left = Counter(dict(enumerate(classes.values())))
+def _alternating_labels(classes: Mapping[str, int]) -> Iterator[int]:
+    """A label for each clip: the classes in turn, each as often as its count."""
+    remaining = Counter(dict(enumerate(classes.values())))
     for label in cycle(range(len(classes))):
-        if not left.total():
+        if not remaining.total():
             return
-        if left[label]:
-            left[label] -= 1
+        if remaining[label]:
+            remaining[label] -= 1
             yield label

@@ -1,4 +1,4 @@
-"""What the makers of GPUs say of them: peak rates without sparsity, and the memory that torch sees."""
+"""GPUs and their data sheets: peak rates without sparsity, and the memory that torch sees."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from services.errors import NotFound
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """Peak rates in TFLOP/s, None where the GPU cannot; memory in GiB, rounded down."""
+    """Peak rates in TFLOP/s, None if the GPU lacks the precision; memory in GiB, rounded down."""
 
     name: str
     memory: int
@@ -21,11 +21,11 @@ class Gpu:
 
     @property
     def chip(self) -> str:
-        """The word of its name that tells it from others."""
+        """The part of the name that identifies the chip, such as `A100`."""
         return next(word for word in self.name.split("-") if any(map(str.isdigit, word)))
 
     def peak(self, plan: ComputePlan) -> float | None:
-        """Operations per second at most in a plan's precision; None where it has no such."""
+        """Peak operations per second in a compute plan's precision; None if the GPU lacks it."""
         rate = {"fp32": self.fp32, "tf32": self.tf32, "bf16": self.bf16}[plan.precision]
         return None if rate is None else rate * 1e12
 
@@ -44,31 +44,31 @@ GPUS = (
     Gpu(name="H200", memory=139, fp32=67.0, tf32=494.0, bf16=989.0),
 )
 
-USUAL = ("T4", "V100-16GB", "A100-40GB", "H100", "H200")
-"""Those that are forecast for when none is named."""
+DEFAULT_GPUS = ("T4", "V100-16GB", "A100-40GB", "H100", "H200")
+"""GPUs to forecast for if the user names none."""
 
 
 def find_gpus(names: Sequence[str]) -> list[Gpu]:
-    """GPUs by name, in capitals or not.
+    """Find GPUs by name, ignoring case.
 
     Raises:
-        NotFound: there is none of a name; the message lists those there are.
+        NotFound: a name is unknown; the message lists the known ones.
     """
     known = {gpu.name.lower(): gpu for gpu in GPUS}
     for name in names:
         if name.lower() not in known:
             raise NotFound(
-                f"--gpu {name!r} is not known; known are {', '.join(gpu.name for gpu in GPUS)}; where yours is "
-                "not among them, measure it with --calibrate",
+                f"--gpu {name!r} is unknown; known are {', '.join(gpu.name for gpu in GPUS)}; measure "
+                "another GPU with --calibrate",
                 field="gpu",
             )
     return [known[name.lower()] for name in names]
 
 
 def gpu_of_device(device: str) -> Gpu | None:
-    """The GPU that torch calls by this name, such as `NVIDIA H100 80GB HBM3`; of two memory sizes the smaller.
+    """Find a GPU by its name in torch, such as `NVIDIA H100 80GB HBM3`; None if it is not in the list.
 
-    None for one that is not in the list.
+    If a chip exists with two memory sizes, return the smaller one.
     """
     words = device.lower().replace("-", " ").split()
     return next((gpu for gpu in GPUS if gpu.chip.lower() in words), None)

@@ -1,4 +1,4 @@
-"""A plan in lines and tables."""
+"""A forecast as lines and tables for a terminal."""
 
 from __future__ import annotations
 
@@ -6,41 +6,46 @@ from collections.abc import Iterator
 
 from rich.table import Table
 
-from cli.forecast.plan import COSTLY, Plan
+from cli.forecast.costs import COST_PARAMETERS
+from cli.forecast.forecast import Forecast
 from services.contracts import StudySpec
 from services.search_space import title_of
 
-_CAPTION = "in brackets without taps that meet padding"
+_CAPTION = "in brackets: without kernel taps on padding"
 
 
-def plan_lines(plan: Plan, spec: StudySpec) -> Iterator[str]:
-    """The study in some lines."""
+def forecast_lines(forecast: Forecast, spec: StudySpec) -> Iterator[str]:
+    """The study, its clip passes and operations, and what its rules save."""
     yield (
-        f"study {plan.study}: {plan.trials} trials of {plan.folds} folds on {plan.dataset} "
-        f"({plan.dataset_known_from}: {plan.clips} clips of {plan.subjects} subjects, "
-        f"{plan.augmented_clips} with augmented copies)"
+        f"study {forecast.study}: {forecast.trials} trials of {forecast.folds} folds on {forecast.dataset} "
+        f"({forecast.dataset_known_from}: {forecast.clips} clips of {forecast.subjects} subjects, "
+        f"{forecast.augmented_clips} with augmented copies)"
     )
     yield (
-        f"a trial passes {plan.clip_passes_per_trial:,} clips forward and backward at most, "
-        f"the study {plan.clip_passes:,}: {plan.pflop:,.4g} PFLOP"
+        f"maximum number of clips passed forward and backward: {forecast.clip_passes_per_trial:,} per trial, "
+        f"{forecast.clip_passes:,} in the study ({forecast.pflop:,.4g} PFLOP)"
     )
     if spec.economies.stop_when_perfect:
-        yield "fewer where a fold ends at the first epoch with every test clip right (stop_when_perfect)"
+        yield "stop_when_perfect saves some of them: a fold ends at its first epoch without a wrong test clip"
     rules = ", ".join(rule.rule for rule in spec.pruning)
-    if plan.folds_share_pruned is None:
-        yield f"what the rules ({rules}) save is not forecast: it hangs on the confusion of classes"
+    if forecast.folds_share_pruned is None:
+        yield f"pruning by {rules}: no forecast, because the savings depend on which classes a model confuses"
     elif rules:
         yield (
-            f"the rules ({rules}) let {plan.folds_share_pruned:.0%} of the folds run, by simulated trials that "
-            "have 92 % right on CK+"
+            f"pruning by {rules}: about {100 * forecast.folds_share_pruned:.0f} % of the folds run, estimated "
+            "on simulated trials (with a mean accuracy of 92 % on CK+)"
         )
 
 
-def configurations_table(plan: Plan) -> Table:
-    """A row for each configuration that costs something else."""
-    searched = [name for name in COSTLY if len({getattr(cost, name) for cost in plan.configurations}) > 1]
-    table = Table(*map(title_of, searched), "GFLOP per clip", "PFLOP per trial", "GiB", caption=_CAPTION)
-    for cost in plan.configurations:
+def configurations_table(forecast: Forecast) -> Table:
+    """A row for each configuration with its own cost."""
+    searched = [
+        name for name in COST_PARAMETERS if len({getattr(cost, name) for cost in forecast.configurations}) > 1
+    ]
+    table = Table(
+        *map(title_of, searched), "GFLOP per clip", "PFLOP per trial", "GiB of memory", caption=_CAPTION
+    )
+    for cost in forecast.configurations:
         table.add_row(
             *(str(getattr(cost, name)) for name in searched),
             f"{cost.gflop_per_clip:,.4g} ({cost.gflop_per_clip_without_padding:,.4g})",
@@ -50,10 +55,10 @@ def configurations_table(plan: Plan) -> Table:
     return table
 
 
-def devices_table(plan: Plan) -> Table:
+def devices_table(forecast: Forecast) -> Table:
     """A row for each device."""
-    table = Table("on one", "of its peak", "hours per trial", "hours", "with pruning")
-    for device in plan.devices:
+    table = Table("device", "share of its peak", "hours per trial", "hours, all folds", "hours with pruning")
+    for device in forecast.devices:
         name = device.device if device.fits else f"{device.device} (too small)"
         used = "-" if device.utilisation is None else f"{device.utilisation:.0%}"
         table.add_row(

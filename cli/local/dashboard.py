@@ -1,4 +1,4 @@
-"""Optuna's dashboard, without the right to write: open on loopback, elsewhere behind a coordinator's tokens."""
+"""Optuna's dashboard, read-only: without a login on loopback, elsewhere behind a coordinator's tokens."""
 
 from __future__ import annotations
 
@@ -12,24 +12,29 @@ import optuna_dashboard
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from cli.local.dashboard_gate import TokenDoor
+from cli.local.dashboard_auth import TokenAuthMiddleware
 from cli.local.ports import bind
 from cli.local.state import StateFolder
 from coordinator.store.database import CONNECT_ARGS, connect, with_driver
 from services.errors import InvalidInput, NotFound, Unavailable
 
-TABLES_SECONDS = 600.0
-"""So long a dashboard waits for `foldwise migrate` to make Optuna's tables."""
+TABLES_TIMEOUT_SECONDS = 600.0
+"""Seconds to wait until `foldwise migrate` has created Optuna's tables."""
 
 
 def serve_on_loopback(state: StateFolder, database_url: str | None, port: int) -> None:
-    """Serve the studies of a database, or of a state folder whether or not a service runs on it.
+    """Serve the studies of a database, or of a state folder, whether or not a service runs on it.
+
+    Args:
+        state: the state folder; used if `database_url` is None.
+        database_url: URL of the database, or None.
+        port: port on 127.0.0.1; 0 means any free one.
 
     Raises:
         InvalidInput, Unavailable: the port is occupied, or the database does not answer.
-        NotFound: the state folder holds no database.
+        NotFound: the state folder has no database.
     """
-    # With PostgreSQL's own wheel, which a dashboard in a container has not.
+    # The image of the dashboard does not contain the wheel of PostgreSQL that this imports.
     from cli.local.embedded_postgres import embedded_postgres
     from cli.local.migrate import bring_up_to_date
 
@@ -42,49 +47,55 @@ def serve_on_loopback(state: StateFolder, database_url: str | None, port: int) -
             if service is not None:
                 database_url = service.database_url
             elif state.database.is_dir():
-                stack.enter_context(state.hold())
+                stack.enter_context(state.lock())
                 database_url = stack.enter_context(embedded_postgres(state.database))
             else:
                 raise NotFound(
-                    f"{state.folder} holds no database yet; run `foldwise demo` or `foldwise up` first"
+                    f"{state.folder} has no database yet; run `foldwise demo` or `foldwise up` first"
                 )
         bring_up_to_date(database_url, reader_url=None, wait_seconds=0)
-        print(f"Optuna's dashboard: http://127.0.0.1:{port}/ (Ctrl-C ends it)", flush=True)
+        print(f"Optuna's dashboard: http://127.0.0.1:{port}/ (Ctrl-C stops it)", flush=True)
         optuna_dashboard.run_server(_read_only(database_url), host="127.0.0.1", port=port)
 
 
 def serve_behind_tokens(database_url: str | None, coordinator_url: str | None, host: str, port: int) -> None:
-    """Serve the studies of a database to whoever has a token that the coordinator lets read.
+    """Serve the studies of a database to callers whose token a coordinator allows to read.
+
+    Args:
+        database_url: URL of the database, for a role that can read Optuna's tables.
+        coordinator_url: URL of the coordinator that checks tokens.
+        host: address to listen on.
+        port: port to listen on; 0 means any free one.
 
     Raises:
-        InvalidInput: database or coordinator are not named, or the port is occupied.
-        Unavailable: Optuna's tables are not there.
+        InvalidInput: the URL of the database or of the coordinator is missing, or the port is occupied.
+        Unavailable: Optuna's tables do not exist.
     """
     if database_url is None or coordinator_url is None:
         raise InvalidInput(
-            f"--host {host} is not loopback, and Optuna's dashboard has no login: give --database-url, and "
-            "--url of the coordinator whose tokens to ask for",
+            f"--host {host} is not loopback, and Optuna's dashboard has no login; set --database-url, and "
+            "--url of the coordinator whose tokens serve as passwords",
             field="host",
         )
     listener = bind(host, port)
     listener.close()
     storage = wait_for_tables(database_url)
-    door = TokenDoor(optuna_dashboard.wsgi(storage), coordinator_url)
+    protected = TokenAuthMiddleware(optuna_dashboard.wsgi(storage), coordinator_url)
     with (
-        contextlib.closing(door),
-        make_server(host, port, door, server_class=_Server, handler_class=_Quiet) as server,
+        contextlib.closing(protected),
+        make_server(host, port, protected, server_class=_Server, handler_class=_SilentHandler) as server,
     ):
-        print(f"Optuna's dashboard on {host}:{server.server_port}, behind tokens", flush=True)
+        print(f"Optuna's dashboard on {host}:{server.server_port}; a token is needed to sign in", flush=True)
         server.serve_forever()
 
 
 def wait_for_tables(database_url: str) -> optuna.storages.RDBStorage:
-    """Optuna's view of a database, to be read only; waits for the tables that a migration makes.
+    """Wait until a migration has created Optuna's tables, and open them read-only.
 
     Raises:
-        Unavailable: they are not there after `TABLES_SECONDS`.
+        Unavailable: the tables do not exist after `TABLES_TIMEOUT_SECONDS`.
     """
-    deadline = time.monotonic() + TABLES_SECONDS
+    deadline = time.monotonic() + TABLES_TIMEOUT_SECONDS
     engine = connect(database_url)
     try:
         while True:
@@ -106,15 +117,15 @@ class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
 
 
-class _Quiet(WSGIRequestHandler):
+class _SilentHandler(WSGIRequestHandler):
     def log_request(self, *_: object) -> None:
-        """Say nothing: paths name studies."""
+        """Log nothing, because paths contain names of studies."""
 
 
 def _read_only(database_url: str) -> optuna.storages.RDBStorage:
     return optuna.storages.RDBStorage(
         with_driver(database_url),
-        # The role may have no right to make tables.
+        # The role may have no permission to create tables.
         skip_table_creation=True,
         engine_kwargs={
             "pool_pre_ping": True,

@@ -1,4 +1,4 @@
-"""`foldwise demo`: the main job on one machine, with synthetic faces through every process there is."""
+"""`foldwise demo`: a whole search on one machine, with synthetic faces and all processes of the service."""
 
 from __future__ import annotations
 
@@ -38,30 +38,34 @@ class DemoResult:
     folds_run: int
     best_accuracy: float | None
     report: str
-    """Path of the report's page."""
+    """Path of the report, an HTML file."""
 
     chance: float
     seconds: float
 
 
 def run_demo(state: StateFolder, *, workers: int, new: bool, console: Console) -> DemoResult:
-    """Synthesise, preprocess, search, show. Finished work of an earlier run is not done again.
+    """Draw faces, preprocess them, run a search, and show the result; finished work is not repeated.
 
     Args:
-        new: start another study instead of going on with the last one.
+        state: state folder for all files.
+        workers: number of workers.
+        new: start another study instead of continuing the last one.
+        console: where to print.
     """
     started = time.monotonic()
     spec = get_preset("demo")
     tree = state.folder / "faces"
 
     console.print(
-        f"[bold]1/5[/bold] synthetic faces: {DEMO_SUBJECTS} subjects, 7 emotions, as a CK+ tree in {tree}",
+        f"[bold]1/5[/bold] synthetic faces: {DEMO_SUBJECTS} subjects with 7 emotions each, drawn as a CK+ tree "
+        f"in {tree}",
         soft_wrap=True,
     )
     with writing_progress(console) as progress:
         write_ckplus_tree(tree, subjects=DEMO_SUBJECTS, seed=SEED, difficulty=DIFFICULTY, progress=progress)
 
-    console.print("[bold]2/5[/bold] preprocessing: the CK+ reader, YuNet face detection, crops, CLAHE")
+    console.print("[bold]2/5[/bold] preprocessing: reading the tree, finding faces with YuNet, cropping, CLAHE")
     with preprocessing_progress(console) as report:
         outcome = preprocess(
             "ckplus",
@@ -80,23 +84,23 @@ def run_demo(state: StateFolder, *, workers: int, new: bool, console: Console) -
     spec = spec.model_copy(update={"cache": f"ckplus/{outcome.manifest.fingerprint}"})
     console.print(f"[bold]3/5[/bold] search: PostgreSQL, a coordinator and {workers} workers over HTTP")
     threads = max(1, (os.cpu_count() or 1) // workers)
-    with local_service(state, workers=0, port=0, say=_teller(console), threads=threads) as service:
+    with local_service(state, workers=0, port=0, notify=_indented(console), threads=threads) as service:
         client = service.client
         study = _find_or_create(client, spec, new=new, console=console)
-        _teller(console)(
-            f"its page: {service.service.url}/studies/{study.name}  (a token to sign in: "
-            f"{_program()} token create me --scope write --state {state.folder})"
+        _indented(console)(f"study page: {service.service.url}/studies/{study.name}")
+        _indented(console)(
+            f"token to sign in there: {_program()} token create me --scope write --state {state.folder}"
         )
         if not study.state.over:
             service.study = study.name
             for number in range(1, workers + 1):
                 service.start_worker(f"worker-{number}")
-            study = watch(client, study.name, console, tend=service.tend)
+            study = watch(client, study.name, console, on_poll=service.restart_dead_workers)
         console.print("[bold]4/5[/bold] result")
         _show_result(client, study, console)
         page = _write_report(client, study, state, console)
     seconds = time.monotonic() - started
-    _say_where_to_look(state, page, console)
+    _print_next_steps(state, page, console)
     return DemoResult(
         study=study.name,
         trials=sum(study.trials.values()),
@@ -115,8 +119,8 @@ def _find_or_create(client: StudyClient, spec: StudySpec, *, new: bool, console:
         study = earlier[-1]
         if study.state == "paused":
             study = client.change_state(study.name, "resume")
-        what = "is finished; --new starts another" if study.state.over else "goes on where it stopped"
-        console.print(f"    study {study.name} {what}")
+        status = "is finished; --new starts another one" if study.state.over else "continues where it stopped"
+        console.print(f"    study {study.name} {status}")
         return study
     name = spec.name if not earlier else f"{spec.name}-{len(earlier) + 1}"
     study = client.create(spec.model_copy(update={"name": name, "seed": spec.seed + len(earlier)}))
@@ -144,38 +148,38 @@ def _write_report(client: StudyClient, study: StudyView, state: StateFolder, con
     return folder / PAGE
 
 
-def _say_where_to_look(state: StateFolder, report: Path, console: Console) -> None:
+def _print_next_steps(state: StateFolder, report: Path, console: Console) -> None:
     program = _program()
     new = "" if state.folder == demo_state() else f" --state {state.folder}"
     console.print(
         f"""
 where to look next
   {report}
-      the report: what was searched, what came of it, and how sure it is
+      the report: settings, results, and how certain they are
   {program} up --state {state.folder} --workers 0
-      the page of this study, until Ctrl-C
+      serves the page of this study until Ctrl-C
   {program} dashboard --state {state.folder}
-      Optuna's dashboard of this study
+      serves Optuna's dashboard of this study
   {state.logs}/worker-1.log
-      full cross-validations, line by line
+      what worker 1 did, one line per event
   {program} demo --new{new}
-      another study with another seed
+      runs another study with another seed
   {program} up
-      the same for your own videos, see README.md""",
+      runs the service for your own videos, see README.md""",
         highlight=False,
         soft_wrap=True,
     )
 
 
 def _program() -> str:
-    # As it was called: `make demo` has it in .venv/bin, which need not be on the path.
+    # `make demo` runs the program from .venv/bin, which is not always on the user's PATH.
     return sys.argv[0] if Path(sys.argv[0]).name == "foldwise" else "foldwise"
 
 
-def _teller(console: Console) -> Callable[[str], None]:
+def _indented(console: Console) -> Callable[[str], None]:
     return lambda text: console.print(f"    {text}", highlight=False, soft_wrap=True)
 
 
 def demo_state() -> Path:
-    """Where the demo keeps its state."""
+    """The default state folder of the demo."""
     return default_state() / "demo"

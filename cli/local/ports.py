@@ -1,4 +1,4 @@
-"""Listening sockets, taken before anything else starts."""
+"""Listening sockets, bound before anything else starts."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from services.errors import InvalidInput
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes any that is free.
+    """Open a listening socket; port 0 means any free one.
 
     Raises:
-        InvalidInput: the port is occupied, or not ours to take.
+        InvalidInput: the port is occupied, or this user has no permission to use it.
     """
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
-        # From here on a caller's connection waits for the server instead of being refused.
+        # From now on a connection waits for the server; before, it would be refused.
         listener.listen(128)
     except OSError as error:
         listener.close()

@@ -1,4 +1,4 @@
-"""The coordinator as a web server, on a port that is known to be free before anything else starts."""
+"""The coordinator as a web server on a bound socket."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from coordinator.store.preparation import wait_for_schema
 from k8s.cluster import Cluster
 from k8s.token_review import TokenReviewer
 
-SCHEMA_SECONDS = 600.0
-"""A coordinator that does not migrate waits so long for another process to do it."""
+SCHEMA_TIMEOUT_SECONDS = 600.0
+"""Seconds that a coordinator which does not migrate waits for another process to do so."""
 
 
 def serve_coordinator(
@@ -25,25 +25,25 @@ def serve_coordinator(
     cluster: Cluster | None = None,
     migrates: bool = True,
 ) -> None:
-    """Run the coordinator until SIGTERM or Ctrl-C; requests under way are answered first.
+    """Run the coordinator until SIGTERM or Ctrl-C; it answers running requests before it stops.
 
     Args:
-        settings: given at the start.
+        settings: the coordinator's settings.
         listener: a bound socket.
-        reviewer: as `create_app` takes it.
-        cluster: likewise.
-        migrates: bring the schema up to date first; otherwise wait until it is.
+        reviewer: checks service account tokens, see `create_app`.
+        cluster: the Kubernetes cluster that runs the workers, see `create_app`.
+        migrates: whether to migrate the database first; otherwise wait until another process has.
 
     Raises:
-        InvalidInput, Unavailable: the database's URL is wrong, or it does not answer.
-        Conflict: its schema is of a newer program.
+        InvalidInput, Unavailable: the database's URL is wrong, or the database does not answer.
+        Conflict: the database's schema is newer than this program.
     """
-    # Here and not in the application: what is wrong with the database is one line, not a server's traceback.
+    # Checked here, not in the application, so that a database error prints one line instead of a traceback.
     engine = connect(settings.database_url)
     if migrates:
         migrate(engine)
     else:
-        wait_for_schema(engine, SCHEMA_SECONDS)
+        wait_for_schema(engine, SCHEMA_TIMEOUT_SECONDS)
     engine.dispose()
     app = create_app(settings, ending=lambda: server.should_exit, reviewer=reviewer, cluster=cluster)
     config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=5)

@@ -1,4 +1,4 @@
-"""Everything on one machine: PostgreSQL, a coordinator and workers, each a process of its own."""
+"""The service on one machine: PostgreSQL, a coordinator and workers, each in its own process."""
 
 from __future__ import annotations
 
@@ -22,31 +22,34 @@ from client.local_service import Service
 from client.study_client import StudyClient
 from services.errors import EXIT_PERMANENT, EXIT_TRY_AGAIN, EXIT_USAGE, FoldwiseError
 
-RESTART_SECONDS = 2.0
-"""A worker that died is not started again sooner, so that a broken one does not spin."""
+MIN_RESTART_SECONDS = 2.0
+"""Minimum seconds between two starts of a worker, so that a broken one is not restarted in a tight loop."""
 
-QUICK_SECONDS = 20.0
-QUICK_DEATHS_ALLOWED = 10
-"""So many workers in a row that lived less than `QUICK_SECONDS` end the service: restarting does not help."""
+EARLY_EXIT_SECONDS = 20.0
+"""A worker that exits sooner than this after its start counts as an early exit."""
+
+MAX_EARLY_EXITS = 10
+"""Early exits in a row after which the service stops, because restarting does not help."""
 
 LOCAL_LEASE_SECONDS = 15.0
-"""On one machine there is no network to wait for: a dead worker's fold is free again after so long."""
+"""Seconds that a silent worker keeps its lease; short, because no network can delay a heartbeat."""
 
-START_SECONDS = 60.0
+START_TIMEOUT_SECONDS = 60.0
+"""Seconds to wait for the coordinator to become ready."""
 
 
 @dataclass
 class LocalService:
-    """A running service; its processes are watched by whoever calls `tend`."""
+    """A running service; its caller restarts dead workers by calling `restart_dead_workers` regularly."""
 
     state: StateFolder
     service: Service
-    say: Callable[[str], None]
+    notify: Callable[[str], None]
     study: str | None
     threads: int | None
     workers: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     _started: dict[str, float] = field(default_factory=dict)
-    _quick_deaths: int = 0
+    _early_exits: int = 0
 
     @cached_property
     def client(self) -> StudyClient:
@@ -64,26 +67,30 @@ class LocalService:
         self.workers[name] = _spawn(command, environment, self.state.logs / f"{name}.log")
         self._started[name] = time.monotonic()
 
-    def tend(self) -> None:
-        """Start workers that died again; one that is done, or that can never work, is left alone.
+    def restart_dead_workers(self) -> None:
+        """Restart workers that died, except those that finished or that exited with a permanent error.
 
         Raises:
-            FoldwiseError: every worker ended because it can never work.
+            FoldwiseError: all workers exited with a permanent error, or workers keep exiting after their start.
         """
         for name, process in self.workers.items():
             code = process.poll()
             if code is None or code in (0, EXIT_USAGE, EXIT_PERMANENT):
                 continue
-            lived = time.monotonic() - self._started[name]
-            if lived >= RESTART_SECONDS:
-                self._quick_deaths = self._quick_deaths + 1 if lived < QUICK_SECONDS else 0
-                if self._quick_deaths >= QUICK_DEATHS_ALLOWED:
-                    raise FoldwiseError(f"workers end as soon as they start; see {self.state.logs}/{name}.log")
-                self.say(f"{name} ended ({_why(code)}); it is started again")
+            age = time.monotonic() - self._started[name]
+            if age >= MIN_RESTART_SECONDS:
+                self._early_exits = self._early_exits + 1 if age < EARLY_EXIT_SECONDS else 0
+                if self._early_exits >= MAX_EARLY_EXITS:
+                    raise FoldwiseError(
+                        f"workers exit soon after their start; see {self.state.logs}/{name}.log"
+                    )
+                self.notify(f"{name} ended ({_describe_exit(code)}); restarting it")
                 self.start_worker(name)
         codes = {process.poll() for process in self.workers.values()}
         if codes and codes <= {EXIT_USAGE, EXIT_PERMANENT}:
-            raise FoldwiseError(f"no worker can work; see {self.state.logs}/worker-*.log")
+            raise FoldwiseError(
+                f"all workers exited with a permanent error; see {self.state.logs}/worker-*.log"
+            )
 
 
 @contextmanager
@@ -92,28 +99,30 @@ def local_service(
     *,
     workers: int,
     port: int,
-    say: Callable[[str], None],
+    notify: Callable[[str], None],
     study: str | None = None,
     threads: int | None = None,
     lease_seconds: float = LOCAL_LEASE_SECONDS,
 ) -> Iterator[LocalService]:
-    """Run PostgreSQL, a coordinator and `workers` workers on a state folder while the context lasts.
+    """Run PostgreSQL, a coordinator and workers on a state folder until the `with` block ends.
 
-    At its end workers give their folds back, then the coordinator and PostgreSQL stop; all state stays.
+    At the end the workers release their folds, then the coordinator and PostgreSQL stop; all state is kept.
 
     Args:
-        port: of the coordinator on 127.0.0.1; 0 takes a free one.
-        say: told in a sentence what happens.
-        study: the only study that workers serve; None for any.
-        threads: CPU threads of each worker.
-        lease_seconds: until a fold whose worker says nothing goes to another one.
+        state: the state folder.
+        workers: number of workers to start.
+        port: port of the coordinator on 127.0.0.1; 0 means any free one.
+        notify: called with a line of text for the user when something happens.
+        study: the only study that the workers serve; None means any.
+        threads: CPU threads of each worker; None means torch's default.
+        lease_seconds: seconds that a silent worker keeps its lease.
 
     Raises:
-        Conflict: a service runs on this folder already.
+        Conflict: a service already uses this folder.
         InvalidInput: the port is occupied.
         FoldwiseError: PostgreSQL or the coordinator does not start.
     """
-    with state.hold():
+    with state.lock():
         listener = bind("127.0.0.1", port)
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         with listener, embedded_postgres(state.database) as database_url:
@@ -133,17 +142,17 @@ def local_service(
                 state.logs / "coordinator.log",
                 keep=(listener.fileno(),),
             )
-            running = LocalService(state=state, service=service, say=say, study=study, threads=threads)
+            running = LocalService(state=state, service=service, notify=notify, study=study, threads=threads)
             try:
                 _wait_ready(coordinator, service, state.logs / "coordinator.log")
                 state.announce(service)
-                say(f"coordinator ready at {url} (PostgreSQL in {state.database})")
+                notify(f"coordinator ready at {url} (PostgreSQL in {state.database})")
                 for number in range(1, workers + 1):
                     running.start_worker(f"worker-{number}")
                 yield running
             finally:
-                _end([*running.workers.values()])
-                _end([coordinator])
+                _stop([*running.workers.values()])
+                _stop([coordinator])
 
 
 def _folders(state: StateFolder) -> list[str]:
@@ -153,9 +162,9 @@ def _folders(state: StateFolder) -> list[str]:
 def _spawn(
     command: list[str], environment: dict[str, str], log: Path, *, keep: tuple[int, ...] = ()
 ) -> subprocess.Popen[bytes]:
-    # Secrets travel in the environment: arguments can be read by every user of the machine. What the user set
-    # there for another coordinator is not for this one.
-    kept = {
+    # Pass secrets in the environment, because every user of the machine can read arguments. Do not inherit
+    # variables that the user set for another coordinator.
+    inherited = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith("FOLDWISE_") or name in {"FOLDWISE_LOG", "FOLDWISE_REVISION"}
@@ -164,18 +173,18 @@ def _spawn(
         return subprocess.Popen(  # noqa: S603 - our own program
             # -P: a `worker.py` or `services/` in the user's current folder must not replace ours.
             [sys.executable, "-P", "-m", "cli.main", *command],
-            env={**kept, **environment, "PYTHONUNBUFFERED": "1"},
+            env={**inherited, **environment, "PYTHONUNBUFFERED": "1"},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             pass_fds=keep,
-            # A session of its own: Ctrl-C reaches us alone, and we end the others in order.
+            # In its own session, so that Ctrl-C reaches only this process, which stops the others in order.
             start_new_session=True,
-            preexec_fn=_end_with_parent,  # noqa: PLW1509 - no threads run at this point
+            preexec_fn=_stop_with_parent,  # noqa: PLW1509 - no threads run at this point
         )
 
 
-def _end_with_parent() -> None:
+def _stop_with_parent() -> None:
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
@@ -183,7 +192,7 @@ def _end_with_parent() -> None:
 
 def _wait_ready(coordinator: subprocess.Popen[bytes], service: Service, log: Path) -> None:
     with Connection(service.url, service.admin_token, give_up_after=1.0) as connection:
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + START_TIMEOUT_SECONDS
         while time.monotonic() < deadline:
             if coordinator.poll() is not None:
                 break
@@ -194,11 +203,11 @@ def _wait_ready(coordinator: subprocess.Popen[bytes], service: Service, log: Pat
             return
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     raise FoldwiseError(
-        f"the coordinator does not start: {lines[-1] if lines else 'it said nothing'}; see {log}"
+        f"the coordinator did not start: {lines[-1] if lines else 'it has logged nothing'}; see {log}"
     )
 
 
-def _end(processes: list[subprocess.Popen[bytes]]) -> None:
+def _stop(processes: list[subprocess.Popen[bytes]]) -> None:
     for process in processes:
         if process.poll() is None:
             process.terminate()
@@ -210,7 +219,7 @@ def _end(processes: list[subprocess.Popen[bytes]]) -> None:
             process.wait()
 
 
-def _why(code: int) -> str:
+def _describe_exit(code: int) -> str:
     if code < 0:
         return f"killed by {signal.Signals(-code).name}"
-    return "it gave up for now" if code == EXIT_TRY_AGAIN else f"exit code {code}"
+    return f"temporary failure, exit code {code}" if code == EXIT_TRY_AGAIN else f"exit code {code}"

@@ -1,4 +1,4 @@
-"""The state folder of one machine: database, caches, tokens, logs, and who runs on it now."""
+"""The state folder of one machine: database, clip caches, models, tokens, logs, and the running service."""
 
 from __future__ import annotations
 
@@ -18,50 +18,50 @@ from services.errors import Conflict, InvalidInput
 
 
 class StateFolder:
-    """Names of everything below a state folder."""
+    """A state folder: the paths in it, its lock, its tokens, and the service that runs on it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.expanduser().absolute()
 
     @property
     def database(self) -> Path:
-        """PostgreSQL's data."""
+        """Folder of PostgreSQL's data."""
         return self.folder / "postgres"
 
     @property
     def caches(self) -> Path:
-        """Clip caches."""
+        """Folder of the clip caches."""
         return self.folder / "caches"
 
     @property
     def models(self) -> Path:
-        """The model catalogue."""
+        """Folder of the model catalogue."""
         return self.folder / "models"
 
     @property
     def logs(self) -> Path:
-        """One file per process."""
+        """Folder of the log files, one per process."""
         return self.folder / "logs"
 
     @contextmanager
-    def hold(self) -> Iterator[None]:
-        """Be the only service on this folder.
+    def lock(self) -> Iterator[None]:
+        """Lock the folder until the `with` block ends, so that no second service uses it.
 
         Raises:
-            Conflict: another one runs on it.
-            InvalidInput: the folder cannot be made.
+            Conflict: a service already uses the folder.
+            InvalidInput: the folder cannot be created.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = (self.folder / "lock").open("w")
+            file = (self.folder / "lock").open("w")
         except OSError as error:
             raise InvalidInput(f"--state {self.folder}: {error.strerror}; choose another folder") from error
-        with lock:
+        with file:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 raise Conflict(
-                    f"foldwise runs already on {self.folder}; use it, end it, or choose another --state"
+                    f"foldwise already runs on {self.folder}; use it, stop it, or choose another --state"
                 ) from error
             try:
                 yield
@@ -69,7 +69,7 @@ class StateFolder:
                 self._service_file.unlink(missing_ok=True)
 
     def tokens(self) -> tuple[str, str]:
-        """The admin and worker token of this folder, made at the first call; readable by the owner alone."""
+        """The admin token and the worker token, created at the first call; only their owner can read them."""
         path = self.folder / "tokens.json"
         if not path.exists():
             _write_private(
@@ -79,11 +79,11 @@ class StateFolder:
         return stored["admin"], stored["worker"]
 
     def announce(self, service: Service) -> None:
-        """Let other commands on this machine find the service."""
+        """Write the file by which other commands on this machine find the service."""
         _write_private(self._service_file, json.dumps(asdict(service)))
 
     def service(self) -> Service | None:
-        """The service that runs on this folder now, if one does."""
+        """The service that runs on this folder now, or None."""
         return running_service(self.folder)
 
     @property
@@ -92,7 +92,7 @@ class StateFolder:
 
 
 def measurements_file() -> Path:
-    """What workers of this machine have measured of its devices."""
+    """File with what workers on this machine have measured about its devices."""
     return Path(platformdirs.user_cache_dir("foldwise")) / "measurements.json"
 
 

@@ -1,4 +1,4 @@
-"""`foldwise export`: a model of the catalogue as ONNX, checked against torch."""
+"""`foldwise export`: write a model of the catalogue as ONNX, and check it against torch."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from services.network_layers import CHANNELS
 from worker.training.model import EmotionNet
 from worker.training.pretrained import open_model
 
-AGREEMENT = 1e-4
-"""Logits may differ by so much."""
+TOLERANCE = 1e-4
+"""Maximum absolute difference of a logit."""
 
 CHECKED_BATCHES = (1, 3)
 
@@ -30,32 +30,32 @@ OPSET = 18
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """An ONNX file that was checked."""
+    """An ONNX file that passed the check."""
 
     model: str
     file: Path
     largest_difference: float
-    """Of a logit between ONNX Runtime and torch, on noise in batches of 1 and 3."""
+    """Largest difference of a logit between ONNX Runtime and torch, on noise in batches of 1 and 3."""
 
 
 def export_onnx(models_root: Path, model_id: str, file: Path) -> Exported:
     """Write a model as ONNX: input `clips`, float, batch x 3 x frames x size x size; output `logits`.
 
-    The batch is free. In the file's metadata are `foldwise.input`, in words what the clips must be,
-    `foldwise.classes`, in the order of the logits, and `foldwise.card`, the whole card as JSON.
+    The batch size is free. The file's metadata contains `foldwise.input` (a description of the clips),
+    `foldwise.classes` (in the order of the logits) and `foldwise.card` (the whole card as JSON).
 
     Args:
-        models_root: the model catalogue.
-        model_id: of the model.
-        file: to write; it appears whole, after the check.
+        models_root: folder of the model catalogue.
+        model_id: id of the model.
+        file: file to write; it appears after the check, complete.
 
     Raises:
-        NotFound, CacheMismatch: no such model, or its weights have changed.
+        NotFound, CacheMismatch: there is no such model, or its weights have changed.
         InvalidInput: the libraries for ONNX are not installed, or the file cannot be written.
-        FoldwiseError: ONNX Runtime says something else than torch.
+        FoldwiseError: the logits of ONNX Runtime and torch differ.
     """
     _check_libraries()
-    # As plain 3D convolutions: nodes that every runtime knows, for every size of batch.
+    # Plain 3D convolutions export to nodes that every runtime supports, for every batch size.
     card, model = open_model(models_root, model_id, skip_dead_taps=False)
     partial = file.with_name(f".{file.name}.{os.getpid()}.part")
     try:
@@ -65,10 +65,10 @@ def export_onnx(models_root: Path, model_id: str, file: Path) -> Exported:
     try:
         _write(card, model, partial)
         difference = _difference(model, partial)
-        if not difference <= AGREEMENT:
+        if not difference <= TOLERANCE:
             raise FoldwiseError(
-                f"{model_id} as ONNX differs from torch by {difference:.2g}, more than {AGREEMENT:g}; "
-                "the file is not kept"
+                f"the logits of {model_id} in ONNX Runtime differ from torch by {difference:.2g}, more than "
+                f"{TOLERANCE:g}; no file was written"
             )
         partial.replace(file)
     except OSError as error:
@@ -90,7 +90,7 @@ def _check_libraries() -> None:
 
 
 def _write(card: ModelCard, model: EmotionNet, file: Path) -> None:
-    # Of one clip the exporter would conclude that a batch is always one.
+    # With a batch of one clip the exporter would fix the batch size to one.
     clips = torch.zeros(2, CHANNELS, *model.clip_shape)
     with _quiet():
         program = torch.onnx.export(
@@ -104,7 +104,7 @@ def _write(card: ModelCard, model: EmotionNet, file: Path) -> None:
             opset_version=OPSET,
         )
     if program is None:
-        raise FoldwiseError(f"torch has made no ONNX program of {card.id}")
+        raise FoldwiseError(f"torch did not export {card.id} to ONNX")
     program.model.metadata_props.update(
         {
             "foldwise.input": input_text(card),
@@ -131,13 +131,13 @@ def _difference(model: EmotionNet, file: Path) -> float:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's remarks about libraries that are not needed."""
+    """Suppress the exporter's warnings about libraries that are not needed."""
     logger = logging.getLogger("torch.onnx")
-    before = logger.level
+    previous = logger.level
     logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(before)
+        logger.setLevel(previous)

@@ -1,4 +1,4 @@
-"""Train one configuration on all clips of a cache, for other studies to start from."""
+"""`foldwise pretrain`: train one configuration on all clips of a cache, as a start for other studies."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from worker.training.training_device import TrainingDevice
 
 
 def read_parameters(settings: list[str]) -> dict[str, Any]:
-    """Parameters of a configuration from NAME=VALUE words.
+    """Read the parameters of a configuration, each written as NAME=VALUE.
 
     Raises:
-        InvalidInput: no such parameter, or no value of it.
+        InvalidInput: there is no such parameter, or the value is invalid.
     """
     parameters: dict[str, Any] = {}
     for setting in settings:
         name, _, text = setting.partition("=")
         if name not in PARAMETERS:
             raise InvalidInput(
-                f"--parameter {setting!r}: write NAME=VALUE with a NAME of {', '.join(PARAMETERS)}",
+                f"--parameter {setting!r}: write NAME=VALUE; NAME is one of {', '.join(PARAMETERS)}",
                 field="parameter",
             )
         value = read_value("--parameter", setting, text)
@@ -55,20 +55,20 @@ def pretrain(
     device: str | None,
     on_step: Callable[[Progress], None],
 ) -> ModelCard:
-    """Train and put the model into the catalogue (paper section 4.3, for c3 and c4).
+    """Train a model and publish it in the catalogue (paper section 4.3, for c3 and c4).
 
     Args:
         spec: gives the cache, the training settings, the compute plan and the seed.
-        parameters: of Table 1; those left out are the paper's best on CK+.
-        name: what the model's id starts with.
+        parameters: values of parameters in Table 1; the others have the paper's best values on CK+.
+        name: beginning of the model's id.
         cache_root: folder of the clip caches.
-        models_root: the model catalogue.
-        device: a torch device; None takes a GPU where there is one.
-        on_step: called after every step.
+        models_root: folder of the model catalogue.
+        device: a torch device; None means a GPU if there is one.
+        on_step: called after every training step.
 
     Raises:
-        CacheMismatch: no such cache, or its clips have another size.
-        InvalidInput: the settings do not fit, or the loss was not finite.
+        CacheMismatch: there is no such cache, or its clips have another size.
+        InvalidInput: the settings do not fit the cache, or the loss became infinite or NaN.
     """
     manifest = find_cache(cache_root, spec.cache)
     cache = open_cache(cache_folder(cache_root, manifest.dataset, manifest.fingerprint))

@@ -1,4 +1,4 @@
-"""`foldwise train-final`: a study's best configuration, trained on all clips by a worker, as a model."""
+"""`foldwise train-final`: a worker trains a study's best configuration on all clips and publishes the model."""
 
 from __future__ import annotations
 
@@ -13,11 +13,16 @@ from services.errors import Conflict, FoldwiseError, NotFound
 
 
 def start_final(client: StudyClient, study: str, wanted: TrainFinal) -> StudyView:
-    """The study that trains the model: created now, or by an earlier call for the same trial.
+    """Create the study that trains the model, or return the one that an earlier call created.
+
+    Args:
+        client: a client with the scope write.
+        study: name of the study that was searched.
+        wanted: the trial, and the name of the new study; None means the defaults.
 
     Raises:
-        NotFound: no such study or trial.
-        Conflict: no trial is complete, or the name is taken by a study of something else.
+        NotFound: there is no such study or trial.
+        Conflict: no trial is complete, or another study has the name.
     """
     try:
         return client.train_final(study, wanted)
@@ -32,19 +37,26 @@ def start_final(client: StudyClient, study: str, wanted: TrainFinal) -> StudyVie
 
 
 def wait_for_model(
-    client: StudyClient, name: str, console: Console, *, tend: Callable[[], None] = lambda: None
+    client: StudyClient, name: str, console: Console, *, on_poll: Callable[[], None] = lambda: None
 ) -> TrainedModel:
-    """Follow the study until its model is in the catalogue.
+    """Show the study until it is over, and return its model, which is then in the catalogue.
+
+    Args:
+        client: a client of the coordinator.
+        name: name of the study that trains the model.
+        console: where to show the progress.
+        on_poll: called before every poll of the coordinator, about once a second.
 
     Raises:
         FoldwiseError: the training failed or was stopped.
+        NotFound: the training has published no model.
     """
-    study = watch(client, name, console, tend=tend)
+    study = watch(client, name, console, on_poll=on_poll)
     trial = next(iter(client.trials(name)), None)
     if study.state != StudyState.COMPLETE or trial is None or trial.state != TrialState.COMPLETE:
         reason = study.reason or (trial.end_reason if trial else None) or f"it is {study.state}"
-        raise FoldwiseError(f"study {name} has trained no model: {reason}")
+        raise FoldwiseError(f"study {name} did not train a model: {reason}")
     model = client.fold(name, trial.number, 0).result.model
     if model is None:
-        raise NotFound(f"study {name} has trained no model to keep", field="name")
+        raise NotFound(f"study {name} has published no model", field="name")
     return model

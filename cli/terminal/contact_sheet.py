@@ -1,4 +1,4 @@
-"""A picture of a clip cache: for each class some clips from first to last frame, and every flagged one."""
+"""A contact sheet of a clip cache: for each class all frames of some clips, and of the flagged clips."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from numpy.typing import NDArray
 from services.clip_cache import CacheRecord, ClipCache, Frames
 from services.errors import InvalidInput
 
-_CELL, _GAP, _LABEL_WIDTH, _LEAST_WIDTH, _HEADER, _TITLE = 72, 4, 300, 760, 30, 58
+_CELL, _GAP, _LABEL_WIDTH, _MIN_WIDTH, _HEADER, _TITLE = 72, 4, 300, 760, 30, 58
 _RED = (204, 0, 0)
-_MOST_FLAGGED = 20
-"""Of one class; the others are counted in its header."""
-_MOST_ROWS = 600
-"""Beyond, the picture would be higher than most programs open."""
+_MAX_FLAGGED = 20
+"""Maximum number of flagged clips to draw per class; the class's header counts all of them."""
+_MAX_ROWS = 600
+"""Maximum number of rows; many programs cannot open a higher picture."""
 
 
 @dataclass(frozen=True)
 class _Text:
     x: int
     y: int
-    """Of the first line's middle, pixels from the top."""
+    """Middle of the first line, in pixels from the top."""
     text: str
     size: float
     colour: str = "black"
@@ -35,37 +35,39 @@ class _Text:
 def save_contact_sheet(cache: ClipCache, path: Path, *, clips_per_class: int = 4) -> None:
     """Draw a contact sheet as PNG.
 
-    Clips with a flag have their flags in red; a frame without a face of its own has a red border.
+    The flags of a clip are written in red; a frame without its own face has a red border.
 
     Args:
-        clips_per_class: clips without a flag, spread over the class; the flagged ones come on top of them.
+        cache: the clip cache.
+        path: file to write.
+        clips_per_class: number of clips without a flag to draw per class, besides the flagged ones.
 
     Raises:
-        InvalidInput: more rows than fit into a picture.
+        InvalidInput: the sheet would have too many rows.
     """
     chosen = {label: _choose(cache.records, label, clips_per_class) for label in cache.manifest.classes}
-    rows = sum(len(places) for places in chosen.values())
-    if rows > _MOST_ROWS:
+    rows = sum(len(indices) for indices in chosen.values())
+    if rows > _MAX_ROWS:
         raise InvalidInput(
-            f"the sheet would have {rows} rows; give a smaller --clips-per-class", field="clips_per_class"
+            f"the sheet would have {rows} rows; use a smaller --clips-per-class", field="clips_per_class"
         )
     pitch = _CELL + _GAP
     dropped = list(_dropped_lines(cache))
     height = _TITLE + len(chosen) * _HEADER + rows * pitch + len(dropped) * 18 + 12
-    width = max(_LEAST_WIDTH, _LABEL_WIDTH + cache.manifest.frames * pitch + _GAP)
+    width = max(_MIN_WIDTH, _LABEL_WIDTH + cache.manifest.frames * pitch + _GAP)
     canvas = np.full((height, width, 3), 255, np.uint8)
     texts = [*_title(cache)]
     top = _TITLE
     frames = cache.frames(clahe=False)
-    for label, places in chosen.items():
+    for label, indices in chosen.items():
         flagged = sum(bool(r.flags) for r in cache.records if r.label == label)
         count = cache.manifest.class_counts.get(label, 0)
         header = f"{label}: {count} clips" + (f", {flagged} flagged" if flagged else "")
         texts.append(_Text(8, top + _HEADER // 2, header, 11, bold=True))
         top += _HEADER
-        for place in places:
-            _draw_row(canvas[top : top + _CELL], cache.records[place], frames[place])
-            texts += _row_texts(cache.records[place], top)
+        for index in indices:
+            _draw_row(canvas[top : top + _CELL], cache.records[index], frames[index])
+            texts += _row_texts(cache.records[index], top)
             top += pitch
     for line in dropped:
         texts.append(_Text(8, top + 12, line, 8, colour="#cc0000"))
@@ -74,9 +76,10 @@ def save_contact_sheet(cache: ClipCache, path: Path, *, clips_per_class: int = 4
 
 
 def _choose(records: Sequence[CacheRecord], label: str, count: int) -> list[int]:
-    mine = [place for place, record in enumerate(records) if record.label == label]
-    flagged = [place for place in mine if records[place].flags][:_MOST_FLAGGED]
-    plain = [place for place in mine if not records[place].flags]
+    """Indices of the flagged clips of a class, and of `count` others spread over the class."""
+    of_class = [index for index, record in enumerate(records) if record.label == label]
+    flagged = [index for index in of_class if records[index].flags][:_MAX_FLAGGED]
+    plain = [index for index in of_class if not records[index].flags]
     if len(plain) > count:
         plain = [plain[int(step)] for step in np.linspace(0, len(plain) - 1, count)] if count else []
     return sorted({*flagged, *plain})
@@ -91,7 +94,7 @@ def _title(cache: ClipCache) -> Iterator[_Text]:
         8,
         42,
         f"{manifest.clips} clips of {manifest.subjects} subjects, detector {detector}, {flagged} flagged, "
-        f"{len(manifest.dropped)} dropped. Red border: no face of its own, the box is another frame's.",
+        f"{len(manifest.dropped)} dropped. Red border: no face found, box of another frame.",
         8.5,
     )
 
@@ -107,12 +110,12 @@ def _draw_row(row: NDArray[np.uint8], record: CacheRecord, clip: Frames) -> None
             for edge in (cell[:3], cell[-3:], cell[:, :3], cell[:, -3:]):
                 edge[:] = _RED
         if repeated:
-            # washed out: the last frame again
+            # Brighten a repetition of the last frame.
             cell[:] = cell // 2 + 127
 
 
 def _resized(frame: Frames) -> Frames:
-    # nearest neighbour: what is seen are the cache's own values
+    # Nearest neighbour shows the cache's values unchanged.
     index = np.arange(_CELL) * frame.shape[0] // _CELL
     picture: Frames = frame[index][:, index]
     return picture
@@ -121,8 +124,10 @@ def _resized(frame: Frames) -> Frames:
 def _row_texts(record: CacheRecord, top: int) -> Iterator[_Text]:
     yield _Text(8, top + 10, _cut(record.clip_id, 42), 8.5, bold=bool(record.flags))
     confident = [value for value in record.confidences if value is not None]
-    seen = f"{np.median(confident):.2f}" if confident else "none"
-    yield _Text(8, top + 25, _cut(f"subject {record.subject}, confidence {seen}", 50), 7.5, colour="#555555")
+    confidence = f"{np.median(confident):.2f}" if confident else "none"
+    yield _Text(
+        8, top + 25, _cut(f"subject {record.subject}, confidence {confidence}", 50), 7.5, colour="#555555"
+    )
     flags = [*record.flags[:2], *([f"and {len(record.flags) - 2} more"] if len(record.flags) > 2 else [])]
     for number, flag in enumerate(flags):
         yield _Text(8, top + 40 + 13 * number, _cut(flag, 52), 7.5, colour="#cc0000")
@@ -130,10 +135,10 @@ def _row_texts(record: CacheRecord, top: int) -> Iterator[_Text]:
 
 def _dropped_lines(cache: ClipCache) -> Iterator[str]:
     dropped = list(cache.manifest.dropped.items())
-    for clip_id, reason in dropped[:_MOST_FLAGGED]:
+    for clip_id, reason in dropped[:_MAX_FLAGGED]:
         yield _cut(f"dropped: {clip_id}: {reason}", 170)
-    if len(dropped) > _MOST_FLAGGED:
-        yield f"and {len(dropped) - _MOST_FLAGGED} more dropped clips"
+    if len(dropped) > _MAX_FLAGGED:
+        yield f"and {len(dropped) - _MAX_FLAGGED} more dropped clips"
 
 
 def _cut(text: str, length: int) -> str:
@@ -160,6 +165,6 @@ def _save(canvas: NDArray[np.uint8], texts: Sequence[_Text], path: Path) -> None
             parse_math=False,
         )
     with warnings.catch_warnings():
-        # Names in scripts that the font lacks are drawn as boxes; that is no reason for a line each.
+        # The font draws unknown scripts as boxes; do not warn for each of them.
         warnings.simplefilter("ignore", UserWarning)
         figure.savefig(path, format="png", dpi=100)

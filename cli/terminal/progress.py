@@ -1,4 +1,4 @@
-"""Progress of long work: a bar in a terminal, a line every ten seconds elsewhere."""
+"""Progress of long work: a bar in a terminal, otherwise a line every ten seconds."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from preprocessing.job import Report
 
 if TYPE_CHECKING:
     # torch takes seconds to load, and not every image has it.
-    from worker.training.fit import Progress as Training
+    from worker.training.fit import Progress as TrainingProgress
 
 LINE_SECONDS = 10.0
 _STAGES = {"hash": "reading", "clips": "clips", "sequences": "sequences"}
@@ -32,9 +32,10 @@ _STAGES = {"hash": "reading", "clips": "clips", "sequences": "sequences"}
 
 @contextmanager
 def preprocessing_progress(console: Console) -> Iterator[Report]:
-    """A reporter of (stage, done, total).
+    """Yield a function (stage, done, total) that shows the progress.
 
-    Rate and time left count from a stage's first report: what an earlier run has done is not this one's speed.
+    Speed and remaining time are measured from a stage's first call, so work of an earlier run does not distort
+    them.
     """
     if console.is_terminal:
         with Progress(
@@ -47,57 +48,64 @@ def preprocessing_progress(console: Console) -> Iterator[Report]:
         ) as bars:
             tasks: dict[str, TaskID] = {}
 
-            def bar(stage: str, done: int, total: int) -> None:
+            def show_bar(stage: str, done: int, total: int) -> None:
                 if stage not in tasks:
                     tasks[stage] = bars.add_task(_STAGES[stage], completed=done, total=total)
                 bars.update(tasks[stage], completed=done, total=total)
 
-            yield bar
+            yield show_bar
         return
-    begun: dict[str, tuple[float, int]] = {}
+    first_calls: dict[str, tuple[float, int]] = {}
     last = time.monotonic()
 
-    def line(stage: str, done: int, total: int) -> None:
+    def print_line(stage: str, done: int, total: int) -> None:
         nonlocal last
         now = time.monotonic()
-        started, before = begun.setdefault(stage, (now, done))
-        over = done == total and stage != "hash" and done > before
-        if now - last >= LINE_SECONDS or over:
+        started, before = first_calls.setdefault(stage, (now, done))
+        finished = done == total and stage != "hash" and done > before
+        if now - last >= LINE_SECONDS or finished:
             last = now
             rate = (done - before) / max(now - started, 1e-9)
-            left = f", {_duration((total - done) / rate)} left" if rate > 0 and not over else ""
-            console.print(f"    {_STAGES[stage]} {done}/{total}, {rate:.1f} per second{left}", highlight=False)
+            remaining = f", {_duration((total - done) / rate)} remaining" if rate > 0 and not finished else ""
+            console.print(
+                f"    {_STAGES[stage]} {done}/{total}, {rate:.1f} per second{remaining}", highlight=False
+            )
 
-    yield line
+    yield print_line
 
 
 @contextmanager
 def writing_progress(console: Console) -> Iterator[Callable[[int, int], None]]:
-    """A reporter of (done, total)."""
+    """Yield a function (done, total) that shows how many sequences are written."""
     with preprocessing_progress(console) as report:
         yield lambda done, total: report("sequences", done, total)
 
 
 @contextmanager
-def training_progress(console: Console, epochs: int | None) -> Iterator[Callable[[Training], None]]:
-    """A reporter of training steps: a line every ten seconds."""
+def training_progress(console: Console, epochs: int | None) -> Iterator[Callable[[TrainingProgress], None]]:
+    """Yield a function to call after every training step; it prints a line every ten seconds.
+
+    Args:
+        console: where to print.
+        epochs: number of epochs of the training, if known.
+    """
     last = time.monotonic()
 
-    def line(progress: Training) -> None:
+    def print_line(progress: TrainingProgress) -> None:
         nonlocal last
         if time.monotonic() - last >= LINE_SECONDS:
             last = time.monotonic()
-            of = "" if epochs is None else f"/{epochs}"
-            console.print(f"    epoch {progress.epoch}{of}, step {progress.step}", highlight=False)
+            total = "" if epochs is None else f"/{epochs}"
+            console.print(f"    epoch {progress.epoch}{total}, step {progress.step}", highlight=False)
 
-    yield line
+    yield print_line
 
 
 class _Rate(ProgressColumn):
-    """How many a second."""
+    """Items per second."""
 
     def render(self, task: Task) -> Text:
-        """Blank until it is known."""
+        """The speed, or nothing until it is known."""
         speed = task.finished_speed or task.speed
         return Text("" if speed is None else f"{speed:.1f}/s")
 

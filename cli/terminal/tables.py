@@ -1,4 +1,4 @@
-"""How studies, trials and confusion matrices look in a terminal and as a picture."""
+"""Studies, trials, folds, workers and confusion matrices as tables and lines for a terminal."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from services.search_space import title_of
 if TYPE_CHECKING:
     # torch takes seconds to load, and not every image has it.
     from cli.doctor.machine import Finding
-    from cli.evaluation.replay import Comparison
+    from cli.evaluation.replay import ReplayComparison
 
 _STYLES = {
     TrialState.COMPLETE: "green",
@@ -39,27 +39,27 @@ _STYLES = {
     TrialState.READY: "dim",
 }
 
-_NAMED = 3
-"""How many of the things left out for one reason are named."""
+_NAMES_PER_REASON = 3
+"""Maximum number of skipped files to name for each reason."""
 
 
 def percent(value: float | None) -> str:
-    """`97.55 %`, or a dash for nothing."""
+    """Format 0.9755 as `97.55 %`, and None as a dash."""
     return "-" if value is None else f"{100 * value:.2f} %"
 
 
 def skipped_lines(skipped: Mapping[str, str]) -> Iterator[str]:
-    """A line for each reason why a reader left things out, the most frequent first, with a few names."""
+    """A line for each reason why a reader skipped files, the most frequent first, with a few names."""
     by_reason: dict[str, list[str]] = {}
-    for where, reason in skipped.items():
-        by_reason.setdefault(reason, []).append(where)
-    for reason, places in sorted(by_reason.items(), key=lambda pair: -len(pair[1])):
-        named = ", ".join(places[:_NAMED]) + (", ... (all in manifest.json)" if len(places) > _NAMED else "")
-        yield f"not read: {len(places)} x {reason}: {named}"
+    for name, reason in skipped.items():
+        by_reason.setdefault(reason, []).append(name)
+    for reason, names in sorted(by_reason.items(), key=lambda pair: -len(pair[1])):
+        more = ", ... (all in manifest.json)" if len(names) > _NAMES_PER_REASON else ""
+        yield f"not read: {len(names)} x {reason}: {', '.join(names[:_NAMES_PER_REASON])}{more}"
 
 
 def studies_table(studies: Sequence[StudyView]) -> Table:
-    """One row a study."""
+    """One row per study."""
     table = Table("study", "state", "cache", "trials", "pruned", "folds done", "best", box=None, pad_edge=False)
     for study in studies:
         ended = sum(count for state, count in study.trials.items() if state.over)
@@ -76,8 +76,8 @@ def studies_table(studies: Sequence[StudyView]) -> Table:
 
 
 def trials_table(trials: Sequence[TrialView]) -> Table:
-    """One row a trial: folds done, accuracy so far, and what ended it."""
-    table = Table("trial", "state", "folds", "accuracy", "what happened", box=None, pad_edge=False)
+    """One row per trial: folds done, accuracy so far, and its worker or how it ended."""
+    table = Table("trial", "state", "folds", "accuracy", "details", box=None, pad_edge=False)
     for trial in trials:
         state = Text(trial.state, style=_STYLES[trial.state])
         folds = f"{trial.folds_done}/{trial.folds}"
@@ -94,8 +94,8 @@ def parameters_table(parameters: dict[str, object]) -> Table:
 
 
 def folds_table(folds: Sequence[FoldView]) -> Table:
-    """One row a fold; a column for the trial it was reused from only where there is such a fold."""
-    table = Table("fold", "tests", "state", "correct", "counts", "epochs", "seconds", "worker", box=None)
+    """One row per fold; the column `reused from` appears only if a fold was reused from another trial."""
+    table = Table("fold", "tests", "state", "correct", "counted epoch", "epochs", "seconds", "worker", box=None)
     reused = any(fold.reused_from is not None for fold in folds)
     if reused:
         table.add_column("reused from")
@@ -116,7 +116,7 @@ def folds_table(folds: Sequence[FoldView]) -> Table:
 
 
 def confusion_table(view: ConfusionView) -> Table:
-    """Counts; rows are true classes, columns predicted ones."""
+    """Counts of clips; rows are true classes, columns predicted ones."""
     table = Table("true class", *view.classes, "recall", box=None, pad_edge=False)
     for index, (name, row) in enumerate(zip(view.classes, view.counts, strict=True)):
         total = sum(row)
@@ -126,7 +126,7 @@ def confusion_table(view: ConfusionView) -> Table:
 
 
 def save_confusion(view: ConfusionView, path: Path, title: str) -> None:
-    """Draw a confusion matrix as PNG, each row divided by its true class (the paper's Fig. 5)."""
+    """Draw a confusion matrix as PNG, each row as shares of its true class (the paper's Fig. 5)."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -159,7 +159,7 @@ def save_confusion(view: ConfusionView, path: Path, title: str) -> None:
 
 
 def study_summary(console: Console, study: StudyView) -> None:
-    """A study, its counts, its best configuration."""
+    """Print a study, its counts, and its best configuration."""
     counts = ", ".join(f"{count} {state}" for state, count in study.trials.items() if count)
     console.print(f"[bold]{study.name}[/bold]  {study.state}" + (f" ({study.reason})" if study.reason else ""))
     console.print(
@@ -167,7 +167,7 @@ def study_summary(console: Console, study: StudyView) -> None:
         f"split {study.split_hash[:12]}"
     )
     console.print(f"  {sum(study.trials.values())} of {study.spec.trials} trials: {counts or 'none yet'}")
-    console.print(f"  {study.folds_done} folds counted")
+    console.print(f"  {study.folds_done} folds done")
     if study.stalled is not None:
         console.print(f"  [bold]stalled[/bold], no worker can run: {study.stalled}", highlight=False)
     if study.best is None:
@@ -190,7 +190,7 @@ def study_summary(console: Console, study: StudyView) -> None:
 
 
 def live_view(study: StudyView, trials: Sequence[TrialView], workers: Sequence[WorkerView]) -> RenderableType:
-    """What `watch` shows: progress, the last trials, the workers."""
+    """What `foldwise study watch` shows: progress, the last trials, the workers."""
     ended = sum(count for state, count in study.trials.items() if state.over)
     best = percent(study.best.value) if study.best and study.best.value is not None else "-"
     head = Text.assemble(
@@ -201,50 +201,52 @@ def live_view(study: StudyView, trials: Sequence[TrialView], workers: Sequence[W
     busy = [w for w in workers if w.fold is not None]
     foot = Text(
         "  ".join(f"{w.name} ({w.device}): trial {w.trial} fold {(w.fold or 0) + 1}" for w in busy)
-        or "no worker holds a fold",
+        or "no worker is training a fold",
         style="dim",
     )
     bar = ProgressBar(total=study.spec.trials, completed=ended, width=60)
     return Group(head, bar, trials_table(trials[-15:]), foot)
 
 
-def comparison_lines(record: FoldRecord, found: Comparison) -> Iterator[str]:
-    """What a replay found, for people."""
+def replay_lines(record: FoldRecord, found: ReplayComparison) -> Iterator[str]:
+    """The result of a replay: whether it is bit-identical to the recorded fold, or how it differs."""
     task, result = record.task, record.result
     yield (
-        f"{task.study} trial {task.trial} fold {task.fold} ({task.fold_name}): {found.epochs} epochs, "
-        f"epoch {record.best_epoch + 1} counts, {record.correct} of {len(task.test_clips)} clips right"
+        f"{task.study} trial {task.trial} fold {task.fold} ({task.fold_name}): {found.epochs} epochs; "
+        f"epoch {record.best_epoch + 1} counts, with {record.correct} of {len(task.test_clips)} clips correct"
     )
-    for name, (stored, here) in found.environment.items():
-        yield f"{name} was {stored}, here it is {here}"
+    for name, (recorded, here) in found.environment.items():
+        yield f"{name}: {recorded} in the recorded run, {here} here"
     if found.equal:
-        then = result.provenance.seconds
-        yield f"the replay is equal, bit for bit ({found.seconds:.1f} s, then {then:.1f} s)"
+        seconds = result.provenance.seconds
+        yield f"the replay is bit-identical ({found.seconds:.1f} s; the recorded run took {seconds:.1f} s)"
         return
     yield (
-        f"the replay differs from epoch {found.first_difference} on: {found.labels_changed} predicted labels, "
-        f"probabilities by up to {found.largest_difference:.2g}"
+        f"the replay differs from epoch {found.first_difference} on: {found.labels_changed} predicted labels "
+        f"changed, and probabilities by up to {found.largest_difference:.2g}"
     )
     if found.environment:
-        yield "equal bits are promised only where device, torch, CUDA, cuDNN and threads are the same"
+        yield "bits are identical only if device, torch, CUDA, cuDNN and the number of threads are the same"
 
 
 def workers_lines(workers: StudyWorkersView) -> Iterator[str]:
     """A study's Job and pods in Kubernetes."""
     if workers.job is None:
-        yield "no Job of workers: the study does not run, or its coordinator starts none"
+        yield "the study has no worker Job: it is not running, or the coordinator does not start workers"
         return
-    yield f"Job {workers.job}: {workers.wanted} wanted" + (", suspended" if workers.suspended else "")
+    yield f"Job {workers.job}: {workers.wanted} workers requested" + (
+        ", suspended" if workers.suspended else ""
+    )
     if workers.stalled is not None:
         yield f"stalled: {workers.stalled}"
     for pod in workers.pods:
         gpus = ", ".join(f"{amount} x {name}" for name, amount in pod.gpus.items()) or "no GPU"
-        why = f"  {pod.reason}: {pod.message}" if pod.reason else ""
-        yield f"  {pod.name}  {pod.phase}  {pod.node or 'no node yet'}  {gpus}{why}"
+        reason = f"  {pod.reason}: {pod.message}" if pod.reason else ""
+        yield f"  {pod.name}  {pod.phase}  {pod.node or 'no node yet'}  {gpus}{reason}"
 
 
 def finding_lines(finding: Finding) -> Iterator[str]:
-    """What the doctor found, and what to do about it."""
+    """A finding of `foldwise doctor`, and what to do about it."""
     yield f"{'ok ' if finding.good else 'BAD'} {finding.what}: {finding.found}"
     if finding.fix is not None:
         yield f"    {finding.fix}"

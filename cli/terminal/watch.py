@@ -1,4 +1,4 @@
-"""Follow a study until it is over: a live table in a terminal, a line per event elsewhere."""
+"""Follow a study until it is over: a live table in a terminal, otherwise a line per event."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from client.study_client import StudyClient
 from report.outcome import trial_outcome
 from services.contracts import StudyView, TrialState, TrialView
 
-INTERVAL = 1.0
+INTERVAL_SECONDS = 1.0
 
 
 def watch(
@@ -22,45 +22,48 @@ def watch(
     name: str,
     console: Console,
     *,
-    tend: Callable[[], None] = lambda: None,
+    on_poll: Callable[[], None] = lambda: None,
 ) -> StudyView:
-    """Show a study until it is over; its last state.
+    """Show a study until it is over, and return its last state.
 
     Args:
-        tend: called about once a second.
+        client: a client of the coordinator.
+        name: name of the study.
+        console: where to show it.
+        on_poll: called before every poll of the coordinator, about once a second.
     """
     if console.is_terminal:
-        return _live(client, name, console, tend)
-    return _lines(client, name, console, tend)
+        return _live(client, name, console, on_poll)
+    return _lines(client, name, console, on_poll)
 
 
-def _live(client: StudyClient, name: str, console: Console, tend: Callable[[], None]) -> StudyView:
+def _live(client: StudyClient, name: str, console: Console, on_poll: Callable[[], None]) -> StudyView:
     with Live(console=console, auto_refresh=False) as live:
         while True:
-            tend()
+            on_poll()
             study = client.get(name)
             live.update(live_view(study, client.trials(name), client.workers()), refresh=True)
             if study.state.over:
                 return study
-            time.sleep(INTERVAL)
+            time.sleep(INTERVAL_SECONDS)
 
 
-def _lines(client: StudyClient, name: str, console: Console, tend: Callable[[], None]) -> StudyView:
-    told: dict[int, tuple[TrialState, int]] = {}
+def _lines(client: StudyClient, name: str, console: Console, on_poll: Callable[[], None]) -> StudyView:
+    shown: dict[int, tuple[TrialState, int]] = {}
     started = time.monotonic()
     while True:
-        tend()
-        # The study is read first: what is told of trials is then never older than its end.
+        on_poll()
+        # Read the study before its trials: if it is over, the trials are then in their last state.
         study = client.get(name)
         for trial in client.trials(name):
-            news = (trial.state, trial.folds_done)
-            if told.get(trial.number) != news and trial.state != TrialState.READY:
+            current = (trial.state, trial.folds_done)
+            if shown.get(trial.number) != current and trial.state != TrialState.READY:
                 elapsed = timedelta(seconds=int(time.monotonic() - started))
                 console.print(f"{elapsed}  {_line(trial)}", highlight=False, soft_wrap=True)
-            told[trial.number] = news
+            shown[trial.number] = current
         if study.state.over:
             return study
-        time.sleep(INTERVAL)
+        time.sleep(INTERVAL_SECONDS)
 
 
 def _line(trial: TrialView) -> str:

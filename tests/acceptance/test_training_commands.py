@@ -60,7 +60,7 @@ def test_a_stored_fold_is_replayed_bit_for_bit(state: Path) -> None:
         found = json.loads(replayed.stdout)
         assert found["equal"]
         assert (found["first_difference"], found["labels_changed"], found["environment"]) == (None, 0, {})
-        assert "the replay is equal, bit for bit" in replayed.stderr
+        assert "the replay is bit-identical" in replayed.stderr
         log = up.log("worker-1")
         assert "no_gpu" in log
         assert "host_memory=" in log
@@ -87,7 +87,7 @@ def test_a_study_starts_from_a_model_of_another_dataset(state: Path) -> None:
         assert foldwise("replay", "from-model", "0", "1", *here).returncode == 0
 
         for name, dataset, model, words in (
-            ("same-set", "blobs", card["id"], "was trained on blobs, the set this study tests on"),
+            ("same-set", "blobs", card["id"], "was trained on blobs, the dataset that this study tests on"),
             ("no-model", "ckplus", "nothing-000000000000", f"there are: {card['id']}"),
         ):
             refused = [f"--set={word}" for word in (*settings(dataset), f"training.pretrained={model}")]

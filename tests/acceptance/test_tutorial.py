@@ -42,7 +42,7 @@ def test_every_command_of_the_tutorial_for_one_machine(tmp_path: Path) -> None:
         assert (made / picture).stat().st_size > 1000, picture
     study = json.loads((made / "first.json").read_text())
     assert study["trials"]["complete"] + study["trials"]["pruned"] == 6
-    assert "the replay is equal, bit for bit" in said
+    assert "the replay is bit-identical" in said
     with (made / "labels.csv").open() as file:
         labels = list(csv.DictReader(file))
     assert labels

@@ -25,8 +25,8 @@ def test_the_demo_is_watched_and_steered_while_it_runs(browser: Browser, tmp_pat
             stderr=subprocess.STDOUT,
         )
     try:
-        wait_for(lambda: "its page: " in log.read_text() or demo.poll() is not None)
-        found = re.search(r"its page: (http://[\d.:]+)(/studies/demo)", log.read_text())
+        wait_for(lambda: "study page: " in log.read_text() or demo.poll() is not None)
+        found = re.search(r"study page: (http://[\d.:]+)(/studies/demo)", log.read_text())
         assert found is not None, log.read_text()
         token = foldwise("token", "create", "me", "--scope", "write", "--state", str(state)).stdout.strip()
 

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 from sqlalchemy import make_url
 
-from cli.cluster_access import Kubectl, Place
+from cli.cluster_access import KubeContext, Kubectl
 from coordinator.store.database import CONNECT_ARGS
 from helm.generate import CHART
 from tests.cluster.control_plane import wait_until
@@ -150,7 +150,7 @@ class Release:
         """Of the bundled database, through a port-forward, while the context lasts."""
         secret = json.loads(self.kubectl("get", "secret", f"{NAME}-postgresql", "--output=json"))
         url = make_url(base64.b64decode(secret["data"]["uri"]).decode())
-        with Kubectl(Place(namespace=self.namespace)).forward(f"{NAME}-postgresql", 5432) as forwarded:
+        with Kubectl(KubeContext(namespace=self.namespace)).forward(f"{NAME}-postgresql", 5432) as forwarded:
             here = url.set(host="127.0.0.1", port=int(forwarded.rpartition(":")[2]))
             # As foldwise connects: the role's own schema is not where Optuna looks for its tables.
             here = here.update_query_dict({"options": CONNECT_ARGS["options"]})

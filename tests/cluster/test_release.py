@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import pytest
 
-from cli.cluster_access import Kubectl, Place
+from cli.cluster_access import KubeContext, Kubectl
 from tests.cluster.release import NAME, VERSION, Release, until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
@@ -73,7 +73,7 @@ def test_doctor_finds_nothing_wrong(release: Release) -> None:
 
 
 def test_dashboard_page_and_api_answer_through_their_services(release: Release) -> None:
-    kubectl = Kubectl(Place(namespace=release.namespace))
+    kubectl = Kubectl(KubeContext(namespace=release.namespace))
     with kubectl.forward(NAME, 8080) as url:
         assert httpx.get(f"{url}/readyz").json()["revision"]
         page = httpx.get(f"{url}/", headers={"Accept": "text/html"}, follow_redirects=True)

@@ -13,8 +13,8 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from cli.cluster_access import Place, chosen, reach_release
-from cli.doctor.cluster import look_at_cluster
+from cli.cluster_access import KubeContext, chosen_context, reach_release
+from cli.doctor.cluster import check_cluster
 from cli.main import app
 from coordinator.app import create_app
 from services.errors import InvalidInput, NotFound, Unavailable
@@ -75,7 +75,7 @@ class Recorded:
 def kubectl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorded]:
     monkeypatch.setenv("PATH", str(tmp_path))
     yield Recorded(tmp_path)
-    chosen.set(None)
+    chosen_context.set(None)
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_a_release_is_reached_with_its_own_token(
 @pytest.mark.parametrize(
     ("answers", "kind", "sentence"),
     [
-        ({"deployments": {"items": []}}, NotFound, "namespace search should have one release of foldwise"),
+        ({"deployments": {"items": []}}, NotFound, "namespace search should have one foldwise release"),
         (
             {"deployments": {"items": RELEASE["deployments"]["items"] * 2}},
             NotFound,
@@ -123,13 +123,16 @@ def test_what_hinders_is_said(
     answers: dict[str, Any], kind: type[Exception], sentence: str, kubectl: Recorded
 ) -> None:
     kubectl.says(answers)
-    with pytest.raises(kind, match=sentence), reach_release(Place(namespace="search")):
+    with pytest.raises(kind, match=sentence), reach_release(KubeContext(namespace="search")):
         pass
 
 
 def test_without_kubectl_there_is_another_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(InvalidInput, match="install it, or give --url"), reach_release(Place(namespace="x")):
+    with (
+        pytest.raises(InvalidInput, match="install it, or give --url"),
+        reach_release(KubeContext(namespace="x")),
+    ):
         pass
 
 
@@ -173,7 +176,7 @@ HEALTHY = {
 
 def test_a_healthy_cluster(kubectl: Recorded) -> None:
     kubectl.says(HEALTHY)
-    found = {finding.what: finding for finding in look_at_cluster(Place(namespace="search"))}
+    found = {finding.what: finding for finding in check_cluster(KubeContext(namespace="search"))}
     assert all(finding.good for finding in found.values())
     assert found["gpu nodes"].found == "2 nodes, 2 x nvidia.com/gpu"
     assert found["volume f-cache"].fix is None
@@ -189,7 +192,7 @@ def test_a_sick_cluster_is_told_what_to_do(kubectl: Recorded) -> None:
     waiting = {"waiting": {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "x"'}}
     sick["pods"]["items"][0]["status"] = {"phase": "Pending", "containerStatuses": [{"state": waiting}]}
     kubectl.says(sick)
-    found = {finding.what: finding for finding in look_at_cluster(Place())}
+    found = {finding.what: finding for finding in check_cluster(KubeContext())}
     assert {what for what, finding in found.items() if not finding.good} == {
         "kubernetes",
         "volume f-cache",
@@ -202,9 +205,9 @@ def test_a_sick_cluster_is_told_what_to_do(kubectl: Recorded) -> None:
 
 def test_what_may_not_be_read_is_no_fault(kubectl: Recorded) -> None:
     kubectl.says({key: answer for key, answer in HEALTHY.items() if key != "nodes"})
-    found = {finding.what: finding for finding in look_at_cluster(Place())}
+    found = {finding.what: finding for finding in check_cluster(KubeContext())}
     assert found["nodes"].good
     assert "Forbidden" in found["nodes"].found
     kubectl.says({})
-    (only,) = look_at_cluster(Place())
+    (only,) = check_cluster(KubeContext())
     assert (only.what, only.good) == ("kubernetes", False)

@@ -19,12 +19,12 @@ from cli.evaluation.comparison import (
     compare,
     comparison_table,
     comparison_warnings,
-    pair,
+    paired_tests_of,
     read_candidate,
 )
 from cli.evaluation.confirmation import confirm, confirmation_sentence, confirmation_table
 from cli.evaluation.nested import nested, nested_sentence, nested_table
-from cli.evaluation.runs import evaluate, exactly
+from cli.evaluation.runs import run_studies, spec_of_configurations
 from client.connection import Connection
 from client.study_client import StudyClient
 from coordinator.app import create_app
@@ -175,12 +175,12 @@ def test_a_comparison_runs_each_configuration_on_the_same_folds(
 
 
 def test_folds_of_other_clips_are_not_paired(client: StudyClient, watch: Watch) -> None:
-    spec = exactly(SPEC, [{"dropout": 0.1}], space={"dropout": [0.1]}, name="five")
+    spec = spec_of_configurations(SPEC, [{"dropout": 0.1}], space={"dropout": [0.1]}, name="five")
     other = spec.model_copy(update={"name": "two", "protocol": KFold(k=2)})
-    [[five], [two]] = evaluate(client, [spec, other], watch=watch)
-    assert pair(five, five).two_sided is None
-    with pytest.raises(Conflict, match="studies five and two test other clips in their folds"):
-        pair(five, two)
+    [[five], [two]] = run_studies(client, [spec, other], watch=watch)
+    assert paired_tests_of(five, five).two_sided is None
+    with pytest.raises(Conflict, match="the folds of studies five and two test different clips"):
+        paired_tests_of(five, two)
 
 
 def test_what_cannot_be_compared_or_confirmed_is_said_in_a_line(
@@ -291,7 +291,9 @@ def test_the_measured_network_trains_for_the_median_of_the_best_epochs(desk: Des
             result = desk.result(session, assignment, wrong=0).model_copy(update={"epochs": epochs})
             reports.report(session, key_of(assignment.lease), result, desk.settings)
 
-    spec = exactly(SPEC, [{"dropout": 0.1}], space={"dropout": [0.1]}, name="m", protocol=LeaveOneSubjectOut())
+    spec = spec_of_configurations(
+        SPEC, [{"dropout": 0.1}], space={"dropout": [0.1]}, name="m", protocol=LeaveOneSubjectOut()
+    )
     found = nested(client, spec, outer=2, watch=workers(desk, client, report))
     # Two inner folds with the second epoch best; three with 2, 2, 3.
     assert [one.epochs for one in found.folds] == [2, 2]

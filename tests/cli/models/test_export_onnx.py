@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from cli.models.export_onnx import AGREEMENT, export_onnx
+from cli.models.export_onnx import TOLERANCE, export_onnx
 from services.contracts import TrainingSettings
 from services.errors import InvalidInput, NotFound
 from services.model_card import ModelCard
@@ -76,7 +76,7 @@ def test_onnx_and_torch_agree(
     )
     file = tmp_path / "out" / "model.onnx"
     done = export_onnx(tmp_path / "models", card.id, file)
-    assert done.largest_difference <= AGREEMENT
+    assert done.largest_difference <= TOLERANCE
     assert [each.name for each in file.parent.iterdir()] == ["model.onnx"]
 
     # Against the network as it predicts here, the short way, and in a batch that the export did not look at.
@@ -87,7 +87,7 @@ def test_onnx_and_torch_agree(
     with torch.inference_mode():
         expected = model(clips).numpy()
     assert np.ptp(expected) > 0.01
-    assert np.abs(logits - expected).max() <= AGREEMENT
+    assert np.abs(logits - expected).max() <= TOLERANCE
 
     known = {entry.key: entry.value for entry in onnx.load(file).metadata_props}
     assert json.loads(known["foldwise.classes"]) == ["right", "down", "brighter"]

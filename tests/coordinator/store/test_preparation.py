@@ -20,7 +20,7 @@ from sqlalchemy.exc import ProgrammingError
 from typer.testing import CliRunner
 
 from cli.local.dashboard import wait_for_tables
-from cli.local.dashboard_gate import TokenDoor
+from cli.local.dashboard_auth import TokenAuthMiddleware
 from cli.local.migrate import bring_up_to_date
 from cli.main import app
 from coordinator.app import create_app
@@ -188,7 +188,7 @@ def door(coordinator: httpx.Client) -> Iterator[tuple[httpx.Client, Clock]]:
         return [json.dumps("HTTP_AUTHORIZATION" in environ or "HTTP_COOKIE" in environ).encode()]
 
     clock = Clock()
-    closed = TokenDoor(application, str(coordinator.base_url), clock=clock)
+    closed = TokenAuthMiddleware(application, str(coordinator.base_url), clock=clock)
     with closing(closed), make_server("127.0.0.1", 0, closed) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
@@ -252,7 +252,7 @@ def test_the_door_stays_shut_while_nobody_can_be_asked() -> None:
     def application(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
         raise AssertionError
 
-    shut = TokenDoor(application, "http://127.0.0.1:1")
+    shut = TokenAuthMiddleware(application, "http://127.0.0.1:1")
     told: list[str] = []
 
     def start_response(status: str, headers: Any, exc_info: Any = None) -> Any:

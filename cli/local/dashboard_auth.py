@@ -1,7 +1,7 @@
-"""A door before a web application that has no login: it opens to whom a coordinator lets read.
+"""Authentication for a web application that has no login: requests need a coordinator's permission to read.
 
-That is whoever shows a token, or is signed in to the study page under the same host name: a browser sends its
-cookie to every port of a host.
+A request shows a token, or the cookie of somebody who is signed in to the study page under the same host name:
+a browser sends a cookie to every port of a host.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ import httpx
 
 from coordinator.access.sessions import PLAIN_COOKIE, SECURE_COOKIE
 
-REMEMBERED_SECONDS = 5.0
-"""A token that was let in is asked about again after so long: a revocation counts by then."""
+TOKEN_CACHE_SECONDS = 5.0
+"""Seconds for which the coordinator's permission is cached; a revocation takes effect after this time."""
 
-REMEMBERED = 1000
-"""So many tokens are remembered."""
+TOKEN_CACHE_SIZE = 1000
+"""Maximum number of cached tokens."""
 
 
-class TokenDoor:
-    """WSGI middleware. A browser's password prompt takes the token; programs send it as bearer token."""
+class TokenAuthMiddleware:
+    """WSGI middleware. In a browser, the token is the password; programs send it as bearer token."""
 
     def __init__(
         self,
@@ -36,63 +36,69 @@ class TokenDoor:
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`clock` tells seconds and never goes back."""
+        """Wrap an application.
+
+        Args:
+            application: receives the requests that are allowed, without their credentials.
+            coordinator_url: URL of the coordinator that checks tokens.
+            clock: a monotonic clock in seconds.
+        """
         self._application = application
         self._http = httpx.Client(base_url=coordinator_url, trust_env=False, timeout=5.0)
         self._clock = clock
-        self._known: dict[bytes, float] = {}
+        self._valid_until: dict[bytes, float] = {}
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """See PEP 3333."""
-        status = self._status(_shown(environ))
+        """Handle a request as PEP 3333 specifies."""
+        status = self._status(_credentials(environ))
         if status == HTTPStatus.OK:
-            # The application has no use for them.
+            # The application does not need the credentials.
             environ.pop("HTTP_AUTHORIZATION", None)
             environ.pop("HTTP_COOKIE", None)
             return self._application(environ, start_response)
         headers = [("Content-Type", "text/plain; charset=utf-8")]
         if status == HTTPStatus.UNAUTHORIZED:
             headers.append(
-                ("WWW-Authenticate", 'Basic realm="foldwise: a token of the scope read as password"')
+                ("WWW-Authenticate", 'Basic realm="foldwise: password is a token of the scope read"')
             )
         start_response(f"{status.value} {status.phrase}", headers)
-        return [f"{_SENTENCES[status]}\n".encode()]
+        return [f"{_MESSAGES[status]}\n".encode()]
 
     def close(self) -> None:
-        """End its connections to the coordinator."""
+        """Close the connections to the coordinator."""
         self._http.close()
 
-    def _status(self, shown: tuple[str, str] | None) -> HTTPStatus:
-        if shown is None or not shown[1].isascii() or not shown[1].isprintable():
+    def _status(self, credentials: tuple[str, str] | None) -> HTTPStatus:
+        if credentials is None or not credentials[1].isascii() or not credentials[1].isprintable():
             return HTTPStatus.UNAUTHORIZED
-        digest = hashlib.sha256(" ".join(shown).encode()).digest()
-        if self._clock() < self._known.get(digest, 0.0):
+        digest = hashlib.sha256(" ".join(credentials).encode()).digest()
+        if self._clock() < self._valid_until.get(digest, 0.0):
             return HTTPStatus.OK
-        asked = self._clock()
+        checked_at = self._clock()
         try:
-            answer = self._http.get("/session", headers=dict([shown]))
+            answer = self._http.get("/session", headers=dict([credentials]))
         except httpx.HTTPError:
             return HTTPStatus.SERVICE_UNAVAILABLE
         if answer.status_code == HTTPStatus.NO_CONTENT:
-            if len(self._known) >= REMEMBERED:
-                self._known.clear()
-            self._known[digest] = asked + REMEMBERED_SECONDS
+            if len(self._valid_until) >= TOKEN_CACHE_SIZE:
+                self._valid_until.clear()
+            self._valid_until[digest] = checked_at + TOKEN_CACHE_SECONDS
             return HTTPStatus.OK
-        self._known.pop(digest, None)
+        self._valid_until.pop(digest, None)
         known = {HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.UNAUTHORIZED}
         return HTTPStatus(answer.status_code) if answer.status_code in known else HTTPStatus.SERVICE_UNAVAILABLE
 
 
-_SENTENCES = {
-    HTTPStatus.UNAUTHORIZED: "give a token of the scope read as password; any name will do",
-    HTTPStatus.FORBIDDEN: "this token may not read; use one of the scope read, write or admin",
-    HTTPStatus.TOO_MANY_REQUESTS: "too many requests, or too many wrong tokens; try again in a minute",
-    HTTPStatus.SERVICE_UNAVAILABLE: "the coordinator does not answer, so no token can be checked; try again",
+_MESSAGES = {
+    HTTPStatus.UNAUTHORIZED: "enter any name, and a token of the scope read as password",
+    HTTPStatus.FORBIDDEN: "this token has no permission to read; use one of the scope read, write or admin",
+    HTTPStatus.TOO_MANY_REQUESTS: "too many requests, or too many unknown tokens; try again in a minute",
+    HTTPStatus.SERVICE_UNAVAILABLE: "the coordinator does not answer, so the token is not checked; try again",
 }
 
 
-def _shown(environ: WSGIEnvironment) -> tuple[str, str] | None:
-    """The header that shows the coordinator who this is."""
+def _credentials(environ: WSGIEnvironment) -> tuple[str, str] | None:
+    """Name and value of the header that identifies the caller to the coordinator, or None."""
     if authorization := environ.get("HTTP_AUTHORIZATION", ""):
         token = _token(authorization)
         return None if token is None else ("Authorization", f"Bearer {token}")
