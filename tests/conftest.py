@@ -7,16 +7,13 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 from sqlalchemy import Engine, create_engine, make_url, text
 
 from cli.local.embedded_postgres import embedded_postgres
 from coordinator.store.database import connect, migrate
-from services.clip_cache import CacheManifest, CacheRecord, CacheWriter
 from tests.harness.coordinator_harness import Desk
-
-CLASSES = ("anger", "happy")
+from tests.harness.tiny_cache import write_tiny_cache
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Threads of one test process that wait, spinning, for a core that another one has make both many times
@@ -74,31 +71,6 @@ def broken_cache_root(tmp_path: Path) -> Path:
 @pytest.fixture
 def desk(engine: Engine, cache_root: Path) -> Desk:
     return Desk(engine, cache_root)
-
-
-def write_tiny_cache(root: Path, *, subjects: int = 5, fingerprint: str = "f" * 64) -> CacheManifest:
-    writer = CacheWriter(root, "tiny", fingerprint)
-    rng = np.random.default_rng(0)
-    clip_ids = []
-    for subject in range(subjects):
-        for label in CLASSES:
-            clip_id = f"S{subject:03d}_{label}"
-            frames = rng.integers(0, 256, size=(2, 16, 16), dtype=np.uint8)
-            record = CacheRecord(
-                clip_id=clip_id,
-                subject=f"S{subject:03d}",
-                label=label,
-                source=clip_id,
-                frames=("1.png", "2.png"),
-                detector="yunet",
-                boxes=((0.0, 0.0, 16.0, 16.0), None),
-                confidences=(0.9, None),
-                repeated=0,
-                flags=(),
-            )
-            writer.add(record, frames, frames)
-            clip_ids.append(clip_id)
-    return writer.finish(clip_ids=clip_ids, classes=CLASSES, settings={}, tools={}, skipped={}, warnings=())
 
 
 def _run(url: str, statement: str) -> None:

@@ -22,8 +22,9 @@ from coordinator.scheduling import reports
 from coordinator.settings import CoordinatorSettings
 from report.write import write_report
 from services.contracts import FoldAssignment
-from tests.harness.coordinator_harness import Desk, LeaderWithoutOptuna, key_of, make_result
+from tests.harness.coordinator_harness import Desk, LeaderWithoutOptuna, key_of
 from tests.harness.served_app import ADMIN_TOKEN, WORKER_TOKEN, served
+from tests.harness.simulated_results import make_result
 
 READ_TOKEN = "read-token-of-this-test"
 SPACE = {"clahe": [True, False], "temporal_size": [1, 3], "dropout": {"low": 0.0, "high": 0.5}}

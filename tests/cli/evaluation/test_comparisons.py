@@ -36,8 +36,9 @@ from services.contracts import FoldAssignment, StudySpec, StudyView
 from services.errors import Conflict, FoldwiseError, InvalidInput, NotFound, StudyOver
 from services.folds import HeldOut, KFold, LeaveOneSubjectOut, OuterFold
 from services.search_space import SearchSpace
-from tests.harness.coordinator_harness import Desk, LeaderWithoutOptuna, key_of, make_result
+from tests.harness.coordinator_harness import Desk, LeaderWithoutOptuna, key_of
 from tests.harness.served_app import ADMIN_TOKEN, WORKER_TOKEN, served
+from tests.harness.simulated_results import make_result
 
 FOLDS = 4
 TINY_CLIPS = 10

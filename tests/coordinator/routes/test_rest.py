@@ -19,8 +19,8 @@ from client.study_client import StudyClient
 from coordinator.app import create_app
 from coordinator.settings import CoordinatorSettings
 from services.contracts import FoldAssignment
-from tests.harness.coordinator_harness import make_result
 from tests.harness.served_app import ADMIN_TOKEN, WORKER_TOKEN, bearer, served
+from tests.harness.simulated_results import make_result
 
 ADMIN = bearer(ADMIN_TOKEN)
 WORKER = bearer(WORKER_TOKEN)
