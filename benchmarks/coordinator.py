@@ -58,7 +58,7 @@ from rich.table import Table
 from sqlalchemy import Engine, create_engine, make_url, text
 from sqlalchemy.orm import sessionmaker
 
-from benchmarks.made_up import FINGERPRINT, made_up_result, study_spec, write_cache, write_trials
+from benchmarks.bench_study import FINGERPRINT, study_spec, write_cache, write_trials
 from benchmarks.simulated_workers import Load, simulate
 from cli.local.embedded_postgres import embedded_postgres
 from cli.local.ports import bind
@@ -71,6 +71,7 @@ from coordinator.settings import CoordinatorSettings
 from coordinator.store.database import connect, migrate
 from coordinator.studies import life
 from services.contracts import ClaimRequest, FoldAssignment, StudySpec, WorkerInfo
+from tests.harness.simulated_results import random_result
 
 SUBJECTS = 118
 """Folds of a Leave-One-Subject-Out study of CK+."""
@@ -113,7 +114,7 @@ class Tables:
 
     def report(self, assignment: FoldAssignment, rng: random.Random) -> FoldAssignment | None:
         """One transaction; the lease that follows."""
-        result = made_up_result(assignment, rng)
+        result = random_result(assignment, rng)
         with sessionmaker(self.engine, expire_on_commit=False).begin() as session:
             return reports.report(session, _key(assignment), result, self.settings).next
 

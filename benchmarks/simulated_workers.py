@@ -17,8 +17,9 @@ from http import HTTPStatus
 
 import aiohttp
 
-from benchmarks.made_up import FINGERPRINT, made_up_result
+from benchmarks.bench_study import FINGERPRINT
 from services.contracts import ClaimRequest, FoldAssignment, Verdict, WorkerInfo
+from tests.harness.simulated_results import random_result
 
 
 @dataclass
@@ -130,7 +131,7 @@ async def _work(
             http,
             "PUT",
             f"{url}/api/v1/leases/{lease.id}/result",
-            made_up_result(assignment, rng).model_dump_json(),
+            random_result(assignment, rng).model_dump_json(),
             {"Lease-Term": str(lease.term), "Lease-Secret": lease.secret},
         )
         if status != HTTPStatus.OK:

@@ -30,7 +30,7 @@ from playwright.sync_api import Page, sync_playwright
 from rich.console import Console
 from sqlalchemy import Engine, create_engine, text
 
-from benchmarks.made_up import study_spec, write_cache, write_trials
+from benchmarks.bench_study import study_spec, write_cache, write_trials
 from cli.local.service import LocalService, local_service
 from cli.local.state import StateFolder
 from services.contracts import StudySpec

@@ -1,4 +1,4 @@
-"""Fixtures that more than one kind of test needs: a real PostgreSQL, a small real clip cache."""
+"""Fixtures of more than one package: a real PostgreSQL, a small real clip cache, a coordinator over HTTP."""
 
 from __future__ import annotations
 
@@ -6,17 +6,22 @@ import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
 from sqlalchemy import Engine, create_engine, make_url, text
 
 from cli.local.embedded_postgres import embedded_postgres
+from coordinator.settings import CoordinatorSettings
 from coordinator.store.database import connect, migrate
-from services.clip_cache import CacheManifest, CacheRecord, CacheWriter
-from tests.harness.coordinator_harness import Desk
+from tests.harness.tiny_cache import write_tiny_cache
 
-CLASSES = ("anger", "happy")
+if TYPE_CHECKING:
+    # Fixtures import what takes seconds: most tests need neither Optuna nor FastAPI.
+    import httpx
+    from fastapi import FastAPI
+
+    from tests.harness.coordinator_harness import Desk
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Threads of one test process that wait, spinning, for a core that another one has make both many times
@@ -73,32 +78,42 @@ def broken_cache_root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def desk(engine: Engine, cache_root: Path) -> Desk:
+    from tests.harness.coordinator_harness import Desk
+
     return Desk(engine, cache_root)
 
 
-def write_tiny_cache(root: Path, *, subjects: int = 5, fingerprint: str = "f" * 64) -> CacheManifest:
-    writer = CacheWriter(root, "tiny", fingerprint)
-    rng = np.random.default_rng(0)
-    clip_ids = []
-    for subject in range(subjects):
-        for label in CLASSES:
-            clip_id = f"S{subject:03d}_{label}"
-            frames = rng.integers(0, 256, size=(2, 16, 16), dtype=np.uint8)
-            record = CacheRecord(
-                clip_id=clip_id,
-                subject=f"S{subject:03d}",
-                label=label,
-                source=clip_id,
-                frames=("1.png", "2.png"),
-                detector="yunet",
-                boxes=((0.0, 0.0, 16.0, 16.0), None),
-                confidences=(0.9, None),
-                repeated=0,
-                flags=(),
-            )
-            writer.add(record, frames, frames)
-            clip_ids.append(clip_id)
-    return writer.finish(clip_ids=clip_ids, classes=CLASSES, settings={}, tools={}, skipped={}, warnings=())
+@pytest.fixture
+def settings(database_url: str, cache_root: Path) -> CoordinatorSettings:
+    """Of a coordinator that looks for work often, looks up every token, and limits nobody."""
+    from tests.harness.served_app import ADMIN_TOKEN, WORKER_TOKEN
+
+    return CoordinatorSettings(
+        database_url=database_url,
+        cache_root=cache_root,
+        admin_token=ADMIN_TOKEN,
+        worker_token=WORKER_TOKEN,
+        token_seconds=0.0,
+        requests_per_second=0,
+        guesses_per_minute=0,
+        leader_interval=0.05,
+    )
+
+
+@pytest.fixture
+def app(settings: CoordinatorSettings) -> FastAPI:
+    from coordinator.app import create_app
+
+    return create_app(settings)
+
+
+@pytest.fixture
+def client(app: FastAPI) -> Iterator[httpx.Client]:
+    """A client without a token of `app`, which runs on a real socket."""
+    from tests.harness.served_app import served
+
+    with served(app) as client:
+        yield client
 
 
 def _run(url: str, statement: str) -> None:

@@ -18,11 +18,14 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Request, expect, sync_playwright
 
 from cli.local.ports import bind
+from client.connection import Connection
 from services.clip_cache import cache_folder, open_cache
 from services.contracts import TokenScope
 from tests.acceptance.up import wait_for
-from tests.browser.made_up_worker import MadeUpWorker
 from tests.harness.served_app import ADMIN_TOKEN, WORKER_TOKEN, bearer, make_token
+from tests.harness.simulated_results import learning_result
+from tests.harness.simulated_worker import SimulatedWorker
+from tests.harness.tiny_cache import FINGERPRINT
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = [
@@ -34,7 +37,6 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-FINGERPRINT = "f" * 64
 PATIENCE_MS = 60_000.0
 
 
@@ -85,10 +87,11 @@ class Coordinator:
         with httpx.Client(base_url=self.url, timeout=60) as client:
             return make_token(client, scope, f"{scope.value} in a browser").token
 
-    def worker(self, name: str, study: str = "s") -> MadeUpWorker:
+    def worker(self, name: str, study: str = "s") -> SimulatedWorker:
         cache = open_cache(cache_folder(self.cache_root, "tiny", FINGERPRINT))
         labels = {clip.clip_id: clip.label for clip in cache.clips()}
-        return MadeUpWorker(self.url, WORKER_TOKEN, name, study, FINGERPRINT, labels)
+        connection = Connection(self.url, WORKER_TOKEN, give_up_after=60)
+        return SimulatedWorker(connection, name, study, lambda task: learning_result(task, labels))
 
     def _ready(self) -> bool:
         assert self.process is not None

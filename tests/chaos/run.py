@@ -44,9 +44,9 @@ from coordinator.store import trial_results, views
 from coordinator.store.tables import ResultRow, StudyRow, TrialRow
 from services.contracts import BoundRule, StudySpec, StudyState, TrialState
 from services.folds import LeaveOneSubjectOut
-from tests.chaos.simulated_worker import predictions
-from tests.conftest import write_tiny_cache
 from tests.harness.optuna_projection import load_twin
+from tests.harness.simulated_results import seeded_predictions
+from tests.harness.tiny_cache import write_tiny_cache
 
 COORDINATORS, WORKERS = 2, 24
 TRIALS, SUBJECTS = 40, 20
@@ -104,7 +104,7 @@ class Arena:
             command += ["--lease-seconds", str(LEASE_SECONDS)]
         else:
             url = self.url(int(number) % COORDINATORS)
-            command = ["tests.chaos.simulated_worker", url, self.study, name, str(self.acknowledged)]
+            command = ["tests.chaos.faulty_worker", url, self.study, name, str(self.acknowledged)]
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
                 [sys.executable, "-m", *command], env=environment, stdout=log, stderr=subprocess.STDOUT
@@ -318,7 +318,7 @@ def _check(arena: Arena, outcome: Outcome) -> None:
             ]
             right = {record.task.fold: record.correct for record in records}
             must = all(
-                list(record.result.epochs[0].predicted) == predictions(record.task) for record in records
+                list(record.result.epochs[0].predicted) == seeded_predictions(record.task) for record in records
             )
             wrong = sum(len(record.task.test_clips) - record.correct for record in records)
             clips = 2 * SUBJECTS

@@ -24,7 +24,6 @@ from services.contracts import (
     ConfusionView,
     FoldAssignment,
     FoldResult,
-    FoldTask,
     FoldView,
     Heartbeat,
     Lease,
@@ -34,8 +33,8 @@ from services.contracts import (
     Verdict,
     WorkerInfo,
 )
-
-FINGERPRINT = "f" * 64
+from tests.harness.simulated_results import make_result
+from tests.harness.tiny_cache import FINGERPRINT
 
 
 class Desk:
@@ -147,28 +146,3 @@ def wait_until(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.02)
-
-
-def make_result(task: FoldTask, predicted: Sequence[int], **provenance: Any) -> FoldResult:
-    """One epoch of these predictions, as a worker that ran `task` would send it."""
-    return FoldResult.model_validate(
-        {
-            "epochs": [{"loss": 1.0, "predicted": predicted, "probabilities": [[0.5, 0.5] for _ in predicted]}],
-            "provenance": {
-                "device": "cpu",
-                "torch": "2",
-                "cuda": None,
-                "cudnn": None,
-                "threads": 1,
-                "compute": task.compute,
-                "memory_format": "contiguous",
-                "revision": None,
-                "fingerprint": task.fingerprint,
-                "split_hash": task.split_hash,
-                "seed": task.seed,
-                "seconds": 1.0,
-                "clip_passes": 1,
-                **provenance,
-            },
-        }
-    )

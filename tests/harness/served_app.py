@@ -12,6 +12,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from cli.local.ports import bind
+from client.connection import Connection
+from client.study_client import StudyClient
 from coordinator.app import create_app
 from coordinator.settings import CoordinatorSettings
 from services.contracts import NewToken, TokenScope
@@ -45,6 +47,16 @@ def live_coordinator(settings: CoordinatorSettings) -> Iterator[httpx.Client]:
     with served(create_app(replace(settings, leader_interval=0.05))) as client:
         client.headers.update(bearer(settings.admin_token))
         yield client
+
+
+@contextmanager
+def study_client(settings: CoordinatorSettings, token: str) -> Iterator[StudyClient]:
+    """A client of studies with this token, of a coordinator that runs while the context lasts."""
+    with (
+        served(create_app(settings)) as http,
+        Connection(str(http.base_url), token, give_up_after=5) as connection,
+    ):
+        yield StudyClient(connection)
 
 
 def bearer(token: str) -> dict[str, str]:

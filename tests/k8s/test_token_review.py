@@ -9,7 +9,7 @@ import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -222,11 +222,8 @@ def test_the_cluster_is_found_where_kubernetes_says_it_is(
 
 
 @contextmanager
-def coordinator(database_url: str, cache_root: Path, reviewer: TokenReviewer | None) -> Iterator[httpx.Client]:
-    settings = CoordinatorSettings(
-        database_url=database_url, cache_root=cache_root, admin_token=ADMIN_TOKEN, worker_token=None
-    )
-    with served(create_app(settings, reviewer=reviewer)) as client:
+def coordinator(settings: CoordinatorSettings, reviewer: TokenReviewer | None) -> Iterator[httpx.Client]:
+    with served(create_app(replace(settings, worker_token=None), reviewer=reviewer)) as client:
         yield client
 
 
@@ -241,9 +238,9 @@ def claim(client: httpx.Client, token: str) -> int:
 
 
 def test_a_pod_claims_and_its_uid_is_noted(
-    database_url: str, cache_root: Path, api_server: ApiServer, reviewer: TokenReviewer
+    settings: CoordinatorSettings, api_server: ApiServer, reviewer: TokenReviewer
 ) -> None:
-    with coordinator(database_url, cache_root, reviewer) as client:
+    with coordinator(settings, reviewer) as client:
         assert [claim(client, GOOD) for _ in range(5)] == [204] * 5
         # Remembered for a minute: the API server serves the whole cluster.
         assert api_server.reviewed == [GOOD]
@@ -261,8 +258,8 @@ def test_a_pod_claims_and_its_uid_is_noted(
         assert claim(client, GOOD) == 204
 
 
-def test_without_the_option_a_pods_token_is_refused(database_url: str, cache_root: Path) -> None:
-    with coordinator(database_url, cache_root, None) as client:
+def test_without_the_option_a_pods_token_is_refused(settings: CoordinatorSettings) -> None:
+    with coordinator(settings, None) as client:
         assert claim(client, GOOD) == 401
         made = {"name": "worker", "scope": TokenScope.WORKER.value}
         token = client.post("/api/v1/tokens", headers=bearer(ADMIN_TOKEN), json=made).json()["token"]

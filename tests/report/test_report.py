@@ -7,6 +7,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,14 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine, text
 
-from client.connection import Connection
 from client.study_client import StudyClient
-from coordinator.app import create_app
 from coordinator.scheduling import reports
 from coordinator.settings import CoordinatorSettings
 from report.write import write_report
 from services.contracts import FoldAssignment
-from tests.harness.coordinator_harness import Desk, LeaderWithoutOptuna, key_of, make_result
-from tests.harness.served_app import ADMIN_TOKEN, WORKER_TOKEN, served
+from tests.harness.coordinator_harness import Desk, LeaderWithoutOptuna, key_of
+from tests.harness.served_app import study_client
+from tests.harness.simulated_results import make_result
 
 READ_TOKEN = "read-token-of-this-test"
 SPACE = {"clahe": [True, False], "temporal_size": [1, 3], "dropout": {"low": 0.0, "high": 0.5}}
@@ -38,20 +38,10 @@ def quiet_desk(desk: Desk) -> Desk:
 
 
 @pytest.fixture
-def client(database_url: str, cache_root: Path) -> Iterator[StudyClient]:
-    settings = CoordinatorSettings(
-        database_url=database_url,
-        cache_root=cache_root,
-        admin_token=ADMIN_TOKEN,
-        worker_token=WORKER_TOKEN,
-        read_token=READ_TOKEN,
-        leader_interval=60,
-    )
-    with (
-        served(create_app(settings)) as http,
-        Connection(str(http.base_url), READ_TOKEN, give_up_after=5) as connection,
-    ):
-        yield StudyClient(connection)
+def client(settings: CoordinatorSettings) -> Iterator[StudyClient]:
+    # The desk leads.
+    with study_client(replace(settings, read_token=READ_TOKEN, leader_interval=60), READ_TOKEN) as client:
+        yield client
 
 
 def search(desk: Desk, **given: Any) -> None:

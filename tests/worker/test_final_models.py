@@ -20,8 +20,10 @@ from services.clip_cache import cache_folder, open_cache
 from services.contracts import ComputePlan, FoldAssignment, FoldResult, StudyState, TrainFinal, WorkerInfo
 from services.errors import CacheMismatch, Conflict, InvalidInput, LeaseSuperseded
 from services.model_catalogue import TEXT, add_model, find_model, list_models, read_weights, staged_models
-from tests.harness.coordinator_harness import FINGERPRINT, Desk, key_of, make_result
+from tests.harness.coordinator_harness import Desk, key_of
 from tests.harness.served_app import live_coordinator
+from tests.harness.simulated_results import make_result
+from tests.harness.tiny_cache import FINGERPRINT
 from worker.coordinator_client import CoordinatorClient
 from worker.final_models import can_keep_models, report_result, report_staged, stage
 from worker.training.fit import train_model

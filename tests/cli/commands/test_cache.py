@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from preprocessing.datasets.synthetic import write_ckplus_tree
 from preprocessing.inspection import check_cache, inspect_cache
 from services.clip_cache import CacheManifest, ClipCache, cache_folder, list_caches, open_cache
 from services.errors import CacheMismatch, FoldwiseError, InvalidInput
-from tests.harness.served_app import ADMIN_TOKEN, WORKER_TOKEN, served
+from tests.harness.served_app import ADMIN_TOKEN, served
 
 SIZE = 32
 
@@ -135,22 +136,16 @@ def test_a_bad_settings_file_is_told(tree: Path, tmp_path: Path, content: str, m
     assert message in error.message
 
 
-def coordinator_of(caches: Path, database_url: str) -> CoordinatorSettings:
-    return CoordinatorSettings(
-        database_url=database_url, cache_root=caches, admin_token=ADMIN_TOKEN, worker_token=WORKER_TOKEN
-    )
-
-
 def test_a_finished_cache_is_registered_where_the_coordinator_sees_it(
-    tree: Path, caches: Path, database_url: str, tmp_path: Path
+    tree: Path, caches: Path, settings: CoordinatorSettings, tmp_path: Path
 ) -> None:
     arguments = ["preprocess", *options(tree, caches), "--few-faces", "keep"]
-    with served(create_app(coordinator_of(caches, database_url))) as client:
+    with served(create_app(replace(settings, cache_root=caches))) as client:
         url = str(client.base_url).rstrip("/")
         done = foldwise(*arguments, "--register", url, FOLDWISE_TOKEN=ADMIN_TOKEN)
         assert done.exception is None
         assert f"the coordinator at {url} lists ckplus/" in done.stdout
-    with served(create_app(coordinator_of(tmp_path, database_url))) as client:
+    with served(create_app(replace(settings, cache_root=tmp_path))) as client:
         url = str(client.base_url).rstrip("/")
         error = foldwise(*arguments, FOLDWISE_REGISTER=url, FOLDWISE_TOKEN=ADMIN_TOKEN).exception
     assert isinstance(error, FoldwiseError)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -25,9 +26,7 @@ from cli.evaluation.comparison import (
 from cli.evaluation.confirmation import confirm, confirmation_sentence, confirmation_table
 from cli.evaluation.nested import nested, nested_sentence, nested_table
 from cli.evaluation.runs import run_studies, spec_of_configurations
-from client.connection import Connection
 from client.study_client import StudyClient
-from coordinator.app import create_app
 from coordinator.scheduling import reports
 from coordinator.settings import CoordinatorSettings
 from coordinator.store.tables import StudyFoldRow
@@ -36,8 +35,9 @@ from services.contracts import FoldAssignment, StudySpec, StudyView
 from services.errors import Conflict, FoldwiseError, InvalidInput, NotFound, StudyOver
 from services.folds import HeldOut, KFold, LeaveOneSubjectOut, OuterFold
 from services.search_space import SearchSpace
-from tests.harness.coordinator_harness import Desk, LeaderWithoutOptuna, key_of, make_result
-from tests.harness.served_app import ADMIN_TOKEN, WORKER_TOKEN, served
+from tests.harness.coordinator_harness import Desk, LeaderWithoutOptuna, key_of
+from tests.harness.served_app import ADMIN_TOKEN, study_client
+from tests.harness.simulated_results import make_result
 
 FOLDS = 4
 TINY_CLIPS = 10
@@ -45,19 +45,10 @@ Watch = Callable[[StudyView], StudyView]
 
 
 @pytest.fixture
-def client(database_url: str, cache_root: Path) -> Iterator[StudyClient]:
-    settings = CoordinatorSettings(
-        database_url=database_url,
-        cache_root=cache_root,
-        admin_token=ADMIN_TOKEN,
-        worker_token=WORKER_TOKEN,
-        leader_interval=60,
-    )
-    with (
-        served(create_app(settings)) as http,
-        Connection(str(http.base_url), ADMIN_TOKEN, give_up_after=5) as connection,
-    ):
-        yield StudyClient(connection)
+def client(settings: CoordinatorSettings) -> Iterator[StudyClient]:
+    # The desk leads.
+    with study_client(replace(settings, leader_interval=60), ADMIN_TOKEN) as client:
+        yield client
 
 
 @pytest.fixture

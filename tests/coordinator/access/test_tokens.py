@@ -32,7 +32,6 @@ from coordinator.access import tokens
 from coordinator.access.callers import Caller, Callers
 from coordinator.access.gate import OPEN_PATHS
 from coordinator.access.paths import is_open
-from coordinator.app import create_app
 from coordinator.settings import CoordinatorSettings
 from services import errors
 from services.contracts import NewToken, TokenScope, TokenSpec
@@ -57,31 +56,6 @@ OPENED_BY = {
     TokenScope.ADMIN: {"worker", "read", "write", "admin"},
 }
 UNKNOWN = "fw_0123456789ab_" + "x" * 43
-
-
-@pytest.fixture
-def settings(database_url: str, cache_root: Path) -> CoordinatorSettings:
-    """Without memory of tokens and without limits."""
-    return CoordinatorSettings(
-        database_url=database_url,
-        cache_root=cache_root,
-        admin_token=ADMIN_TOKEN,
-        worker_token=WORKER_TOKEN,
-        token_seconds=0.0,
-        requests_per_second=0,
-        guesses_per_minute=0,
-    )
-
-
-@pytest.fixture
-def app(settings: CoordinatorSettings) -> FastAPI:
-    return create_app(settings)
-
-
-@pytest.fixture
-def client(app: FastAPI) -> Iterator[httpx.Client]:
-    with served(app) as client:
-        yield client
 
 
 # --- Scopes -----------------------------------------------------------------------------------------------

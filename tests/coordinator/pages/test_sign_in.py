@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from http.cookies import SimpleCookie
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -25,30 +23,6 @@ from tests.harness.served_app import ADMIN_TOKEN, WORKER_TOKEN, bearer, make_tok
 HTML = {"Accept": "text/html"}
 COOKIE = "foldwise-session"
 ACTIONS = ("start", "pause", "resume", "stop", "workers", "enqueue")
-
-
-@pytest.fixture
-def settings(database_url: str, cache_root: Path) -> CoordinatorSettings:
-    """Without memory of tokens."""
-    return CoordinatorSettings(
-        database_url=database_url,
-        cache_root=cache_root,
-        admin_token=ADMIN_TOKEN,
-        worker_token=WORKER_TOKEN,
-        token_seconds=0.0,
-        leader_interval=0.05,
-    )
-
-
-@pytest.fixture
-def app(settings: CoordinatorSettings) -> FastAPI:
-    return create_app(settings)
-
-
-@pytest.fixture
-def client(app: FastAPI) -> Iterator[httpx.Client]:
-    with served(app) as client:
-        yield client
 
 
 @pytest.fixture

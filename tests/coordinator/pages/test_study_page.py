@@ -24,7 +24,7 @@ from coordinator.store.fold_map import DONE, MappedTrial
 from coordinator.store.trial_results import FoldOutcome
 from services import scores
 from services.contracts import FoldState, PruneDecision, StudySpec, StudyState, TrialState
-from tests.conftest import write_tiny_cache
+from tests.harness.tiny_cache import write_tiny_cache
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 FOLDS = 10

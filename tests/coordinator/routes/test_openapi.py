@@ -6,8 +6,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx
@@ -53,15 +52,8 @@ class Service:
 
 
 @pytest.fixture
-def service(database_url: str, cache_root: Path) -> Iterator[Service]:
-    given_at_start = CoordinatorSettings(
-        database_url=database_url,
-        cache_root=cache_root,
-        admin_token=ADMIN_TOKEN,
-        worker_token=None,
-        requests_per_second=0,
-        guesses_per_minute=0,
-    )
+def service(settings: CoordinatorSettings) -> Iterator[Service]:
+    given_at_start = replace(settings, worker_token=None)
     # A server that is to end lets no claim wait.
     waiting = True
     with served(create_app(given_at_start, ending=lambda: not waiting)) as client:

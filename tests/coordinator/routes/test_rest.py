@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -16,33 +15,13 @@ from fastapi import FastAPI
 
 from client.connection import Connection
 from client.study_client import StudyClient
-from coordinator.app import create_app
-from coordinator.settings import CoordinatorSettings
 from services.contracts import FoldAssignment
-from tests.harness.coordinator_harness import make_result
-from tests.harness.served_app import ADMIN_TOKEN, WORKER_TOKEN, bearer, served
+from tests.harness.served_app import ADMIN_TOKEN, WORKER_TOKEN, bearer
+from tests.harness.simulated_results import make_result
 
 ADMIN = bearer(ADMIN_TOKEN)
 WORKER = bearer(WORKER_TOKEN)
 SMALL = {"clahe": [True, False]}
-
-
-@pytest.fixture
-def app(database_url: str, cache_root: Path) -> FastAPI:
-    settings = CoordinatorSettings(
-        database_url=database_url,
-        cache_root=cache_root,
-        admin_token=ADMIN_TOKEN,
-        worker_token=WORKER_TOKEN,
-        leader_interval=0.05,
-    )
-    return create_app(settings)
-
-
-@pytest.fixture
-def client(app: FastAPI) -> Iterator[httpx.Client]:
-    with served(app) as client:
-        yield client
 
 
 def spec(**given: Any) -> dict[str, Any]:

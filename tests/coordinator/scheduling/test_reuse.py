@@ -18,8 +18,9 @@ from coordinator.scheduling import claims, failures
 from services.contracts import ClaimRequest, Failure, FoldAssignment, StudyState, TrialState, WorkerInfo
 from services.errors import LeaseSuperseded, StudyOver
 from services.seeds import derive_seed
-from tests.harness.coordinator_harness import FINGERPRINT, Desk, key_of
+from tests.harness.coordinator_harness import Desk, key_of
 from tests.harness.optuna_projection import load_twin
+from tests.harness.tiny_cache import FINGERPRINT
 
 SPACE = {"temporal_size": [1, 3, 5], "clahe": [True, False]}
 A = {"temporal_size": 1, "clahe": True}

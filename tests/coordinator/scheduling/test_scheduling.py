@@ -40,8 +40,9 @@ from services.errors import (
     TokenRefused,
     WorkerDrained,
 )
-from tests.harness.coordinator_harness import Desk, key_of, make_result, wait_until
+from tests.harness.coordinator_harness import Desk, key_of, wait_until
 from tests.harness.optuna_projection import load_twin, optuna_storage
+from tests.harness.simulated_results import make_result
 
 
 def test_idle_workers_help_with_a_trial_when_there_is_no_other(desk: Desk) -> None:

@@ -18,7 +18,8 @@ from coordinator.store.studies import get_study
 from coordinator.store.tables import SCHEMA
 from services.contracts import ComputePlan, TrialState
 from services.seeds import fold_seed, sha256_of
-from tests.harness.coordinator_harness import FINGERPRINT, Desk
+from tests.harness.coordinator_harness import Desk
+from tests.harness.tiny_cache import FINGERPRINT
 
 SPEC_0001: dict[str, Any] = {
     "name": "s",

@@ -1,46 +1,24 @@
-"""Made-up things for benchmarks of the coordinator: a clip cache, results of folds, and a long history."""
+"""The study that benchmarks of the coordinator run: its clip cache, its spec, and a long history of trials."""
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from sqlalchemy import Engine, text
 
-from services.clip_cache import CacheRecord, CacheWriter
-from services.contracts import EpochResult, FoldResult, FoldTask, Provenance
+from tests.harness.tiny_cache import write_tiny_cache
 
 CLASSES = ("anger", "happy", "fear")
 FINGERPRINT = "b" * 64
 DATASET = "bench"
-EPOCHS = 4
-"""Of a made-up result; early stop leaves about so many of the paper's 16."""
 
 
 def write_cache(root: Path, *, subjects: int) -> None:
-    """One tiny clip of each class for each subject."""
-    writer = CacheWriter(root, DATASET, FINGERPRINT)
-    frames = np.zeros((1, 16, 16), dtype=np.uint8)
-    clip_ids = []
-    for subject in range(subjects):
-        for label in CLASSES:
-            clip_ids.append(f"S{subject:03d}_{label}")
-            record = CacheRecord(
-                clip_id=clip_ids[-1],
-                subject=f"S{subject:03d}",
-                label=label,
-                source="none",
-                frames=("none",),
-                detector="none",
-                boxes=(None,),
-                confidences=(None,),
-                repeated=0,
-                flags=(),
-            )
-            writer.add(record, frames, frames)
-    writer.finish(clip_ids=clip_ids, classes=CLASSES, settings={}, tools={}, skipped={}, warnings=())
+    """Write a cache with one tiny clip of each class for each subject."""
+    write_tiny_cache(
+        root, dataset=DATASET, subjects=subjects, classes=CLASSES, frames=1, fingerprint=FINGERPRINT
+    )
 
 
 def study_spec(name: str, **spec: Any) -> dict[str, Any]:
@@ -52,35 +30,6 @@ def study_spec(name: str, **spec: Any) -> dict[str, Any]:
         "pruning": [{"rule": "median"}],
         **spec,
     }
-
-
-def made_up_result(task: FoldTask, rng: random.Random) -> FoldResult:
-    """Predictions by chance."""
-    clips = len(task.test_clips)
-    epochs = [
-        EpochResult(
-            loss=1.0,
-            predicted=tuple(rng.randrange(len(CLASSES)) for _ in range(clips)),
-            probabilities=tuple((0.2, 0.3, 0.5) for _ in range(clips)),
-        )
-        for _ in range(EPOCHS)
-    ]
-    provenance = Provenance(
-        device="none",
-        torch="none",
-        cuda=None,
-        cudnn=None,
-        threads=1,
-        compute=task.compute,
-        memory_format="contiguous",
-        revision=None,
-        fingerprint=task.fingerprint,
-        split_hash=task.split_hash,
-        seed=task.seed,
-        seconds=0.0,
-        clip_passes=0,
-    )
-    return FoldResult(epochs=tuple(epochs), provenance=provenance)
 
 
 def write_trials(
