@@ -1,4 +1,4 @@
-"""The model catalogue on a shared volume: a folder per model, with weights (safetensors) and a card (JSON, text).
+"""The model catalogue on a shared volume: a folder per model, with weights (safetensors) and card (JSON, text).
 
 A model's id ends with the first digits of the SHA-256 of its weights, so the id identifies the bytes. A model
 is published by one rename, completely or not at all.
