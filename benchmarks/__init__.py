@@ -1,1 +1,1 @@
-"""Programs that measure; each prints a table and ends with one JSON line. Not installed."""
+"""Benchmarks; each program prints tables and ends with one JSON line. Not part of an installation."""

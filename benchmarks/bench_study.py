@@ -22,7 +22,7 @@ def write_cache(root: Path, *, subjects: int) -> None:
 
 
 def study_spec(name: str, **spec: Any) -> dict[str, Any]:
-    """A study on that cache, with the paper's space and median pruning, as it is posted."""
+    """The JSON body that creates a study on that cache, with the paper's space and median pruning."""
     return {
         "name": name,
         "cache": DATASET,
@@ -35,11 +35,20 @@ def study_spec(name: str, **spec: Any) -> dict[str, Any]:
 def write_trials(
     engine: Engine, study_id: int, *, first: int, trials: int, folds_done: int, folds: int, state: str
 ) -> None:
-    """Trials with results in their first `folds_done` folds, as if they had been run; all at once, in SQL.
+    """Insert trials as if they had run, with results in their first `folds_done` folds and the others pending.
 
-    Complete trials are right by chance in half of their clips. Folds that are not done are pending.
+    The number of correct clips in a fold is random, and so is the value of a complete trial.
+
+    Args:
+        engine: the coordinator's database.
+        study_id: id of the study.
+        first: number of the first trial.
+        trials: number of trials.
+        folds_done: number of finished folds in each trial.
+        folds: number of folds of a trial.
+        state: state of the trials.
     """
-    given = {
+    parameters = {
         "study": study_id,
         "first": first,
         "last": first + trials - 1,
@@ -50,7 +59,7 @@ def write_trials(
     }
     with engine.begin() as connection:
         for statement in _HISTORY:
-            connection.execute(text(statement), given)
+            connection.execute(text(statement), parameters)
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("VACUUM ANALYZE"))
 

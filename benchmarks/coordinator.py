@@ -1,30 +1,33 @@
-"""What the coordinator costs as studies grow, and against Optuna doing the same on the same PostgreSQL.
+"""How fast the coordinator is as studies grow, compared with Optuna on the same PostgreSQL.
 
     python -m benchmarks.coordinator [--finished 10000] [--reports 100000] [--workers 200] [--coordinators 2]
 
-No training: results are made up. In turn, so that a change of the machine's speed hits both sides:
+Nothing is trained; results are random. The measurements alternate, so that a change of the machine's speed
+affects both sides:
 
 1. Claims: `scheduling.claim` and `release`, as transactions, with 100 finished trials and with `--finished`.
-2. Reports: `scheduling.report` (check, store, decide by median, lease the next fold, commit) against Optuna's
-   `trial.report` and `should_prune` with its MedianPruner, both in process, with 64 running trials of 60 values
-   each and the same number of finished ones, in a Leave-One-Subject-Out study of 118 folds.
-3. Over HTTP, with a coordinator process and simulated workers, up to eight at a trial: 24 of them with folds of
-   a second, for the time a worker waits between two folds; `--many` of them with folds of twenty seconds, for
-   the share of their time that they wait; `--workers` of them with no training at all, for the reports that one
-   coordinator takes; then so many of them with `--coordinators` processes until `--reports` are in.
+2. Reports: `scheduling.report` (check, store, decide by median, lease the next fold, commit) compared with
+   Optuna's `trial.report` and `should_prune` with its MedianPruner. Both run in this process, with 64 running
+   trials of 60 values each and the same number of finished ones, in a Leave-One-Subject-Out study of 118 folds.
+3. Over HTTP, with a coordinator process and simulated workers, at most eight per trial:
+   - 24 workers with folds of one second, for the time that a worker waits between two folds;
+   - `--many` workers with folds of twenty seconds, for the share of their time that they wait;
+   - `--workers` workers without any training, for the reports per second that one coordinator handles;
+   - the same with `--coordinators` processes, until they have `--reports` reports.
 
 The last line is JSON:
-    claim_p95_growth   95th percentile of a claim with many finished trials over that with 100
-    report_vs_optuna   median of our report and decision over that of Optuna's two calls
+    claim_p95_growth   95th percentile of a claim with many finished trials, divided by that with 100
+    report_vs_optuna   median of our report and decision, divided by the median of Optuna's two calls
     report_ms, optuna_report_ms, claim_p95_ms
-    reports_per_s      over HTTP, with all workers at once, of all coordinators together; and of one alone:
-    reports_per_s_of_one, coordinators, reports, workers
-    connections        most connections to PostgreSQL at any moment of that
-    rss_growth         memory of the coordinators at its end over that after a tenth of the reports
-    idle_gap_p95_s     95th percentile of a worker's wait between the end of a fold and its next
-    many, idle_share   so many workers with folds of 20 s, and the share of their time between folds
-    errors             answers other than success
-    round_trip_ms      median of `SELECT 1` from here: what the machine was like in that hour
+    reports_per_s      over HTTP, with all workers and all coordinators together
+    reports_per_s_of_one   the same with one coordinator
+    coordinators, reports, workers
+    connections        maximum number of connections to PostgreSQL meanwhile
+    rss_growth         growth of the coordinators' memory from 10 % of the reports to the end
+    idle_gap_p95_s     95th percentile of a worker's wait between two folds
+    many, idle_share   number of workers with folds of 20 s, and the share of their time between folds
+    errors             number of answers other than success
+    round_trip_ms      median of `SELECT 1` from this process, which shows how busy the machine was
 """
 
 from __future__ import annotations
@@ -32,18 +35,14 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
 import random
 import statistics
-import subprocess
-import sys
 import tempfile
-import threading
 import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -51,7 +50,6 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import optuna
-import psutil
 import structlog
 from rich.console import Console
 from rich.table import Table
@@ -59,10 +57,10 @@ from sqlalchemy import Engine, create_engine, make_url, text
 from sqlalchemy.orm import sessionmaker
 
 from benchmarks.bench_study import FINGERPRINT, study_spec, write_cache, write_trials
+from benchmarks.coordinator_processes import ResourceMonitor, more_coordinators
 from benchmarks.simulated_workers import Load, simulate
 from cli.local.embedded_postgres import embedded_postgres
-from cli.local.ports import bind
-from cli.local.service import LocalService, local_service
+from cli.local.service import local_service
 from cli.local.state import StateFolder
 from coordinator.optimizer import distributions
 from coordinator.scheduling import claims, leases, reports
@@ -77,28 +75,30 @@ SUBJECTS = 118
 """Folds of a Leave-One-Subject-Out study of CK+."""
 
 RUNNING, RUNNING_FOLDS = 64, 60
+"""Number of running trials, and of finished folds in each."""
 
 LEASE_SECONDS = 90
-"""As in a cluster: of a machine's own, those of the many would lapse before a fold of theirs ends."""
+"""As in a cluster. Simulated workers send no heartbeats, so shorter leases would expire before a fold ends."""
 
-FEW = 100
+SHORT_HISTORY = 100
+"""Number of finished trials with which the long history is compared."""
 
 
 @dataclass(frozen=True)
-class Tables:
-    """The coordinator's functions on a database of its own, without HTTP."""
+class InProcessCoordinator:
+    """The coordinator's functions on one database, called without HTTP; every method is one transaction."""
 
     engine: Engine
     settings: CoordinatorSettings
 
     def create(self, **spec: object) -> int:
-        """A study; its id."""
+        """Create a study and return its id."""
         with sessionmaker(self.engine).begin() as session:
             given = StudySpec.model_validate(study_spec("bench", **spec))
             return life.create(session, given, self.settings.cache_root).id
 
     def claim(self, worker: str) -> FoldAssignment:
-        """One transaction."""
+        """Claim a fold."""
         info = WorkerInfo(id=f"worker-{worker}", name=worker, device="none")
         request = ClaimRequest(worker=info, caches=(FINGERPRINT,), wait_seconds=0)
         with sessionmaker(self.engine).begin() as session:
@@ -108,27 +108,29 @@ class Tables:
         return assignment
 
     def release(self, assignment: FoldAssignment) -> None:
-        """One transaction."""
+        """Release a lease."""
         with sessionmaker(self.engine).begin() as session:
             leases.release(session, _key(assignment))
 
     def report(self, assignment: FoldAssignment, rng: random.Random) -> FoldAssignment | None:
-        """One transaction; the lease that follows."""
+        """Report a random result and return the next lease."""
         result = random_result(assignment, rng)
         with sessionmaker(self.engine, expire_on_commit=False).begin() as session:
             return reports.report(session, _key(assignment), result, self.settings).next
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--finished", type=int, default=10_000, help="trials of the long history")
-    parser.add_argument("--claims", type=int, default=400)
-    parser.add_argument("--finished-loso", type=int, default=64, help="finished trials beside the running ones")
-    parser.add_argument("--workers", type=int, default=200)
-    parser.add_argument("--many", type=int, default=500)
-    parser.add_argument("--reports", type=int, default=100_000)
-    parser.add_argument("--coordinators", type=int, default=2, help="processes on the same database")
+    parser.add_argument("--finished", type=int, default=10_000, help="finished trials of the long history")
+    parser.add_argument("--claims", type=int, default=400, help="claims to time per history")
+    parser.add_argument(
+        "--finished-loso", type=int, default=64, help="finished trials besides the running ones"
+    )
+    parser.add_argument("--workers", type=int, default=200, help="workers that do not train")
+    parser.add_argument("--many", type=int, default=500, help="workers with folds of 20 s")
+    parser.add_argument("--reports", type=int, default=100_000, help="reports over HTTP")
+    parser.add_argument("--coordinators", type=int, default=2, help="coordinator processes")
     arguments = parser.parse_args()
     console = Console()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
@@ -152,26 +154,28 @@ def main() -> None:
 
 
 def _claims(folder: Path, console: Console, *, finished: int, claims: int) -> dict[str, float]:
-    taken: dict[int, list[float]] = {FEW: [], finished: []}
+    seconds: dict[int, list[float]] = {SHORT_HISTORY: [], finished: []}
     with _databases(folder, folds=10, names=["few", "many"]) as (few, many):
-        for tables, count in ((few, FEW), (many, finished)):
-            study = tables.create(protocol={"kind": "kfold", "k": 10}, trials=count + 4)
-            write_trials(tables.engine, study, first=0, trials=count, folds_done=10, folds=10, state="complete")
-            write_trials(tables.engine, study, first=count, trials=4, folds_done=0, folds=10, state="ready")
+        for database, count in ((few, SHORT_HISTORY), (many, finished)):
+            study = database.create(protocol={"kind": "kfold", "k": 10}, trials=count + 4)
+            write_trials(
+                database.engine, study, first=0, trials=count, folds_done=10, folds=10, state="complete"
+            )
+            write_trials(database.engine, study, first=count, trials=4, folds_done=0, folds=10, state="ready")
         round_trip = _round_trip(few.engine)
         for _ in range(claims):
-            for tables, count in ((few, FEW), (many, finished)):
+            for database, count in ((few, SHORT_HISTORY), (many, finished)):
                 started = time.perf_counter()
-                assignment = tables.claim("one")
-                taken[count].append(time.perf_counter() - started)
-                tables.release(assignment)
-    table = Table("claim", "median ms", "95 % below")
-    for count, seconds in taken.items():
-        table.add_row(f"{count} finished trials", _ms(statistics.median(seconds)), _ms(_p95(seconds)))
+                assignment = database.claim("one")
+                seconds[count].append(time.perf_counter() - started)
+                database.release(assignment)
+    table = Table("claim", "median ms", "95th percentile")
+    for count, measured in seconds.items():
+        table.add_row(f"{count} finished trials", _ms(statistics.median(measured)), _ms(_p95(measured)))
     console.print(table)
     return {
-        "claim_p95_growth": round(_p95(taken[finished]) / _p95(taken[FEW]), 3),
-        "claim_p95_ms": round(1e3 * _p95(taken[finished]), 2),
+        "claim_p95_growth": round(_p95(seconds[finished]) / _p95(seconds[SHORT_HISTORY]), 3),
+        "claim_p95_ms": round(1e3 * _p95(seconds[finished]), 2),
         "round_trip_ms": round(1e3 * round_trip, 3),
     }
 
@@ -183,10 +187,10 @@ def _reports(folder: Path, console: Console, *, finished: int) -> dict[str, floa
     rng = random.Random(0)
     ours: list[float] = []
     theirs: list[float] = []
-    with _databases(folder, folds=SUBJECTS, names=["ours", "optuna"]) as (tables, other):
-        study = tables.create(trials=finished + RUNNING)
+    with _databases(folder, folds=SUBJECTS, names=["ours", "optuna"]) as (database, optuna_database):
+        study = database.create(trials=finished + RUNNING)
         write_trials(
-            tables.engine,
+            database.engine,
             study,
             first=0,
             trials=finished,
@@ -195,25 +199,27 @@ def _reports(folder: Path, console: Console, *, finished: int) -> dict[str, floa
             state="complete",
         )
         write_trials(
-            tables.engine, study, first=finished, trials=RUNNING, folds_done=RUNNING_FOLDS, folds=SUBJECTS,
+            database.engine, study, first=finished, trials=RUNNING, folds_done=RUNNING_FOLDS, folds=SUBJECTS,
             state="running",
         )  # fmt: skip
-        baseline = _optuna_study(other, finished=finished, rng=rng)
+        baseline = _optuna_study(optuna_database, finished=finished, rng=rng)
         running = [trial for trial in baseline.get_trials(deepcopy=False) if not trial.state.is_finished()]
-        held = [tables.claim(f"{number}") for number in range(RUNNING)]
-        # One report of each trial, as they arrive from many workers.
-        for assignment, twin in zip(held, running, strict=True):
+        leased = [database.claim(f"{number}") for number in range(RUNNING)]
+        # One report per trial, as if from many workers.
+        for assignment, frozen in zip(leased, running, strict=True):
             started = time.perf_counter()
-            tables.report(assignment, rng)
+            database.report(assignment, rng)
             ours.append(time.perf_counter() - started)
 
-            trial = optuna.trial.Trial(baseline, twin._trial_id)
+            trial = optuna.trial.Trial(baseline, frozen._trial_id)
             started = time.perf_counter()
             trial.report(rng.random(), RUNNING_FOLDS + 1)
             trial.should_prune()
             theirs.append(time.perf_counter() - started)
-    table = Table("64 running trials of 60 values", "median ms", "95 % below")
-    table.add_row("report, decide, next fold", _ms(statistics.median(ours)), _ms(_p95(ours)))
+    table = Table("64 running trials of 60 values", "median ms", "95th percentile")
+    table.add_row(
+        "foldwise: report, decide, lease the next fold", _ms(statistics.median(ours)), _ms(_p95(ours))
+    )
     table.add_row("Optuna: report, should_prune", _ms(statistics.median(theirs)), _ms(_p95(theirs)))
     console.print(table)
     return {
@@ -223,9 +229,9 @@ def _reports(folder: Path, console: Console, *, finished: int) -> dict[str, floa
     }
 
 
-def _optuna_study(tables: Tables, *, finished: int, rng: random.Random) -> optuna.Study:
+def _optuna_study(database: InProcessCoordinator, *, finished: int, rng: random.Random) -> optuna.Study:
     study = optuna.create_study(
-        storage=optuna.storages.RDBStorage(tables.settings.database_url),
+        storage=optuna.storages.RDBStorage(database.settings.database_url),
         direction="maximize",
         pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=10),
     )
@@ -259,22 +265,22 @@ def _over_http(
     write_cache(state.caches, subjects=SUBJECTS)
     with (
         local_service(state, workers=0, port=0, notify=lambda _: None, lease_seconds=LEASE_SECONDS) as service,
-        ProcessPoolExecutor(1, mp_context=get_context("spawn")) as elsewhere,
+        ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool,
     ):
         service.client.create(
             StudySpec.model_validate(study_spec("load", trials=100_000, pruning=[], workers_per_trial=8))
         )
         load = partial(simulate, token=service.service.worker_token, study="load")
-        alone = partial(load, urls=[service.service.url])
-        calm = elsewhere.submit(alone, workers=24, seconds=30, fold_seconds=1.0).result()
-        crowd = elsewhere.submit(alone, workers=many, seconds=90, fold_seconds=20.0).result()
-        one = elsewhere.submit(alone, workers=workers, seconds=60, fold_seconds=0.0).result()
+        one_url = partial(load, urls=[service.service.url])
+        short_folds = pool.submit(one_url, workers=24, seconds=30, fold_seconds=1.0).result()
+        long_folds = pool.submit(one_url, workers=many, seconds=90, fold_seconds=20.0).result()
+        one_coordinator = pool.submit(one_url, workers=workers, seconds=60, fold_seconds=0.0).result()
         parts: list[Load] = []
-        with _more_coordinators(state, service, coordinators - 1) as others:
-            watch = _Watch(service)
-            urls = [service.service.url, *others]
+        with more_coordinators(state, service, coordinators - 1, lease_seconds=LEASE_SECONDS) as other_urls:
+            monitor = ResourceMonitor(service)
+            urls = [service.service.url, *other_urls]
             for share in (0.1, 0.9):
-                busy = elsewhere.submit(
+                future = pool.submit(
                     load,
                     urls=urls,
                     workers=workers,
@@ -282,114 +288,56 @@ def _over_http(
                     fold_seconds=0.0,
                     reports=int(share * reports),
                 )
-                parts.append(busy.result())
-                watch.mark()
-            watch.stop()
+                parts.append(future.result())
+                monitor.record_memory()
+            monitor.stop()
     rate = parts[1].reports / parts[1].seconds
-    errors = [error for seen in (calm, crowd, one, *parts) for error in seen.errors]
+    errors = [error for part in (short_folds, long_folds, one_coordinator, *parts) for error in part.errors]
     table = Table("over HTTP", "")
     table.add_row(f"reports per second, {coordinators} coordinators", f"{rate:.0f}")
-    table.add_row("reports per second, one coordinator", f"{one.reports / one.seconds:.0f}")
-    table.add_row("24 workers' wait between two folds, median", f"{_ms(statistics.median(calm.gaps))} ms")
-    table.add_row("95 % below", f"{_ms(_p95(calm.gaps))} ms")
-    table.add_row(f"{many} workers with folds of 20 s, share of time between folds", f"{_idle(crowd):.1%}")
-    table.add_row("connections", str(watch.connections))
-    table.add_row("memory, MB", ", ".join(f"{rss / 1e6:.0f}" for rss in watch.memory))
+    table.add_row(
+        "reports per second, one coordinator", f"{one_coordinator.reports / one_coordinator.seconds:.0f}"
+    )
+    waits = short_folds.gaps
+    table.add_row("wait between two folds, 24 workers, median", f"{_ms(statistics.median(waits))} ms")
+    table.add_row("the same, 95th percentile", f"{_ms(_p95(waits))} ms")
+    idle = f"{_idle_share(long_folds):.1%}"
+    table.add_row(f"share of time between folds, {many} workers with folds of 20 s", idle)
+    table.add_row("connections to PostgreSQL, maximum", str(monitor.connections))
+    table.add_row(
+        "memory in MB, after 10 % and all reports", ", ".join(f"{rss / 1e6:.0f}" for rss in monitor.memory)
+    )
     table.add_row("errors", "; ".join(errors[:3]) or "none")
     console.print(table)
     return {
         "reports_per_s": round(rate, 1),
-        "reports_per_s_of_one": round(one.reports / one.seconds, 1),
+        "reports_per_s_of_one": round(one_coordinator.reports / one_coordinator.seconds, 1),
         "coordinators": coordinators,
         "reports": sum(part.reports for part in parts),
         "workers": workers,
-        "connections": watch.connections,
-        "rss_growth": round(watch.memory[-1] / watch.memory[0] - 1, 3),
-        "idle_gap_p95_s": round(_p95(calm.gaps), 4),
+        "connections": monitor.connections,
+        "rss_growth": round(monitor.memory[-1] / monitor.memory[0] - 1, 3),
+        "idle_gap_p95_s": round(_p95(waits), 4),
         "many": many,
-        "idle_share": round(_idle(crowd), 4),
+        "idle_share": round(_idle_share(long_folds), 4),
         "errors": len(errors),
     }
 
 
-@contextmanager
-def _more_coordinators(state: StateFolder, service: LocalService, count: int) -> Iterator[list[str]]:
-    """So many more coordinators on the same database, each on a port of its own; whoever asks early waits."""
-    environment = {
-        **os.environ,
-        "FOLDWISE_DATABASE_URL": service.service.database_url,
-        "FOLDWISE_ADMIN_TOKEN": service.service.admin_token,
-        "FOLDWISE_WORKER_TOKEN": service.service.worker_token,
-    }
-    with ExitStack() as stack:
-        urls = []
-        for _ in range(count):
-            listener = stack.enter_context(bind("127.0.0.1", 0))
-            options = {
-                "--fd": listener.fileno(),
-                "--cache-root": state.caches,
-                "--lease-seconds": LEASE_SECONDS,
-            }
-            process = subprocess.Popen(  # noqa: S603 - our own program
-                [sys.executable, "-m", "cli.main", "coordinator", *map(str, chain(*options.items()))],
-                env=environment,
-                stdout=subprocess.DEVNULL,
-                pass_fds=(listener.fileno(),),
-            )
-            stack.callback(process.wait)
-            stack.callback(process.terminate)
-            urls.append(f"http://127.0.0.1:{listener.getsockname()[1]}")
-        yield urls
-
-
-def _idle(load: Load) -> float:
-    """Share of the workers' time between folds, but before their first."""
-    later = sum(load.later_gaps)
-    return later / (later + load.folding)
-
-
-class _Watch:
-    """Looks at the database's connections now and then, and at the coordinators' memory when told."""
-
-    def __init__(self, service: LocalService) -> None:
-        self.connections = 0
-        self.memory: list[int] = []
-        self._coordinators = [
-            child for child in psutil.Process().children() if "coordinator" in child.cmdline()
-        ]
-        self._engine = create_engine(service.service.database_url)
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._count, daemon=True)
-        self._thread.start()
-
-    def mark(self) -> None:
-        """Note the memory of now."""
-        self.memory.append(sum(coordinator.memory_info().rss for coordinator in self._coordinators))
-
-    def stop(self) -> None:
-        """End the counting."""
-        self._done.set()
-        self._thread.join()
-        self._engine.dispose()
-
-    def _count(self) -> None:
-        others = (
-            "SELECT count(*) FROM pg_stat_activity"
-            " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
-        )
-        with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            while not self._done.wait(0.2):
-                self.connections = max(self.connections, connection.scalar(text(others)) or 0)
+def _idle_share(load: Load) -> float:
+    """Share of the workers' time between two folds, not counting the wait before their first fold."""
+    waiting = sum(load.later_gaps)
+    return waiting / (waiting + load.training)
 
 
 # --- Parts ------------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def _databases(folder: Path, *, folds: int, names: list[str]) -> Iterator[list[Tables]]:
+def _databases(folder: Path, *, folds: int, names: list[str]) -> Iterator[list[InProcessCoordinator]]:
     write_cache(folder / "caches", subjects=folds)
     with embedded_postgres(folder / "postgres") as url:
-        made: list[Tables] = []
+        databases: list[InProcessCoordinator] = []
         server = create_engine(url, isolation_level="AUTOCOMMIT")
         for name in names:
             with server.connect() as connection:
@@ -404,12 +352,12 @@ def _databases(folder: Path, *, folds: int, names: list[str]) -> Iterator[list[T
                 worker_token="w" * 20,
                 lease_seconds=3600,
             )
-            made.append(Tables(engine, settings))
+            databases.append(InProcessCoordinator(engine, settings))
         try:
-            yield made
+            yield databases
         finally:
-            for tables in made:
-                tables.engine.dispose()
+            for database in databases:
+                database.engine.dispose()
             server.dispose()
 
 

@@ -1,20 +1,20 @@
-"""What the lossless economies and exact pruning save, one by one and together, over REST with real workers.
+"""What the lossless economies and exact pruning save, separately and together, over REST with real workers.
 
     python -m benchmarks.economies [--subjects 6] [--epochs 16] [--workers 2]
 
-The same 16 configurations of Table 1, enqueued, two of them twice (a sampler over a mostly discrete space does
-that), as Leave-One-Subject-Out studies on one synthetic set: without any economy, with each alone, with `bound`
-pruning alone, with all together. Every study runs every fold that its rules leave, one study after the other.
-By default it has three of the seven emotions, which a small network learns as well as large ones learn CK+.
-The threshold of `bound` is a record to beat, as in the paper: one clip less than the best of the first run got
-right.
+The same 16 configurations of Table 1 run as Leave-One-Subject-Out studies on one synthetic set, one study after
+another: without any economy, with each economy alone, with `bound` pruning alone, and with all together. Two
+configurations are enqueued twice, because a sampler over a mostly discrete space also repeats configurations.
+By default the set has three of the seven emotions, which a small network learns as well as large ones learn
+CK+. The threshold of `bound` is an accuracy to beat, as in the paper: that of the best trial of the first
+study, minus one clip.
 
 The last line is JSON:
-    clip_pass_ratio   clip passes with nothing over those with everything
+    clip_pass_ratio   clip passes without economies, divided by those with everything
     time_ratio        the same for the seconds of training
     same_best         whether the best trial is the same configuration with the same accuracy
-    equal_folds       per variant, the share of its folds whose reported labels are those of the run with
-                      nothing; below 1 only where rounding in fp32 turned a label
+    equal_folds       per variant, the share of its folds with the same reported labels as without economies;
+                      below 1 only if rounding in fp32 changed a label
     folds, clip_passes, seconds   per variant
 """
 
@@ -56,23 +56,23 @@ NOTHING = Economies(stop_when_perfect=False, skip_dead_taps=False, gray_as_one_c
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a study took and gave."""
+    """Cost and results of a study."""
 
     folds: int
     reused: int
     clip_passes: int
     seconds: float
-    """Of training, over all workers."""
+    """Seconds of training, summed over all workers."""
 
     best: tuple[dict[str, Any], float] | None
     """Parameters and accuracy of the best complete trial."""
 
     reported: dict[tuple[int, int], tuple[int, ...]]
-    """Of trial and fold: labels predicted at its best epoch. Score and confusion follow from them."""
+    """Labels predicted at the best epoch, by trial and fold. Accuracy and confusion follow from them."""
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--subjects", type=int, default=6)
     parser.add_argument("--classes", nargs="+", default=["anger", "happy", "surprise"])
@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument(
-        "--bn-momentum", type=float, default=0.4, help="a short training's statistics must move"
+        "--bn-momentum", type=float, default=0.4, help="high, because a short training has few steps"
     )
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
@@ -118,7 +118,7 @@ def main() -> None:
                     space=_space(),
                     trials=CONFIGURATIONS,
                     enqueue=_configurations(),
-                    pruning=(BoundRule(threshold=_record(outcomes["nothing"], cache)),) if bound else (),
+                    pruning=(BoundRule(threshold=_threshold(outcomes["nothing"], cache)),) if bound else (),
                     economies=economies,
                     training=TrainingSettings(
                         width=arguments.width,
@@ -137,7 +137,7 @@ def main() -> None:
 
 
 def _space() -> SearchSpace:
-    # A sampler over the paper's space meets a dropout twice only by chance; here it has four values.
+    # Four values of dropout instead of a range, so that configurations can repeat.
     return SearchSpace.model_validate({**paper_space().model_dump(), "dropout": [0.0, 0.15, 0.3, 0.45]})
 
 
@@ -150,9 +150,9 @@ def _configurations() -> tuple[dict[str, Any], ...]:
     return tuple(distinct + distinct[:REPEATED])
 
 
-def _record(nothing: Outcome, cache: ClipCache) -> float:
+def _threshold(nothing: Outcome, cache: ClipCache) -> float:
     if nothing.best is None:
-        raise RuntimeError("no trial was complete")
+        raise RuntimeError("the first study has no complete trial")
     return nothing.best[1] - 1 / len(cache.records)
 
 
@@ -191,13 +191,15 @@ def _run(service: LocalService, spec: StudySpec) -> Outcome:
 
 
 def _equal(outcome: Outcome, nothing: Outcome) -> float:
-    same = sum(nothing.reported[place] == figures for place, figures in outcome.reported.items())
+    same = sum(nothing.reported[fold] == labels for fold, labels in outcome.reported.items())
     return round(same / len(outcome.reported), 4)
 
 
 def _table(outcomes: dict[str, Outcome]) -> Table:
     nothing = outcomes["nothing"]
-    table = Table("", "folds run", "reused", "clip passes", "fewer", "seconds", "less", "equal folds")
+    table = Table(
+        "", "folds run", "reused", "clip passes", "savings factor", "seconds", "savings factor", "equal folds"
+    )
     for name, outcome in outcomes.items():
         table.add_row(
             name,

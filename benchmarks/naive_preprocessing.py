@@ -1,8 +1,8 @@
-"""The opponent of the preprocessing benchmark: the script that one writes on the first afternoon.
+"""The baseline of the preprocessing benchmark: a simple script, as one writes it on the first afternoon.
 
-One process with OpenCV's defaults: each of a sequence's last ten frames is read, searched for a face with
-YuNet at full resolution, cropped, resized, made gray and equalized; two arrays are saved in the end. It shares
-no code with preprocessing but the reader's list of files and the place of the detector's weights.
+One process with OpenCV's defaults reads each of a sequence's last ten frames, finds a face with YuNet at full
+resolution, crops, resizes, converts to gray and equalizes; at the end it saves two arrays. With preprocessing
+it shares only the reader's list of files and the path of the detector's weights.
 """
 
 from __future__ import annotations
@@ -25,7 +25,13 @@ def run_naive_preprocessing(
 ) -> list[list[Box | None]]:
     """Write `clips.npy` and `clips_clahe.npy` into `folder`.
 
-    Returns x, y, width, height for each frame of each sequence in pixels of the frame; None without a face.
+    Args:
+        sequences: the sequences to read.
+        folder: folder to create.
+        size: height and width of a crop in pixels.
+
+    Returns:
+        x, y, width and height in pixels for each frame of each sequence; None for a frame without a face.
     """
     detector = cv2.FaceDetectorYN.create(str(find_weights(YUNET)), "", (320, 320))
     clahe = cv2.createCLAHE(2.0, (8, 8))

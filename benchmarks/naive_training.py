@@ -1,10 +1,11 @@
-"""The opponent of the training benchmark: a fold as a competent researcher would train it in PyTorch.
+"""The baseline of the training benchmark: a fold as a competent researcher would train it in PyTorch.
 
-A `Dataset` that augments with OpenCV when a clip is asked for, a `DataLoader` with worker processes, the
-network written layer by layer with `nn.Conv3d`, eager fp32, `torch.optim.Adam`, all epochs. It reads the same
-clip cache and makes as many clips an epoch as the worker, and shares no code with it. It is a fair opponent:
-cuDNN may choose its algorithms by measurement and nothing is made deterministic, OpenCV does not compete with
-the loader's processes for cores, test clips stay on the device, and no step waits for the GPU.
+It has a `Dataset` that augments each clip with OpenCV when it is loaded, a `DataLoader` with worker processes,
+the network written layer by layer with `nn.Conv3d`, eager fp32 and `torch.optim.Adam`, and it trains all
+epochs. It reads the same clip cache and trains on the same number of clips per epoch as the worker, but shares
+no code with it. It is a fair baseline: cuDNN chooses its algorithms by measurement, nothing is forced to be
+deterministic, OpenCV does not compete with the loader's processes for cores, test clips stay on the device, and
+no step waits for the GPU.
 """
 
 from __future__ import annotations
@@ -41,25 +42,25 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class NaiveResult:
-    """What a fold gave, and what it cost."""
+    """Results and cost of a fold."""
 
     predicted: tuple[tuple[int, ...], ...]
-    """Predicted labels of the test clips after each epoch, in the order they were asked for."""
+    """Predicted labels of the test clips after each epoch, in the order of `test_clips`."""
 
     best_epoch: int
-    """From 0; the earliest with the most test clips right."""
+    """Index from 0 of the earliest epoch with the most correct test clips."""
 
     accuracy: float
-    """Of the best epoch."""
+    """Accuracy of the best epoch."""
 
     clip_passes: int
     """Training clips passed forward and backward."""
 
     train_seconds: float
-    """Of the training loops, loading included."""
+    """Seconds in the training loops, including loading."""
 
     seconds: float
-    """Of everything, from the weights to the last prediction."""
+    """Seconds in total, from the initial weights to the last prediction."""
 
 
 def run_naive_fold(
@@ -75,28 +76,30 @@ def run_naive_fold(
     on_step: Callable[[], None] | None = None,
     tf32: bool = False,
 ) -> NaiveResult:
-    """Train on all clips but the fold's and test after every epoch.
+    """Train on all clips except the test clips, and test after every epoch.
 
     Args:
-        cache: the clips.
-        test_clips: ids of the fold's clips.
-        hp: the configuration.
+        cache: the clip cache.
+        test_clips: ids of the fold's test clips.
+        hp: the hyper-parameters.
         training: sizes, epochs and augmentation.
-        seed: of weights, order, dropout and augmentation.
-        device: where to train.
-        loader_workers: processes that load and augment; 0 does it in this one.
-        max_steps: stop after so many optimiser steps, test once more, and return.
-        on_step: called after every step; to time steps, synchronise in it.
-        tf32: let a GPU multiply in TF32, as PyTorch by default does in convolutions.
+        seed: seed of weights, clip order, dropout and augmentation.
+        device: device to train on.
+        loader_workers: number of processes that load and augment; 0 means this process.
+        max_steps: number of optimiser steps after which to test once more and return; None means no limit.
+        on_step: called after every step; it must synchronise the device to time steps.
+        tf32: whether a GPU multiplies in TF32, as PyTorch does by default in convolutions.
 
     Returns:
         Predictions, counts and times.
 
     Raises:
-        InvalidInput: a setting that this baseline does not have.
+        InvalidInput: the training has a setting that this baseline does not support.
     """
     if training.batch_norm != "before activation" or not training.pool_counts_padding or training.pretrained:
-        raise InvalidInput("the naive baseline has only the paper's network", field="training")
+        raise InvalidInput(
+            "the naive baseline supports only the paper's network, without pretraining", field="training"
+        )
     started = time.monotonic()
     torch.manual_seed(seed)
     train_set = AugmentedClips(cache, test_clips, hp, training.augmentation)
@@ -143,15 +146,15 @@ def run_naive_fold(
 
 
 class AugmentedClips(Dataset[tuple[Tensor, int]]):
-    """Each training clip once as it is and once for each of its copies, drawn anew whenever it is asked for."""
+    """Each training clip, followed by its augmented copies, which are drawn again in every epoch."""
 
     def __init__(
         self, cache: ClipCache, test_clips: Sequence[str], hp: Hyperparameters, settings: Augmentation
     ) -> None:
-        """Nothing is read yet: the frames are memory-mapped, and processes share them."""
+        """Map the frames into memory without reading them; the loader's processes share them."""
         self._frames = cache.frames(clahe=hp.clahe)
         self.samples: list[tuple[int, int, Kind]] = []
-        """Row, label and kind."""
+        """Row in the cache, label, and kind of augmentation."""
 
         self._settings = settings
         self._normalization = hp.normalization
@@ -167,11 +170,11 @@ class AugmentedClips(Dataset[tuple[Tensor, int]]):
             self.samples += [(row, clip.label, kind) for kind in kinds]
 
     def __len__(self) -> int:
-        """Clips of an epoch."""
+        """Number of clips per epoch."""
         return len(self.samples)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        """A clip, float, 3 x frames x size x size, and its label."""
+        """A clip as floats, 3 x frames x size x size, and its label."""
         row, label, kind = self.samples[index]
         clip: Frames = self._frames[row]
         if kind == "flip":
@@ -197,9 +200,10 @@ class AugmentedClips(Dataset[tuple[Tensor, int]]):
 
 
 def to_input(clip: Frames, normalization: bool) -> Tensor:
-    """Frames x size x size (x 3) of bytes as 3 x frames x size x size floats in [0, 1] or [-1, 1].
+    """Convert bytes, frames x size x size (x 3), to floats, 3 x frames x size x size.
 
-    Gray frames stand three times as one; batching writes the three channels out.
+    The values are in [0, 1], with normalization in [-1, 1]. Gray frames become three views of the same channel;
+    batching copies them.
     """
     values = torch.from_numpy(clip.astype(np.float32)).div_(255)
     if normalization:
@@ -210,7 +214,7 @@ def to_input(clip: Frames, normalization: bool) -> Tensor:
 def _loader(
     data: AugmentedClips, batch_size: int, workers: int, seed: int, device: torch.device
 ) -> DataLoader[tuple[Tensor, int]]:
-    # Batch normalisation may have no statistics of a last batch of one clip.
+    # Batch normalisation cannot train on a last batch of one clip.
     return DataLoader(
         data,
         batch_size=batch_size,
@@ -254,7 +258,7 @@ class NaiveNet(nn.Module):
     """The paper's 3D-CNN, layer by layer."""
 
     def __init__(self, hp: Hyperparameters, training: TrainingSettings, *, classes: int) -> None:
-        """Weights are Xavier from torch's global random numbers, biases zero."""
+        """Initialise weights with Xavier from torch's global random generator, and biases with zero."""
         super().__init__()
         w, second = training.width, hp.second_conv_layer
         pool = nn.AvgPool3d if hp.pooling_layer == "AvgPooling" else nn.MaxPool3d
@@ -297,7 +301,7 @@ class NaiveNet(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def forward(self, clips: Tensor) -> Tensor:
-        """Logits, batch x classes, of batch x 3 x frames x size x size."""
+        """Logits, batch x classes, for clips of batch x 3 x frames x size x size."""
         x = self.pool1(self.group1(clips))
         x = self.pool2(self.group2(x))
         x = self.pool3(self.group3(x))
@@ -326,9 +330,9 @@ def _predict(network: nn.Module, tests: Tensor, batch_size: int) -> tuple[int, .
 
 @contextmanager
 def _backends(tf32: bool) -> Iterator[None]:
-    """A fresh process's switches, whatever ran before in this one, with cuDNN's choice by measurement."""
+    """Set torch's switches as in a new process, but let cuDNN choose its algorithms by measurement."""
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = (
+    previous = (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
         cudnn.benchmark,
@@ -340,5 +344,5 @@ def _backends(tf32: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = before[2:]
+        torch.use_deterministic_algorithms(previous[0], warn_only=previous[1])
+        cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = previous[2:]

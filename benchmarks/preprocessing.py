@@ -1,21 +1,22 @@
-"""Our preprocessing against the script that one writes on the first afternoon, on the same sequences.
+"""foldwise's preprocessing compared with a simple script, on the same sequences.
 
     python -m benchmarks.preprocessing [--subjects 12] [--rounds 3] [--processes 2]
 
-Sequences are synthetic, 640 x 490, seven for each subject. Both read the same files in turn, round by round:
-the baseline (`benchmarks/naive_preprocessing.py`) in one process with OpenCV's defaults; ours as `foldwise
-preprocess` runs it with YuNet, everything included: processes that start, hashes of all files, parts synced to
-the disk, the cache joined, hashed and checked.
+The sequences are synthetic, 640 x 490 pixels, seven per subject. Both programs read the same files, alternating
+in rounds. The baseline (`benchmarks/naive_preprocessing.py`) is one process with OpenCV's defaults. foldwise
+runs as `foldwise preprocess` does with YuNet; its time includes the start of processes, hashing all files,
+syncing parts to the disk, and joining, hashing and checking the cache.
 
-Memory is the peak of the job's process and of its largest child, on a third of the subjects and on all of them.
+Memory is the peak of the job's process plus that of its largest child, with a third of the subjects and with
+all.
 
 The last line is JSON:
-    rate_ratio              our sequences per second over the baseline's, median over rounds
-    boxes_equal_share       frames on which our box and the baseline's have an intersection over union of 0.9
-    least_overlap           the least intersection over union of any frame
+    rate_ratio              sequences per second of foldwise divided by the baseline's, median over rounds
+    boxes_equal_share       share of frames on which both boxes have an intersection over union of at least 0.9
+    least_overlap           smallest intersection over union of all frames
     our_rate, naive_rate    sequences per second, medians
-    memory_ratio            our peak memory with all subjects over that with a third of them
-    peak_megabytes          with all subjects, the job's process and the largest child together
+    memory_ratio            peak memory with all subjects divided by that with a third of them
+    peak_megabytes          peak memory with all subjects
     sequences, rounds, processes, cores, opencv
 """
 
@@ -50,7 +51,7 @@ SETTINGS = ClipSettings()
 
 
 def main() -> None:
-    """Run it."""
+    """Measure and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--subjects", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=3)
@@ -68,7 +69,14 @@ def main() -> None:
 
 
 def run_benchmark(folder: Path, *, subjects: int, rounds: int, processes: int) -> None:
-    """Measure in `folder` and print a table and the JSON line."""
+    """Measure in `folder`, and print a table and the JSON line.
+
+    Args:
+        folder: folder for all files.
+        subjects: number of synthetic subjects.
+        rounds: number of rounds.
+        processes: number of foldwise's processes.
+    """
     console = Console(stderr=True)
     tree, small_tree = folder / "tree", folder / "small"
     write_ckplus_tree(tree, subjects=subjects)
@@ -91,7 +99,7 @@ def run_benchmark(folder: Path, *, subjects: int, rounds: int, processes: int) -
         shutil.rmtree(folder / f"ours{number}")
     peaks = [_peak_megabytes(one, folder / f"{one.name}-caches", processes) for one in (small_tree, tree)]
     rates = {name: len(sequences) / statistics.median(times) for name, times in seconds.items()}
-    table = Table("", "sequences/s, median", "slowest to fastest", "peak memory, a third and all")
+    table = Table("", "sequences/s, median", "slowest to fastest", "peak memory, a third and all subjects")
     for name, times in seconds.items():
         span = f"{len(sequences) / max(times):.2f} to {len(sequences) / min(times):.2f}"
         table.add_row(
@@ -120,7 +128,7 @@ def run_benchmark(folder: Path, *, subjects: int, rounds: int, processes: int) -
 
 
 def _overlaps(naive: Sequence[Sequence[Box | None]], records: Sequence[CacheRecord]) -> list[float]:
-    """Of each frame; 0 where only one of the two found a face, 1 where neither did."""
+    """Intersection over union on each frame; 0 if only one of the two found a face, 1 if neither did."""
     return [
         float(theirs is ours)
         if theirs is None or ours is None
@@ -144,7 +152,7 @@ def _peak_megabytes(tree: Path, caches: Path, processes: int) -> float:
 
 def _measure_memory(tree: Path, caches: Path, processes: int) -> None:
     preprocess("ckplus", tree, caches, settings=SETTINGS, processes=processes)
-    # Linux counts in kibibytes.
+    # Linux reports kibibytes.
     peaks = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     print(sum(peaks) / 1024)
 

@@ -1,21 +1,22 @@
-"""What each pruning rule saves and what it loses, by pruning searches afterwards whose every fold is known.
+"""What each pruning rule saves and loses, by replaying searches in which every fold is known.
 
     python -m benchmarks.pruning [--repeats 50] [--trials 60]
     python -m benchmarks.pruning --record STUDY [--state DIR]
 
-Searches are those recorded from real studies, in many orders of their trials, and simulated ones
-(`benchmarks/searches.py`), in the shape of CK+ with Leave-One-Subject-Out and with ten folds. A replay runs a
-search's trials one after the other and asks `coordinator.pruning.decide` after each fold, as a coordinator with
-one worker does, with folds by index and hardest first. What a sampler makes of pruned trials is not in it.
+The searches are recorded from real studies, with their trials shuffled in many orders, or simulated
+(`benchmarks/searches.py`) in the shape of CK+, with Leave-One-Subject-Out and with ten folds. A replay runs a
+search's trials one after another and calls `coordinator.pruning.decide` after each fold, as a coordinator with
+one worker does, with folds by index and with the hardest first. It does not model how a sampler reacts to
+pruned trials.
 
-`bound` has the threshold that one trial in ten reaches: somebody knew what to ask for.
+The threshold of `bound` is the accuracy that one trial in ten reaches, as if a user knew what to ask for.
 
 `--record` writes the folds of a finished study without pruning to `benchmarks/recorded_searches`.
 
-The last line is JSON: for each search, and in it for each rule and order,
-    folds    the share of folds that are run
-    lost     the share of searches whose best trial, had nothing been pruned, was pruned
-    regret   by how much the accuracy of the trial that the study names as best is lower than that one's, mean
+The last line is JSON; for each search, rule and order of folds it has
+    folds    share of folds that run
+    lost     share of searches in which the trial that is best without pruning was pruned
+    regret   accuracy of that trial minus the accuracy of the best trial that remains, mean over searches
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ Order = Literal["fixed", "hardest_first"]
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What pruning did to one search."""
+    """The effect of pruning on one search."""
 
     folds: float
     lost: bool
@@ -53,11 +54,11 @@ class Outcome:
 
 
 def main() -> None:
-    """Replay and print, or record."""
+    """Replay the searches and print the results, or record a study."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=50, help="searches of each kind")
-    parser.add_argument("--trials", type=int, default=60, help="of a simulated search")
-    parser.add_argument("--record", metavar="STUDY")
+    parser.add_argument("--repeats", type=int, default=50, help="number of searches of each kind")
+    parser.add_argument("--trials", type=int, default=60, help="number of trials of a simulated search")
+    parser.add_argument("--record", metavar="STUDY", help="record this study instead")
     parser.add_argument("--state", type=Path, help="state folder of the service that has the study")
     arguments = parser.parse_args()
     if arguments.record is not None:
@@ -87,7 +88,7 @@ def _searches(repeats: int, trials: int) -> Iterator[Search]:
 
 
 def measure(search: Search) -> dict[str, Outcome]:
-    """Every rule on one search."""
+    """Replay one search with every rule."""
     values = [accuracy_of(folds) for folds in search.trials]
     best = max(values)
     outcomes = {}
@@ -111,7 +112,7 @@ def measure(search: Search) -> dict[str, Outcome]:
 
 
 def _variants(search: Search, values: Sequence[float]) -> Iterator[tuple[str, Order, list[dict[str, Any]]]]:
-    many = len(search.trials[0]) > 20
+    many_folds = len(search.trials[0]) > 20
     bound = {"rule": "bound", "threshold": round(float(np.quantile(values, 0.9)), 3)}
     median, paired = {"rule": "median"}, {"rule": "paired"}
     sets: dict[str, list[dict[str, Any]]] = {
@@ -126,7 +127,7 @@ def _variants(search: Search, values: Sequence[float]) -> Iterator[tuple[str, Or
         yield f"{name}, fixed", "fixed", rules
         yield f"{name}, hardest first", "hardest_first", rules
     others = [("start-up 2", {"startup_trials": 2}), ("start-up 10", {"startup_trials": 10})]
-    others += [(f"warm-up {folds}", {"warmup_folds": folds}) for folds in ((5, 20) if many else (2, 5))]
+    others += [(f"warm-up {folds}", {"warmup_folds": folds}) for folds in ((5, 20) if many_folds else (2, 5))]
     for name, setting in others:
         yield f"median, {name}, fixed", "fixed", [{**median, **setting}]
     for factor in (2.0, 3.0):

@@ -1,10 +1,11 @@
-"""Searches with every fold of every trial run, to ask afterwards what pruning them would have done.
+"""Searches in which every fold of every trial ran, to replay them with pruning.
 
-Simulated ones (`coordinator.pruning.replay.simulated_trials`) have the shape of CK+: 118 subjects with 327
-clips (how many have 1 to 6 is known). In a rising search skill grows by 1 from the first to the last trial.
+Simulated searches (`coordinator.pruning.replay.simulated_trials`) have the shape of CK+: 118 subjects with 327
+clips, and the published number of subjects with 1 to 6 clips. In a rising search the skill grows by 1 from the
+first to the last trial.
 
-Recorded ones are files in `recorded_searches`, made by `python -m benchmarks.pruning --record STUDY`: a line of
-JSON that says what the study was, then CSV.
+Recorded searches are files in `recorded_searches`, written by `python -m benchmarks.pruning --record STUDY`: a
+line of JSON that describes the study, then CSV.
 """
 
 from __future__ import annotations
@@ -33,23 +34,23 @@ _PROTOCOL: TypeAdapter[SplitProtocol] = TypeAdapter(Protocol)
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """The trials of a search as they are when nothing is pruned."""
+    """A search without pruning."""
 
     name: str
     protocol: SplitProtocol
     trials: Sequence[Sequence[tuple[int, int]]]
-    """For each trial (correct, clips) of every fold, by index."""
+    """For each trial, (correct, clips) of every fold, in order of the fold index."""
 
 
 def simulate(name: str, *, folds: int | None, rise: float, trials: int, seed: int) -> Search:
-    """A made-up search; the same arguments give the same numbers.
+    """Simulate a search; the same arguments give the same numbers.
 
     Args:
-        name: of the search.
-        folds: subject-independent folds; None leaves one subject out.
-        rise: by how much skill grows from the first to the last trial.
-        trials: how many.
-        seed: of the dataset and of the trials.
+        name: name of the search.
+        folds: number of subject-independent folds; None means Leave-One-Subject-Out.
+        rise: growth of the skill from the first to the last trial.
+        trials: number of trials.
+        seed: seed of the dataset and of the trials.
     """
     clips = np.repeat(list(CKPLUS_SUBJECTS), list(CKPLUS_SUBJECTS.values()))
     rng = np.random.default_rng(seed)
@@ -71,7 +72,7 @@ def shuffled(search: Search, seed: int) -> Search:
 
 
 def read_search(path: Path) -> Search:
-    """A recorded search."""
+    """Read a recorded search."""
     with path.open(encoding="utf-8", newline="") as file:
         about = json.loads(file.readline())
         trials: dict[int, list[tuple[int, int]]] = {}
@@ -85,10 +86,15 @@ def read_search(path: Path) -> Search:
 
 
 def record_search(client: StudyClient, study: str, path: Path) -> Search:
-    """Write a study's folds to a file.
+    """Write the folds of a study to a file.
+
+    Args:
+        client: a client with the scope read.
+        study: name of the study.
+        path: file to write.
 
     Raises:
-        Conflict: a trial of it has ended before its last fold.
+        Conflict: a trial of the study has not run all its folds.
         NotFound: there is no such study.
     """
     view = client.get(study)
@@ -104,8 +110,8 @@ def record_search(client: StudyClient, study: str, path: Path) -> Search:
     for trial in client.trials(study):
         if trial.state != TrialState.COMPLETE:
             raise Conflict(
-                f"trial {trial.number} of study {study} is {trial.state}; record a study that is complete and "
-                "has no pruning"
+                f"trial {trial.number} of study {study} is {trial.state}; record a complete study without "
+                "pruning"
             )
         folds = client.folds(study, trial.number)
         rows += [

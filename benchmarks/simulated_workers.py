@@ -1,8 +1,8 @@
-"""Many workers in one process that make their results up: the load of a large cluster on a coordinator.
+"""Many simulated workers in one process: the load of a large cluster on a coordinator.
 
-They speak the worker's protocol over HTTP, each with a connection of its own: claim, wait as long as a fold
-takes, report, go on with the fold that the reply carries. Their client takes little of the processor, of which
-the coordinator that they load is to have the rest.
+They speak the worker's protocol over HTTP, each on its own connection: claim a fold, wait as long as it would
+take, report a random result, continue with the fold in the reply. Their HTTP client uses little CPU time, which
+leaves the rest to the coordinator.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from tests.harness.simulated_results import random_result
 
 @dataclass
 class Load:
-    """What the workers saw."""
+    """What the workers measured."""
 
     reports: int = 0
     seconds: float = 0.0
     gaps: list[float] = field(default_factory=list)
-    """Seconds of a worker between the end of a fold and the next fold at hand."""
+    """Seconds from the end of a worker's fold until it has the next one."""
 
     later_gaps: list[float] = field(default_factory=list)
-    """Those but a worker's first, before which it had no fold."""
+    """`gaps` without the wait before each worker's first fold."""
 
-    folding: float = 0.0
-    """Seconds spent on folds, of all workers."""
+    training: float = 0.0
+    """Seconds of simulated training, summed over all workers."""
 
     errors: list[str] = field(default_factory=list)
 
@@ -50,12 +50,16 @@ def simulate(
     study: str,
     reports: int | None = None,
 ) -> Load:
-    """Let workers work for so long, or until there were so many reports.
+    """Run simulated workers for some time, or until a number of reports.
 
     Args:
-        urls: of the coordinators, as http://HOST:PORT; each worker keeps to one.
-        token: of the scope worker.
-        fold_seconds: how long a fold takes, on average; half of it to one and a half times.
+        urls: URLs of the coordinators, as http://HOST:PORT; each worker uses one of them.
+        token: a token of the scope worker.
+        workers: number of workers.
+        seconds: maximum duration.
+        fold_seconds: mean duration of a fold; durations are uniform between 0.5 and 1.5 times the mean.
+        study: name of the study to work for.
+        reports: stop after this number of reports; None means no limit.
     """
     return asyncio.run(_simulate(urls, token, workers, seconds, fold_seconds, study, reports))
 
@@ -125,7 +129,7 @@ async def _work(
         first = False
         await asyncio.sleep(fold_seconds * rng.uniform(0.5, 1.5))
         waiting_since = time.monotonic()
-        load.folding += waiting_since - began
+        load.training += waiting_since - began
         lease = assignment.lease
         status, answer = await _send(
             http,
@@ -144,7 +148,7 @@ async def _work(
 async def _send(
     http: aiohttp.ClientSession, method: str, url: str, content: str, headers: dict[str, str]
 ) -> tuple[int, bytes]:
-    """Status and body; once more where the server closed an idle connection just then, as a worker does."""
+    """Send a request and return status and body; retry once if the server has closed an idle connection."""
     try:
         return await _send_once(http, method, url, content, headers)
     except aiohttp.ClientConnectionError:

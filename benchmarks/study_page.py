@@ -1,17 +1,17 @@
-"""What the page of a large study costs in a browser: 1,000 trials of 118 folds, of which 300 were pruned.
+"""How fast the page of a large study is in a browser: 1,000 trials of 118 folds, 300 of them pruned.
 
     python -m benchmarks.study_page [--trials 1000] [--visits 5]
 
-Results are made up, coordinator, PostgreSQL and Chromium real, all on this machine. Needs Debian's `chromium`.
+Results are random. Coordinator, PostgreSQL and Chromium run on this machine. Needs Debian's `chromium`.
 
 The last line is JSON:
-    first_paint_s          from the request to the first paint of the study's page, median of the visits
-    first_paint_cold_s     the same at the first visit, when the coordinator has read nothing yet
-    heat_map_s             to the heat map drawn, median
-    interaction_ms         from a key in the heat map, or another order chosen, to the next frame, at most
-    payload_kb             all that the page loads, parameters and heat map included
-    page_kb, heat_map_kb, panels_kb   of it: the page, the cells, what is fetched when the study moves on
-    round_trip_ms          median of `SELECT 1` from here: what the machine was like in that hour
+    first_paint_s          seconds from the request to the first paint of the study's page, median of the visits
+    first_paint_cold_s     the same for the first visit, when the coordinator has not cached anything
+    heat_map_s             seconds from the request to the drawn heat map, median
+    interaction_ms         longest time from a key in the heat map, or from another order, to the next frame
+    payload_kb             everything that the page loads, uncompressed
+    page_kb, heat_map_kb, panels_kb   parts of it: the page, the cells, what is fetched when the study changes
+    round_trip_ms          median of `SELECT 1` from this process, which shows how busy the machine was
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--trials", type=int, default=1000)
     parser.add_argument("--visits", type=int, default=5)
@@ -140,7 +140,7 @@ _SIZES = """() => {
 }"""
 
 _UNTIL_NEXT_FRAME = """([what, value]) => new Promise((resolve) => {
-    const began = performance.now();
+    const started = performance.now();
     if (what === "key")
         document.getElementById("heat").dispatchEvent(new KeyboardEvent("keydown", { key: value }));
     else {
@@ -148,24 +148,24 @@ _UNTIL_NEXT_FRAME = """([what, value]) => new Promise((resolve) => {
         order.value = value;
         order.dispatchEvent(new Event("change"));
     }
-    requestAnimationFrame(() => setTimeout(() => resolve(performance.now() - began)));
+    requestAnimationFrame(() => setTimeout(() => resolve(performance.now() - started)));
 })"""
 
 
 def _interactions(page: Page) -> list[float]:
-    wanted: list[tuple[str, Any]] = [("key", key) for key in ["ArrowDown", "PageDown", "End", "ArrowUp"] * 5]
-    wanted += [("order", order) for order in ("best", "number", "newest")]
-    return [page.evaluate(_UNTIL_NEXT_FRAME, list(one)) for one in wanted]
+    inputs: list[tuple[str, Any]] = [("key", key) for key in ["ArrowDown", "PageDown", "End", "ArrowUp"] * 5]
+    inputs += [("order", order) for order in ("best", "number", "newest")]
+    return [page.evaluate(_UNTIL_NEXT_FRAME, list(one)) for one in inputs]
 
 
 def _round_trip(engine: Engine) -> float:
-    took = []
+    seconds = []
     with engine.connect() as connection:
         for _ in range(200):
-            began = time.perf_counter()
+            started = time.perf_counter()
             connection.execute(text("SELECT 1"))
-            took.append(time.perf_counter() - began)
-    return round(1000 * statistics.median(took), 3)
+            seconds.append(time.perf_counter() - started)
+    return round(1000 * statistics.median(seconds), 3)
 
 
 if __name__ == "__main__":

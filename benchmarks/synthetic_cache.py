@@ -1,4 +1,4 @@
-"""A clip cache of synthetic faces for benchmarks, made as a user would make one."""
+"""A clip cache of synthetic faces for benchmarks, made with the same functions that a user's commands call."""
 
 from __future__ import annotations
 
@@ -25,10 +25,18 @@ def synthetic_cache(
     fade: float = 0.0,
     seed: int = 0,
 ) -> ClipCache:
-    """Faces of seven emotions or of these `classes`, as a CK+ tree and through preprocessing.
+    """Draw faces as a CK+ tree and preprocess them.
 
-    A subject has one sequence of each emotion, or `clips_per_subject` of them drawn at random: the genuine
-    set has 327 of 118 subjects, not quite three of each.
+    Args:
+        folder: folder for the tree and the caches.
+        subjects: number of subjects.
+        frame_size: height and width of a clip in pixels.
+        clips_per_subject: sequences of a subject, each of another emotion, chosen at random. The real CK+ has
+            327 sequences of 118 subjects, which is nearly three for each.
+        classes: the emotions to draw.
+        difficulty: difficulty of the faces, from 0 (easy) to 1 (hard).
+        fade: fading of the expression in the last frame, from 0 (none) to 1 (all gone).
+        seed: seed of the faces.
     """
     tree = folder / "tree"
     write_ckplus_tree(
@@ -53,7 +61,7 @@ def synthetic_cache(
 
 
 def _keep(tree: Path, sequences: int, classes: Sequence[str]) -> None:
-    # A subject's emotions come in random order, so its first sequences are a random choice.
+    # A subject's emotions are in random order, so its first sequences are a random choice.
     kept: dict[str, int] = {}
     for label in sorted((tree / LABELS).glob("*/*/*_emotion.txt")):
         subject = label.parent.parent.name

@@ -1,25 +1,25 @@
-"""Whether the synthetic sets are good for what they are for: faces are found, and time tells more than a frame.
+"""Do the synthetic sets serve their purpose? Detectors must find the faces, and motion must carry information.
 
     python -m benchmarks.synthetic_sets [--subjects 24] [--difficulty 0.5] [--fade 0.8] [--seeds 2]
 
-First each layout and colour is drawn at three difficulties, and every detector looks at every frame. Then one
-network is trained twice on the same folds, seeds and settings: on the clips, and on clips whose every frame is
-their last, so that all it can learn from is the last frame. Accuracy is pooled over the folds of a
-subject-independent cross-validation and is the mean of the last four epochs: no epoch is picked by the clips it
-is tested on, and one alone is much chance with so few steps. Seeds are of the networks and of what they are
-trained with; the set is the same.
+First the program draws each layout and colour at three difficulties and runs every detector on every frame.
+Then it trains one network twice with the same folds, seeds and settings: on the clips, and on clips in which
+every frame is the last one, so that the network can only learn from the last frame. The accuracy is pooled over
+the folds of a subject-independent cross-validation. It is the mean of the last four epochs, because selecting
+an epoch by its test clips is optimistic, and a single epoch varies much after few steps. The seeds change the
+networks and their training, not the set.
 
 The last line is JSON:
-    faces_found             share of frames with exactly one face found, in the worst set and detector;
+    faces_found             share of frames with exactly one detected face, for the worst set and detector;
                             null with --networks-only
-    frames                  looked at, all sets together
-    accuracy_3d             of the network that sees the clips
-    accuracy_last_frame     of the one that sees their last frames
-    clips, chance           clips tested; the accuracy of guessing
+    frames                  number of frames in all sets
+    accuracy_3d             accuracy of the network that sees the clips
+    accuracy_last_frame     accuracy of the network that sees only the last frames
+    clips, chance           number of tested clips; accuracy of guessing
     folds_3d, folds_last_frame  accuracies of the folds
     subjects, difficulty, fade, width, frame_size, batch_size, epochs, folds, seeds, processes, networks_only
-                            as asked for
-    seconds                 it took
+                            the options
+    seconds                 duration
 """
 
 from __future__ import annotations
@@ -63,24 +63,24 @@ from worker.training.training_device import TrainingDevice
 
 SETS = [("ckplus", False), ("ckplus", True), ("oulu-casia", True), ("oulu-casia", False)]
 DIFFICULTIES = (0.0, 0.5, 1.0)
-LOOKED_AT = 2
-"""Subjects of each set that detectors look at."""
-
+DETECTION_SUBJECTS = 2
+"""Number of subjects in each set that the detectors examine."""
 
 LAST_EPOCHS = 4
+"""Number of last epochs over which the accuracy is averaged."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tested:
-    """What became of the clips of a fold."""
+    """The test result of a fold."""
 
     clips: int
-    right: float
-    """Clips that were right, mean of the last epochs."""
+    correct: float
+    """Number of correct clips, mean over the last epochs."""
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--subjects", type=int, default=24)
     parser.add_argument("--difficulty", type=float, default=0.5)
@@ -92,11 +92,11 @@ def main() -> None:
     parser.add_argument("--folds", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--networks-only", action="store_true", help="do not look for faces")
+    parser.add_argument("--networks-only", action="store_true", help="skip the detectors")
     arguments = parser.parse_args()
     console = Console()
     started = time.monotonic()
-    shares, frames = ([], 0) if arguments.networks_only else look_at_faces(console, arguments.fade)
+    shares, frames = ([], 0) if arguments.networks_only else detect_faces(console, arguments.fade)
     with tempfile.TemporaryDirectory() as folder:
         whole = synthetic_cache(
             Path(folder),
@@ -141,8 +141,8 @@ def main() -> None:
     )
 
 
-def look_at_faces(console: Console, fade: float) -> tuple[list[float], int]:
-    """For each set and detector the share of frames with one face, and the number of frames."""
+def detect_faces(console: Console, fade: float) -> tuple[list[float], int]:
+    """Return the share of frames with one face for each set and detector, and the number of frames."""
     shares, total = [], 0
     detectors = [make() for make in DETECTORS.values()]
     for (layout, colour), difficulty in product(SETS, DIFFICULTIES):
@@ -153,7 +153,7 @@ def look_at_faces(console: Console, fade: float) -> tuple[list[float], int]:
                 colour=colour,
                 difficulty=difficulty,
                 fade=fade,
-                subjects=LOOKED_AT,
+                subjects=DETECTION_SUBJECTS,
                 seed=1,
             )
             paths = [p for one in read_dataset(layout, Path(folder)).sequences for p in one.frames]
@@ -162,15 +162,17 @@ def look_at_faces(console: Console, fade: float) -> tuple[list[float], int]:
         for detector in detectors:
             share = sum(len(detector.detect(image)) == 1 for image in images) / len(images)
             shares.append(share)
-            look = "colour" if colour else "gray"
+            kind = "colour" if colour else "gray"
             console.print(
-                f"{layout}, {look}, difficulty {difficulty}: {detector.name} {share:.2%}", highlight=False
+                f"{layout}, {kind}, difficulty {difficulty}: {detector.name} found one face in {share:.2%} "
+                "of the frames",
+                highlight=False,
             )
     return shares, total
 
 
 def with_last_frames_only(cache: ClipCache, root: Path) -> ClipCache:
-    """A cache of the same clips whose every frame is the last one."""
+    """Write a cache of the same clips in which every frame is the last one."""
     writer = CacheWriter(root, "last-frame", sha256_of([cache.manifest.fingerprint, "last frame"]))
     plain, clahe = cache.frames(clahe=False), cache.frames(clahe=True)
     for row, record in enumerate(cache.records):
@@ -194,14 +196,23 @@ def cross_validate(
     processes: int,
     console: Console,
 ) -> dict[str, list[Tested]]:
-    """For each cache, by name, every clip is tested once for each seed; folds run side by side."""
+    """Test every clip of each cache once per seed; folds run in parallel.
+
+    Args:
+        caches: the caches by name.
+        settings: sizes, epochs and augmentation.
+        k: number of folds.
+        seeds: number of seeds.
+        processes: number of folds that run at the same time.
+        console: where to print each fold's accuracy.
+    """
     tested: dict[str, list[Tested]] = {name: [] for name in caches}
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        waiting = [
+        submitted = [
             (seed, index, name, pool.submit(run_one, cache.folder, settings, k, index, seed))
             for seed, index, (name, cache) in product(range(seeds), range(k), caches.items())
         ]
-        for seed, index, name, future in waiting:
+        for seed, index, name, future in submitted:
             tested[name].append(future.result())
             share = accuracy(tested[name][-1:])
             console.print(f"{name}, seed {seed}, fold {index}: {share:.1%}", highlight=False)
@@ -209,12 +220,20 @@ def cross_validate(
 
 
 def accuracy(folds: list[Tested]) -> float:
-    """The share of all their clips that is right."""
-    return round(sum(fold.right for fold in folds) / sum(fold.clips for fold in folds), 4)
+    """Share of correct clips over all these folds."""
+    return round(sum(fold.correct for fold in folds) / sum(fold.clips for fold in folds), 4)
 
 
 def run_one(folder: Path, settings: TrainingSettings, k: int, index: int, seed: int) -> Tested:
-    """Train on all folds but one, and test on that."""
+    """Train on all folds except one, and test on that one.
+
+    Args:
+        folder: folder of the clip cache.
+        settings: sizes, epochs and augmentation.
+        k: number of folds.
+        index: index of the fold to test on.
+        seed: seed of the training.
+    """
     torch.set_num_threads(1)
     device = choose_device(None)
     if device.type == "cpu":
@@ -243,11 +262,11 @@ def run_one(folder: Path, settings: TrainingSettings, k: int, index: int, seed: 
     )
     result = run_fold(task, cache, TrainingDevice(device), revision=None, on_step=lambda _: None)
     truth = [label_of[clip] for clip in fold.test_clips]
-    right = [
-        sum(one == other for one, other in zip(epoch.predicted, truth, strict=True))
+    correct = [
+        sum(predicted == label for predicted, label in zip(epoch.predicted, truth, strict=True))
         for epoch in result.epochs[-LAST_EPOCHS:]
     ]
-    return Tested(clips=len(truth), right=sum(right) / len(right))
+    return Tested(clips=len(truth), correct=sum(correct) / len(correct))
 
 
 if __name__ == "__main__":

@@ -1,26 +1,27 @@
-"""Our fold against the loop a careful researcher would write, on the same clips, folds, seeds and epochs.
+"""foldwise's fold compared with the loop of a careful researcher, on the same clips, folds, seeds and epochs.
 
     python -m benchmarks.training [--width 16] [--frame-size 56] [--seeds 3] [--device cuda:0 --paper-size]
 
-The baseline (`benchmarks/naive_training.py`): a DataLoader with workers, OpenCV augmentation of each clip as it
-is loaded, eager fp32 (on a GPU with TF32 convolutions, PyTorch's default), three channels, all kernel taps, all
-epochs. Ours: `worker.training.fit.run_fold`, as a worker runs it, in each compute plan the device runs soundly.
-By default an epoch is as long as CK+'s in the paper (about 1,700 clips, three test clips a subject), at the
-paper's batch size and number of epochs.
+The baseline (`benchmarks/naive_training.py`) has a DataLoader with workers, OpenCV augmentation of each clip as
+it is loaded, eager fp32 (on a GPU with TF32 convolutions, PyTorch's default), three channels, all kernel taps
+and all epochs. foldwise runs `worker.training.fit.run_fold`, as a worker does, in each compute plan that passes
+its soundness check on the device. By default an epoch is as long as that of CK+ in the paper (about 1,700
+clips, three test clips per subject), with the paper's batch size and number of epochs.
 
-Each lives in a process of its own; speed is measured in rounds, a few steps of each in turn; then both train
-whole folds, ours in its fastest fp32 plan and in the fastest of all.
+Each side has its own process. The speed is measured in rounds, a few steps of each side in turn; then both
+train whole folds, foldwise in its fastest fp32 plan and in the fastest plan of all.
 
 The last line is JSON:
-    clips_per_s_ratio_fp32  our training clips per second over the baseline's, best fp32 plan
-    clips_per_s_ratio       the same for the best sound plan, and `best_plan` says which
-    fold_time_ratio_fp32    the baseline's seconds for a whole fold over ours in the best fp32 plan, with all
-                            economies; geometric mean over seeds
+    clips_per_s_ratio_fp32  training clips per second in the best fp32 plan, divided by the baseline's
+    clips_per_s_ratio       the same for the best sound plan, which is `best_plan`
+    fold_time_ratio_fp32    the baseline's seconds for a whole fold, divided by ours in the best fp32 plan with
+                            all economies; geometric mean over seeds
     fold_time_ratio         the same for the best sound plan
-    peak_share              useful operations per second, best fp32 plan, over a large fp32 matrix product's
-    mfu                     the same for the best plan over the product in its precision
-    naive_accuracy, our_accuracy_fp32, our_accuracy  best epoch per fold, mean over seeds
-    epochs, our_epochs      of the baseline's folds; of ours in fp32, where early stop ended them
+    peak_share              useful operations per second in the best fp32 plan, divided by those of a large fp32
+                            matrix product
+    mfu                     the same for the best plan and a product in its precision
+    naive_accuracy, our_accuracy_fp32, our_accuracy  accuracy of the best epoch, mean over seeds
+    epochs, our_epochs      epochs of the baseline's folds; of ours in fp32, which stop early
     seeds, width, frame_size, device, threads, torch
 """
 
@@ -67,7 +68,7 @@ Fold = tuple[float, float, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """What every process of the benchmark works on."""
+    """The data and settings that every process of the benchmark uses."""
 
     cache: Path
     device: str
@@ -76,7 +77,7 @@ class Bench:
     loader_workers: int
 
     def task(self, plan: ComputePlan, seed: int) -> FoldTask:
-        """A fold of the cache: seed after seed the next subject is left out."""
+        """A fold of the cache; each seed leaves out the next subject."""
         cache = open_cache(self.cache, verify=False)
         folds = make_folds(cache.clips(), LeaveOneSubjectOut())
         fold = folds[seed % len(folds)]
@@ -106,16 +107,16 @@ class Bench:
 
 
 class EnoughSteps(Exception):
-    """Ends a fold when its speed is known."""
+    """Raised to end a fold when enough steps are timed."""
 
 
-# --- In the processes -------------------------------------------------------------------------------------
+# --- In each process --------------------------------------------------------------------------------------
 
 _devices: dict[str, TrainingDevice] = {}
 
 
 def naive_steps(bench: Bench, steps: int) -> list[float]:
-    """Seconds of each full step but the first two."""
+    """Seconds of each full step of the baseline, without the first two."""
     ticks: list[float] = []
     task = bench.task(FP32, 0)
     device = choose_device(bench.device)
@@ -140,10 +141,11 @@ def naive_steps(bench: Bench, steps: int) -> list[float]:
 
 
 def our_steps(bench: Bench, plan: ComputePlan, steps: int) -> list[float]:
-    """Seconds of each full step but the first two.
+    """Seconds of each full step of foldwise, without the first two.
 
     Raises:
-        PlanNotSound: the plan fails its check here.
+        PlanNotSound: the plan fails its soundness check on this device.
+        FoldwiseError: the fold has too few steps.
     """
     ticks: list[float] = []
 
@@ -161,7 +163,7 @@ def our_steps(bench: Bench, plan: ComputePlan, steps: int) -> list[float]:
 
 
 def naive_fold(bench: Bench, seed: int) -> Fold:
-    """Seconds, best-epoch accuracy and epochs of a whole fold."""
+    """Seconds, best-epoch accuracy and number of epochs of a whole fold of the baseline."""
     task = bench.task(FP32, seed)
     started = time.perf_counter()
     result = run_naive_fold(
@@ -180,8 +182,9 @@ def naive_fold(bench: Bench, seed: int) -> Fold:
 
 
 def our_fold(bench: Bench, plan: ComputePlan, seed: int) -> Fold:
-    """Seconds, best-epoch accuracy and epochs run of a fold with all economies, on a worker that is warm: the
-    clips are at hand, the plan is checked.
+    """Seconds, best-epoch accuracy and number of epochs of a whole fold with all economies.
+
+    The process is warm: it has loaded the clips and checked the plan.
     """
     started = time.perf_counter()
     predicted = _run_ours(bench, plan, seed, lambda _: None)
@@ -191,7 +194,7 @@ def our_fold(bench: Bench, plan: ComputePlan, seed: int) -> Fold:
 
 
 def matrix_product(bench: Bench, plan: ComputePlan) -> float:
-    """Operations per second of a large matrix product in a plan's precision: best of four."""
+    """Operations per second of a large matrix product in a plan's precision, best of four."""
     device = choose_device(bench.device)
     size = 8192 if device.type == "cuda" else 3072
     dtype = torch.bfloat16 if plan.precision == "bf16" else torch.float32
@@ -207,7 +210,7 @@ def matrix_product(bench: Bench, plan: ComputePlan) -> float:
 
 
 def useful_flops(bench: Bench) -> int:
-    """Operations that a gray clip needs: one channel, padding not counted."""
+    """Operations that a gray clip needs, with one channel and without padding."""
     with torch.device("meta"):
         model = build_model(ModelConfig.of_task(bench.task(FP32, 0)))
     return training_flops(model, channels=1, count_padding=False)
@@ -238,11 +241,11 @@ def _differences(ticks: list[float]) -> list[float]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--frame-size", type=int, default=56)
-    parser.add_argument("--paper-size", action="store_true", help="width 64, 112 x 112")
+    parser.add_argument("--paper-size", action="store_true", help="width 64 and clips of 112 x 112")
     parser.add_argument("--subjects", type=int, default=80)
     parser.add_argument("--clips-per-subject", type=int, default=3)
     parser.add_argument("--difficulty", type=float, default=0.0)
@@ -250,7 +253,7 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=6, help="of each contestant in a round")
+    parser.add_argument("--steps", type=int, default=6, help="steps of each side per round")
     parser.add_argument("--loader-workers", type=int, default=2)
     parser.add_argument("--device", default=None)
     arguments = parser.parse_args()
@@ -314,7 +317,7 @@ def _compare(bench: Bench, *, seeds: int, rounds: int, steps: int) -> None:
             folds["naive"].append(naive.submit(naive_fold, bench, seed).result())
             folds["best fp32"].append(ours.submit(our_fold, bench, best_fp32, seed).result())
             folds["best"].append(ours.submit(our_fold, bench, best, seed).result())
-            times = ", ".join(f"{name} {taken[-1][0]:.1f} s" for name, taken in folds.items())
+            times = ", ".join(f"{name} {done[-1][0]:.1f} s" for name, done in folds.items())
             console.print(f"fold {seed}: {times}", highlight=False)
     flops = useful_flops(bench)
     print(

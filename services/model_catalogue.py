@@ -1,4 +1,4 @@
-"""Trained models on a shared volume, by id: a folder with the weights (safetensors) and a card (JSON and text).
+"""The model catalogue on a shared volume: a folder per model, with weights (safetensors) and card (JSON, text).
 
 A model's id ends with the first digits of its weights' SHA-256, so it identifies the bytes. A model appears by
 one rename, complete or not at all.
