@@ -33,7 +33,6 @@ from sqlalchemy.orm import Session, sessionmaker
 from coordinator.events import drop_old_events
 from coordinator.optimizer import OptunaProjection, Search, TrialRecord, WrongTwin
 from coordinator.pruning.fold_order import order_of
-from coordinator.pruning.rules import running_accuracy
 from coordinator.scheduling import failures, trials
 from coordinator.settings import CoordinatorSettings
 from coordinator.store.folds import finished_prefix, fold_counts
@@ -42,6 +41,7 @@ from coordinator.store.tables import DeletedStudyRow, InheritedTrialRow, OutboxR
 from coordinator.store.views import enqueued_parameters
 from coordinator.studies import life
 from services.contracts import StudyState, TrialState
+from services.pruning.rule import running_accuracy
 
 log = structlog.get_logger()
 

@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Any, assert_never
 
 import optuna
 from optuna.distributions import (
@@ -27,7 +27,7 @@ from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 
 from coordinator.store.database import CONNECT_ARGS
-from services.contracts import GridSampler, StudySpec, TpeSampler, TrialState
+from services.contracts import GridSampler, RandomSampler, StudySpec, TpeSampler, TrialState
 from services.grid import configuration, grid_axes, grid_size, shuffled
 from services.search_space import ParameterValue, Range, SearchSpace, TunableSettings
 from services.seeds import derive_seed
@@ -380,16 +380,22 @@ def _frozen(
 
 def _sampler(spec: StudySpec, number: int) -> optuna.samplers.BaseSampler:
     seed = derive_seed("sampler", spec.seed, number) % 2**32
-    if not isinstance(spec.sampler, TpeSampler):
-        return optuna.samplers.RandomSampler(seed=seed)
-    return optuna.samplers.TPESampler(
-        n_startup_trials=spec.sampler.startup_trials,
-        n_ei_candidates=spec.sampler.candidates,
-        seed=seed,
-        multivariate=spec.sampler.multivariate,
-        constant_liar=spec.sampler.constant_liar,
-        group=False,
-    )
+    match spec.sampler:
+        case TpeSampler():
+            return optuna.samplers.TPESampler(
+                n_startup_trials=spec.sampler.startup_trials,
+                n_ei_candidates=spec.sampler.candidates,
+                seed=seed,
+                multivariate=spec.sampler.multivariate,
+                constant_liar=spec.sampler.constant_liar,
+                group=False,
+            )
+        case RandomSampler():
+            return optuna.samplers.RandomSampler(seed=seed)
+        case GridSampler():
+            raise AssertionError("a grid gives its configurations in order and draws none")
+        case _:
+            assert_never(spec.sampler)
 
 
 class _Grid:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import assert_never
+
 from services.contracts import StudyView
 from services.errors import InvalidInput
-from services.folds import AllClips, HeldOut, SplitProtocol
+from services.folds import AllClips, HeldOut, KFold, LeaveOneSubjectOut, SplitProtocol
 
 
 def selection_warning(protocol: SplitProtocol, compared: int) -> str:
@@ -14,17 +16,22 @@ def selection_warning(protocol: SplitProtocol, compared: int) -> str:
         protocol: that the number was measured by.
         compared: how many configurations the number was the best of.
     """
-    if isinstance(protocol, AllClips):
-        return "Trained on all clips: what it gets right are clips that it was trained on."
-    if isinstance(protocol, HeldOut):
-        return (
-            "Nothing was chosen on these clips: configuration and epochs were given, and the last epoch counts."
-        )
-    best_of = f"the best of {compared} trials, and " if compared > 1 else ""
-    return (
-        f"This number was chosen on the clips it is measured on: it is {best_of}in each fold the best epoch. "
-        "Expect less on new people; `foldwise confirm` shows how much of it was luck."
-    )
+    match protocol:
+        case AllClips():
+            return "Trained on all clips: what it gets right are clips that it was trained on."
+        case HeldOut():
+            return (
+                "Nothing was chosen on these clips: configuration and epochs were given, and the last epoch "
+                "counts."
+            )
+        case LeaveOneSubjectOut() | KFold():
+            best_of = f"the best of {compared} trials, and " if compared > 1 else ""
+            return (
+                f"This number was chosen on the clips it is measured on: it is {best_of}in each fold the best "
+                "epoch. Expect less on new people; `foldwise confirm` shows how much of it was luck."
+            )
+        case _:
+            assert_never(protocol)
 
 
 def check_cross_validated(study: StudyView) -> None:

@@ -20,8 +20,8 @@ from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.orm import Session
 
 from coordinator.pruning.fold_order import order_of
-from coordinator.pruning.rules import MedianTrial
 from coordinator.store.tables import ResultRow, StudyRow, TrialRow
+from services.pruning.rule import MedianTrial
 
 STUDIES_KEPT = 32
 """Of so many studies of a database; a thousand complete trials of 118 folds take about 2 MB."""

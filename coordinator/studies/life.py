@@ -16,7 +16,6 @@ from sqlalchemy.orm import Session
 
 from coordinator.events import tell
 from coordinator.pruning.fold_order import order_of
-from coordinator.pruning.rules import running_accuracy
 from coordinator.store.folds import finished_prefix, fold_counts
 from coordinator.store.studies import get_study, parsed_spec
 from coordinator.store.tables import EnqueuedRow, InheritedTrialRow, StudyFoldRow, StudyRow, TrialRow
@@ -25,6 +24,7 @@ from services.contracts import ANY_CLASS, Clone, EventKind, StudySpec, StudyStat
 from services.errors import CacheMismatch, Conflict, InvalidInput, NotFound
 from services.folds import make_folds, split_hash
 from services.model_catalogue import check_other_dataset, find_model
+from services.pruning.rule import running_accuracy
 from services.search_space import ParameterValue, first_problem
 
 log = structlog.get_logger()
