@@ -22,6 +22,7 @@ from sqlalchemy import (
     any_,
     delete,
     literal,
+    not_,
     or_,
     select,
     text,
@@ -35,6 +36,7 @@ from coordinator.optimizer import OptunaProjection, Search, TrialRecord, WrongTw
 from coordinator.pruning.fold_order import order_of
 from coordinator.scheduling import failures, trials
 from coordinator.settings import CoordinatorSettings
+from coordinator.store.conditions import is_open
 from coordinator.store.folds import finished_prefix, fold_counts
 from coordinator.store.studies import lock_study, parsed_spec
 from coordinator.store.tables import DeletedStudyRow, InheritedTrialRow, OutboxRow, StudyRow, TrialRow
@@ -140,10 +142,7 @@ class Leader(threading.Thread):
             left = session.execute(
                 select(TrialRow.id, StudyRow.reason)
                 .join(StudyRow, StudyRow.id == TrialRow.study_id)
-                .where(
-                    StudyRow.state == StudyState.STOPPED,
-                    TrialRow.state.in_([TrialState.READY, TrialState.RUNNING]),
-                )
+                .where(StudyRow.state == StudyState.STOPPED, is_open())
                 .order_by(TrialRow.id)
             ).all()
         for trial_id, reason in left:
@@ -254,7 +253,7 @@ class Leader(threading.Thread):
         if now - last >= self._settings.projection_seconds:
             self._running_projected_at[study_id] = now
         else:
-            waiting.append(TrialRow.state.not_in([TrialState.READY, TrialState.RUNNING]))
+            waiting.append(not_(is_open()))
         with self._sessions() as session:
             study = session.get_one(StudyRow, study_id)
             spec = parsed_spec(study)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from coordinator.store.fold_map import RUNNING, MappedTrial
-from services.contracts import PRUNING_RULES, TrialState
+from services.contracts import PRUNING_RULES
 
 
 def heat_map(
@@ -55,7 +55,7 @@ def running_cells(trials: Sequence[MappedTrial]) -> str:
     return " ".join(
         f"{trial.number}:{fold}"
         for trial in trials
-        if trial.state in {TrialState.RUNNING, TrialState.READY}
+        if not trial.state.over
         for fold, cell in enumerate(trial.cells)
         if cell == RUNNING
     )

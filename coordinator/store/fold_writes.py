@@ -12,6 +12,7 @@ from sqlalchemy import BindParameter, Float, Table, bindparam, func, insert, lit
 from sqlalchemy.orm import Session
 from sqlalchemy.types import TypeEngine
 
+from coordinator.store.conditions import seconds
 from coordinator.store.tables import EventRow, FoldRow, LeaseRow, OutboxRow, ResultRow
 from services.contracts import EventKind, FoldState
 
@@ -124,8 +125,7 @@ _LEASE_PARTS = (
     .values(
         {name: _leased(name) for name in ("id", "trial_id", "fold", "term", "secret", "worker_id")}
         | {
-            "expires_at": func.clock_timestamp()
-            + func.make_interval(0, 0, 0, 0, 0, 0, _leased("seconds", Float())),
+            "expires_at": func.clock_timestamp() + seconds(_leased("seconds", Float())),
             "step_at": func.clock_timestamp(),
         }
     )

@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from coordinator.events import tell
 from coordinator.pruning.fold_order import order_of
+from coordinator.store.conditions import seconds
 from coordinator.store.folds import finished_prefix, fold_counts
 from coordinator.store.studies import get_study, parsed_spec
 from coordinator.store.tables import EnqueuedRow, InheritedTrialRow, StudyFoldRow, StudyRow, TrialRow
@@ -221,10 +222,10 @@ def overdue_studies(session: Session) -> Sequence[tuple[str, str]]:
         select(StudyRow.name, limit).where(
             StudyRow.state == StudyState.RUNNING,
             limit.is_not(None),
-            StudyRow.started_at < func.clock_timestamp() - func.make_interval(0, 0, 0, 0, 0, 0, limit),
+            StudyRow.started_at < func.clock_timestamp() - seconds(limit),
         )
     )
-    return [(name, f"study_seconds: {seconds:g} s since its start") for name, seconds in overdue]
+    return [(name, f"study_seconds: {allowed:g} s since its start") for name, allowed in overdue]
 
 
 def _numbers_taken(session: Session, study: StudyRow) -> int:
