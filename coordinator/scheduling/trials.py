@@ -19,12 +19,12 @@ from sqlalchemy.orm import Session
 
 from coordinator.events import tell
 from coordinator.scheduling.leases import end_lease, lock_trial
+from coordinator.store.appends import outbox_row
 from coordinator.store.conditions import is_open, seconds
 from coordinator.store.studies import lock_study, parsed_spec
 from coordinator.store.tables import (
     FoldRow,
     LeaseRow,
-    OutboxRow,
     StudyRow,
     TrialRow,
 )
@@ -144,4 +144,4 @@ def end_trial(session: Session, trial: TrialRow, state: TrialState, reason: str 
 
 def enqueue_projection(session: Session, trial: TrialRow) -> None:
     """Mark a trial in the outbox, so that the leader projects it to Optuna."""
-    session.execute(insert(OutboxRow).values(trial_id=trial.id).inline())
+    session.execute(outbox_row(trial.id))
