@@ -109,11 +109,11 @@ def set_budget(session: Session, name: str, trials: int) -> StudyRow:
     """Set how many trials a study runs in all; a complete one runs again when it is given more.
 
     Raises:
-        Conflict: the study was stopped or failed.
+        Conflict: the study was stopped.
         InvalidInput: it has more trials already, or its grid has not so many configurations.
     """
     study = get_study(session, name, lock=True)
-    if study.state in {StudyState.STOPPED, StudyState.FAILED}:
+    if study.state == StudyState.STOPPED:
         raise Conflict(f"study {name} is {study.state}; clone it to search on", field="state")
     taken = _numbers_taken(session, study)
     if trials < taken:

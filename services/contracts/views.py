@@ -38,7 +38,7 @@ class StudyView(Contract):
 
     name: str
     state: StudyState
-    reason: str | None = Field(description="why it failed or was stopped")
+    reason: str | None = Field(description="why it was stopped")
     spec: StudySpec
     dataset: str
     fingerprint: str
