@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from sqlalchemy import BigInteger, delete, func, literal_column, select, tuple_
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from coordinator.store.appends import event_row
 from coordinator.store.tables import EventRow, StudyRow
 from services.contracts import Event, EventKind
 from services.errors import InvalidInput
@@ -40,7 +40,7 @@ BEGINNING = Place(0, 0)
 
 def tell(session: Session, study_id: int, kind: EventKind, **data: Any) -> None:
     """Write an event in the transaction of what it tells of."""
-    session.execute(insert(EventRow).values(study_id=study_id, kind=kind.value, data=data).inline())
+    session.execute(event_row(study_id, kind.value, data))
 
 
 def parse_place(text: str) -> Place:

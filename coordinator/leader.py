@@ -22,23 +22,22 @@ from sqlalchemy import (
     any_,
     delete,
     literal,
+    not_,
     or_,
     select,
     text,
     tuple_,
 )
 from sqlalchemy.exc import NoResultFound, SQLAlchemyError
-from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.orm import sessionmaker
 
 from coordinator.events import drop_old_events
-from coordinator.optimizer import OptunaProjection, Search, TrialRecord, WrongTwin
-from coordinator.pruning.fold_order import order_of
-from coordinator.pruning.rules import running_accuracy
+from coordinator.optimizer import OptunaProjection, ProjectionConflict, Search, inherited_trials, trial_records
 from coordinator.scheduling import failures, trials
 from coordinator.settings import CoordinatorSettings
-from coordinator.store.folds import finished_prefix, fold_counts
+from coordinator.store.conditions import is_open
 from coordinator.store.studies import lock_study, parsed_spec
-from coordinator.store.tables import DeletedStudyRow, InheritedTrialRow, OutboxRow, StudyRow, TrialRow
+from coordinator.store.tables import DeletedStudyRow, OutboxRow, StudyRow, TrialRow
 from coordinator.store.views import enqueued_parameters
 from coordinator.studies import life
 from services.contracts import StudyState, TrialState
@@ -140,10 +139,7 @@ class Leader(threading.Thread):
             left = session.execute(
                 select(TrialRow.id, StudyRow.reason)
                 .join(StudyRow, StudyRow.id == TrialRow.study_id)
-                .where(
-                    StudyRow.state == StudyState.STOPPED,
-                    TrialRow.state.in_([TrialState.READY, TrialState.RUNNING]),
-                )
+                .where(StudyRow.state == StudyState.STOPPED, is_open())
                 .order_by(TrialRow.id)
             ).all()
         for trial_id, reason in left:
@@ -176,14 +172,14 @@ class Leader(threading.Thread):
             )
             news = session.scalars(
                 select(TrialRow)
-                .where(TrialRow.study_id == study_id, or_(TrialRow.number >= search.heard, moved))
+                .where(TrialRow.study_id == study_id, or_(TrialRow.number >= search.n_observed, moved))
                 .order_by(TrialRow.number)
             ).all()
             # What is known of a trial under way is its parameters; its curve is read when it has ended.
             ended = [trial for trial in news if TrialState(trial.state).over]
-            search.hear(trial_records(session, study, news, curves_of=ended))
+            search.observe(trial_records(session, study, news, curves_of=ended))
             ready = sum(state == TrialState.READY for state in search.under_way.values())
-            number = search.heard
+            number = search.n_observed
             if ready >= self._settings.ask_ahead or number >= spec.trials:
                 return False
             enqueued = enqueued_parameters(session, study_id)
@@ -254,7 +250,7 @@ class Leader(threading.Thread):
         if now - last >= self._settings.projection_seconds:
             self._running_projected_at[study_id] = now
         else:
-            waiting.append(TrialRow.state.not_in([TrialState.READY, TrialState.RUNNING]))
+            waiting.append(not_(is_open()))
         with self._sessions() as session:
             study = session.get_one(StudyRow, study_id)
             spec = parsed_spec(study)
@@ -272,7 +268,7 @@ class Leader(threading.Thread):
                 projected += changed.get(trial.id, ())
                 if self._stopping:
                     break
-        except WrongTwin as error:
+        except ProjectionConflict as error:
             # Our tables are the truth: Optuna's study is made anew from them, in the next round.
             log.error("optuna_study_made_anew", study=study.name, error=str(error))
             projection.delete(study.name)
@@ -296,53 +292,6 @@ def _contained(step: str, **what: int) -> Iterator[None]:
         raise
     except Exception:
         log.exception("leader_step_failed", step=step, **what)
-
-
-def trial_records(
-    session: Session,
-    study: StudyRow,
-    trials: Sequence[TrialRow],
-    *,
-    curves_of: Sequence[TrialRow] | None = None,
-) -> list[TrialRecord]:
-    """Trials of a study as the sampler and the projection see them; with curves of all, or of `curves_of`."""
-    wanted = trials if curves_of is None else curves_of
-    counts = fold_counts(session, [trial.id for trial in wanted])
-    records = []
-    for trial in trials:
-        attributes = {"foldwise": trial.pruned or trial.end_reason} if trial.end_reason else {}
-        records.append(
-            TrialRecord(
-                number=trial.number,
-                state=TrialState(trial.state),
-                parameters=trial.parameters,
-                value=trial.value,
-                curve=running_accuracy(
-                    finished_prefix(counts.get(trial.id, []), order_of(session, study, trial))
-                ),
-                attributes=attributes,
-            )
-        )
-    return records
-
-
-def inherited_trials(session: Session, study_id: int) -> list[TrialRecord]:
-    """What a study's sampler inherited from another study; numbered by its place in that list."""
-    rows = session.scalars(
-        select(InheritedTrialRow)
-        .where(InheritedTrialRow.study_id == study_id)
-        .order_by(InheritedTrialRow.place)
-    )
-    return [
-        TrialRecord(
-            number=row.place,
-            state=TrialState(row.state),
-            parameters=row.parameters,
-            value=row.value,
-            curve=row.curve,
-        )
-        for row in rows
-    ]
 
 
 def _take_lock(connection: Connection) -> bool | None:

@@ -19,7 +19,7 @@ from matplotlib.ticker import MaxNLocator
 
 from report.findings import Findings, Shown
 from report.material import Material
-from services.contracts import BoundRule, TrialState
+from services.contracts import TrialState
 from services.search_space import title_of
 
 COLUMN = 3.35
@@ -97,11 +97,11 @@ def draw_convergence(material: Material) -> Figure:
             label="best complete trial so far",
         )
     for rule in material.study.spec.pruning:
-        if isinstance(rule, BoundRule) and rule.metric == "accuracy":
-            axes.axhline(100 * rule.threshold, color="black", linewidth=0.8, linestyle="--")
+        if (threshold := rule.accuracy_threshold) is not None:
+            axes.axhline(100 * threshold, color="black", linewidth=0.8, linestyle="--")
             axes.annotate(
-                f"pruning threshold {100 * rule.threshold:g} %",
-                (1, 100 * rule.threshold),
+                f"pruning threshold {100 * threshold:g} %",
+                (1, 100 * threshold),
                 xycoords=("axes fraction", "data"),
                 xytext=(0, 2),
                 textcoords="offset points",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import assert_never
+
 from services.contracts import StudyView
 from services.errors import InvalidInput
-from services.folds import AllClips, HeldOut, SplitProtocol
+from services.folds import AllClips, HeldOut, KFold, LeaveOneSubjectOut, SplitProtocol
 
 
 def selection_warning(protocol: SplitProtocol, compared: int) -> str:
@@ -14,18 +16,23 @@ def selection_warning(protocol: SplitProtocol, compared: int) -> str:
         protocol: by which the accuracy was measured.
         compared: number of configurations of which this one was the best.
     """
-    if isinstance(protocol, AllClips):
-        return "Trained on all clips: this accuracy is measured on the training clips."
-    if isinstance(protocol, HeldOut):
-        return (
-            "Nothing was chosen on these clips: configuration and epochs were fixed before, and the last epoch "
-            "counts."
-        )
-    best_of = f"it is the best of {compared} trials, and " if compared > 1 else ""
-    return (
-        f"This number was chosen on the clips it is measured on: {best_of}each fold counts its best epoch. "
-        "Expect a lower accuracy on new people; `foldwise confirm` measures how much of it was luck."
-    )
+    match protocol:
+        case AllClips():
+            return "Trained on all clips: this accuracy is measured on the training clips."
+        case HeldOut():
+            return (
+                "Nothing was chosen on these clips: configuration and epochs were fixed before, and the last "
+                "epoch counts."
+            )
+        case LeaveOneSubjectOut() | KFold():
+            best_of = f"it is the best of {compared} trials, and " if compared > 1 else ""
+            return (
+                f"This number was chosen on the clips it is measured on: {best_of}each fold counts its best "
+                "epoch. Expect a lower accuracy on new people; `foldwise confirm` measures how much of it was "
+                "luck."
+            )
+        case _:
+            assert_never(protocol)
 
 
 def check_cross_validated(study: StudyView) -> None:

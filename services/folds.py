@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, assert_never
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -113,7 +113,13 @@ def make_folds(clips: Sequence[Clip], protocol: SplitProtocol) -> tuple[Fold, ..
         return (Fold(index=0, name=name, subjects=tuple(sorted(left_out)), test_clips=tested),)
     taking_part = [clip for clip in clips if clip.subject not in left_out]
     inner = [subject for subject in subjects if subject not in left_out]
-    k = len(inner) if isinstance(protocol, LeaveOneSubjectOut) else protocol.k
+    match protocol:
+        case LeaveOneSubjectOut():
+            k, names = len(inner), inner
+        case KFold(k=k):
+            names = [f"fold {index + 1} of {k}" for index in range(k)]
+        case _:
+            assert_never(protocol)
     if len(inner) < max(2, k):
         available = f"{len(inner)} outside the outer fold" if left_out else f"{len(inner)}"
         raise InvalidInput(
@@ -125,9 +131,8 @@ def make_folds(clips: Sequence[Clip], protocol: SplitProtocol) -> tuple[Fold, ..
     folds = []
     for index in range(k):
         members = tuple(subject for subject in inner if fold_of[subject] == index)
-        name = members[0] if isinstance(protocol, LeaveOneSubjectOut) else f"fold {index + 1} of {k}"
         tested = tuple(sorted(clip.clip_id for clip in taking_part if fold_of[clip.subject] == index))
-        folds.append(Fold(index=index, name=name, subjects=members, test_clips=tested))
+        folds.append(Fold(index=index, name=names[index], subjects=members, test_clips=tested))
     check_folds(taking_part, folds)
     return tuple(folds)
 
@@ -185,15 +190,17 @@ def check_folds(clips: Sequence[Clip], folds: Sequence[Fold]) -> None:
 
 def protocol_words(protocol: SplitProtocol, folds: int) -> str:
     """Describe a protocol with this number of folds in a few words."""
-    if isinstance(protocol, AllClips):
-        return "all clips in one fold, tested on what it trains on"
-    if isinstance(protocol, HeldOut):
-        return f"outer fold {protocol.outer.fold + 1} of {protocol.outer.k}, after the last epoch"
-    words = (
-        f"Leave-One-Subject-Out, {folds} folds"
-        if isinstance(protocol, LeaveOneSubjectOut)
-        else f"{folds}-fold, by subject"
-    )
+    match protocol:
+        case AllClips():
+            return "all clips in one fold, tested on what it trains on"
+        case HeldOut():
+            return f"outer fold {protocol.outer.fold + 1} of {protocol.outer.k}, after the last epoch"
+        case LeaveOneSubjectOut():
+            words = f"Leave-One-Subject-Out, {folds} folds"
+        case KFold():
+            words = f"{folds}-fold, by subject"
+        case _:
+            assert_never(protocol)
     outer = protocol.outer
     return words if outer is None else f"{words}, without outer fold {outer.fold + 1} of {outer.k}"
 

@@ -57,13 +57,13 @@ MUTANTS = (
     Mutant(
         "the outbox: counted folds are not handed on",
         "coordinator/store/fold_writes.py",
-        '    insert(_outbox).values(trial_id=_counted("trial_id")).cte("outbox"),\n',
+        '    outbox_row(_counted("trial_id")).cte("outbox"),\n',
         "",
     ),
     Mutant(
         "the outbox: the ends of trials are not handed on",
         f"{SCHEDULING}/trials.py",
-        "    session.execute(insert(OutboxRow).values(trial_id=trial.id).inline())",
+        "    session.execute(outbox_row(trial.id))",
         "    pass",
     ),
     Mutant(

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from hmac import compare_digest
 
 import structlog
+from cachetools import LRUCache, TTLCache
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 from starlette.concurrency import run_in_threadpool
@@ -73,14 +74,14 @@ class Callers:
             for scope, token in given
             if token is not None
         ]
-        self._found: dict[bytes, tuple[Caller, float]] = {}
+        self._found: LRUCache[bytes, tuple[Caller, float]] = LRUCache(REMEMBERED)
         self._requests = RateLimit(
             rate=settings.requests_per_second, burst=2 * settings.requests_per_second, clock=clock
         )
         self._guesses = RateLimit(
             rate=settings.guesses_per_minute / 60, burst=settings.guesses_per_minute, clock=clock
         )
-        self._use_noted: dict[str, float] = {}
+        self._use_noted: TTLCache[str, None] = TTLCache(REMEMBERED, tokens.USE_NOTED_SECONDS, timer=clock)
         self._notes = ThreadPoolExecutor(max_workers=1, thread_name_prefix="token-use")
 
     async def identify(self, authorization: str, address: str) -> Caller:
@@ -167,11 +168,7 @@ class Callers:
         # Only service accounts are workers without a token of the database.
         account = caller.token_id is None and caller.scope == TokenScope.WORKER
         seconds = REVIEW_SECONDS if account else self._settings.token_seconds
-        # Taken out and put in again, it is the youngest of the dict.
-        self._found.pop(digest, None)
         self._found[digest] = (caller, asked + seconds)
-        if len(self._found) > REMEMBERED:
-            del self._found[next(iter(self._found))]
         return caller
 
     def _find(self, token: str) -> Caller | None:
@@ -199,9 +196,8 @@ class Callers:
         return given
 
     def _note_use(self, token_id: str) -> None:
-        now = self._clock()
-        if now - self._use_noted.get(token_id, -tokens.USE_NOTED_SECONDS) >= tokens.USE_NOTED_SECONDS:
-            self._use_noted[token_id] = now
+        if token_id not in self._use_noted:
+            self._use_noted[token_id] = None
             self._notes.submit(self._write_use, token_id)
 
     def _write_use(self, token_id: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 
+from cachetools import LRUCache
+
 KEYS_KEPT = 10_000
 """So many keys are remembered; beyond that those longest unused are forgotten."""
 
@@ -20,7 +22,7 @@ class RateLimit:
         # A bucket that never holds one would let nobody pass.
         self._burst = max(1.0, burst)
         self._clock = clock
-        self._buckets: dict[Hashable, tuple[float, float]] = {}
+        self._buckets: LRUCache[Hashable, tuple[float, float]] = LRUCache(KEYS_KEPT)
 
     def take(self, key: Hashable) -> float:
         """Take one from the key's bucket, if one is there: 0. Otherwise the seconds until one will be."""
@@ -30,21 +32,14 @@ class RateLimit:
         level = self._level(key, now)
         if level < 1:
             return (1 - level) / self._rate
-        self._store(key, level - 1, now)
+        self._buckets[key] = level - 1, now
         return 0.0
 
     def put_back(self, key: Hashable) -> None:
         """Undo a `take` that turned out not to count."""
         now = self._clock()
-        self._store(key, min(self._burst, self._level(key, now) + 1), now)
+        self._buckets[key] = min(self._burst, self._level(key, now) + 1), now
 
     def _level(self, key: Hashable, now: float) -> float:
         level, at = self._buckets.get(key, (self._burst, now))
         return min(self._burst, level + (now - at) * self._rate)
-
-    def _store(self, key: Hashable, level: float, now: float) -> None:
-        # Taken out and put in again, the key is the youngest of the dict.
-        self._buckets.pop(key, None)
-        self._buckets[key] = (level, now)
-        if len(self._buckets) > KEYS_KEPT:
-            del self._buckets[next(iter(self._buckets))]

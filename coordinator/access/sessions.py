@@ -12,6 +12,7 @@ import secrets
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
+from coordinator.store.conditions import seconds
 from coordinator.store.tables import SessionRow
 
 PLAIN_COOKIE = "foldwise-session"
@@ -25,7 +26,7 @@ SESSION_SECONDS = 12 * 3600.0
 def start(session: Session, token: str) -> str:
     """Begin a session that stands for a token, which the caller has checked; its secret."""
     secret = secrets.token_urlsafe(32)
-    lasts = func.make_interval(0, 0, 0, 0, 0, 0, SESSION_SECONDS)
+    lasts = seconds(SESSION_SECONDS)
     session.execute(delete(SessionRow).where(SessionRow.expires_at < func.clock_timestamp()))
     session.add(
         SessionRow(

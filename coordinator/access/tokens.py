@@ -14,6 +14,7 @@ import structlog
 from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session
 
+from coordinator.store.conditions import seconds
 from coordinator.store.tables import TokenRow
 from services.contracts import NewToken, TokenScope, TokenSpec, TokenView
 from services.errors import Conflict, NotFound
@@ -89,7 +90,7 @@ def find_by_sha256(session: Session, sha256: str) -> TokenView | None:
 
 def note_use(session: Session, token_id: str) -> None:
     """Note that a token is used now, unless its last use was noted within `USE_NOTED_SECONDS`."""
-    since = func.clock_timestamp() - func.make_interval(0, 0, 0, 0, 0, 0, USE_NOTED_SECONDS)
+    since = func.clock_timestamp() - seconds(USE_NOTED_SECONDS)
     session.execute(
         update(TokenRow)
         .where(TokenRow.id == token_id, or_(TokenRow.last_used.is_(None), TokenRow.last_used < since))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from coordinator.store.fold_map import RUNNING, MappedTrial
-from services.contracts import TrialState
+from services.contracts import PRUNING_RULES
 
 
 def heat_map(
@@ -18,7 +18,7 @@ def heat_map(
 
     `cells` is base64 of trials x folds unsigned 16 bit numbers, little-endian: 0 pending, 1 running, 2 failed,
     3 + n done with n clips right. `trials` has a row for each: number, state, accuracy, and of a pruned one the
-    rule and the fold after which it fired.
+    rule and the fold after which it fired. `marks` has the colour of each rule.
 
     Args:
         trials: by number.
@@ -40,8 +40,14 @@ def heat_map(
             ]
             for trial in trials
         ],
+        "marks": rule_marks(),
         "cells": base64.b64encode(cells).decode("ascii"),
     }
+
+
+def rule_marks() -> dict[str, str]:
+    """The colour of each pruning rule in the map, as the style sheet names it, by the rule's name."""
+    return {rule.model_fields["rule"].default: rule.mark for rule in PRUNING_RULES}
 
 
 def running_cells(trials: Sequence[MappedTrial]) -> str:
@@ -49,7 +55,7 @@ def running_cells(trials: Sequence[MappedTrial]) -> str:
     return " ".join(
         f"{trial.number}:{fold}"
         for trial in trials
-        if trial.state in {TrialState.RUNNING, TrialState.READY}
+        if not trial.state.over
         for fold, cell in enumerate(trial.cells)
         if cell == RUNNING
     )

@@ -11,8 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from coordinator import optimizer
-from coordinator.optimizer import TrialRecord
+from coordinator.optimizer import importances, trial_record
 from coordinator.pages import charts
 from coordinator.pages.words import percent, title_of, value
 from coordinator.store.fold_map import MappedTrial
@@ -61,11 +60,8 @@ def _importance(study_id: int, spec: StudySpec, complete: Sequence[MappedTrial])
     with _lock:
         known = _known.get(study_id)
         if known is None or known[0] != key:
-            records = [
-                TrialRecord(number=t.number, state=t.state, parameters=t.parameters, value=t.value)
-                for t in complete
-            ]
-            known = _known[study_id] = key, optimizer.importances(spec.space, records)
+            records = [trial_record(trial) for trial in complete]
+            known = _known[study_id] = key, importances(spec.space, records)
         return known[1]
 
 

@@ -13,7 +13,7 @@ from coordinator import events
 from coordinator.access.gate import require
 from coordinator.pages import study_view
 from coordinator.pages.answers import page
-from coordinator.pages.heat_map import heat_map, running_cells
+from coordinator.pages.heat_map import heat_map, rule_marks, running_cells
 from coordinator.pages.parameters import parameter_panels
 from coordinator.routes.events import study_events
 from coordinator.routes.transactions import Settings, Transaction
@@ -68,6 +68,7 @@ def study(name: Name, request: Request, session: Transaction, settings: Settings
         space=space,
         dashboard_url=settings.dashboard_url,
         workers_wanted=parsed_spec(row).workers,
+        marks=rule_marks(),
         starts_workers=request.app.state.worker_jobs is not None,
     )
 
@@ -141,13 +142,13 @@ def _panels(request: Request, session: Session, row: StudyRow) -> dict[str, Any]
         "state": state,
         "stalled": jobs.stalled(row.name) if jobs is not None and state == StudyState.RUNNING else None,
         "protocol": protocol_words(spec.protocol, row.fold_count),
-        "rules": [study_view.rule_words(rule) for rule in spec.pruning],
+        "rules": [rule.describe() for rule in spec.pruning],
         "sampler": spec.sampler.kind,
         "chance": 1 / len(row.classes),
         "standing": standing,
         "progress": study_view.progress_bar(standing),
         "convergence": study_view.convergence(spec, mapped, 1 / len(row.classes)),
-        "by_median": study_view.prunes_by_median(spec),
+        "by_median": study_view.compares_trials(spec),
         "trials_made": len(mapped),
         "running": running_cells(mapped),
         "latest": mapped[: -ROWS - 1 : -1],

@@ -14,7 +14,7 @@ from coordinator.pages import charts
 from coordinator.pages.forecast import TimeLeft, time_left
 from coordinator.pages.words import percent
 from coordinator.store.fold_map import MappedTrial
-from services.contracts import BoundRule, MedianRule, PairedRule, PruningRule, StudySpec, StudyState, TrialState
+from services.contracts import StudySpec, StudyState, TrialState
 
 RECENT_TRIALS = 100
 """The folds of so many of the last ended trials tell how long one takes."""
@@ -115,10 +115,8 @@ def convergence(spec: StudySpec, trials: Sequence[MappedTrial], chance: float) -
     shown = [(trial, trial.accuracy) for trial in trials if trial.accuracy is not None]
     if not shown:
         return None
-    threshold = next(
-        (rule.threshold for rule in spec.pruning if isinstance(rule, BoundRule) and rule.metric == "accuracy"),
-        None,
-    )
+    thresholds = (rule.accuracy_threshold for rule in spec.pruning)
+    threshold = next((threshold for threshold in thresholds if threshold is not None), None)
     seen = [accuracy for _, accuracy in shown] + ([threshold] if threshold is not None else [])
     y = charts.nice_axis(max(0.0, min(seen) - 0.02), min(1.0, max(seen) + 0.02))
     made = trials[-1].number + 1
@@ -131,7 +129,7 @@ def convergence(spec: StudySpec, trials: Sequence[MappedTrial], chance: float) -
         parts.append(
             charts.level(threshold, y, kind="threshold", text=f"pruning threshold {percent(threshold)}")
         )
-    if prunes_by_median(spec):
+    if compares_trials(spec):
         parts.append(charts.steps(_medians(trials), x, y, kind="median"))
     for kind, symbol, states in (
         ("pruned", "cross", {TrialState.PRUNED}),
@@ -148,18 +146,9 @@ def convergence(spec: StudySpec, trials: Sequence[MappedTrial], chance: float) -
     return charts.plot(*parts, label=label, size="tall")
 
 
-def prunes_by_median(spec: StudySpec) -> bool:
-    """Whether a trial has to keep up with the complete ones."""
-    return any(isinstance(rule, MedianRule | PairedRule) for rule in spec.pruning)
-
-
-def rule_words(rule: PruningRule) -> str:
-    """A pruning rule in a few words."""
-    if isinstance(rule, BoundRule):
-        return f"bound: {rule.metric} {percent(rule.threshold)} out of reach"
-    if isinstance(rule, MedianRule):
-        return f"median, from {rule.startup_trials} complete trials on"
-    return f"paired, {rule.standard_errors:g} standard errors"
+def compares_trials(spec: StudySpec) -> bool:
+    """Whether a rule of the study compares its trials with the complete ones."""
+    return any(rule.compares_trials for rule in spec.pruning)
 
 
 def _best_so_far(trials: Sequence[MappedTrial]) -> list[charts.Point]:

@@ -6,22 +6,21 @@ the study; so only those are read that were complete since the last time.
 
 from __future__ import annotations
 
-import threading
 from array import array
 from bisect import insort
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from weakref import WeakKeyDictionary
 
 import numpy as np
-from sqlalchemy import Boolean, Connection, Engine, bindparam, func, literal_column, not_, select
+from sqlalchemy import Boolean, bindparam, func, literal_column, not_, select
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.orm import Session
 
 from coordinator.pruning.fold_order import order_of
-from coordinator.pruning.rules import MedianTrial
+from coordinator.store.memory import StudyMemory
 from coordinator.store.tables import ResultRow, StudyRow, TrialRow
+from services.pruning.rule import MedianTrial
 
 STUDIES_KEPT = 32
 """Of so many studies of a database; a thousand complete trials of 118 folds take about 2 MB."""
@@ -51,16 +50,15 @@ def _as_seen_by(session: Session, study: StudyRow) -> Iterator[_Kept]:
     newest, own = (found[0] or 0, found[1]) if found else (0, False)
     # What this transaction has made complete itself must not be kept: it may yet be rolled back.
     committed = (session.scalar(_NEWEST_OF_OTHERS, {"study_id": study.id}) or 0) if own else newest
-    with _lock:
-        studies = _kept.setdefault(session.get_bind(), {})
+    with _memory.lock:
+        studies = _memory.of(session)
+        # Taken out while it grows: what a failed query leaves half read is not kept.
         kept = studies.pop(study.id, None)
         if kept is None or kept.newest > newest:
             # More than there is: the database was restored to an earlier day.
             kept = _Kept()
         _read_up_to(committed, session, study, kept)
         studies[study.id] = kept
-        if len(studies) > STUDIES_KEPT:
-            del studies[next(iter(studies))]
         if own:
             kept = deepcopy(kept)
             _read_up_to(newest, session, study, kept)
@@ -126,8 +124,7 @@ def _read_up_to(newest: int, session: Session, study: StudyRow, kept: _Kept) -> 
         kept.newest = last
 
 
-_lock = threading.Lock()
-_kept: WeakKeyDictionary[Engine | Connection, dict[int, _Kept]] = WeakKeyDictionary()
+_memory: StudyMemory[_Kept] = StudyMemory(studies=STUDIES_KEPT)
 
 _complete = (TrialRow.study_id == bindparam("study_id"), TrialRow.completed.is_not(None))
 _own = literal_column("trials.xmin = pg_current_xact_id()::xid", Boolean)

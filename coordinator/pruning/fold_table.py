@@ -8,10 +8,10 @@ import numpy as np
 from sqlalchemy.orm import Session
 
 from coordinator.pruning.complete_trials import accuracies_at_step, middle_trial
-from coordinator.pruning.rules import FoldTable
 from coordinator.store.folds import confusion_counts
 from coordinator.store.studies import study_split
 from coordinator.store.tables import ResultRow, StudyRow, TrialRow
+from services.pruning.rule import FoldTable
 from services.scores import Counts
 
 

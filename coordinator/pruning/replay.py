@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from coordinator.pruning.fold_order import LEARNT_FROM, hardest_first
-from coordinator.pruning.rules import FoldTable, MedianTrial, TrialProgress, decide, running_accuracy
+from coordinator.pruning.rules import decide
 from services.contracts import PruneDecision, StudySpec
 from services.errors import InvalidInput
+from services.pruning.rule import FoldTable, MedianTrial, TrialProgress, running_accuracy
 
 Folds = Sequence[tuple[int, int]]
 """(correct, clips) of every fold of a trial, by index."""

@@ -7,16 +7,15 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query
 
-from coordinator import optimizer
 from coordinator.access.gate import require_by_method
 from coordinator.access.problems import problems
-from coordinator.optimizer import TrialRecord
+from coordinator.optimizer import importances, trial_record
 from coordinator.routes.transactions import Settings, Transaction
 from coordinator.store import views
 from coordinator.store.studies import get_study, parsed_spec
 from coordinator.store.tables import StudyRow
 from services.clip_cache import cache_folder, open_cache
-from services.contracts import ImportanceView, SplitView, StudyName, TrialCost, TrialState
+from services.contracts import ImportanceView, SplitView, StudyName, TrialCost
 from services.errors import CacheMismatch
 
 router = APIRouter(
@@ -52,16 +51,11 @@ def importance(name: Name, session: Transaction) -> ImportanceView:
     """How much each parameter mattered among the complete trials (PED-ANOVA)."""
     study = get_study(session, name)
     complete = views.complete_trials(session, study)
-    history = [
-        TrialRecord(
-            number=trial.number, state=TrialState.COMPLETE, parameters=trial.parameters, value=trial.value
-        )
-        for trial in complete
-    ]
+    history = [trial_record(trial) for trial in complete]
     return ImportanceView(
         method="PED-ANOVA",
         trials=len(history),
-        importance=optimizer.importances(parsed_spec(study).space, history),
+        importance=importances(parsed_spec(study).space, history),
     )
 
 

@@ -26,9 +26,9 @@ from sqlalchemy.orm import Session
 
 from coordinator.scheduling.counting import NextFold, next_to_run
 from coordinator.scheduling.leases import PENDING, end_leases, lock_trial
-from coordinator.scheduling.trials import is_open
 from coordinator.scheduling.workers import see_worker
 from coordinator.settings import CoordinatorSettings
+from coordinator.store.conditions import is_open
 from coordinator.store.fold_writes import NewLease, lease_fold
 from coordinator.store.folds import fold_task
 from coordinator.store.studies import parsed_spec, study_split

@@ -16,9 +16,9 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session
 
 from coordinator.pruning import fold_order
-from coordinator.pruning import rules as pruning
 from coordinator.pruning.complete_trials import next_completed
 from coordinator.pruning.fold_table import fold_table
+from coordinator.pruning.rules import decide
 from coordinator.scheduling.leases import PENDING, HeldLease
 from coordinator.scheduling.results import reused_result
 from coordinator.scheduling.trials import end_trial
@@ -36,6 +36,7 @@ from services.contracts import (
     TrialState,
     Verdict,
 )
+from services.pruning.rule import TrialProgress
 
 log = structlog.get_logger()
 
@@ -150,7 +151,7 @@ def judge(
     """Decide on a trial by a fold that is done and not stored yet; `before` was done already."""
     done = [*before, FoldCount(fold=row.fold, correct=row.correct, clips=row.clips)]
     order = fold_order.order_of(session, study, trial)
-    progress = pruning.TrialProgress(
+    progress = TrialProgress(
         fold=row.fold,
         order=order,
         prefix=finished_prefix(done, order),
@@ -161,7 +162,7 @@ def judge(
     complete = progress.clips_done == progress.clips_total
     pruned = None
     if not complete and not fold_order.still_learning(study, spec):
-        pruned = pruning.decide(spec, progress, fold_table(session, study, trial, row))
+        pruned = decide(spec, progress, fold_table(session, study, trial, row))
     return Verdict(
         decision="complete" if complete else "pruned" if pruned else "continue",
         trial_accuracy=progress.correct / progress.clips_done,

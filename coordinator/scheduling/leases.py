@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hmac import compare_digest
-from typing import Any, Literal
+from typing import Literal
 
 import structlog
 from sqlalchemy import (
@@ -24,6 +24,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session, aliased, defer, load_only
 
 from coordinator.settings import CoordinatorSettings
+from coordinator.store.conditions import seconds
 from coordinator.store.folds import FoldCount
 from coordinator.store.tables import (
     FoldRow,
@@ -92,9 +93,9 @@ def heartbeat(
     renewed = session.execute(
         update(LeaseRow)
         .where(LeaseRow.id == lease.id)
-        .where(true() if moved else _still_within(settings.stall_seconds))
+        .where(true() if moved else LeaseRow.step_at > func.clock_timestamp() - seconds(settings.stall_seconds))
         .values(
-            expires_at=_from_now(settings.lease_seconds),
+            expires_at=func.clock_timestamp() + seconds(settings.lease_seconds),
             outcome=None,
             ended_at=None,
             epoch=beat.epoch,
@@ -293,11 +294,3 @@ def check_current(held: HeldLease) -> None:
 def lock_trial(session: Session, trial_id: int) -> TrialRow:
     """A trial as it is now, locked until the transaction ends."""
     return session.get_one(TrialRow, trial_id, with_for_update=True, populate_existing=True)
-
-
-def _from_now(seconds: float) -> ColumnElement[Any]:
-    return func.clock_timestamp() + func.make_interval(0, 0, 0, 0, 0, 0, seconds)
-
-
-def _still_within(seconds: float) -> ColumnElement[bool]:
-    return LeaseRow.step_at > func.clock_timestamp() - func.make_interval(0, 0, 0, 0, 0, 0, seconds)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, assert_never
 
 from pydantic import ValidationError
 
@@ -22,7 +22,7 @@ from services.contracts import (
 from services.errors import (
     InvalidInput,
 )
-from services.folds import AllClips, HeldOut
+from services.folds import AllClips, HeldOut, KFold, LeaveOneSubjectOut, SplitProtocol
 from services.search_space import first_problem
 from services.seeds import sha256_of
 
@@ -65,8 +65,7 @@ def score_result(
 ) -> ResultRow:
     """What a result is worth; where it comes from is its caller's to say."""
     epochs = [epoch.predicted for epoch in result.epochs]
-    # A model is the network after its last epoch, and held-out clips are to choose none.
-    first = len(epochs) - 1 if isinstance(spec.protocol, AllClips | HeldOut) else 0
+    first = _first_eligible_epoch(spec.protocol, len(epochs))
     best, correct = scores.best_epoch(split.labels, epochs[first:])
     best += first
     return ResultRow(
@@ -77,6 +76,17 @@ def score_result(
         clips=len(split.labels),
         confusion=scores.confusion(split.labels, epochs[best], len(study.classes)).tolist(),
     )
+
+
+def _first_eligible_epoch(protocol: SplitProtocol, epochs: int) -> int:
+    match protocol:
+        case AllClips() | HeldOut():
+            # A model is the network after its last epoch, and held-out clips must not choose one.
+            return epochs - 1
+        case LeaveOneSubjectOut() | KFold():
+            return 0
+        case _:
+            assert_never(protocol)
 
 
 def check_result(result: FoldResult, split: StudyFoldRow, task: FoldTask) -> None:

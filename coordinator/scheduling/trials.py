@@ -8,7 +8,6 @@ from typing import Any
 import structlog
 from sqlalchemy import (
     JSON,
-    ColumnElement,
     func,
     literal,
     select,
@@ -20,11 +19,12 @@ from sqlalchemy.orm import Session
 
 from coordinator.events import tell
 from coordinator.scheduling.leases import end_lease, lock_trial
+from coordinator.store.appends import outbox_row
+from coordinator.store.conditions import is_open, seconds
 from coordinator.store.studies import lock_study, parsed_spec
 from coordinator.store.tables import (
     FoldRow,
     LeaseRow,
-    OutboxRow,
     StudyRow,
     TrialRow,
 )
@@ -88,11 +88,11 @@ def overdue_trials(session: Session) -> Sequence[tuple[int, str]]:
             StudyRow.state == StudyState.RUNNING,
             limit.is_not(None),
             TrialRow.state == TrialState.RUNNING,
-            begun < func.clock_timestamp() - func.make_interval(0, 0, 0, 0, 0, 0, limit),
+            begun < func.clock_timestamp() - seconds(limit),
         )
         .order_by(TrialRow.id)
     )
-    return [(trial_id, f"trial_seconds: {seconds:g} s since its first lease") for trial_id, seconds in overdue]
+    return [(trial_id, f"trial_seconds: {allowed:g} s since its first lease") for trial_id, allowed in overdue]
 
 
 def complete_if_done(session: Session, study_id: int) -> None:
@@ -109,11 +109,6 @@ def complete_if_done(session: Session, study_id: int) -> None:
     study.state = StudyState.COMPLETE
     tell(session, study.id, EventKind.STUDY_MOVED, state=StudyState.COMPLETE.value, reason=None)
     log.info("study_complete", study=study.name, trials=total)
-
-
-def is_open() -> ColumnElement[bool]:
-    """The SQL condition that a trial is ready or running."""
-    return TrialRow.state.in_([TrialState.READY, TrialState.RUNNING])
 
 
 def fail_trial(session: Session, trial: TrialRow, fold: int, reason: str) -> None:
@@ -149,4 +144,4 @@ def end_trial(session: Session, trial: TrialRow, state: TrialState, reason: str 
 
 def enqueue_projection(session: Session, trial: TrialRow) -> None:
     """Mark a trial in the outbox, so that the leader projects it to Optuna."""
-    session.execute(insert(OutboxRow).values(trial_id=trial.id).inline())
+    session.execute(outbox_row(trial.id))

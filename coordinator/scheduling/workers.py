@@ -14,6 +14,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from coordinator.scheduling.leases import end_leases
+from coordinator.store.conditions import seconds
 from coordinator.store.tables import (
     LeaseRow,
     WorkerRow,
@@ -49,9 +50,7 @@ def drain(session: Session, worker: str, *, now: bool) -> None:
         NotFound: there is no such worker.
         Conflict: there are several.
     """
-    lately = WorkerRow.last_seen > func.clock_timestamp() - func.make_interval(
-        0, 0, 0, 0, 0, 0, WORKER_NAME_TTL_SECONDS
-    )
+    lately = WorkerRow.last_seen > func.clock_timestamp() - seconds(WORKER_NAME_TTL_SECONDS)
     by_name = and_(WorkerRow.name == worker, lately)
     found = session.scalars(select(WorkerRow).where(or_(WorkerRow.id == worker, by_name))).all()
     if not found:
@@ -88,9 +87,7 @@ def end_worker(session: Session, name: str, pod_uid: str, *, disrupted: bool) ->
 
 def see_worker(session: Session, worker: WorkerInfo, pod_uid: str | None) -> None:
     """Record that a worker made contact, at most every `LAST_SEEN_INTERVAL_SECONDS`."""
-    fresh = WorkerRow.last_seen > func.clock_timestamp() - func.make_interval(
-        0, 0, 0, 0, 0, 0, LAST_SEEN_INTERVAL_SECONDS
-    )
+    fresh = WorkerRow.last_seen > func.clock_timestamp() - seconds(LAST_SEEN_INTERVAL_SECONDS)
     if session.scalar(select(WorkerRow.id).where(WorkerRow.id == worker.id, fresh)) is not None:
         return
     known = insert(WorkerRow).values(id=worker.id, name=worker.name, device=worker.device, pod_uid=pod_uid)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from coordinator.store.conditions import is_open, seconds
 from coordinator.store.tables import LeaseRow, OutboxRow, ResultRow, StudyRow, TrialRow, WorkerRow
 from services.contracts import StudyState, TrialState
 
@@ -61,9 +62,9 @@ def service_counts(session: Session, *, seen_within: float) -> ServiceCounts:
         select(func.count())
         .select_from(TrialRow)
         .join(StudyRow, StudyRow.id == TrialRow.study_id)
-        .where(StudyRow.state == StudyState.RUNNING, TrialRow.state.in_([TrialState.READY, TrialState.RUNNING]))
+        .where(StudyRow.state == StudyState.RUNNING, is_open())
     )
-    since = func.clock_timestamp() - func.make_interval(0, 0, 0, 0, 0, 0, seen_within)
+    since = func.clock_timestamp() - seconds(seen_within)
     workers = session.scalar(select(func.count()).select_from(WorkerRow).where(WorkerRow.last_seen > since))
     outbox = session.scalar(select(func.count()).select_from(OutboxRow))
     return ServiceCounts(

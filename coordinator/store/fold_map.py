@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import threading
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
-from weakref import WeakKeyDictionary
 
-from sqlalchemy import Connection, Engine, Row, func, select
+from sqlalchemy import Row, func, select
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.orm import Session
 
+from coordinator.store.memory import StudyMemory
 from coordinator.store.tables import FoldRow, LeaseRow, ResultRow, StudyRow, TrialRow
 from services.contracts import FoldState, PruneDecision, TrialState
 from services.search_space import ParameterValue
@@ -144,18 +143,15 @@ def _key(row: Row[Any]) -> _Key:
 
 
 def _kept_of(session: Session, study_id: int) -> dict[_Key, MappedTrial]:
-    with _lock:
-        return _kept.get(session.get_bind(), {}).get(study_id, {})
+    with _memory.lock:
+        return _memory.of(session).get(study_id, {})
 
 
 def _keep(session: Session, study_id: int, ended: dict[_Key, MappedTrial]) -> None:
-    with _lock:
-        studies = _kept.setdefault(session.get_bind(), {})
-        # A new mapping: others read the old one now. Taken out and put in again, it is the youngest.
-        studies[study_id] = {**studies.pop(study_id, {}), **ended}
-        if len(studies) > STUDIES_KEPT:
-            del studies[next(iter(studies))]
+    with _memory.lock:
+        studies = _memory.of(session)
+        # A new mapping: other threads may read the old one now.
+        studies[study_id] = {**studies.get(study_id, {}), **ended}
 
 
-_lock = threading.Lock()
-_kept: WeakKeyDictionary[Engine | Connection, dict[int, dict[_Key, MappedTrial]]] = WeakKeyDictionary()
+_memory: StudyMemory[dict[_Key, MappedTrial]] = StudyMemory(studies=STUDIES_KEPT)

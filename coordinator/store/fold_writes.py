@@ -12,7 +12,9 @@ from sqlalchemy import BindParameter, Float, Table, bindparam, func, insert, lit
 from sqlalchemy.orm import Session
 from sqlalchemy.types import TypeEngine
 
-from coordinator.store.tables import EventRow, FoldRow, LeaseRow, OutboxRow, ResultRow
+from coordinator.store.appends import event_row, outbox_row
+from coordinator.store.conditions import seconds
+from coordinator.store.tables import FoldRow, LeaseRow, ResultRow
 from services.contracts import EventKind, FoldState
 
 
@@ -95,9 +97,7 @@ def _leased(name: str, kind: TypeEngine[Any] | None = None) -> BindParameter[Any
     return bindparam(_LEASED + name, type_=kind)
 
 
-_folds, _leases, _results, _events, _outbox = (
-    cast("Table", row.__table__) for row in (FoldRow, LeaseRow, ResultRow, EventRow, OutboxRow)
-)
+_folds, _leases, _results = (cast("Table", row.__table__) for row in (FoldRow, LeaseRow, ResultRow))
 
 # Parts of one statement all see the database as it was before it; what they refer to is checked at its end.
 _COUNT_PARTS = (
@@ -110,10 +110,8 @@ _COUNT_PARTS = (
     .where(_leases.c.id == _counted("lease_id"))
     .values(outcome="done", ended_at=func.clock_timestamp())
     .cte("lease_done"),
-    insert(_events)
-    .values(study_id=_counted("study_id"), kind=_counted("kind"), data=_counted("event"))
-    .cte("event"),
-    insert(_outbox).values(trial_id=_counted("trial_id")).cte("outbox"),
+    event_row(_counted("study_id"), _counted("kind"), _counted("event")).cte("event"),
+    outbox_row(_counted("trial_id")).cte("outbox"),
 )
 _LEASE_PARTS = (
     update(_folds)
@@ -124,8 +122,7 @@ _LEASE_PARTS = (
     .values(
         {name: _leased(name) for name in ("id", "trial_id", "fold", "term", "secret", "worker_id")}
         | {
-            "expires_at": func.clock_timestamp()
-            + func.make_interval(0, 0, 0, 0, 0, 0, _leased("seconds", Float())),
+            "expires_at": func.clock_timestamp() + seconds(_leased("seconds", Float())),
             "step_at": func.clock_timestamp(),
         }
     )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+from cachetools import LRUCache
 from sqlalchemy import select
 from sqlalchemy.exc import NoResultFound
 from sqlalchemy.orm import Session
@@ -18,6 +20,12 @@ from services.contracts import (
     StudySpec,
 )
 from services.errors import NotFound
+
+SPECS_KEPT = 1000
+"""Parsed specs kept in memory."""
+
+SPLITS_KEPT = 100
+"""Splits of studies kept in memory, each of about 50 kB."""
 
 
 def get_study(session: Session, name: str, *, lock: bool = False) -> StudyRow:
@@ -44,35 +52,33 @@ def lock_study(session: Session, study_id: int) -> StudyRow:
 
 def parsed_spec(study: StudyRow) -> StudySpec:
     """The spec of a study. Parsing is the dearest part of many a request, so it is done once for equal ones."""
-    stored, spec = _specs.get(study.id, (None, None))
+    with _lock:
+        stored, spec = _specs.get(study.id, (None, None))
     if spec is None or stored != study.spec:
         spec = StudySpec.model_validate(study.spec)
-        _specs[study.id] = study.spec, spec
+        with _lock:
+            _specs[study.id] = study.spec, spec
     return spec
-
-
-_specs: dict[int, tuple[dict[str, Any], StudySpec]] = {}
 
 
 def study_split(session: Session, study: StudyRow) -> Sequence[StudyFoldRow]:
     """The split of a study, by fold; rows of no session. It never changes, so it is read once."""
     # Of another database the study of this id was made at another time.
     known = (study.id, study.created_at, study.split_hash)
-    split = _splits.get(known)
+    with _lock:
+        split = _splits.get(known)
     if split is None:
         columns = StudyFoldRow.__table__.c
         rows = session.execute(select(*columns).where(columns.study_id == study.id).order_by(columns.fold))
         split = tuple(StudyFoldRow(**row) for row in rows.mappings())
         if not split:
             raise NoResultFound(f"the study {study.name} was deleted meanwhile")
-        if len(_splits) >= SPLITS_KEPT:
-            _splits.clear()
-        _splits[known] = split
+        with _lock:
+            _splits[known] = split
     return split
 
 
-SPLITS_KEPT = 100
-"""So many studies' splits are remembered, of some 50 kB each."""
-
-
-_splits: dict[tuple[int, datetime, str], Sequence[StudyFoldRow]] = {}
+# Threads share both.
+_lock = threading.Lock()
+_specs: LRUCache[int, tuple[dict[str, Any], StudySpec]] = LRUCache(SPECS_KEPT)
+_splits: LRUCache[tuple[int, datetime, str], Sequence[StudyFoldRow]] = LRUCache(SPLITS_KEPT)

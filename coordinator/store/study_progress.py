@@ -8,6 +8,7 @@ from datetime import datetime
 from sqlalchemy import Float, case, extract, func, select, tuple_
 from sqlalchemy.orm import Session
 
+from coordinator.store.conditions import seconds
 from coordinator.store.studies import study_split
 from coordinator.store.tables import (
     EventRow,
@@ -123,9 +124,9 @@ def study_workers(session: Session, study: StudyRow, *, seen_within: float) -> l
     ended = leases.where(LeaseRow.ended_at.is_not(None)).subquery()
     done = leases.where(LeaseRow.outcome == "done").subquery()
     provenance = ResultRow.payload["provenance"]
-    seconds = provenance["seconds"].as_string().cast(Float)
+    duration = provenance["seconds"].as_string().cast(Float)
     # Of less than a millisecond the quotient says nothing, and may be more than a number can hold.
-    speed = case((seconds > MEASURABLE_SECONDS, provenance["clip_passes"].as_string().cast(Float) / seconds))
+    speed = case((duration > MEASURABLE_SECONDS, provenance["clip_passes"].as_string().cast(Float) / duration))
     rows = session.execute(
         select(
             WorkerRow.name,
@@ -145,7 +146,7 @@ def study_workers(session: Session, study: StudyRow, *, seen_within: float) -> l
         .outerjoin(ended, (ended.c.worker_id == WorkerRow.id) & (ended.c.place == 1))
         .outerjoin(done, (done.c.worker_id == WorkerRow.id) & (done.c.place == 1))
         .outerjoin(ResultRow, ResultRow.lease_id == done.c.id)
-        .where(WorkerRow.last_seen > func.clock_timestamp() - func.make_interval(0, 0, 0, 0, 0, 0, seen_within))
+        .where(WorkerRow.last_seen > func.clock_timestamp() - seconds(seen_within))
         .order_by(WorkerRow.first_seen)
     ).all()
     workers = [

@@ -20,11 +20,11 @@ from sqlalchemy.orm import Session
 from coordinator.events import tell
 from coordinator.pruning.complete_trials import next_completed
 from coordinator.scheduling.results import imported_result, reused_result
+from coordinator.store.appends import outbox_row
 from coordinator.store.tables import (
     EnqueuedRow,
     FoldRow,
     InheritedTrialRow,
-    OutboxRow,
     ResultRow,
     StudyFoldRow,
     StudyRow,
@@ -94,7 +94,7 @@ def import_study(
     _check_values(session, study)
     if last is not None:
         # One is enough: the leader projects whatever Optuna has not got.
-        session.add(OutboxRow(trial_id=last.id))
+        session.execute(outbox_row(last.id))
     tell(session, study.id, EventKind.STUDY_MOVED, state=study.state, reason=study.reason, imported=True)
     log.info("study_imported", study=study.name, trials=line.trials)
     return study

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from coordinator.events import tell
 from coordinator.pruning.fold_order import order_of
-from coordinator.pruning.rules import running_accuracy
+from coordinator.store.conditions import seconds
 from coordinator.store.folds import finished_prefix, fold_counts
 from coordinator.store.studies import get_study, parsed_spec
 from coordinator.store.tables import EnqueuedRow, InheritedTrialRow, StudyFoldRow, StudyRow, TrialRow
@@ -25,6 +25,7 @@ from services.contracts import ANY_CLASS, Clone, EventKind, StudySpec, StudyStat
 from services.errors import CacheMismatch, Conflict, InvalidInput, NotFound
 from services.folds import make_folds, split_hash
 from services.model_catalogue import check_other_dataset, find_model
+from services.pruning.rule import running_accuracy
 from services.search_space import ParameterValue, first_problem
 
 log = structlog.get_logger()
@@ -108,11 +109,11 @@ def set_budget(session: Session, name: str, trials: int) -> StudyRow:
     """Set how many trials a study runs in all; a complete one runs again when it is given more.
 
     Raises:
-        Conflict: the study was stopped or failed.
+        Conflict: the study was stopped.
         InvalidInput: it has more trials already, or its grid has not so many configurations.
     """
     study = get_study(session, name, lock=True)
-    if study.state in {StudyState.STOPPED, StudyState.FAILED}:
+    if study.state == StudyState.STOPPED:
         raise Conflict(f"study {name} is {study.state}; clone it to search on", field="state")
     taken = _numbers_taken(session, study)
     if trials < taken:
@@ -221,10 +222,10 @@ def overdue_studies(session: Session) -> Sequence[tuple[str, str]]:
         select(StudyRow.name, limit).where(
             StudyRow.state == StudyState.RUNNING,
             limit.is_not(None),
-            StudyRow.started_at < func.clock_timestamp() - func.make_interval(0, 0, 0, 0, 0, 0, limit),
+            StudyRow.started_at < func.clock_timestamp() - seconds(limit),
         )
     )
-    return [(name, f"study_seconds: {seconds:g} s since its start") for name, seconds in overdue]
+    return [(name, f"study_seconds: {allowed:g} s since its start") for name, allowed in overdue]
 
 
 def _numbers_taken(session: Session, study: StudyRow) -> int:

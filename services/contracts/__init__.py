@@ -14,7 +14,7 @@ from services.contracts.base import (
     StudyName,
 )
 from services.contracts.events import Event, EventKind
-from services.contracts.pruning_rules import BoundRule, MedianRule, PairedRule, PruneDecision, PruningRule
+from services.contracts.pruning_rules import PRUNING_RULES, PruningRule
 from services.contracts.samplers import GridSampler, RandomSampler, Sampler, TpeSampler, WarmStart
 from services.contracts.states import FoldState, StudyState, TrialState
 from services.contracts.study import (
@@ -68,10 +68,15 @@ from services.contracts.work import (
     Verdict,
     WorkerInfo,
 )
+from services.pruning.bound import BoundRule
+from services.pruning.median import MedianRule
+from services.pruning.paired import PairedRule
+from services.pruning.rule import PruneDecision
 
 __all__ = [
     "ANY_CLASS",
     "PRINTABLE",
+    "PRUNING_RULES",
     "TRIALS_ALLOWED",
     "WORKERS_ALLOWED",
     "Augmentation",

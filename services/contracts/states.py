@@ -6,19 +6,18 @@ from enum import StrEnum
 
 
 class StudyState(StrEnum):
-    """Life of a study: draft -> running <-> paused -> complete | stopped | failed."""
+    """Life of a study: draft -> running <-> paused -> complete | stopped."""
 
     DRAFT = "draft"
     RUNNING = "running"
     PAUSED = "paused"
     COMPLETE = "complete"
     STOPPED = "stopped"
-    FAILED = "failed"
 
     @property
     def over(self) -> bool:
         """No fold will ever be leased again."""
-        return self in {StudyState.COMPLETE, StudyState.STOPPED, StudyState.FAILED}
+        return self in {StudyState.COMPLETE, StudyState.STOPPED}
 
 
 class TrialState(StrEnum):

@@ -13,12 +13,13 @@ from pydantic import (
 )
 
 from services.contracts.base import PRINTABLE, TRIALS_ALLOWED, WORKERS_ALLOWED, Contract, StudyName
-from services.contracts.pruning_rules import MedianRule, PairedRule, PruningRule
+from services.contracts.pruning_rules import PruningRule
 from services.contracts.samplers import GridSampler, Sampler, TpeSampler, WarmStart
 from services.contracts.training import ComputePlan, Economies, TrainingSettings
 from services.errors import InvalidInput
 from services.folds import AllClips, HeldOut, LeaveOneSubjectOut, Protocol
 from services.grid import grid_axes, grid_size
+from services.pruning.median import MedianRule
 from services.search_space import ParameterValue, SearchSpace, paper_space
 
 
@@ -151,14 +152,9 @@ class StudySpec(Contract):
     def _each_rule_once(cls, rules: tuple[PruningRule, ...]) -> tuple[PruningRule, ...]:
         names = [rule.rule for rule in rules]
         if len(set(names)) != len(names):
-            raise ValueError("a rule stands twice")
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"the rule {twice!r} is listed twice; remove one")
         return rules
-
-    def warmup_folds(self, rule: MedianRule | PairedRule) -> int:
-        """Folds of a trial that `rule` always lets run."""
-        if rule.warmup_folds is not None:
-            return rule.warmup_folds
-        return 10 if isinstance(self.protocol, LeaveOneSubjectOut) else 3
 
 
 class Enqueue(Contract):

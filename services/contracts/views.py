@@ -8,10 +8,10 @@ from pydantic import (
 )
 
 from services.contracts.base import Contract
-from services.contracts.pruning_rules import PruneDecision
 from services.contracts.states import FoldState, StudyState, TrialState
 from services.contracts.study import StudySpec
 from services.contracts.work import FoldResult, FoldTask
+from services.pruning.rule import PruneDecision
 from services.search_space import ParameterValue
 
 
@@ -38,7 +38,7 @@ class StudyView(Contract):
 
     name: str
     state: StudyState
-    reason: str | None = Field(description="why it failed or was stopped")
+    reason: str | None = Field(description="why it was stopped")
     spec: StudySpec
     dataset: str
     fingerprint: str

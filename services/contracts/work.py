@@ -11,10 +11,10 @@ from pydantic import (
 )
 
 from services.contracts.base import PRINTABLE, Contract, LeaseId, ModelId, StudyName
-from services.contracts.pruning_rules import PruneDecision
 from services.contracts.study import CrossValidated
 from services.contracts.training import ComputePlan, Economies, MemoryFormat, TrainingSettings
 from services.folds import OuterFold
+from services.pruning.rule import PruneDecision
 from services.search_space import Hyperparameters
 
 

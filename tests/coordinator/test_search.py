@@ -88,8 +88,8 @@ def test_a_search_that_is_kept_suggests_what_a_new_one_and_optuna_itself_do(
     kept = Search(spec)
     history: list[TrialRecord] = []
     for number in range(14):
-        news = [r for r in history if r.number >= kept.heard or r.number in kept.under_way]
-        kept.hear(news)
+        news = [r for r in history if r.number >= kept.n_observed or r.number in kept.under_way]
+        kept.observe(news)
         suggested = kept.suggest(number)
         assert suggested == suggest(spec, history, number)
         assert suggested == asked_of_optuna(spec, history, number)
@@ -102,16 +102,16 @@ def test_a_search_that_is_kept_suggests_what_a_new_one_and_optuna_itself_do(
             history[place] = replace(record, state=state) if running else ended(record, state, rng)
 
 
-def test_a_search_knows_of_which_trials_there_is_more_to_hear() -> None:
+def test_a_search_knows_which_trials_it_must_observe_again() -> None:
     rng = random.Random(0)
     search = Search(study())
     ready = [
         TrialRecord(number=n, state=TrialState.READY, parameters=search.suggest(n), value=None)
         for n in range(3)
     ]
-    search.hear(ready)
-    search.hear([ended(ready[1], TrialState.COMPLETE, rng), replace(ready[2], state=TrialState.RUNNING)])
-    assert search.heard == 3
+    search.observe(ready)
+    search.observe([ended(ready[1], TrialState.COMPLETE, rng), replace(ready[2], state=TrialState.RUNNING)])
+    assert search.n_observed == 3
     assert search.under_way == {0: TrialState.READY, 2: TrialState.RUNNING}
 
 

@@ -65,7 +65,7 @@ NO_IMAGE = pod(
         {"state": {"waiting": {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "foldwise"'}}}
     ],
 )
-OVER = (StudyState.COMPLETE, StudyState.STOPPED, StudyState.FAILED)
+OVER = (StudyState.COMPLETE, StudyState.STOPPED)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ let rows = []; // index of the trial in each row
 let height = 12;
 let cursor = null; // [row, column]
 let colours = {};
+let markOf = () => ""; // the colour of a rule
 
 async function load() {
   const answer = await fetch(`${path}/heat-map`).catch(() => null);
@@ -56,9 +57,9 @@ function readColours() {
   const of = (name) => style.getPropertyValue(`--${name}`).trim();
   const rgb = (hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
   const stops = [rgb(of("heat-0")), rgb(of("heat-1")), rgb(of("heat-2"))];
+  markOf = (rule) => of(`mark-${map.marks[rule]}`) || colours.failed;
   colours = {
     empty: of("heat-empty"), ink: of("ink"), soft: of("soft"), running: of("running"), failed: of("failed"),
-    bound: of("rule-bound"), median: of("rule-median"), paired: of("rule-paired"),
     scale: Array.from({ length: 65 }, (_, step) => {
       const [from, to, part] = step < 32 ? [stops[0], stops[1], step / 32] : [stops[1], stops[2], (step - 32) / 32];
       return `rgb(${from.map((low, i) => Math.round(low + (to[i] - low) * part)).join(" ")})`;
@@ -103,7 +104,7 @@ function draw() {
       else pen.fillStyle = colours.empty;
       pen.fillRect(x, y, Math.max(0.5, step - gap), height - line);
       if (rule !== undefined && fold === prunedAt) {
-        pen.fillStyle = colours[rule] ?? colours.failed;
+        pen.fillStyle = markOf(rule);
         pen.fillRect(x + step - Math.max(2.5, Math.min(4, step / 3)), y, Math.max(2.5, Math.min(4, step / 3)), height - line);
       }
     }

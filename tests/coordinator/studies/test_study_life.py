@@ -9,8 +9,7 @@ import optuna
 import pytest
 from sqlalchemy import inspect, text
 
-from coordinator.leader import inherited_trials
-from coordinator.optimizer import Search, TrialRecord, suggest
+from coordinator.optimizer import Search, TrialRecord, inherited_trials, suggest
 from coordinator.store.studies import get_study
 from coordinator.store.tables import SCHEMA
 from coordinator.studies import deletion, life

@@ -193,30 +193,3 @@ def upgrade() -> None:
         sa.UniqueConstraint("lease_id", name="uq_results_lease_id"),
         schema="foldwise",
     )
-
-
-def downgrade() -> None:
-    op.drop_table("results", schema="foldwise")
-    op.drop_table("claims", schema="foldwise")
-    op.drop_index(
-        "uq_leases_live", table_name="leases", schema="foldwise", postgresql_where=sa.text("outcome IS NULL")
-    )
-    op.drop_index(
-        "ix_leases_live_worker",
-        table_name="leases",
-        schema="foldwise",
-        postgresql_where=sa.text("outcome IS NULL"),
-    )
-    op.drop_table("leases", schema="foldwise")
-    op.drop_table("outbox", schema="foldwise")
-    op.drop_index(
-        "ix_folds_state",
-        table_name="folds",
-        schema="foldwise",
-        postgresql_where=sa.text("state <> 'done'"),
-    )
-    op.drop_table("folds", schema="foldwise")
-    op.drop_table("trials", schema="foldwise")
-    op.drop_table("study_folds", schema="foldwise")
-    op.drop_table("workers", schema="foldwise")
-    op.drop_table("studies", schema="foldwise")

@@ -68,10 +68,6 @@ def upgrade() -> None:
     )
 
 
-def downgrade() -> None:
-    raise NotImplementedError("revision 0001 has no word for a reused fold; restore a backup instead")
-
-
 def _hash_parameters(connection: sa.Connection, trial: Any) -> None:
     connection.execute(
         sa.update(trials).where(trials.c.id == trial.id).values(parameters_hash=sha256_of(trial.parameters))

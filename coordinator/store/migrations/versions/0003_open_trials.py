@@ -17,7 +17,3 @@ def upgrade() -> None:
         schema="foldwise",
         postgresql_where=sa.text("state IN ('ready', 'running')"),
     )
-
-
-def downgrade() -> None:
-    op.drop_index("ix_trials_open", "trials", schema="foldwise")

@@ -17,7 +17,3 @@ def upgrade() -> None:
         sa.Column("learnt_order", sa.Boolean(), server_default=sa.false(), nullable=False),
         schema="foldwise",
     )
-
-
-def downgrade() -> None:
-    raise NotImplementedError("revision 0002 knows folds by index only; restore a backup instead")

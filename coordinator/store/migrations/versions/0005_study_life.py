@@ -86,7 +86,3 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("xid", "id", name="pk_events"),
         schema="foldwise",
     )
-
-
-def downgrade() -> None:
-    raise NotImplementedError("revision 0002 has no word for an imported result; restore a backup instead")

@@ -36,8 +36,3 @@ def upgrade() -> None:
         postgresql_where=sa.text("revoked_at IS NULL"),
     )
     op.add_column("workers", sa.Column("pod_uid", sa.Text(), nullable=True), schema="foldwise")
-
-
-def downgrade() -> None:
-    op.drop_column("workers", "pod_uid", schema="foldwise")
-    op.drop_table("tokens", schema="foldwise")

@@ -29,8 +29,3 @@ def upgrade() -> None:
         postgresql_where=sa.text("completed IS NOT NULL"),
         schema="foldwise",
     )
-
-
-def downgrade() -> None:
-    op.drop_index("uq_trials_completed", "trials", schema="foldwise")
-    op.drop_column("trials", "completed", schema="foldwise")

@@ -11,7 +11,3 @@ depends_on = None
 
 def upgrade() -> None:
     op.add_column("workers", sa.Column("drain", sa.Text(), nullable=True), schema="foldwise")
-
-
-def downgrade() -> None:
-    op.drop_column("workers", "drain", schema="foldwise")

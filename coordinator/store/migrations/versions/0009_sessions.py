@@ -18,7 +18,3 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("sha256", name=op.f("pk_sessions")),
         schema="foldwise",
     )
-
-
-def downgrade() -> None:
-    op.drop_table("sessions", schema="foldwise")

@@ -20,8 +20,3 @@ def upgrade() -> None:
         postgresql_where=NOT_DONE,
     )
     op.drop_index("ix_folds_state", "folds", schema="foldwise")
-
-
-def downgrade() -> None:
-    op.create_index("ix_folds_state", "folds", ["state"], schema="foldwise", postgresql_where=NOT_DONE)
-    op.drop_index("ix_folds_not_done", "folds", schema="foldwise")

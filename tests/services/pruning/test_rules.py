@@ -15,8 +15,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from coordinator.pruning.rules import FoldTable, MedianTrial, TrialProgress, decide
-from services.contracts import PruneDecision, StudySpec
+from coordinator.pages.heat_map import rule_marks
+from coordinator.pruning.rules import decide
+from services.contracts import PRUNING_RULES, PruneDecision, StudySpec
+from services.pruning.rule import FoldTable, MedianTrial, TrialProgress
 from services.scores import Counts, confusion, needed_correct
 
 Folds = list[tuple[int, int]]
@@ -477,3 +479,36 @@ def test_a_set_of_rules_decides_as_the_first_of_them_that_fires_alone(
     )
     alone = [decide(study(rule), progress(done, 20), others) for rule in rules]
     assert decide(study(*rules), progress(done, 20), others) == next(filter(None, alone), None)
+
+
+# --- What the study page and the report ask of rules --------------------------------------------------------
+
+
+def test_no_two_rules_share_a_name_or_a_mark() -> None:
+    assert len(rule_marks()) == len(PRUNING_RULES)
+    assert len(set(rule_marks().values())) == len(PRUNING_RULES)
+
+
+@pytest.mark.parametrize(
+    ("rule", "words", "threshold", "compares"),
+    [
+        ({"rule": "bound", "threshold": 0.965}, "bound: accuracy 96.50 % out of reach", 0.965, False),
+        (
+            {"rule": "bound", "threshold": 0.9, "metric": "uar"},
+            "bound: uar 90.00 % out of reach",
+            None,
+            False,
+        ),
+        ({"rule": "median"}, "median, from 5 complete trials on", None, True),
+        ({"rule": "paired"}, "paired, 2.5 standard errors", None, True),
+    ],
+)
+def test_a_rule_says_what_the_page_and_the_report_show_of_it(
+    rule: dict[str, Any], words: str, threshold: float | None, compares: bool
+) -> None:
+    (parsed,) = study(rule).pruning
+    assert (parsed.describe(), parsed.accuracy_threshold, parsed.compares_trials) == (
+        words,
+        threshold,
+        compares,
+    )

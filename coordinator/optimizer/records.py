@@ -1,0 +1,87 @@
+"""A study's trials as the sampler and the projection see them, read from our tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from coordinator.pruning.fold_order import order_of
+from coordinator.store.fold_map import MappedTrial
+from coordinator.store.folds import finished_prefix, fold_counts
+from coordinator.store.tables import InheritedTrialRow, StudyRow, TrialRow
+from services.contracts import TrialState
+from services.pruning.rule import running_accuracy
+from services.search_space import ParameterValue
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialRecord:
+    """A trial as the sampler and the projection see it."""
+
+    number: int
+    state: TrialState
+    parameters: Mapping[str, ParameterValue]
+    value: float | None
+    """Pooled accuracy (0 to 1) of a complete trial."""
+
+    curve: Sequence[float] = ()
+    """Running accuracy after 1, 2, ... folds of the finished prefix."""
+
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    """Shown with the trial in Optuna's dashboard."""
+
+
+def trial_records(
+    session: Session,
+    study: StudyRow,
+    trials: Sequence[TrialRow],
+    *,
+    curves_of: Sequence[TrialRow] | None = None,
+) -> list[TrialRecord]:
+    """Trials of a study with their attributes; with the curves of all, or only of `curves_of`."""
+    counts = fold_counts(session, [trial.id for trial in (trials if curves_of is None else curves_of)])
+    return [
+        trial_record(
+            trial,
+            curve=running_accuracy(finished_prefix(counts.get(trial.id, []), order_of(session, study, trial))),
+            attributes={"foldwise": trial.pruned or trial.end_reason} if trial.end_reason else {},
+        )
+        for trial in trials
+    ]
+
+
+def trial_record(
+    trial: TrialRow | MappedTrial, *, curve: Sequence[float] = (), attributes: Mapping[str, Any] | None = None
+) -> TrialRecord:
+    """One trial, with this curve and these attributes."""
+    return TrialRecord(
+        number=trial.number,
+        state=TrialState(trial.state),
+        parameters=trial.parameters,
+        value=trial.value,
+        curve=curve,
+        attributes=attributes or {},
+    )
+
+
+def inherited_trials(session: Session, study_id: int) -> list[TrialRecord]:
+    """The trials that a study's sampler inherited from another study, numbered by their index in that list."""
+    rows = session.scalars(
+        select(InheritedTrialRow)
+        .where(InheritedTrialRow.study_id == study_id)
+        .order_by(InheritedTrialRow.place)
+    )
+    return [
+        TrialRecord(
+            number=row.place,
+            state=TrialState(row.state),
+            parameters=row.parameters,
+            value=row.value,
+            curve=row.curve,
+        )
+        for row in rows
+    ]

@@ -1,0 +1,69 @@
+"""The rule `median`: prune what stays below the median of the complete trials."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from services.folds import SplitProtocol
+from services.pruning.rule import (
+    FoldTable,
+    MarkColour,
+    PruneDecision,
+    Rule,
+    TrialProgress,
+    default_warmup,
+    running_accuracy,
+)
+
+
+class MedianRule(Rule):
+    """Prune a trial whose best running accuracy so far is below the median of complete trials at this fold."""
+
+    mark: ClassVar[MarkColour] = "amber"
+
+    rule: Literal["median"] = "median"
+    startup_trials: int = Field(5, ge=1, description="complete trials before anything is pruned")
+    warmup_folds: int | None = Field(
+        None, ge=0, description="folds of a trial that are always run; by default 10 for LOSO, 3 for k-fold"
+    )
+
+    def decide(
+        self, progress: TrialProgress, table: FoldTable, protocol: SplitProtocol
+    ) -> PruneDecision | None:
+        """See `Rule`."""
+        # The semantics of optuna.pruners.MedianPruner(n_startup_trials, n_warmup_steps) with step = folds done.
+        step = len(progress.prefix)
+        warmup = default_warmup(protocol) if self.warmup_folds is None else self.warmup_folds
+        if step < max(warmup, 1):
+            return None
+        others = table.complete_at_step(step)
+        if len(others) < self.startup_trials:
+            return None
+        best, middle = max(running_accuracy(progress.prefix)), _median(others)
+        if best >= middle:
+            return None
+        return PruneDecision(
+            rule=self.rule,
+            fold=progress.order[step - 1],
+            numbers={"best_running_accuracy": best, "median": middle, "complete_trials": len(others)},
+        )
+
+    def describe(self) -> str:
+        """See `Rule`."""
+        return f"median, from {self.startup_trials} complete trials on"
+
+    @property
+    def compares_trials(self) -> bool:
+        """See `Rule`."""
+        return True
+
+
+def _median(values: Sequence[float]) -> float:
+    # The last bit decides ties: this is numpy.percentile(values, 50), as Optuna takes it, where
+    # statistics.median rounds otherwise; for fifty values a hundred times faster than numpy.
+    ordered = sorted(values)
+    low, high = ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]
+    return high - (high - low) * 0.5

@@ -1,0 +1,77 @@
+"""The rule `paired`: prune what is worse than the median trial on the same folds, beyond chance."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from typing import ClassVar, Literal
+
+from pydantic import Field, FiniteFloat
+
+from services.folds import SplitProtocol
+from services.pruning.rule import FoldTable, MarkColour, PruneDecision, Rule, TrialProgress, default_warmup
+
+
+class PairedRule(Rule):
+    """Prune a trial whose folds are worse than the same folds of the median complete trial, beyond chance.
+
+    It prunes when the mean difference of their accuracies plus `standard_errors` of its standard errors is
+    below 0.
+    """
+
+    mark: ClassVar[MarkColour] = "violet"
+
+    rule: Literal["paired"] = "paired"
+    standard_errors: FiniteFloat = Field(
+        2.5, ge=0, le=100, description="distance below 0; a larger one lets a trial that is nearly as good run"
+    )
+    startup_trials: int = Field(5, ge=1, description="complete trials before anything is pruned")
+    warmup_folds: int | None = Field(
+        None, ge=0, description="folds of a trial that are always run; by default 10 for LOSO, 3 for k-fold"
+    )
+
+    def decide(
+        self, progress: TrialProgress, table: FoldTable, protocol: SplitProtocol
+    ) -> PruneDecision | None:
+        """See `Rule`."""
+        step = len(progress.prefix)
+        warmup = default_warmup(protocol) if self.warmup_folds is None else self.warmup_folds
+        # One difference has no standard error.
+        if step < max(warmup, 2):
+            return None
+        other = table.median_trial()
+        if other is None or other.complete_trials < self.startup_trials:
+            return None
+        # Over a common denominator the differences are whole numbers, so the comparison is exact. With their
+        # sum S and the sum of their squares Q over n folds, the mean is S / n and its squared standard error
+        # (n Q - S^2) / (n^2 (n - 1)).
+        unit = math.lcm(*(clips for _, clips in progress.prefix))
+        differences = [
+            (ours - theirs) * (unit // clips)
+            for (ours, clips), (theirs, _) in zip(progress.prefix, other.folds[:step], strict=True)
+        ]
+        total = sum(differences)
+        spread = step * sum(difference**2 for difference in differences) - total**2
+        factor = Fraction(repr(self.standard_errors))
+        if total >= 0 or total**2 * (step - 1) <= factor**2 * spread:
+            return None
+        return PruneDecision(
+            rule=self.rule,
+            fold=progress.order[step - 1],
+            numbers={
+                "mean_difference": total / (step * unit),
+                "standard_error": math.sqrt(Fraction(spread, (step * unit) ** 2 * (step - 1))),
+                "folds": step,
+                "median_trial": other.number,
+                "complete_trials": other.complete_trials,
+            },
+        )
+
+    def describe(self) -> str:
+        """See `Rule`."""
+        return f"paired, {self.standard_errors:g} standard errors"
+
+    @property
+    def compares_trials(self) -> bool:
+        """See `Rule`."""
+        return True

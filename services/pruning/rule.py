@@ -1,0 +1,145 @@
+"""What every pruning rule is, what it is asked with, and what it decides.
+
+A trial's curve is its running pooled accuracy: correct clips over clips after 1, 2, ... finished folds of the
+trial's fold order. Step n of a curve is the accuracy after n folds.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from operator import truediv
+from typing import TYPE_CHECKING, ClassVar, Literal, assert_never
+
+from pydantic import Field, FiniteFloat
+
+from services.contracts.base import Contract
+from services.folds import AllClips, HeldOut, KFold, LeaveOneSubjectOut, SplitProtocol
+
+if TYPE_CHECKING:
+    # Brings numpy, which every command would load with the contracts.
+    from services.scores import Counts
+
+MarkColour = Literal["red", "amber", "violet", "magenta", "brown"]
+"""Colours that the study page's style sheet has for rules (`--mark-red`), for light and dark pages."""
+
+
+class PruneDecision(Contract):
+    """Why a trial was pruned: which rule, after which fold, on what numbers."""
+
+    rule: str
+    fold: int = Field(description="index of the last fold that counted")
+    numbers: dict[str, FiniteFloat]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialProgress:
+    """The finished folds of a trial."""
+
+    fold: int
+    """Index of the fold that was just accepted."""
+
+    order: Sequence[int]
+    """Indices of the folds as the trial runs them."""
+
+    prefix: Sequence[tuple[int, int]]
+    """(correct, clips) of each fold of the finished prefix of the order."""
+
+    correct: int
+    """Correct clips over all finished folds, in the prefix or not."""
+
+    clips_done: int
+    """Test clips of all finished folds."""
+
+    clips_total: int
+    """Test clips of all folds of the trial."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MedianTrial:
+    """The complete trial in the middle by accuracy.
+
+    With an even number of trials it is the lower of the two in the middle, with equal ones the earlier.
+    """
+
+    number: int
+    complete_trials: int
+    """Number of trials of which it is the middle."""
+
+    folds: Sequence[tuple[int, int]]
+    """(correct, clips) of its folds in its order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldTable:
+    """What rules may ask about a study's folds; each is asked only if a rule needs it.
+
+    Complete trials are those that ran their folds in the same order as the trial that is judged: after n folds
+    of another order, other clips are done.
+    """
+
+    complete_at_step: Callable[[int], Sequence[float]]
+    """Running accuracies of the complete trials after this number of folds."""
+
+    median_trial: Callable[[], MedianTrial | None]
+    """None where no trial is complete."""
+
+    confusion: Callable[[], tuple[Counts, Sequence[int]]]
+    """Confusion counts over the trial's finished folds; and the remaining test clips of each class."""
+
+
+class Rule(Contract, ABC):
+    """A pruning rule as a study names it, and its decision about a trial.
+
+    A rule is a frozen value and its methods are pure: they change nothing, they read nothing but the rule and
+    their arguments, and equal arguments give equal answers. Threads can therefore share a rule.
+    """
+
+    mark: ClassVar[MarkColour]
+    """Colour in the heat map of the fold after which the rule pruned a trial; no two rules share one."""
+
+    @abstractmethod
+    def decide(
+        self, progress: TrialProgress, table: FoldTable, protocol: SplitProtocol
+    ) -> PruneDecision | None:
+        """Decide whether to prune a trial that is not complete; None lets it run.
+
+        Args:
+            progress: the trial after the fold that was just accepted.
+            table: the folds of its study.
+            protocol: how its study splits the clips.
+        """
+
+    @abstractmethod
+    def describe(self) -> str:
+        """The rule and its settings in a few words, for the study page and the report."""
+
+    @property
+    def accuracy_threshold(self) -> float | None:
+        """Pooled accuracy (0 to 1) that a trial must be able to reach, drawn as a line; None for no line."""
+        return None
+
+    @property
+    def compares_trials(self) -> bool:
+        """Whether the rule compares a trial with the complete ones, so that figures show their median."""
+        return False
+
+
+def running_accuracy(prefix: Sequence[tuple[int, int]]) -> list[float]:
+    """The curve of a trial: pooled accuracy after each fold of its prefix of (correct, clips)."""
+    correct = accumulate(correct for correct, _ in prefix)
+    clips = accumulate(clips for _, clips in prefix)
+    return list(map(truediv, correct, clips))
+
+
+def default_warmup(protocol: SplitProtocol) -> int:
+    """Folds of a trial that a rule which compares trials lets run where its `warmup_folds` is null."""
+    match protocol:
+        case LeaveOneSubjectOut():
+            return 10
+        case KFold() | HeldOut() | AllClips():
+            return 3
+        case _:
+            assert_never(protocol)
