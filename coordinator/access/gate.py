@@ -21,6 +21,7 @@ from coordinator.access.callers import Caller
 from coordinator.access.cookie import session_of
 from coordinator.access.paths import is_open, is_page, sign_in_path, wants_html
 from coordinator.access.problems import problem_response
+from coordinator.runtime import runtime_of
 from services.contracts import TokenScope
 from services.errors import FoldwiseError, ScopeMissing, TokenRefused
 
@@ -55,7 +56,7 @@ class TokenGate:
 
 
 async def _identify(scope: Scope, path: str, headers: Headers) -> None:
-    callers = scope["app"].state.callers
+    callers = runtime_of(scope["app"]).callers
     address = scope["client"][0] if scope.get("client") else "an unknown address"
     authorization = headers.get("authorization", "")
     session = session_of(headers) if is_page(path) and not authorization else None
