@@ -53,7 +53,7 @@ def study(name: Name, request: Request, session: Transaction, runtime: CurrentRu
     """One study."""
     row = get_study(session, name)
     # Read first: what happens from here on is told by the stream.
-    after = events.newest_place(session)
+    after = events.newest_cursor(session)
     shown = _panels(runtime, session, row)
     best = shown["standing"].best
     space = [

@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 
 from coordinator.access.gate import require_by_method
 from coordinator.access.problems import problems
-from coordinator.events import Place, events_after, newest_place, parse_place
+from coordinator.events import Cursor, events_after, newest_cursor, parse_cursor
 from coordinator.runtime import CurrentRuntime, Runtime
 from coordinator.store.studies import get_study
 from services.contracts import Event, EventKind, StudyName
@@ -35,12 +35,12 @@ def _beginning(
         str | None, Query(max_length=50, description="id of an event; 0-0 for all there are")
     ] = None,
     last_event_id: Annotated[str | None, Header(max_length=50)] = None,
-) -> Place:
+) -> Cursor:
     told = last_event_id or after
     if told is not None:
-        return parse_place(told)
+        return parse_cursor(told)
     with runtime.sessions() as session:
-        return newest_place(session)
+        return newest_cursor(session)
 
 
 def _study_id(runtime: CurrentRuntime, name: Annotated[StudyName, Path()]) -> int:
@@ -49,7 +49,7 @@ def _study_id(runtime: CurrentRuntime, name: Annotated[StudyName, Path()]) -> in
         return get_study(session, name).id
 
 
-Beginning = Annotated[Place, Depends(_beginning)]
+Beginning = Annotated[Cursor, Depends(_beginning)]
 
 
 @router.get("/events", response_class=EventSourceResponse)
@@ -70,22 +70,22 @@ async def study_events(
             return
 
 
-async def _follow(runtime: Runtime, place: Place, study_id: int | None) -> AsyncIterator[Event]:
-    def read(after: Place) -> list[Event]:
+async def _follow(runtime: Runtime, cursor: Cursor, study_id: int | None) -> AsyncIterator[Event]:
+    def read(after: Cursor) -> list[Event]:
         with runtime.sessions() as session:
             return events_after(session, after, study_id)
 
     # The framework ends it when the client hangs up, and fills silence with a comment every 15 seconds.
     while not runtime.ending():
         try:
-            found = await run_in_threadpool(read, place)
+            found = await run_in_threadpool(read, cursor)
         except OperationalError:
             # The client comes again, with the id of the last event that it got.
             return
         for event in found:
             yield event
         if found:
-            place = parse_place(found[-1].id)
+            cursor = parse_cursor(found[-1].id)
         else:
             await asyncio.sleep(LOOK_AGAIN)
 
