@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -34,17 +33,15 @@ from coordinator.routes import (
     system,
     tokens,
 )
+from coordinator.runtime import Runtime, runtime_of
 from coordinator.settings import CoordinatorSettings
-from coordinator.store.database import CONNECTIONS_FOR_REQUESTS, connect
+from coordinator.store.database import connect
 from coordinator.study_workers import WorkerJobs
 from k8s.cluster import Cluster
 from k8s.token_review import TokenReviewer
 
 MAX_BODY_BYTES = 16 * 2**20
 """Far more than the predictions of a fold of a thousand clips."""
-
-EXPORTS_AT_ONCE = 2
-"""The next ones wait."""
 
 
 def create_app(
@@ -76,13 +73,21 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         engine = connect(settings.database_url)
-        app.state.sessions = sessionmaker(engine, expire_on_commit=False)
-        app.state.callers = Callers(app.state.sessions, settings, reviewer)
-        leader = app.state.leader = Leader(engine, settings)
+        sessions = sessionmaker(engine, expire_on_commit=False)
+        leader = Leader(engine, settings)
         assert isinstance(engine.pool, QueuePool)  # noqa: S101 - SQLAlchemy's default for PostgreSQL
-        jobs = app.state.worker_jobs = _worker_jobs(app.state.sessions, leader)
+        jobs = _worker_jobs(sessions, leader)
+        app.state.runtime = Runtime(
+            settings=settings,
+            sessions=sessions,
+            callers=Callers(sessions, settings, reviewer),
+            leader=leader,
+            worker_jobs=jobs,
+            metrics=registry,
+            ending=ending,
+        )
         service = ServiceCollector(
-            app.state.sessions,
+            sessions,
             is_leader=lambda: leader.is_leader,
             connections=engine.pool.checkedout,
             stalled=None if jobs is None else jobs.stalled,
@@ -97,7 +102,7 @@ def create_app(
             await run_in_threadpool(jobs.stop)
         # A round under way is finished first; requests go on being answered meanwhile.
         await run_in_threadpool(leader.stop)
-        await run_in_threadpool(app.state.callers.close)
+        await run_in_threadpool(runtime_of(app).callers.close)
         engine.dispose()
 
     app = FastAPI(
@@ -111,13 +116,6 @@ def create_app(
         docs_url=None,
         redoc_url=None,
     )
-    app.state.settings = settings
-    app.state.ending = ending
-    # When a waiting claim last looked for folds of the kind it wants.
-    app.state.looked = {}
-    app.state.exports = asyncio.Semaphore(EXPORTS_AT_ONCE)
-    app.state.turns = asyncio.Semaphore(CONNECTIONS_FOR_REQUESTS)
-    app.state.metrics = registry
     app.include_router(leases.router)
     app.include_router(studies.router)
     app.include_router(study_life.router)
@@ -132,7 +130,7 @@ def create_app(
     app.include_router(trial_pages.router)
     app.include_router(actions.router)
     app.mount(STATIC, StaticFiles(packages=[("coordinator.pages", "static")]))
-    app.add_middleware(TokenGate)
+    app.add_middleware(TokenGate, callers=lambda: runtime_of(app).callers)
     app.add_middleware(PageHeaders)
     app.add_middleware(RequestMetrics, registry=registry)
     add_handlers(app)

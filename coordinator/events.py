@@ -1,8 +1,8 @@
-"""What happened, for those who follow: written with the change itself, read in an order that skips nothing.
+"""Events: published with the change that they report, and read in an order that skips none.
 
 Ids are drawn before their transaction ends, so a lower one can become visible after a higher one. Events are
-therefore read in the order of (transaction, id), and only those of transactions below the oldest that is still
-under way: all that comes later stands behind them. A transaction that writes for long holds newer events back.
+therefore read in the order of (transaction, id), and only those of transactions below the oldest one that still
+runs: all later events come after them. A transaction that writes for a long time holds newer events back.
 """
 
 from __future__ import annotations
@@ -18,15 +18,17 @@ from services.contracts import Event, EventKind
 from services.errors import InvalidInput
 
 KEPT_DAYS = 30
+"""Age in days beyond which the leader drops events."""
+
 KEPT_EVENTS = 100_000
-"""Older ones, and more, are dropped by the leader."""
+"""Number of events beyond which the leader drops the oldest."""
 
 PAGE = 500
 """Events read at once."""
 
 
-class Place(NamedTuple):
-    """A place in the order of events; what is after it has not been told."""
+class Cursor(NamedTuple):
+    """A position in the order of events: that of the last event that a reader has got."""
 
     xid: int
     id: int
@@ -35,52 +37,57 @@ class Place(NamedTuple):
         return f"{self.xid}-{self.id}"
 
 
-BEGINNING = Place(0, 0)
+BEGINNING = Cursor(0, 0)
+"""Before all events."""
+
+_cursor = tuple_(EventRow.xid, EventRow.id)
+_upper = literal_column("pg_snapshot_xmax(pg_current_snapshot())::text::bigint", BigInteger)
+_settled = EventRow.xid < literal_column("pg_snapshot_xmin(pg_current_snapshot())::text::bigint", BigInteger)
 
 
-def tell(session: Session, study_id: int, kind: EventKind, **data: Any) -> None:
-    """Write an event in the transaction of what it tells of."""
+def publish(session: Session, study_id: int, kind: EventKind, **data: Any) -> None:
+    """Write an event in the transaction of the change that it reports."""
     session.execute(event_row(study_id, kind.value, data))
 
 
-def parse_place(text: str) -> Place:
-    """The place that an event's id names.
+def parse_cursor(text: str) -> Cursor:
+    """The position of the event that has this id.
 
     Raises:
-        InvalidInput: it is no id of an event.
+        InvalidInput: it is not the id of an event.
     """
     xid, dash, number = text.partition("-")
     if not (dash and _is_number(xid) and _is_number(number)):
         raise InvalidInput(
-            f"{text!r} is no id of an event; send the last one you got, or 0-0 for all there are",
+            f"{text!r} is not the id of an event; send the last one that you got, or 0-0 for all events",
             field="after",
         )
-    return Place(int(xid), int(number))
+    return Cursor(int(xid), int(number))
 
 
-def newest_place(session: Session) -> Place:
-    """The place after the last event that can be told now."""
+def newest_cursor(session: Session) -> Cursor:
+    """The position of the last event that can be read now."""
     newest = session.execute(
         select(EventRow.xid, EventRow.id)
-        .where(_told)
+        .where(_settled)
         .order_by(EventRow.xid.desc(), EventRow.id.desc())
         .limit(1)
     ).first()
-    return Place(newest.xid, newest.id) if newest else BEGINNING
+    return Cursor(newest.xid, newest.id) if newest else BEGINNING
 
 
-def events_after(session: Session, place: Place, study_id: int | None = None) -> list[Event]:
-    """The next events after a place, of one study or of all; at most `PAGE`, and never one that skips another.
+def events_after(session: Session, cursor: Cursor, study_id: int | None = None) -> list[Event]:
+    """The next events after a cursor, of one study or of all; at most `PAGE`, and never one that skips another.
 
-    A place that this database has not reached, as after it was restored, counts as the beginning.
+    A cursor that this database has not reached, as after the database was restored, counts as the beginning.
     """
     reached = session.scalar(select(_upper))
-    if reached is not None and place.xid >= reached:
-        place = BEGINNING
+    if reached is not None and cursor.xid >= reached:
+        cursor = BEGINNING
     wanted = (
         select(EventRow, StudyRow.name)
         .outerjoin(StudyRow, StudyRow.id == EventRow.study_id)
-        .where(_told, _place > tuple_(place.xid, place.id, types=[BigInteger, BigInteger]))
+        .where(_settled, _cursor > tuple_(cursor.xid, cursor.id, types=[BigInteger, BigInteger]))
         .order_by(EventRow.xid, EventRow.id)
         .limit(PAGE)
     )
@@ -88,7 +95,7 @@ def events_after(session: Session, place: Place, study_id: int | None = None) ->
         wanted = wanted.where(EventRow.study_id == study_id)
     return [
         Event(
-            id=str(Place(event.xid, event.id)),
+            id=str(Cursor(event.xid, event.id)),
             kind=EventKind(event.kind),
             study=name if name is not None else event.data.get("study", ""),
             at=event.at,
@@ -99,7 +106,7 @@ def events_after(session: Session, place: Place, study_id: int | None = None) ->
 
 
 def drop_old_events(session: Session) -> None:
-    """Drop what is older than `KEPT_DAYS` or more than `KEPT_EVENTS`, and what another database left."""
+    """Drop events beyond `KEPT_DAYS` or `KEPT_EVENTS`, and those that another database left."""
     age = func.clock_timestamp() - func.make_interval(0, 0, 0, KEPT_DAYS)
     first_kept = (
         select(EventRow.xid, EventRow.id)
@@ -110,13 +117,8 @@ def drop_old_events(session: Session) -> None:
     session.execute(delete(EventRow).where((EventRow.at < age) | (EventRow.xid >= _upper)))
     if (oldest := session.execute(first_kept).first()) is not None:
         bound = tuple_(oldest.xid, oldest.id, types=[BigInteger, BigInteger])
-        session.execute(delete(EventRow).where(_place < bound))
+        session.execute(delete(EventRow).where(_cursor < bound))
 
 
 def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit() and int(text) < 2**63
-
-
-_place = tuple_(EventRow.xid, EventRow.id)
-_upper = literal_column("pg_snapshot_xmax(pg_current_snapshot())::text::bigint", BigInteger)
-_told = EventRow.xid < literal_column("pg_snapshot_xmin(pg_current_snapshot())::text::bigint", BigInteger)

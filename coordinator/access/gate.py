@@ -17,7 +17,7 @@ from starlette.datastructures import Headers
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from coordinator.access.callers import Caller
+from coordinator.access.callers import Caller, Callers
 from coordinator.access.cookie import session_of
 from coordinator.access.paths import is_open, is_page, sign_in_path, wants_html
 from coordinator.access.problems import problem_response
@@ -34,8 +34,10 @@ _bearer = HTTPBearer(auto_error=False, description="a token of `foldwise token c
 class TokenGate:
     """ASGI middleware: lets a request pass that carries a known token, whatever its scope."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, callers: Callable[[], Callers]) -> None:
+        """`callers` is called with each request, because the application makes them when it starts."""
         self._app = app
+        self._callers = callers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See the ASGI specification."""
@@ -43,7 +45,7 @@ class TokenGate:
         if scope["type"] == "http" and path not in OPEN_PATHS and not is_open(path):
             headers = Headers(scope=scope)
             try:
-                await _identify(scope, path, headers)
+                await _identify(self._callers(), scope, path, headers)
             except FoldwiseError as error:
                 if isinstance(error, TokenRefused) and scope["method"] == "GET" and wants_html(path, headers):
                     answer: ASGIApp = RedirectResponse(sign_in_path(path), HTTPStatus.SEE_OTHER)
@@ -54,8 +56,7 @@ class TokenGate:
         await self._app(scope, receive, send)
 
 
-async def _identify(scope: Scope, path: str, headers: Headers) -> None:
-    callers = scope["app"].state.callers
+async def _identify(callers: Callers, scope: Scope, path: str, headers: Headers) -> None:
     address = scope["client"][0] if scope.get("client") else "an unknown address"
     authorization = headers.get("authorization", "")
     session = session_of(headers) if is_page(path) and not authorization else None

@@ -5,13 +5,14 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Request
+from fastapi import APIRouter, Depends, Path
 from fastapi.responses import RedirectResponse
 
 from coordinator.access.gate import require
 from coordinator.pages.forms import FORM_BYTES_ALLOWED, OwnFields, whole_number
 from coordinator.routes import studies as rest
 from coordinator.routes.transactions import Transaction, WakeLeader
+from coordinator.runtime import CurrentRuntime
 from coordinator.store.studies import get_study, parsed_spec
 from coordinator.studies import life
 from services.contracts import WORKERS_ALLOWED, StudyName, TokenScope
@@ -33,16 +34,16 @@ def start(name: Name, _fields: OwnFields, session: Transaction, wake_leader: Wak
 
 
 @router.post("/pause", max_body_size=FORM_BYTES_ALLOWED)
-def pause(name: Name, fields: OwnFields, request: Request) -> RedirectResponse:
+def pause(name: Name, fields: OwnFields, runtime: CurrentRuntime) -> RedirectResponse:
     """Pause; with the field `now` folds under way are abandoned."""
-    rest.pause(name, request, now="now" in fields)
+    rest.pause(name, runtime, now="now" in fields)
     return _back_to(name)
 
 
 @router.post("/resume", max_body_size=FORM_BYTES_ALLOWED)
-def resume(name: Name, _fields: OwnFields, request: Request) -> RedirectResponse:
+def resume(name: Name, _fields: OwnFields, runtime: CurrentRuntime) -> RedirectResponse:
     """Go on with a paused study."""
-    rest.resume(name, request)
+    rest.resume(name, runtime)
     return _back_to(name)
 
 

@@ -10,12 +10,12 @@ from fastapi.responses import RedirectResponse
 from starlette.concurrency import run_in_threadpool
 
 from coordinator.access import sessions
-from coordinator.access.callers import Callers
 from coordinator.access.cookie import clear_session, set_session
 from coordinator.access.gate import require
 from coordinator.access.paths import SIGN_IN, safe_next
 from coordinator.pages.answers import page
 from coordinator.pages.forms import FORM_BYTES_ALLOWED, OwnFields, SentFields
+from coordinator.runtime import CurrentRuntime, Runtime
 from services.contracts import TokenScope
 from services.errors import FoldwiseError, ScopeMissing
 
@@ -30,11 +30,11 @@ def form(request: Request, next: Next = "/") -> Response:
 
 
 @router.post(SIGN_IN, max_body_size=FORM_BYTES_ALLOWED)
-async def sign_in(request: Request, fields: SentFields) -> Response:
+async def sign_in(request: Request, fields: SentFields, runtime: CurrentRuntime) -> Response:
     """Begin a session that stands for the token, and go on to the page that was wanted."""
     token, wanted = fields.get("token", "").strip(), safe_next(fields.get("next", "/"))
     try:
-        secret = await _session_for(request, token)
+        secret = await _session_for(request, runtime, token)
     except FoldwiseError as error:
         return page(request, "sign_in.html", status=error.status, next=wanted, refused=error.message)
     answer = RedirectResponse(wanted, HTTPStatus.SEE_OTHER)
@@ -43,12 +43,12 @@ async def sign_in(request: Request, fields: SentFields) -> Response:
 
 
 @router.post("/sign-out", dependencies=[Depends(require(TokenScope.READ))], max_body_size=FORM_BYTES_ALLOWED)
-async def sign_out(request: Request, _fields: OwnFields) -> Response:
+async def sign_out(request: Request, _fields: OwnFields, runtime: CurrentRuntime) -> Response:
     """End the session, here and wherever its cookie was copied to."""
     secret: str | None = getattr(request.state, "session", None)
     if secret is not None:
-        await run_in_threadpool(_end, request, secret)
-        request.app.state.callers.forget(secret)
+        await run_in_threadpool(_end, runtime, secret)
+        runtime.callers.forget(secret)
     answer = RedirectResponse(SIGN_IN, HTTPStatus.SEE_OTHER)
     clear_session(answer)
     return answer
@@ -60,23 +60,22 @@ async def session() -> Response:
     return Response(status_code=HTTPStatus.NO_CONTENT)
 
 
-async def _session_for(request: Request, token: str) -> str:
-    callers: Callers = request.app.state.callers
+async def _session_for(request: Request, runtime: Runtime, token: str) -> str:
     address = request.client.host if request.client else "an unknown address"
-    caller = await callers.identify(f"Bearer {token}", address)
+    caller = await runtime.callers.identify(f"Bearer {token}", address)
     if TokenScope.READ not in caller.scope.includes:
         raise ScopeMissing(
             f"a token of the scope {caller.scope.value} opens no page; sign in with one of the scope read, "
             "write or admin"
         )
-    return await run_in_threadpool(_start, request, token)
+    return await run_in_threadpool(_start, runtime, token)
 
 
-def _start(request: Request, token: str) -> str:
-    with request.app.state.sessions.begin() as database:
+def _start(runtime: Runtime, token: str) -> str:
+    with runtime.sessions.begin() as database:
         return sessions.start(database, token)
 
 
-def _end(request: Request, secret: str) -> None:
-    with request.app.state.sessions.begin() as database:
+def _end(runtime: Runtime, secret: str) -> None:
+    with runtime.sessions.begin() as database:
         sessions.end(database, secret)

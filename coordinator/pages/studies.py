@@ -16,12 +16,12 @@ from coordinator.pages.answers import page
 from coordinator.pages.heat_map import heat_map, rule_marks, running_cells
 from coordinator.pages.parameters import parameter_panels
 from coordinator.routes.events import study_events
-from coordinator.routes.transactions import Settings, Transaction
+from coordinator.routes.transactions import Transaction
+from coordinator.runtime import CurrentRuntime, Runtime
 from coordinator.store import study_progress
 from coordinator.store.fold_map import MappedTrial, fold_map
 from coordinator.store.studies import get_study, parsed_spec
 from coordinator.store.tables import StudyRow
-from coordinator.study_workers import WorkerJobs
 from services.contracts import PodView, StudyName, StudyState, TokenScope, TrialState
 from services.folds import protocol_words
 from services.search_space import Range
@@ -49,12 +49,12 @@ def studies(request: Request, session: Transaction) -> Response:
 
 
 @router.get("/studies/{name}")
-def study(name: Name, request: Request, session: Transaction, settings: Settings) -> Response:
+def study(name: Name, request: Request, session: Transaction, runtime: CurrentRuntime) -> Response:
     """One study."""
     row = get_study(session, name)
     # Read first: what happens from here on is told by the stream.
-    after = events.newest_place(session)
-    shown = _panels(request, session, row)
+    after = events.newest_cursor(session)
+    shown = _panels(runtime, session, row)
     best = shown["standing"].best
     space = [
         (parameter, domain, isinstance(domain, Range), None if best is None else best.parameters.get(parameter))
@@ -66,17 +66,17 @@ def study(name: Name, request: Request, session: Transaction, settings: Settings
         **shown,
         after=str(after),
         space=space,
-        dashboard_url=settings.dashboard_url,
+        dashboard_url=runtime.settings.dashboard_url,
         workers_wanted=parsed_spec(row).workers,
         marks=rule_marks(),
-        starts_workers=request.app.state.worker_jobs is not None,
+        starts_workers=runtime.worker_jobs is not None,
     )
 
 
 @router.get("/studies/{name}/panels")
-def panels(name: Name, request: Request, session: Transaction) -> Response:
+def panels(name: Name, request: Request, session: Transaction, runtime: CurrentRuntime) -> Response:
     """What changes while a study runs."""
-    return page(request, "study_panels.html", **_panels(request, session, get_study(session, name)))
+    return page(request, "study_panels.html", **_panels(runtime, session, get_study(session, name)))
 
 
 @router.get("/studies/{name}/heat-map")
@@ -130,12 +130,12 @@ def trials(
 router.get("/studies/{name}/events", response_class=EventSourceResponse)(study_events)
 
 
-def _panels(request: Request, session: Session, row: StudyRow) -> dict[str, Any]:
+def _panels(runtime: Runtime, session: Session, row: StudyRow) -> dict[str, Any]:
     spec, state = parsed_spec(row), StudyState(row.state)
     mapped = fold_map(session, row)
     counted_at = study_progress.last_folds(session, row, RECENT_FOLDS)
     standing = study_view.standing(spec, state, row.fold_count, mapped, counted_at)
-    jobs: WorkerJobs | None = request.app.state.worker_jobs
+    jobs = runtime.worker_jobs
     pods: dict[str, PodView] = {} if jobs is None else {pod.name: pod for pod in jobs.pods()}
     return {
         "study": row,

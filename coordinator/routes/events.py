@@ -6,14 +6,15 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Path, Query, Request
+from fastapi import APIRouter, Depends, Header, Path, Query
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sqlalchemy.exc import OperationalError
 from starlette.concurrency import run_in_threadpool
 
 from coordinator.access.gate import require_by_method
 from coordinator.access.problems import problems
-from coordinator.events import Place, events_after, newest_place, parse_place
+from coordinator.events import Cursor, events_after, newest_cursor, parse_cursor
+from coordinator.runtime import CurrentRuntime, Runtime
 from coordinator.store.studies import get_study
 from services.contracts import Event, EventKind, StudyName
 
@@ -29,64 +30,62 @@ LOOK_AGAIN = 0.5
 
 
 def _beginning(
-    request: Request,
+    runtime: CurrentRuntime,
     after: Annotated[
         str | None, Query(max_length=50, description="id of an event; 0-0 for all there are")
     ] = None,
     last_event_id: Annotated[str | None, Header(max_length=50)] = None,
-) -> Place:
+) -> Cursor:
     told = last_event_id or after
     if told is not None:
-        return parse_place(told)
-    with request.app.state.sessions() as session:
-        return newest_place(session)
+        return parse_cursor(told)
+    with runtime.sessions() as session:
+        return newest_cursor(session)
 
 
-def _study_id(request: Request, name: Annotated[StudyName, Path()]) -> int:
+def _study_id(runtime: CurrentRuntime, name: Annotated[StudyName, Path()]) -> int:
     # In a session of its own: the request's lives as long as the stream.
-    with request.app.state.sessions() as session:
+    with runtime.sessions() as session:
         return get_study(session, name).id
 
 
-Beginning = Annotated[Place, Depends(_beginning)]
+Beginning = Annotated[Cursor, Depends(_beginning)]
 
 
 @router.get("/events", response_class=EventSourceResponse)
-async def events(request: Request, beginning: Beginning) -> AsyncIterator[ServerSentEvent]:
+async def events(runtime: CurrentRuntime, beginning: Beginning) -> AsyncIterator[ServerSentEvent]:
     """What happens from now on, or what followed the event that Last-Event-ID or `after` names."""
-    async for event in _follow(request, beginning, None):
+    async for event in _follow(runtime, beginning, None):
         yield _sent(event)
 
 
 @router.get("/studies/{name}/events", response_class=EventSourceResponse)
 async def study_events(
-    request: Request, study_id: Annotated[int, Depends(_study_id)], beginning: Beginning
+    runtime: CurrentRuntime, study_id: Annotated[int, Depends(_study_id)], beginning: Beginning
 ) -> AsyncIterator[ServerSentEvent]:
     """The same of one study; ends when it is deleted."""
-    async for event in _follow(request, beginning, study_id):
+    async for event in _follow(runtime, beginning, study_id):
         yield _sent(event)
         if event.kind == EventKind.STUDY_DELETED:
             return
 
 
-async def _follow(request: Request, place: Place, study_id: int | None) -> AsyncIterator[Event]:
-    state = request.app.state
-
-    def read(after: Place) -> list[Event]:
-        with state.sessions() as session:
+async def _follow(runtime: Runtime, cursor: Cursor, study_id: int | None) -> AsyncIterator[Event]:
+    def read(after: Cursor) -> list[Event]:
+        with runtime.sessions() as session:
             return events_after(session, after, study_id)
 
     # The framework ends it when the client hangs up, and fills silence with a comment every 15 seconds.
-    while not state.ending():
+    while not runtime.ending():
         try:
-            found = await run_in_threadpool(read, place)
+            found = await run_in_threadpool(read, cursor)
         except OperationalError:
             # The client comes again, with the id of the last event that it got.
             return
         for event in found:
             yield event
         if found:
-            place = parse_place(found[-1].id)
+            cursor = parse_cursor(found[-1].id)
         else:
             await asyncio.sleep(LOOK_AGAIN)
 

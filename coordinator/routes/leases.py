@@ -11,7 +11,8 @@ from sqlalchemy.orm import Session
 
 from coordinator.access.gate import CallerOfRequest, require
 from coordinator.access.problems import problems
-from coordinator.routes.transactions import Settings, Transaction, WakeLeader, in_transaction
+from coordinator.routes.transactions import Transaction, WakeLeader, in_transaction
+from coordinator.runtime import CurrentRuntime
 from coordinator.scheduling import claims, failures, leases, reports
 from services.contracts import (
     PRINTABLE,
@@ -50,57 +51,55 @@ Key = Annotated[leases.LeaseKey, Depends(_lease_key)]
 @router.post("/claims", responses={204: {"description": "nothing to do now; ask again"}, **problems(410)})
 async def claim(
     request: Request,
+    runtime: CurrentRuntime,
     caller: CallerOfRequest,
     wanted: ClaimRequest,
     idempotency_key: Annotated[str, Header(min_length=16, max_length=100)],
 ) -> FoldAssignment:
     """Lease a fold, waiting up to `wait_seconds` for one."""
-    state = request.app.state
 
     def attempt(session: Session) -> FoldAssignment | None:
-        return claims.claim(session, wanted, idempotency_key, state.settings, pod_uid=caller.pod_uid)
+        return claims.claim(session, wanted, idempotency_key, runtime.settings, pod_uid=caller.pod_uid)
 
     deadline = time.monotonic() + wanted.wait_seconds
     same = (wanted.study, wanted.caches, wanted.plans)
-    assignment = await in_transaction(request, attempt)
+    assignment = await in_transaction(runtime, attempt)
     try:
         while assignment is None:
             # A client that hung up must not be given a fold it will never hear of, and a server that is to end
             # does not wait for its callers' patience.
-            over = time.monotonic() >= deadline or state.ending() or await request.is_disconnected()
+            over = time.monotonic() >= deadline or runtime.ending() or await request.is_disconnected()
             if over:
                 return Response(status_code=204)  # type: ignore[return-value]
             await asyncio.sleep(LONG_POLL_STEP)
             # Of hundreds that wait for the same, one looks; while it finds something, the others look too.
-            if time.monotonic() - state.looked.get(same, 0.0) < LONG_POLL_STEP:
+            if time.monotonic() - runtime.looked_at.get(same, 0.0) < LONG_POLL_STEP:
                 continue
-            state.looked[same] = time.monotonic()
-            assignment = await in_transaction(request, attempt)
+            runtime.looked_at[same] = time.monotonic()
+            assignment = await in_transaction(runtime, attempt)
     finally:
         # Whatever it waited for: nothing is kept of a kind that nobody waits for any more.
-        state.looked.pop(same, None)
-    state.leader.wake()
+        runtime.looked_at.pop(same, None)
+    runtime.leader.wake()
     return assignment
 
 
 @router.put("/leases/{lease_id}/result")
-async def report(
-    key: Key, result: FoldResult, request: Request, settings: Settings, more: bool = True
-) -> Verdict:
+async def report(key: Key, result: FoldResult, runtime: CurrentRuntime, more: bool = True) -> Verdict:
     """Hand in a fold; the reply says what became of the trial and carries the next fold."""
     verdict = await in_transaction(
-        request, lambda session: reports.report(session, key, result, settings, more=more)
+        runtime, lambda session: reports.report(session, key, result, runtime.settings, more=more)
     )
     if verdict.decision != "continue":
         # A trial has ended: another must be asked for. The projection of running trials has time.
-        request.app.state.leader.wake()
+        runtime.leader.wake()
     return verdict
 
 
 @router.post("/leases/{lease_id}/heartbeat")
-async def heartbeat(key: Key, beat: Heartbeat, request: Request, settings: Settings) -> HeartbeatReply:
+async def heartbeat(key: Key, beat: Heartbeat, runtime: CurrentRuntime) -> HeartbeatReply:
     """Renew a lease and hear what to do."""
-    return await in_transaction(request, lambda session: leases.heartbeat(session, key, beat, settings))
+    return await in_transaction(runtime, lambda session: leases.heartbeat(session, key, beat, runtime.settings))
 
 
 @router.post("/leases/{lease_id}/release", status_code=204)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi import APIRouter, Depends, Path, Query
 
 from coordinator.access.gate import require_by_method
 from coordinator.access.problems import problems
 from coordinator.routes.transactions import Settings, Transaction, WakeLeader
+from coordinator.runtime import CurrentRuntime
 from coordinator.scheduling import leases
 from coordinator.store import trial_results, views
 from coordinator.store.studies import get_study
 from coordinator.studies import life
-from coordinator.study_workers import WorkerJobs
 from services.contracts import (
     PRINTABLE,
     ConfusionView,
@@ -58,10 +58,10 @@ def list_all(
 
 
 @router.get("/{name}")
-def show(name: Name, request: Request, session: Transaction) -> StudyView:
+def show(name: Name, runtime: CurrentRuntime, session: Transaction) -> StudyView:
     """One study with its counts and its best trial, and why it has no workers if Kubernetes says so."""
     view = views.study_view(session, get_study(session, name))
-    jobs: WorkerJobs | None = request.app.state.worker_jobs
+    jobs = runtime.worker_jobs
     if jobs is None or view.state != StudyState.RUNNING:
         return view
     return view.model_copy(update={"stalled": jobs.stalled(name)})
@@ -76,31 +76,28 @@ def start(name: Name, session: Transaction, wake_leader: WakeLeader) -> StudyVie
 
 
 @router.post("/{name}/pause")
-def pause(name: Name, request: Request, now: bool = False) -> StudyView:
+def pause(name: Name, runtime: CurrentRuntime, now: bool = False) -> StudyView:
     """Pause: folds under way finish and count, or with `now` are abandoned."""
-    sessions = request.app.state.sessions
-    with sessions.begin() as session:
+    with runtime.sessions.begin() as session:
         study = life.pause(session, name)
     if now:
         # A transaction of its own: trials are never locked by someone who holds their study's lock.
-        with sessions.begin() as session:
+        with runtime.sessions.begin() as session:
             leases.abandon_leases(session, study)
-    with sessions.begin() as session:
+    with runtime.sessions.begin() as session:
         return views.study_view(session, get_study(session, name))
 
 
 @router.post("/{name}/resume")
-def resume(name: Name, request: Request) -> StudyView:
+def resume(name: Name, runtime: CurrentRuntime) -> StudyView:
     """Go on with a paused study; a running one whose Job has failed gets another."""
-    sessions = request.app.state.sessions
-    with sessions.begin() as session:
+    with runtime.sessions.begin() as session:
         life.resume(session, name)
-    request.app.state.leader.wake()
-    jobs: WorkerJobs | None = request.app.state.worker_jobs
-    if jobs is not None:
+    runtime.leader.wake()
+    if runtime.worker_jobs is not None:
         # Nobody waits for Kubernetes while the study is locked.
-        jobs.retry(name)
-    with sessions.begin() as session:
+        runtime.worker_jobs.retry(name)
+    with runtime.sessions.begin() as session:
         return views.study_view(session, get_study(session, name))
 
 

@@ -14,6 +14,7 @@ from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
 from coordinator.access.gate import require_by_method
 from coordinator.access.problems import problems
 from coordinator.routes.transactions import Settings, Transaction, WakeLeader
+from coordinator.runtime import CurrentRuntime, Runtime
 from coordinator.store import views
 from coordinator.store.studies import get_study
 from coordinator.studies import life
@@ -77,11 +78,11 @@ def train_final(
 
 
 @router.get("/{name}/export", response_class=StreamingResponse, responses={200: {"content": {JSON_LINES: {}}}})
-def export(name: Name, request: Request, session: Transaction) -> StreamingResponse:
+def export(name: Name, runtime: CurrentRuntime, session: Transaction) -> StreamingResponse:
     """The study as JSON lines: itself, then its trials with every result."""
     get_study(session, name)
     return StreamingResponse(
-        _exported(request, name),
+        _exported(runtime, name),
         media_type=JSON_LINES,
         headers={"Content-Disposition": f'attachment; filename="{name}.jsonl"'},
     )
@@ -93,15 +94,17 @@ def export(name: Name, request: Request, session: Transaction) -> StreamingRespo
     max_body_size=IMPORT_BYTES_ALLOWED,
     openapi_extra={"requestBody": {"required": True, "content": {JSON_LINES: {"schema": {"type": "string"}}}}},
 )
-async def import_(request: Request, name: Annotated[StudyName | None, Query()] = None) -> StudyView:
+async def import_(
+    request: Request, runtime: CurrentRuntime, name: Annotated[StudyName | None, Query()] = None
+) -> StudyView:
     """Store a study from what `export` gave, under its name or another; a running one is paused."""
     with TemporaryFile() as file:
         # To disk first: a transaction does not wait for a client.
         async for chunk in request.stream():
             await run_in_threadpool(file.write, chunk)
         file.seek(0)
-        view = await run_in_threadpool(_imported, request, file, name)
-    request.app.state.leader.wake()
+        view = await run_in_threadpool(_imported, runtime, file, name)
+    runtime.leader.wake()
     return view
 
 
@@ -117,10 +120,10 @@ def delete(
     wake_leader()
 
 
-async def _exported(request: Request, name: str) -> AsyncIterator[bytes]:
+async def _exported(runtime: Runtime, name: str) -> AsyncIterator[bytes]:
     # Each holds a connection for as long as its client takes.
-    async with request.app.state.exports:
-        async for line in iterate_in_threadpool(_lines(request.app.state.sessions, name)):
+    async with runtime.export_slots:
+        async for line in iterate_in_threadpool(_lines(runtime.sessions, name)):
             yield line
 
 
@@ -131,8 +134,7 @@ def _lines(sessions: sessionmaker[Session], name: str) -> Iterator[bytes]:
         yield from export_lines(session, name)
 
 
-def _imported(request: Request, file: IO[bytes], name: str | None) -> StudyView:
-    state = request.app.state
-    with state.sessions.begin() as session:
-        study = import_study(session, lines_of(file), state.settings.cache_root, name)
+def _imported(runtime: Runtime, file: IO[bytes], name: str | None) -> StudyView:
+    with runtime.sessions.begin() as session:
+        study = import_study(session, lines_of(file), runtime.settings.cache_root, name)
         return views.study_view(session, study)

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi import APIRouter, Depends, Path, Query
 from fastapi.responses import StreamingResponse
-from sqlalchemy.orm import Session, sessionmaker
 
 from coordinator.access.gate import require_by_method
 from coordinator.access.problems import problems
 from coordinator.routes.transactions import Transaction, WakeLeader
+from coordinator.runtime import CurrentRuntime
 from coordinator.store import views
 from coordinator.store.studies import get_study
 from coordinator.studies import life
-from coordinator.study_workers import WorkerJobs
 from services.contracts import StudyName, StudyView, StudyWorkersView, WorkerCount
 from services.errors import Conflict
 
@@ -30,13 +29,12 @@ Name = Annotated[StudyName, Path()]
 
 
 @router.get("/{name}/workers")
-def show(name: Name, request: Request, session: Transaction) -> StudyWorkersView:
+def show(name: Name, runtime: CurrentRuntime, session: Transaction) -> StudyWorkersView:
     """The study's Job and pods in Kubernetes; nothing where this coordinator starts no workers."""
     get_study(session, name)
-    jobs: WorkerJobs | None = request.app.state.worker_jobs
-    if jobs is None:
+    if runtime.worker_jobs is None:
         return StudyWorkersView(job=None, wanted=None, suspended=False, stalled=None, pods=())
-    return jobs.view(name)
+    return runtime.worker_jobs.view(name)
 
 
 @router.post("/{name}/workers")
@@ -50,16 +48,15 @@ def resize(name: Name, wanted: WorkerCount, session: Transaction, wake_leader: W
 @router.get("/{name}/logs", response_class=StreamingResponse, responses={200: {"content": {"text/plain": {}}}})
 def logs(
     name: Name,
-    request: Request,
+    runtime: CurrentRuntime,
     follow: bool = False,
     tail: Annotated[int | None, Query(ge=0, le=100_000, description="last lines of each pod")] = None,
 ) -> StreamingResponse:
     """The logs of the study's pods, each line beginning with its pod's name."""
     # No transaction stays open while somebody follows.
-    sessions: sessionmaker[Session] = request.app.state.sessions
-    with sessions() as session:
+    with runtime.sessions() as session:
         get_study(session, name)
-    jobs: WorkerJobs | None = request.app.state.worker_jobs
+    jobs = runtime.worker_jobs
     if jobs is None:
         raise Conflict("this coordinator starts no workers; look at the logs of those you started")
     return StreamingResponse(_encoded(jobs.logs(name, follow=follow, tail=tail)), media_type="text/plain")

@@ -13,9 +13,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from coordinator.access.gate import require, require_by_method
 from coordinator.access.problems import problems
 from coordinator.routes.transactions import Settings, Transaction
+from coordinator.runtime import CurrentRuntime
 from coordinator.scheduling.workers import drain as drain_worker
 from coordinator.store import views
-from coordinator.study_workers import WorkerJobs
 from services.clip_cache import list_caches
 from services.contracts import PRINTABLE, DatasetView, TokenScope, WorkerView
 from services.errors import Unavailable
@@ -39,16 +39,16 @@ def alive() -> dict[str, str]:
 
 
 @router.get("/readyz", responses=problems(503))
-def ready(request: Request) -> dict[str, str | bool | None]:
+def ready(request: Request, runtime: CurrentRuntime) -> dict[str, str | bool | None]:
     """The database answers too; with what is running."""
     try:
-        with request.app.state.sessions() as session:
+        with runtime.sessions() as session:
             session.execute(text("SELECT 1 FROM foldwise.schema_version"))
     except SQLAlchemyError as error:
         raise Unavailable("the database does not answer") from error
     return {
         "status": "ready",
-        "leader": request.app.state.leader.is_leader,
+        "leader": runtime.leader.is_leader,
         "version": request.app.version,
         "revision": running_revision(),
     }
@@ -60,9 +60,9 @@ def ready(request: Request) -> dict[str, str | bool | None]:
     response_class=PlainTextResponse,
     responses=problems(401, 403, 429, 503),
 )
-def metrics(request: Request) -> PlainTextResponse:
+def metrics(runtime: CurrentRuntime) -> PlainTextResponse:
     """Metrics for Prometheus. Answers without the database too, and then says so."""
-    return PlainTextResponse(generate_latest(request.app.state.metrics), media_type=CONTENT_TYPE_LATEST)
+    return PlainTextResponse(generate_latest(runtime.metrics), media_type=CONTENT_TYPE_LATEST)
 
 
 @for_people.get("/datasets")
@@ -82,11 +82,11 @@ def models(settings: Settings) -> list[ModelCard]:
 
 @for_people.get("/workers")
 def workers(
-    request: Request, session: Transaction, seen_within: Annotated[float, Query(gt=0, le=1e9)] = 300.0
+    runtime: CurrentRuntime, session: Transaction, seen_within: Annotated[float, Query(gt=0, le=1e9)] = 300.0
 ) -> list[WorkerView]:
     """Workers heard of in the last `seen_within` seconds, with their pods where they are known."""
     found = views.list_workers(session, seen_within=seen_within)
-    jobs: WorkerJobs | None = request.app.state.worker_jobs
+    jobs = runtime.worker_jobs
     pods = {} if jobs is None else {pod.name: pod for pod in jobs.pods()}
     return [worker.model_copy(update={"pod": pods.get(worker.name)}) for worker in found]
 

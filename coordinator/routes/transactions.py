@@ -5,28 +5,28 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Annotated, TypeVar
 
-from fastapi import Depends, Request
+from fastapi import Depends
 from sqlalchemy import event
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
-from coordinator.leader import Leader
+from coordinator.runtime import CurrentRuntime, Runtime
 from coordinator.settings import CoordinatorSettings
 
 T = TypeVar("T")
 
 
-async def _turn(request: Request) -> AsyncIterator[None]:
+async def _slot(runtime: CurrentRuntime) -> AsyncIterator[None]:
     # A request takes a thread several times while it holds a connection. If others waited in all threads for
     # a connection, none of them would ever get on; so they wait here, before they take either.
-    async with request.app.state.turns:
+    async with runtime.transaction_slots:
         yield
 
 
 def _transaction(
-    request: Request, turn: Annotated[None, Depends(_turn, scope="function")]
+    runtime: CurrentRuntime, slot: Annotated[None, Depends(_slot, scope="function")]
 ) -> Iterator[Session]:
-    with request.app.state.sessions.begin() as session:
+    with runtime.sessions.begin() as session:
         yield session
 
 
@@ -34,31 +34,28 @@ def _transaction(
 Transaction = Annotated[Session, Depends(_transaction, scope="function")]
 
 
-async def in_transaction(request: Request, work: Callable[[Session], T]) -> T:
+async def in_transaction(runtime: Runtime, work: Callable[[Session], T]) -> T:
     """Do the work of a request that comes often in one transaction and one thread, from begin to commit.
 
     A handler with a `Transaction` changes threads for its parts.
     """
 
     def begin_to_commit() -> T:
-        with request.app.state.sessions.begin() as session:
+        with runtime.sessions.begin() as session:
             return work(session)
 
-    async with request.app.state.turns:
+    async with runtime.transaction_slots:
         return await run_in_threadpool(begin_to_commit)
 
 
-async def _settings(request: Request) -> CoordinatorSettings:
-    settings: CoordinatorSettings = request.app.state.settings
-    return settings
+async def _settings(runtime: CurrentRuntime) -> CoordinatorSettings:
+    return runtime.settings
 
 
-async def _wake_leader(request: Request, session: Transaction) -> Callable[[], None]:
-    leader: Leader = request.app.state.leader
-
+async def _wake_leader(runtime: CurrentRuntime, session: Transaction) -> Callable[[], None]:
     def wake() -> None:
         # Sooner, it would not see what was changed.
-        event.listen(session, "after_commit", lambda _: leader.wake(), once=True)
+        event.listen(session, "after_commit", lambda _: runtime.leader.wake(), once=True)
 
     return wake
 

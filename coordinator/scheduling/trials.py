@@ -17,7 +17,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from coordinator.events import tell
+from coordinator.events import publish
 from coordinator.scheduling.leases import end_lease, lock_trial
 from coordinator.store.appends import outbox_row
 from coordinator.store.conditions import is_open, seconds
@@ -107,7 +107,7 @@ def complete_if_done(session: Session, study_id: int) -> None:
     if total < parsed_spec(study).trials:
         return
     study.state = StudyState.COMPLETE
-    tell(session, study.id, EventKind.STUDY_MOVED, state=StudyState.COMPLETE.value, reason=None)
+    publish(session, study.id, EventKind.STUDY_MOVED, state=StudyState.COMPLETE.value, reason=None)
     log.info("study_complete", study=study.name, trials=total)
 
 
@@ -129,7 +129,7 @@ def end_trial(session: Session, trial: TrialRow, state: TrialState, reason: str 
         end_lease(session, lease, "abandoned")
     session.flush()
     session.execute(update(TrialRow).where(TrialRow.id == trial.id).values(ended_at=func.clock_timestamp()))
-    tell(
+    publish(
         session,
         trial.study_id,
         EventKind.TRIAL_ENDED,

@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, delete, exists, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from coordinator.events import tell
+from coordinator.events import publish
 from coordinator.store.studies import get_study
 from coordinator.store.tables import (
     ClaimRow,
@@ -69,7 +69,7 @@ def delete_study(session: Session, name: str, confirm: str | None) -> None:
     ):
         _delete(session, study_id, study_id == study.id)
     session.execute(insert(DeletedStudyRow).values(name=name).on_conflict_do_nothing())
-    tell(session, study.id, EventKind.STUDY_DELETED, study=name)
+    publish(session, study.id, EventKind.STUDY_DELETED, study=name)
     log.info("study_deleted", study=name, trials=len(locked))
 
 

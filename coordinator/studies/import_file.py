@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from coordinator.events import tell
+from coordinator.events import publish
 from coordinator.pruning.complete_trials import next_completed
 from coordinator.scheduling.results import imported_result, reused_result
 from coordinator.store.appends import outbox_row
@@ -95,7 +95,7 @@ def import_study(
     if last is not None:
         # One is enough: the leader projects whatever Optuna has not got.
         session.execute(outbox_row(last.id))
-    tell(session, study.id, EventKind.STUDY_MOVED, state=study.state, reason=study.reason, imported=True)
+    publish(session, study.id, EventKind.STUDY_MOVED, state=study.state, reason=study.reason, imported=True)
     log.info("study_imported", study=study.name, trials=line.trials)
     return study
 

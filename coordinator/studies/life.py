@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from sqlalchemy import JSON, func, select, type_coerce, update
 from sqlalchemy.orm import Session
 
-from coordinator.events import tell
+from coordinator.events import publish
 from coordinator.pruning.fold_order import order_of
 from coordinator.store.conditions import seconds
 from coordinator.store.folds import finished_prefix, fold_counts
@@ -79,7 +79,7 @@ def create(session: Session, spec: StudySpec, cache_root: Path, models_root: Pat
     )
     _inherit(session, study, spec)
     session.flush()
-    tell(session, study.id, EventKind.STUDY_MOVED, state=study.state, reason=None)
+    publish(session, study.id, EventKind.STUDY_MOVED, state=study.state, reason=None)
     log.info("study_created", study=spec.name, cache=spec.cache, folds=len(folds), trials=spec.trials)
     return study
 
@@ -122,7 +122,7 @@ def set_budget(session: Session, name: str, trials: int) -> StudyRow:
             field="trials",
         )
     study.spec = _checked({**study.spec, "trials": trials}, field="trials").model_dump(mode="json")
-    tell(session, study.id, EventKind.STUDY_CHANGED, trials=trials)
+    publish(session, study.id, EventKind.STUDY_CHANGED, trials=trials)
     if study.state == StudyState.COMPLETE and trials > taken:
         _set_state(session, study, StudyState.RUNNING, None)
         _note_start(session, study)
@@ -136,7 +136,7 @@ def set_workers(session: Session, name: str, workers: int | None) -> StudyRow:
     if StudyState(study.state).over:
         raise Conflict(f"study {name} is {study.state}; it needs no workers", field="state")
     study.spec = {**study.spec, "workers": workers}
-    tell(session, study.id, EventKind.STUDY_CHANGED, workers=workers)
+    publish(session, study.id, EventKind.STUDY_CHANGED, workers=workers)
     log.info("study_workers", study=name, workers=workers)
     return study
 
@@ -171,7 +171,7 @@ def enqueue(
             field = f"configurations.{place}"
             raise InvalidInput(f"{field}: {error.message}", field=field) from error
         session.add(EnqueuedRow(study_id=study.id, number=taken + place, parameters=tidied))
-    tell(session, study.id, EventKind.STUDY_CHANGED, enqueued=len(configurations))
+    publish(session, study.id, EventKind.STUDY_CHANGED, enqueued=len(configurations))
     log.info("study_enqueued", study=name, configurations=len(configurations), first=taken)
     return tuple(range(taken, taken + len(configurations)))
 
@@ -327,7 +327,7 @@ def _set_state(session: Session, study: StudyRow, state: StudyState, reason: str
         _note_start(session, study)
     study.state = state
     study.reason = reason
-    tell(session, study.id, EventKind.STUDY_MOVED, state=state.value, reason=reason)
+    publish(session, study.id, EventKind.STUDY_MOVED, state=state.value, reason=reason)
     log.info("study_moved", study=study.name, state=state.value)
 
 

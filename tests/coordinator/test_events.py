@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import text
 
 from coordinator import events
-from coordinator.events import BEGINNING, Place, events_after, newest_place, parse_place, tell
+from coordinator.events import BEGINNING, Cursor, events_after, newest_cursor, parse_cursor, publish
 from coordinator.studies import life
 from services.contracts import Event, EventKind
 from services.errors import InvalidInput
@@ -19,9 +19,9 @@ from tests.harness.coordinator_harness import Desk
 from tests.harness.served_app import live_coordinator
 
 
-def told(desk: Desk, place: Place = BEGINNING) -> list[Event]:
+def told(desk: Desk, cursor: Cursor = BEGINNING) -> list[Event]:
     with desk.sessions() as session:
-        return events_after(session, place)
+        return events_after(session, cursor)
 
 
 def kinds(found: list[Event]) -> list[tuple[str, Any]]:
@@ -50,41 +50,41 @@ def test_what_happens_to_a_study_is_told_in_order(desk: Desk) -> None:
         "trial_accuracy": 1.0,
         "reused": False,
     }
-    assert told(desk, parse_place(found[4].id)) == found[5:]
+    assert told(desk, parse_cursor(found[4].id)) == found[5:]
     with desk.sessions() as session:
-        assert newest_place(session) == parse_place(found[-1].id)
+        assert newest_cursor(session) == parse_cursor(found[-1].id)
 
 
 def test_a_lower_id_that_becomes_visible_later_is_not_skipped(desk: Desk) -> None:
     with desk.sessions() as early, desk.sessions() as late:
         early.execute(text("SELECT pg_current_xact_id()"))
-        tell(late, 1, EventKind.STUDY_CHANGED, first="by id")
-        tell(early, 1, EventKind.STUDY_CHANGED, second="by id")
+        publish(late, 1, EventKind.STUDY_CHANGED, first="by id")
+        publish(early, 1, EventKind.STUDY_CHANGED, second="by id")
         early.commit()
         seen = told(desk)
         assert [list(event.data) for event in seen] == [["second"]]
         late.commit()
-        seen += told(desk, parse_place(seen[-1].id))
+        seen += told(desk, parse_cursor(seen[-1].id))
     assert [list(event.data) for event in seen] == [["second"], ["first"]]
-    ids = [parse_place(event.id).id for event in seen]
+    ids = [parse_cursor(event.id).id for event in seen]
     assert ids[0] > ids[1], "by id alone the second would have hidden the first"
 
 
 def test_a_transaction_that_ends_late_holds_newer_events_back(desk: Desk) -> None:
     with desk.sessions() as slow, desk.sessions() as quick:
-        tell(slow, 1, EventKind.STUDY_CHANGED, who="slow")
-        tell(quick, 1, EventKind.STUDY_CHANGED, who="quick")
+        publish(slow, 1, EventKind.STUDY_CHANGED, who="slow")
+        publish(quick, 1, EventKind.STUDY_CHANGED, who="quick")
         quick.commit()
         assert told(desk) == []
         with desk.sessions() as session:
-            assert newest_place(session) == BEGINNING
+            assert newest_cursor(session) == BEGINNING
         slow.commit()
     assert [event.data["who"] for event in told(desk)] == ["slow", "quick"]
 
 
 def test_what_is_rolled_back_was_not(desk: Desk) -> None:
     with desk.sessions() as session:
-        tell(session, 1, EventKind.STUDY_CHANGED)
+        publish(session, 1, EventKind.STUDY_CHANGED)
         session.rollback()
     assert told(desk) == []
 
@@ -93,7 +93,7 @@ def test_old_events_and_too_many_are_dropped(desk: Desk, monkeypatch: pytest.Mon
     monkeypatch.setattr(events, "KEPT_EVENTS", 3)
     for number in range(6):
         with desk.sessions.begin() as session:
-            tell(session, 1, EventKind.STUDY_CHANGED, number=number)
+            publish(session, 1, EventKind.STUDY_CHANGED, number=number)
     with desk.engine.begin() as connection:
         connection.execute(text("UPDATE foldwise.events SET at = at - interval '31 days' WHERE id = 5"))
     desk.leader.round()
@@ -102,14 +102,14 @@ def test_old_events_and_too_many_are_dropped(desk: Desk, monkeypatch: pytest.Mon
 
 def test_a_place_of_another_database_counts_as_the_beginning(desk: Desk) -> None:
     with desk.sessions.begin() as session:
-        tell(session, 1, EventKind.STUDY_CHANGED)
-    assert len(told(desk, Place(2**60, 1))) == 1
+        publish(session, 1, EventKind.STUDY_CHANGED)
+    assert len(told(desk, Cursor(2**60, 1))) == 1
 
 
 @pytest.mark.parametrize("wrong", ["", "1", "-", "1-", "a-b", "1-2-3", f"{2**63}-0", "\u0661-1"])
 def test_what_is_no_place_is_refused(wrong: str) -> None:
-    with pytest.raises(InvalidInput, match="no id of an event"):
-        parse_place(wrong)
+    with pytest.raises(InvalidInput, match="not the id of an event"):
+        parse_cursor(wrong)
 
 
 def sent(client: httpx.Client, path: str, **given: Any) -> Iterator[dict[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,6 +16,7 @@ from cli.local.ports import bind
 from client.connection import Connection
 from client.study_client import StudyClient
 from coordinator.app import create_app
+from coordinator.runtime import runtime_of
 from coordinator.settings import CoordinatorSettings
 from services.contracts import NewToken, TokenScope
 
@@ -28,11 +30,13 @@ def served(app: FastAPI, *, log_level: str = "warning") -> Iterator[httpx.Client
     listener = bind("127.0.0.1", 0)
     config = uvicorn.Config(app, log_level=log_level, timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
-    told = app.state.ending
-    app.state.ending = lambda: server.should_exit or told()
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
+        while not server.started and thread.is_alive():
+            time.sleep(0.01)
+        runtime = runtime_of(app)
+        app.state.runtime = replace(runtime, ending=lambda: server.should_exit or runtime.ending())
         with httpx.Client(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=30) as client:
             yield client
     finally:

@@ -32,6 +32,7 @@ from coordinator.access import tokens
 from coordinator.access.callers import Caller, Callers
 from coordinator.access.gate import OPEN_PATHS
 from coordinator.access.paths import is_open
+from coordinator.runtime import runtime_of
 from coordinator.settings import CoordinatorSettings
 from services import errors
 from services.contracts import NewToken, TokenScope, TokenSpec
@@ -363,7 +364,8 @@ def test_who_asks_too_often_is_told_when_to_come_back_and_our_client_does(
     clock = Clock()
     limited = replace(settings, requests_per_second=2)
     with served(app) as client, ThreadPoolExecutor(1) as pool:
-        app.state.callers = Callers(app.state.sessions, limited, clock=clock)
+        runtime = runtime_of(app)
+        app.state.runtime = replace(runtime, callers=Callers(runtime.sessions, limited, clock=clock))
         url = str(client.base_url)
         for _ in range(4):
             assert client.get("/api/v1/studies", headers=bearer(ADMIN_TOKEN)).status_code == 200
@@ -379,7 +381,7 @@ def test_who_asks_too_often_is_told_when_to_come_back_and_our_client_does(
 
         def refusals() -> float | None:
             labels = {"method": "GET", "route": "none", "status": "429"}
-            told: float | None = app.state.metrics.get_sample_value("foldwise_http_requests_total", labels)
+            told: float | None = runtime.metrics.get_sample_value("foldwise_http_requests_total", labels)
             return told
 
         with Connection(url, ADMIN_TOKEN, give_up_after=20) as patient:

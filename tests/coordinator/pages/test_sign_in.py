@@ -16,6 +16,7 @@ from sqlalchemy import Engine, text
 from coordinator.access.paths import is_open, is_page, safe_next
 from coordinator.app import create_app
 from coordinator.pages.headers import CONTENT_SECURITY_POLICY
+from coordinator.runtime import runtime_of
 from coordinator.settings import CoordinatorSettings
 from services.contracts import TokenScope
 from tests.harness.served_app import ADMIN_TOKEN, WORKER_TOKEN, bearer, make_token, served
@@ -124,7 +125,8 @@ def test_a_session_ends_with_sign_out_with_its_token_and_with_its_time(
     sign_in(client, ADMIN_TOKEN)
     fourth = client.cookies[COOKIE]
     assert opens(fourth)
-    with served(create_app(replace(app.state.settings, admin_token="another-token-of-this-test"))) as changed:
+    settings = replace(runtime_of(app).settings, admin_token="another-token-of-this-test")
+    with served(create_app(settings)) as changed:
         assert changed.get("/session", headers={"Cookie": f"{COOKIE}={fourth}"}).status_code == 401
     with engine.connect() as connection:
         kept = connection.execute(text("SELECT string_agg(s::text, ' ') FROM foldwise.sessions s")).scalar_one()

@@ -15,6 +15,7 @@ from fastapi import FastAPI
 
 from client.connection import Connection
 from client.study_client import StudyClient
+from coordinator.runtime import runtime_of
 from services.contracts import FoldAssignment
 from tests.harness.served_app import ADMIN_TOKEN, WORKER_TOKEN, bearer
 from tests.harness.simulated_results import make_result
@@ -104,7 +105,9 @@ def test_a_name_that_no_study_can_have_is_bad_input_and_not_our_failure(client: 
 def test_a_cache_whose_arrays_are_cut_off_is_told(
     client: httpx.Client, app: FastAPI, broken_cache_root: Path
 ) -> None:
-    app.state.settings = replace(app.state.settings, cache_root=broken_cache_root)
+    runtime = runtime_of(app)
+    settings = replace(runtime.settings, cache_root=broken_cache_root)
+    app.state.runtime = replace(runtime, settings=settings)
     answer = client.post("/api/v1/studies", headers=ADMIN, json=spec())
     assert (answer.status_code, answer.json()["type"]) == (422, "urn:foldwise:cache-mismatch")
 
@@ -121,7 +124,7 @@ def test_a_claim_waits_for_a_fold_and_gets_the_first_there_is(app: FastAPI, clie
     started = time.monotonic()
     assert claim(client, wait=0.6).status_code == 204
     assert time.monotonic() - started >= 0.6
-    assert not app.state.looked, "nothing is kept of what was waited for"
+    assert not runtime_of(app).looked_at, "nothing is kept of what was waited for"
     client.post("/api/v1/studies", headers=ADMIN, json=spec())
     answer = claim(client, wait=20)
     assert answer.status_code == 200

@@ -1,0 +1,62 @@
+"""What the requests of one coordinator process share, from its start to its end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from fastapi import Depends, FastAPI, Request
+from prometheus_client import CollectorRegistry
+from sqlalchemy.orm import Session, sessionmaker
+
+from coordinator.access.callers import Callers
+from coordinator.leader import Leader
+from coordinator.settings import CoordinatorSettings
+from coordinator.store.database import CONNECTIONS_FOR_REQUESTS
+from coordinator.study_workers import WorkerJobs
+
+MAX_EXPORTS = 2
+"""Exports that run at once; further ones wait."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """Made when the application starts, and stored once, as `app.state.runtime`."""
+
+    settings: CoordinatorSettings
+    sessions: sessionmaker[Session]
+    callers: Callers
+    leader: Leader
+    worker_jobs: WorkerJobs | None
+    """None where this coordinator starts no workers in Kubernetes."""
+
+    metrics: CollectorRegistry
+    ending: Callable[[], bool]
+    """Whether the server was told to end."""
+
+    looked_at: dict[Hashable, float] = field(default_factory=dict)
+    """When a waiting claim last looked for folds of the kind it wants: seconds of the monotonic clock."""
+
+    transaction_slots: asyncio.Semaphore = field(
+        default_factory=lambda: asyncio.Semaphore(CONNECTIONS_FOR_REQUESTS)
+    )
+    """Held by a request during its transaction."""
+
+    export_slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_EXPORTS))
+    """Held by an export as long as its client reads."""
+
+
+def runtime_of(app: FastAPI) -> Runtime:
+    """The runtime of an application that has started."""
+    runtime: Runtime = app.state.runtime
+    return runtime
+
+
+async def _runtime(request: Request) -> Runtime:
+    return runtime_of(request.app)
+
+
+# A dependency that is a coroutine: FastAPI runs plain functions in a thread, each for itself.
+CurrentRuntime = Annotated[Runtime, Depends(_runtime)]
