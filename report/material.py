@@ -59,7 +59,7 @@ class Material:
     split: SplitView
     importance: ImportanceView
     shown: TrialView | None
-    """The best complete trial. If there is none, the pruned trial that got furthest, if any."""
+    """The best complete trial. If there is none, the pruned trial with the fewest errors, if any."""
 
     folds: dict[int, FoldRecord]
     """The finished folds of the shown trial, by index."""

@@ -9,8 +9,8 @@ from services.contracts import Economies, FoldTask, TrainingSettings
 from services.errors import InvalidInput
 from services.search_space import Hyperparameters
 
-SMALLEST_FRAME = 16
-"""Minimum pixels on a side of a frame: below it, the five pools leave nothing."""
+MIN_FRAME_SIZE = 16
+"""Minimum pixels on a side of a frame; four pools leave one pixel of it."""
 
 IRRELEVANT_TO_WEIGHTS = frozenset({"initializer", "dropout", "classes", "bn_momentum", "skip_dead_taps"})
 """Fields in which a pretrained model may differ from the network that takes over its weights. The last layer,
@@ -76,7 +76,7 @@ class ModelConfig:
         """
         for name, value, least in (
             ("frames", self.frames, 1),
-            ("frame_size", self.frame_size, SMALLEST_FRAME),
+            ("frame_size", self.frame_size, MIN_FRAME_SIZE),
             ("width", self.width, 1),
             ("classes", self.classes, 2),
         ):

@@ -40,6 +40,9 @@ def test_shapes_are_those_of_the_built_network(config: ModelConfig) -> None:
         x = torch.empty(2, CHANNELS, *model.clip_shape)
     expected = iter(layers_of(config))
     for module in (*model.features, *model.classifier):
+        if isinstance(module, nn.BatchNorm3d):
+            # It keeps the shape, and is slow on the meta device.
+            continue
         taken, x = x.shape, module(x)
         if isinstance(module, nn.Conv3d):
             layer = next(expected)

@@ -24,7 +24,7 @@ def choose_device(wanted: str | None) -> torch.device:
     try:
         device = torch.device(wanted)
     except RuntimeError as error:
-        raise InvalidInput(f"--device {wanted!r} is no torch device; write cpu or cuda:0") from error
+        raise InvalidInput(f"--device {wanted!r} is not a torch device; write cpu or cuda:0") from error
     if device.type not in {"cpu", "cuda"}:
         raise InvalidInput(f"--device {wanted!r}: foldwise trains on cpu or cuda:N")
     if device.type == "cuda" and not torch.cuda.is_available():
