@@ -176,8 +176,8 @@ def check_other_dataset(card: ModelCard, dataset: str) -> None:
     """
     if card.dataset == dataset:
         raise InvalidInput(
-            f"model {card.id} was trained on {dataset}, the dataset that this study tests on; pretrain on "
-            "another dataset",
+            f"model {card.id} was trained on {dataset}, the set this study tests on; pretrain on another "
+            "dataset",
             field="training.pretrained",
         )
 

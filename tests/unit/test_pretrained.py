@@ -108,7 +108,7 @@ def test_another_number_of_classes_gets_a_new_last_layer(
 def test_a_model_of_the_clips_under_test_is_refused(other: tuple[Path, ModelCard], cache: ClipCache) -> None:
     models, card = other
     task = _task(cache, card).model_copy(update={"dataset": card.dataset})
-    with pytest.raises(InvalidInput, match="was trained on moving, the dataset that this study tests on"):
+    with pytest.raises(InvalidInput, match="was trained on moving, the set this study tests on"):
         open_pretrained(models, card.id).load_into(build_for(task, CPU), task)
 
 
