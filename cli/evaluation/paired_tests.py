@@ -77,17 +77,17 @@ def signed_ranks(differences: NDArray[np.float64]) -> float | None:
     enumerates all signs for up to 13 folds, which takes seconds, and approximates from 14 folds on. This
     function counts how many combinations of signs give each rank sum, which is fast and exact.
     """
-    kept = differences[~np.isclose(differences, 0.0, atol=1e-12)]
-    if not len(kept):
+    nonzero = differences[~np.isclose(differences, 0.0, atol=1e-12)]
+    if not len(nonzero):
         return None
     # Twice a mean rank is a whole number. Round the differences so that equal fractions tie.
-    ranks = np.rint(2 * rankdata(np.round(np.abs(kept), 12))).astype(np.int64)
+    ranks = np.rint(2 * rankdata(np.round(np.abs(nonzero), 12))).astype(np.int64)
     total = int(ranks.sum())
     ways = np.zeros(total + 1, dtype=np.float64)
     ways[0] = 1.0
     for rank in ranks:
         ways[rank:] = (ways[rank:] + ways[:-rank]) / 2
         ways[:rank] /= 2
-    positive = int(ranks[kept > 0].sum())
+    positive = int(ranks[nonzero > 0].sum())
     tail = float(ways[: min(positive, total - positive) + 1].sum())
     return min(1.0, 2 * tail)

@@ -93,7 +93,7 @@ _MESSAGES = {
     HTTPStatus.UNAUTHORIZED: "enter any name, and a token of the scope read as password",
     HTTPStatus.FORBIDDEN: "this token has no permission to read; use one of the scope read, write or admin",
     HTTPStatus.TOO_MANY_REQUESTS: "too many requests, or too many unknown tokens; try again in a minute",
-    HTTPStatus.SERVICE_UNAVAILABLE: "the coordinator does not answer, so the token is not checked; try again",
+    HTTPStatus.SERVICE_UNAVAILABLE: "the coordinator does not answer, so it cannot check the token; try again",
 }
 
 

@@ -18,7 +18,7 @@ _RED = (204, 0, 0)
 _MAX_FLAGGED = 20
 """Maximum number of flagged clips to draw per class; the class's header counts all of them."""
 _MAX_ROWS = 600
-"""Maximum number of rows; many programs cannot open a higher picture."""
+"""Maximum number of rows; many programs cannot open a taller picture."""
 
 
 @dataclass(frozen=True)

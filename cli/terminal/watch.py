@@ -68,7 +68,7 @@ def _lines(client: StudyClient, name: str, console: Console, on_poll: Callable[[
 
 def _line(trial: TrialView) -> str:
     line = (
-        f"trial {trial.number:<3} {trial.state:<9} fold {trial.folds_done}/{trial.folds}  "
+        f"trial {trial.number:<3} {trial.state:<9} folds {trial.folds_done}/{trial.folds}  "
         f"accuracy {percent(trial.running_accuracy):>8}"
     )
     outcome = trial_outcome(trial)

@@ -87,7 +87,7 @@ def test_a_study_starts_from_a_model_of_another_dataset(state: Path) -> None:
         assert foldwise("replay", "from-model", "0", "1", *here).returncode == 0
 
         for name, dataset, model, words in (
-            ("same-set", "blobs", card["id"], "was trained on blobs, the dataset that this study tests on"),
+            ("same-set", "blobs", card["id"], "was trained on blobs, the set this study tests on"),
             ("no-model", "ckplus", "nothing-000000000000", f"there are: {card['id']}"),
         ):
             refused = [f"--set={word}" for word in (*settings(dataset), f"training.pretrained={model}")]
