@@ -44,7 +44,8 @@ from benchmarks.synthetic_cache import synthetic_cache
 from preprocessing.datasets.registry import read_dataset
 from preprocessing.datasets.synthetic import write_synthetic_tree
 from preprocessing.faces import DETECTORS
-from services.clip_cache import CacheWriter, ClipCache, open_cache
+from services.clip_cache import ClipCache, open_cache
+from services.clip_cache_writer import CacheWriter
 from services.contracts import (
     ANY_CLASS,
     Augmentation,

@@ -23,16 +23,8 @@ from preprocessing.datasets.registry import read_dataset
 from preprocessing.datasets.tree import raise_if_disk_failed
 from preprocessing.faces import FaceDetector, make_detector
 from preprocessing.near_copies import NearCopies, find_near_copies
-from services.clip_cache import (
-    FORMAT_VERSION,
-    CacheManifest,
-    CacheWriter,
-    cache_folder,
-    open_cache,
-    remove_leftovers,
-    sha256_of_file,
-    sole_writer,
-)
+from services.clip_cache import FORMAT_VERSION, CacheManifest, cache_folder, open_cache, sha256_of_file
+from services.clip_cache_writer import CacheWriter, remove_leftovers, sole_writer
 from services.errors import EXIT_FAILURE, FoldwiseError, InvalidInput, Unavailable
 from services.seeds import sha256_of
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from services.clip_cache import CacheRecord, CacheWriter, ClipCache, cache_folder, open_cache
+from services.clip_cache import CacheRecord, ClipCache, cache_folder, open_cache
+from services.clip_cache_writer import CacheWriter
 from services.contracts import (
     ANY_CLASS,
     Augmentation,

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from services.clip_cache import CacheManifest, CacheRecord, CacheWriter
+from services.clip_cache import CacheManifest, CacheRecord
+from services.clip_cache_writer import CacheWriter
 
 CLASSES = ("anger", "happy")
 FINGERPRINT = "f" * 64

@@ -19,7 +19,8 @@ from preprocessing.datasets.registry import read_dataset
 from preprocessing.datasets.synthetic import write_ckplus_tree
 from preprocessing.frames import read_last_frames
 from preprocessing.job import Outcome, preprocess
-from services.clip_cache import cache_folder, sole_writer
+from services.clip_cache import cache_folder
+from services.clip_cache_writer import sole_writer
 from services.errors import FoldwiseError, InvalidInput, Unavailable
 
 SIZE = 32

@@ -20,7 +20,6 @@ from services.clip_cache import (
     PLAIN,
     CacheManifest,
     CacheRecord,
-    CacheWriter,
     Frames,
     cache_folder,
     find_cache,
@@ -28,6 +27,7 @@ from services.clip_cache import (
     open_cache,
     sha256_of_file,
 )
+from services.clip_cache_writer import CacheWriter
 from services.errors import CacheMismatch, FoldwiseError
 from services.folds import Clip
 

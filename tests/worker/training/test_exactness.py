@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from services.clip_cache import CacheRecord, CacheWriter, ClipCache, cache_folder, open_cache
+from services.clip_cache import CacheRecord, ClipCache, cache_folder, open_cache
+from services.clip_cache_writer import CacheWriter
 from services.contracts import (
     ANY_CLASS,
     Augmentation,
