@@ -125,5 +125,7 @@ def ran_out_of_memory(error: BaseException) -> bool:
     """Whether this error of torch says that a GPU or the host has too little memory."""
     return isinstance(error, torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError)
-        and any(words in str(error) for words in ("not enough memory", "out of memory"))
+        and any(
+            words in str(error) for words in ("not enough memory", "out of memory", "can't allocate memory")
+        )
     )

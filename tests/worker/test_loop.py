@@ -1,0 +1,368 @@
+"""A worker in this process against a real coordinator: signals, failures, and the exit code of each end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own name for it
+
+from services.contracts import FoldAssignment
+from services.errors import (
+    EXIT_DONE,
+    EXIT_FAILURE,
+    EXIT_PERMANENT,
+    EXIT_TRY_AGAIN,
+    EXIT_USAGE,
+    CacheMismatch,
+    FoldwiseError,
+    InvalidInput,
+    TokenRefused,
+    Unavailable,
+)
+from tests.harness.coordinator_harness import Desk, wait_until
+from tests.harness.served_app import WORKER_TOKEN
+from tests.harness.tiny_cache import FINGERPRINT, write_tiny_cache
+from tests.worker.conftest import LiveCoordinator
+from worker.loop import Worker
+from worker.settings import WorkerSettings
+
+ENDLESS = 1000
+"""Epochs of a fold that is still being trained whenever a test looks: the most that a study may have."""
+
+PROMPT_SECONDS = 10.0
+"""Far less than a long poll of 20 s or a fold of 1000 epochs takes; far more than an interrupted one."""
+
+RESULT, CLAIM = r"PUT /api/v1/leases/.*/result", "POST /api/v1/claims"
+
+
+@pytest.fixture(autouse=True)
+def _handlers_of_the_test_runner() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True)
+def _threads_of_the_test_runner() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def make_worker(url: str, cache_root: Path, **given: Any) -> Worker:
+    default = {"token": WORKER_TOKEN, "name": "w", "device": "cpu", "threads": 1, "give_up_after": 60.0}
+    return Worker(WorkerSettings(url=url, cache_root=cache_root, **{**default, **given}))
+
+
+@contextmanager
+def when(condition: Callable[[], object], action: Callable[[], object]) -> Iterator[None]:
+    """Call `action` in a thread once `condition` holds; fail if it never does, or if the action fails."""
+    errors: list[Exception] = []
+    done = threading.Event()
+
+    def watch() -> None:
+        try:
+            deadline = time.monotonic() + 30
+            while not condition():
+                assert time.monotonic() < deadline, "waited in vain"
+                if done.wait(0.01):
+                    raise AssertionError("the worker ended first")
+            action()
+        except Exception as error:
+            errors.append(error)
+            if not done.is_set():
+                terminate()
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+def terminate(number: int = signal.SIGTERM) -> None:
+    os.kill(os.getpid(), number)
+
+
+# --- Until the study is over ------------------------------------------------------------------------------
+
+
+def test_a_worker_runs_every_fold_and_exits_with_0(
+    coordinator: LiveCoordinator, cache_root: Path, tmp_path: Path
+) -> None:
+    coordinator.create_study()
+    alive = tmp_path / "alive"
+    assert make_worker(coordinator.url, cache_root, study="s", alive_file=alive).run() == EXIT_DONE
+    assert coordinator.outcomes() == ["done", "done"]
+    study = coordinator.call("GET", "/studies/s")
+    assert (study["state"], study["folds_done"]) == ("complete", 2)
+    assert alive.exists()
+
+
+def test_a_claim_whose_answer_came_too_late_is_made_again(
+    coordinator: LiveCoordinator, cache_root: Path
+) -> None:
+    def expire(number: int) -> None:
+        if number == 0:
+            coordinator.expire_leases()
+            wait_until(lambda: coordinator.outcomes() == ["lapsed"])
+
+    coordinator.create_study()
+    claims = coordinator.interception
+    claims.pattern, claims.after, claims.answer_lost = CLAIM, expire, lambda number: number == 0
+    assert make_worker(coordinator.url, cache_root, study="s").run() == EXIT_DONE
+    # The second claim repeated the key of the first and was refused; the third had a new key.
+    assert coordinator.outcomes() == ["lapsed", "done", "done"]
+    assert claims.count == 4
+
+
+# --- Signals ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_during_a_fold_releases_it_and_exits_with_75(
+    coordinator: LiveCoordinator, cache_root: Path, number: int
+) -> None:
+    coordinator.create_study(epochs=ENDLESS)
+    with when(coordinator.trains, lambda: terminate(number)):
+        assert make_worker(coordinator.url, cache_root).run() == EXIT_TRY_AGAIN
+    assert coordinator.outcomes() == ["released"]
+    assert coordinator.query("SELECT DISTINCT state FROM foldwise.folds") == [("pending",)]
+
+
+def test_a_signal_ends_the_wait_for_a_fold_at_once(coordinator: LiveCoordinator, cache_root: Path) -> None:
+    def seen() -> bool:
+        return bool(coordinator.query("SELECT 1 FROM foldwise.workers"))
+
+    started = time.monotonic()
+    with when(seen, terminate):
+        assert make_worker(coordinator.url, cache_root).run() == EXIT_TRY_AGAIN
+    assert time.monotonic() - started < PROMPT_SECONDS
+
+
+def test_a_signal_during_a_report_lets_the_answer_arrive(
+    coordinator: LiveCoordinator, cache_root: Path
+) -> None:
+    coordinator.create_study()
+    results = coordinator.interception
+    results.pattern, results.before = RESULT, lambda number: terminate()
+    assert make_worker(coordinator.url, cache_root).run() == EXIT_TRY_AGAIN
+    assert coordinator.outcomes()[0] == "done"
+    assert coordinator.call("GET", "/studies/s")["folds_done"] == 1
+
+
+def test_a_signal_ends_a_report_that_nobody_answers(coordinator: LiveCoordinator, cache_root: Path) -> None:
+    coordinator.create_study()
+    results = coordinator.interception
+    results.pattern, results.unreachable = RESULT, lambda number: True
+    started = time.monotonic()
+    with when(lambda: results.count >= 2, terminate):
+        assert make_worker(coordinator.url, cache_root).run() == EXIT_TRY_AGAIN
+    assert time.monotonic() - started < PROMPT_SECONDS
+    assert coordinator.outcomes() == [None], "its lease expires by itself"
+
+
+def test_a_signal_ends_the_wait_for_a_coordinator(coordinator: LiveCoordinator, cache_root: Path) -> None:
+    claims = coordinator.interception
+    claims.pattern, claims.unreachable = CLAIM, lambda number: True
+    started = time.monotonic()
+    with when(lambda: claims.count >= 3, terminate):
+        assert make_worker(coordinator.url, cache_root).run() == EXIT_TRY_AGAIN
+    assert time.monotonic() - started < PROMPT_SECONDS
+
+
+def let_another_run_it(coordinator: LiveCoordinator, desk: Desk) -> None:
+    """Expire the lease of the worker under test, and let another one report its fold."""
+
+    def claimed() -> FoldAssignment | None:
+        # A heartbeat that comes before the leader's round renews the lease.
+        coordinator.expire_leases()
+        return desk.claim("other")
+
+    wait_until(lambda: (other := claimed()) and desk.report(other, more=False))
+
+
+# --- The coordinator ends a fold or the worker ------------------------------------------------------------
+
+
+def test_a_fold_that_was_granted_again_is_abandoned_and_the_next_one_claimed(
+    coordinator: LiveCoordinator, desk: Desk, cache_root: Path
+) -> None:
+    def trains_the_next_fold() -> bool:
+        return bool(
+            coordinator.query("SELECT 1 FROM foldwise.leases WHERE fold = 1 AND outcome IS NULL AND step > 0")
+        )
+
+    coordinator.create_study(epochs=ENDLESS)
+    with (
+        when(coordinator.trains, lambda: let_another_run_it(coordinator, desk)),
+        when(trains_the_next_fold, lambda: coordinator.call("POST", "/studies/s/stop")),
+    ):
+        assert make_worker(coordinator.url, cache_root, study="s").run() == EXIT_DONE
+    outcomes = coordinator.query("SELECT fold, outcome, worker_id = 'worker-other' FROM foldwise.leases")
+    assert sorted(outcomes) == [(0, "done", True), (0, "lapsed", False), (1, "abandoned", False)]
+
+
+def test_a_result_that_is_refused_is_dropped_and_the_worker_goes_on(
+    coordinator: LiveCoordinator, desk: Desk, cache_root: Path
+) -> None:
+    def count_it_first(number: int) -> None:
+        if number == 0:
+            let_another_run_it(coordinator, desk)
+
+    coordinator.create_study()
+    results = coordinator.interception
+    results.pattern, results.before = RESULT, count_it_first
+    assert make_worker(coordinator.url, cache_root, study="s").run() == EXIT_DONE
+    assert results.count == 2
+    assert coordinator.call("GET", "/studies/s")["folds_done"] == 2
+
+
+def test_a_worker_that_is_drained_now_releases_its_fold_and_exits_with_75(
+    coordinator: LiveCoordinator, cache_root: Path
+) -> None:
+    coordinator.create_study(epochs=ENDLESS)
+    with when(coordinator.trains, lambda: coordinator.call("POST", "/workers/w/drain?now=true")):
+        assert make_worker(coordinator.url, cache_root).run() == EXIT_TRY_AGAIN
+    assert coordinator.outcomes() == ["released"]
+
+
+def test_a_drained_worker_finishes_its_fold_and_exits_with_75(
+    coordinator: LiveCoordinator, cache_root: Path
+) -> None:
+    coordinator.create_study()
+    results = coordinator.interception
+    results.pattern, results.before = RESULT, lambda number: coordinator.call("POST", "/workers/w/drain")
+    assert make_worker(coordinator.url, cache_root).run() == EXIT_TRY_AGAIN
+    assert coordinator.outcomes() == ["done"]
+
+
+# --- Failures ---------------------------------------------------------------------------------------------
+
+
+class FailingLoss:
+    """Torch's loss; for the chosen calls, or for all, it calls `fail`. One call is one training step."""
+
+    def __init__(self, fail: Callable[[], object], *calls: int) -> None:
+        self._fail, self._calls, self._count = fail, calls, 0
+        self._loss = F.cross_entropy
+
+    def __call__(self, *arguments: Any, **given: Any) -> Any:
+        number, self._count = self._count, self._count + 1
+        if not self._calls or number in self._calls:
+            self._fail()
+        return self._loss(*arguments, **given)
+
+
+def sick_gpu() -> None:
+    raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+
+def too_large() -> None:
+    torch.empty(2**46)
+
+
+def bad_shape() -> None:
+    raise ValueError("a shape does not fit")
+
+
+def test_a_sick_device_releases_the_fold_and_ends_the_worker_at_its_third_failure(
+    coordinator: LiveCoordinator, cache_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(F, "cross_entropy", FailingLoss(sick_gpu))
+    coordinator.create_study()
+    with pytest.raises(FoldwiseError, match=r"3 folds in a row failed on this worker: .* memory") as broken:
+        make_worker(coordinator.url, cache_root, study="s").run()
+    assert broken.value.exit_code == EXIT_FAILURE
+    assert coordinator.outcomes() == ["environment"] * 3
+    assert coordinator.call("GET", "/studies/s")["trials"]["running"] == 1, "the trial is not at fault"
+
+
+def test_a_success_between_failures_keeps_the_worker_running(
+    coordinator: LiveCoordinator, cache_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(F, "cross_entropy", FailingLoss(sick_gpu, 0, 1, 3, 4))
+    coordinator.create_study()
+    assert make_worker(coordinator.url, cache_root, study="s").run() == EXIT_DONE
+    failed = ["environment", "environment", "done"]
+    assert coordinator.outcomes() == failed * 2
+
+
+@pytest.mark.parametrize(
+    ("fail", "words"),
+    [
+        (bad_shape, "ValueError: a shape does not fit"),
+        (too_large, "batches of 16 clips of 2 x 16 x 16 at width 1 do not fit the memory of cpu"),
+    ],
+)
+def test_a_configuration_that_cannot_be_trained_fails_its_trial(
+    coordinator: LiveCoordinator,
+    cache_root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fail: Callable[[], None],
+    words: str,
+) -> None:
+    monkeypatch.setattr(F, "cross_entropy", FailingLoss(fail))
+    coordinator.create_study()
+    assert make_worker(coordinator.url, cache_root, study="s").run() == EXIT_DONE
+    # The coordinator asks twice: the first report may come from a broken worker.
+    assert coordinator.outcomes() == ["trial"] * 2
+    (trial,) = coordinator.call("GET", "/studies/s/trials")
+    assert trial["state"] == "failed"
+    assert words in trial["end_reason"]
+
+
+def test_a_broken_cache_ends_the_worker_for_good(coordinator: LiveCoordinator, tmp_path: Path) -> None:
+    write_tiny_cache(tmp_path)
+    arrays = tmp_path / "tiny" / FINGERPRINT / "clips.npy"
+    arrays.write_bytes(arrays.read_bytes()[:100])
+    coordinator.create_study()
+    with pytest.raises(CacheMismatch, match="3 folds in a row failed") as broken:
+        make_worker(coordinator.url, tmp_path).run()
+    assert broken.value.exit_code == EXIT_PERMANENT
+    assert coordinator.outcomes() == ["environment"] * 3
+
+
+# --- A start that cannot work -----------------------------------------------------------------------------
+
+
+def test_a_refused_token_ends_the_worker_for_good(coordinator: LiveCoordinator, cache_root: Path) -> None:
+    with pytest.raises(TokenRefused) as refused:
+        make_worker(coordinator.url, cache_root, token="guess").run()
+    assert refused.value.exit_code == EXIT_PERMANENT
+
+
+def test_a_missing_cache_ends_the_worker_of_a_named_study_for_good(
+    coordinator: LiveCoordinator, tmp_path: Path
+) -> None:
+    coordinator.create_study()
+    with pytest.raises(CacheMismatch, match="cannot read") as missing:
+        make_worker(coordinator.url, tmp_path, study="s").run()
+    assert missing.value.exit_code == EXIT_PERMANENT
+
+
+def test_a_coordinator_that_stays_unreachable_is_worth_another_try(cache_root: Path) -> None:
+    with pytest.raises(Unavailable) as gone:
+        make_worker("http://127.0.0.1:1", cache_root, give_up_after=0.3).run()
+    assert gone.value.exit_code == EXIT_TRY_AGAIN
+
+
+@pytest.mark.parametrize("device", ["tpu", "cuda:99"])
+def test_a_device_that_is_not_there_is_bad_usage(cache_root: Path, device: str) -> None:
+    with pytest.raises(InvalidInput, match=f"--device '{device}'") as missing:
+        make_worker("http://127.0.0.1:1", cache_root, device=device)
+    assert missing.value.exit_code == EXIT_USAGE
