@@ -154,7 +154,9 @@ def export(
 @app.command(epilog="Example: foldwise predict first-final a.mp4 --video labelled.mp4")
 def predict(
     model: Model,
-    video: Annotated[list[Path], typer.Argument(help="Videos of a face, or folders of frames as images.")],
+    video: Annotated[
+        list[Path], typer.Argument(metavar="VIDEO", help="Videos of a face, or folders of frames as images.")
+    ],
     stride: Annotated[int, typer.Option(min=1, help="Frames between the starts of two windows.")] = 5,
     csv_: Annotated[Path | None, typer.Option("--csv", help="Also write the table to this CSV file.")] = None,
     annotated: Annotated[

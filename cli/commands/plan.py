@@ -19,7 +19,8 @@ app = typer.Typer()
 @app.command(epilog="Example: foldwise plan --preset ckplus-loso --gpu H200")
 def plan(
     spec: Annotated[
-        Path | None, typer.Argument(help="Study in YAML or JSON; its fields replace those of the preset.")
+        Path | None,
+        typer.Argument(metavar="SPEC", help="Study in YAML or JSON; its fields replace those of the preset."),
     ] = None,
     preset: Preset = None,
     set_: Settings = None,
