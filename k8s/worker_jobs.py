@@ -182,7 +182,7 @@ def _reason_text(source: Manifest) -> str:
 
 
 def _start_problem(pod: Manifest) -> tuple[str, str | None] | None:
-    """Reason and message why a pod does not start; None where none is reported."""
+    """Reason and message why a pod does not start; None if none is reported."""
     for condition in _conditions(pod, {"PodScheduled"}, "False"):
         return str(condition.get("reason")), condition.get("message")
     for container in pod.get("status", {}).get("containerStatuses") or ():

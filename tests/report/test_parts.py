@@ -38,7 +38,7 @@ def test_the_bootstrap_keeps_the_clips_of_a_subject_together() -> None:
     assert high - low > 1.5 * np.subtract(*wilson(96, 120)[::-1]), "clips taken as independent promise too much"
     assert bootstrap([right] * 16 + [wrong] * 4, accuracy) == (low, high), "the same again"
     assert bootstrap([right] * 3, unweighted_f1) == (1.0, 1.0)
-    with pytest.raises(ValueError, match="1 units"):
+    with pytest.raises(ValueError, match="at least 2 units, got 1"):
         bootstrap([right], accuracy)
 
 
