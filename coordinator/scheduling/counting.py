@@ -41,17 +41,27 @@ from services.pruning.rule import TrialProgress
 log = structlog.get_logger()
 
 
+@dataclass(frozen=True, kw_only=True)
+class NextFold:
+    """A pending fold whose trial is locked."""
+
+    fold: int
+    last_term: int
+    equal: ResultRow | None = None
+    """Result of a trial with equal parameters that ran this fold, if the study reuses folds."""
+
+
 def next_to_run(
     session: Session, study: StudyRow, spec: StudySpec, trial: TrialRow
 ) -> tuple[NextFold | None, Verdict | None]:
-    """Count the trial's next folds as long as a trial with equal parameters has run them.
+    """Count the trial's next folds while a trial with equal parameters has run them.
 
-    Equal parameters mean equal seeds on equal clips, so running them again would give the same results. They
-    are judged one by one, as if they were.
+    Equal parameters mean equal seeds on equal clips, so running these folds again would give the same results.
+    The trial is judged after each of them, as if it had run it.
 
     Returns:
-        The fold to run next, None when the trial has ended or others hold the rest; and the verdict on the
-        last one counted, if any.
+        The fold to run next, None when the trial has ended or other workers hold the remaining folds; and the
+        verdict on the last fold counted, if any.
     """
     if trial.state == TrialState.READY:
         trial.learnt_order = study.fold_order is not None
@@ -68,25 +78,94 @@ def next_to_run(
     return None, verdict
 
 
-@dataclass(frozen=True, kw_only=True)
-class NextFold:
-    """A pending fold whose trial is locked."""
-
-    fold: int
-    last_term: int
-    equal: ResultRow | None = None
-    """What a trial with equal parameters got when it ran this fold, where that may be used."""
-
-
 def known_next_fold(
     session: Session, study: StudyRow, spec: StudySpec, trial: TrialRow, held: HeldLease
 ) -> NextFold | None:
-    """The trial's next fold by what was read with the lease; None where that does not say it."""
+    """The trial's next fold according to what was read with the lease; None where that is not enough."""
     if not held.pending or (held.has_equals and spec.economies.reuse_folds):
         return None
     order = fold_order.order_of(session, study, trial)
     fold = next(fold for fold in order if fold in held.pending)
     return NextFold(fold=fold, last_term=held.pending[fold])
+
+
+def judge(
+    session: Session,
+    study: StudyRow,
+    spec: StudySpec,
+    trial: TrialRow,
+    row: ResultRow,
+    before: Sequence[FoldCount],
+) -> Verdict:
+    """Decide on a trial after a fold whose result, `row`, is not stored yet.
+
+    Args:
+        session: only read from.
+        study: of the trial.
+        spec: of the study.
+        trial: whose lock the transaction holds.
+        row: the new result.
+        before: the trial's other finished folds.
+    """
+    done = [*before, FoldCount(fold=row.fold, correct=row.correct, clips=row.clips)]
+    order = fold_order.order_of(session, study, trial)
+    progress = TrialProgress(
+        fold=row.fold,
+        order=order,
+        prefix=finished_prefix(done, order),
+        correct=sum(count.correct for count in done),
+        clips_done=sum(count.clips for count in done),
+        clips_total=study.clips,
+    )
+    complete = progress.clips_done == progress.clips_total
+    pruned = None
+    if not complete and not fold_order.still_learning(study, spec):
+        pruned = decide(spec, progress, fold_table(session, study, trial, row))
+    return Verdict(
+        decision="complete" if complete else "pruned" if pruned else "continue",
+        trial_accuracy=progress.correct / progress.clips_done,
+        pruned=pruned,
+    )
+
+
+def record_result(
+    session: Session,
+    study: StudyRow,
+    trial: TrialRow,
+    row: ResultRow,
+    verdict: Verdict,
+    lease_of_next: NewLease | None = None,
+) -> None:
+    """Store the result of a fold with the verdict, which may end the trial, and the lease of the next fold."""
+    row.verdict = verdict.model_dump(mode="json")
+    event = {
+        "trial": trial.number,
+        "fold": row.fold,
+        "correct": row.correct,
+        "clips": row.clips,
+        "trial_accuracy": verdict.trial_accuracy,
+        "reused": row.reused_from is not None,
+    }
+    count_fold(session, study.id, row, event, lease_of_next)
+    if verdict.decision == "complete":
+        lock_study(session, study.id)
+        trial.value, trial.completed = verdict.trial_accuracy, next_completed(session, study.id)
+        end_trial(session, trial, TrialState.COMPLETE, None)
+        if parsed_spec(study).fold_order == "hardest_first":
+            fold_order.learn(session, study.id)
+    elif verdict.pruned is not None:
+        trial.pruned = verdict.pruned.model_dump(mode="json")
+        reason = f"rule {verdict.pruned.rule} after fold {verdict.pruned.fold}"
+        end_trial(session, trial, TrialState.PRUNED, reason)
+    log.info(
+        "fold_accepted" if row.reused_from is None else "fold_reused",
+        study=study.name,
+        trial=trial.number,
+        fold=f"{row.fold + 1}/{study.fold_count}",
+        correct=f"{row.correct}/{row.clips}",
+        trial_accuracy=round(verdict.trial_accuracy, 4),
+        decision=verdict.decision,
+    )
 
 
 def _next_fold(session: Session, study: StudyRow, spec: StudySpec, trial: TrialRow) -> NextFold | None:
@@ -121,13 +200,12 @@ _NEXT_FOLD = (
         .scalar_subquery(),
     )
     .where(FoldRow.trial_id == bindparam("trial_id"), FoldRow.state == PENDING)
-    # Without an order, by index.
+    # Without an order, folds run by index.
     .order_by(func.array_position(bindparam("order", type_=ARRAY(Integer)), FoldRow.fold), FoldRow.fold)
     .limit(1)
 )
 
-
-# Not joined to the above: PostgreSQL keeps a plan from when there were few results, and then looks through all.
+# Not joined to the above: PostgreSQL would keep a plan from when there were few results, and scan many by it.
 _EQUAL = (
     select(ResultRow)
     .where(
@@ -138,73 +216,3 @@ _EQUAL = (
     .order_by(ResultRow.trial_id)
     .limit(1)
 )
-
-
-def judge(
-    session: Session,
-    study: StudyRow,
-    spec: StudySpec,
-    trial: TrialRow,
-    row: ResultRow,
-    before: Sequence[FoldCount],
-) -> Verdict:
-    """Decide on a trial by a fold that is done and not stored yet; `before` was done already."""
-    done = [*before, FoldCount(fold=row.fold, correct=row.correct, clips=row.clips)]
-    order = fold_order.order_of(session, study, trial)
-    progress = TrialProgress(
-        fold=row.fold,
-        order=order,
-        prefix=finished_prefix(done, order),
-        correct=sum(count.correct for count in done),
-        clips_done=sum(count.clips for count in done),
-        clips_total=study.clips,
-    )
-    complete = progress.clips_done == progress.clips_total
-    pruned = None
-    if not complete and not fold_order.still_learning(study, spec):
-        pruned = decide(spec, progress, fold_table(session, study, trial, row))
-    return Verdict(
-        decision="complete" if complete else "pruned" if pruned else "continue",
-        trial_accuracy=progress.correct / progress.clips_done,
-        pruned=pruned,
-    )
-
-
-def record_result(
-    session: Session,
-    study: StudyRow,
-    trial: TrialRow,
-    row: ResultRow,
-    verdict: Verdict,
-    lease_of_next: NewLease | None = None,
-) -> None:
-    """Store the result of a fold with the verdict on its trial, which may end it, and the lease of its next."""
-    row.verdict = verdict.model_dump(mode="json")
-    told = {
-        "trial": trial.number,
-        "fold": row.fold,
-        "correct": row.correct,
-        "clips": row.clips,
-        "trial_accuracy": verdict.trial_accuracy,
-        "reused": row.reused_from is not None,
-    }
-    count_fold(session, study.id, row, told, lease_of_next)
-    if verdict.decision == "complete":
-        lock_study(session, study.id)
-        trial.value, trial.completed = verdict.trial_accuracy, next_completed(session, study.id)
-        end_trial(session, trial, TrialState.COMPLETE, None)
-        if parsed_spec(study).fold_order == "hardest_first":
-            fold_order.learn(session, study.id)
-    elif verdict.pruned is not None:
-        trial.pruned = verdict.pruned.model_dump(mode="json")
-        reason = f"rule {verdict.pruned.rule} after fold {verdict.pruned.fold}"
-        end_trial(session, trial, TrialState.PRUNED, reason)
-    log.info(
-        "fold_accepted" if row.reused_from is None else "fold_reused",
-        study=study.name,
-        trial=trial.number,
-        fold=f"{row.fold + 1}/{study.fold_count}",
-        correct=f"{row.correct}/{row.clips}",
-        trial_accuracy=round(verdict.trial_accuracy, 4),
-        decision=verdict.decision,
-    )
