@@ -39,6 +39,34 @@ from services.contracts import (
 from services.pruning.rule import TrialProgress
 
 log = structlog.get_logger()
+_NEXT_FOLD = (
+    select(
+        FoldRow.fold,
+        FoldRow.term,
+        select(func.array_agg(TrialRow.id))
+        .where(
+            TrialRow.study_id == bindparam("study_id"),
+            TrialRow.parameters_hash == bindparam("parameters_hash"),
+            TrialRow.id != bindparam("trial_id"),
+        )
+        .scalar_subquery(),
+    )
+    .where(FoldRow.trial_id == bindparam("trial_id"), FoldRow.state == PENDING)
+    # Without an order, folds run by index.
+    .order_by(func.array_position(bindparam("order", type_=ARRAY(Integer)), FoldRow.fold), FoldRow.fold)
+    .limit(1)
+)
+# Not joined to the above: PostgreSQL would keep a plan from when there were few results, and scan many by it.
+_EQUAL = (
+    select(ResultRow)
+    .where(
+        ResultRow.trial_id.in_(bindparam("trials", expanding=True)),
+        ResultRow.fold == bindparam("fold"),
+        ResultRow.reused_from.is_(None),
+    )
+    .order_by(ResultRow.trial_id)
+    .limit(1)
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,34 +213,3 @@ def _next_fold(session: Session, study: StudyRow, spec: StudySpec, trial: TrialR
     if equal_trials and spec.economies.reuse_folds:
         equal = session.scalar(_EQUAL, {"trials": equal_trials, "fold": fold})
     return NextFold(fold=fold, last_term=last_term, equal=equal)
-
-
-_NEXT_FOLD = (
-    select(
-        FoldRow.fold,
-        FoldRow.term,
-        select(func.array_agg(TrialRow.id))
-        .where(
-            TrialRow.study_id == bindparam("study_id"),
-            TrialRow.parameters_hash == bindparam("parameters_hash"),
-            TrialRow.id != bindparam("trial_id"),
-        )
-        .scalar_subquery(),
-    )
-    .where(FoldRow.trial_id == bindparam("trial_id"), FoldRow.state == PENDING)
-    # Without an order, folds run by index.
-    .order_by(func.array_position(bindparam("order", type_=ARRAY(Integer)), FoldRow.fold), FoldRow.fold)
-    .limit(1)
-)
-
-# Not joined to the above: PostgreSQL would keep a plan from when there were few results, and scan many by it.
-_EQUAL = (
-    select(ResultRow)
-    .where(
-        ResultRow.trial_id.in_(bindparam("trials", expanding=True)),
-        ResultRow.fold == bindparam("fold"),
-        ResultRow.reused_from.is_(None),
-    )
-    .order_by(ResultRow.trial_id)
-    .limit(1)
-)

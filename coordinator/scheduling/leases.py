@@ -55,6 +55,67 @@ PENDING: ColumnElement[str] = literal_column(f"'{FoldState.PENDING.value}'")
 Outcome = Literal["done", "lapsed", "released", "environment", "trial", "abandoned", "superseded"]
 """How a lease can end; `lapsed` is stored for one that expired."""
 
+_LOCK_BY_LEASE = (
+    select(TrialRow.id)
+    .where(
+        TrialRow.id == select(LeaseRow.trial_id).where(LeaseRow.id == bindparam("lease_id")).scalar_subquery()
+    )
+    .with_for_update()
+)
+_Done, _Pending, _Equal = aliased(ResultRow), aliased(FoldRow), aliased(TrialRow)
+_HELD = (
+    select(
+        LeaseRow,
+        TrialRow,
+        FoldRow,
+        ResultRow,
+        StudyRow,
+        WorkerRow,
+        select(type_coerce(func.json_agg(func.json_build_array(_Done.fold, _Done.correct, _Done.clips)), JSON))
+        .where(_Done.trial_id == LeaseRow.trial_id)
+        .scalar_subquery(),
+        select(type_coerce(func.json_agg(func.json_build_array(_Pending.fold, _Pending.term)), JSON))
+        # The fold of an expired lease is pending too, and this call's late result makes it done.
+        .where(
+            _Pending.trial_id == LeaseRow.trial_id,
+            _Pending.fold != LeaseRow.fold,
+            _Pending.state == PENDING,
+        )
+        .scalar_subquery(),
+        exists().where(
+            _Equal.study_id == TrialRow.study_id,
+            _Equal.parameters_hash == TrialRow.parameters_hash,
+            _Equal.id != TrialRow.id,
+        ),
+    )
+    .join(TrialRow, TrialRow.id == LeaseRow.trial_id)
+    .join(FoldRow, and_(FoldRow.trial_id == LeaseRow.trial_id, FoldRow.fold == LeaseRow.fold))
+    .outerjoin(ResultRow, and_(ResultRow.trial_id == FoldRow.trial_id, ResultRow.fold == FoldRow.fold))
+    .join(StudyRow, StudyRow.id == TrialRow.study_id)
+    .join(WorkerRow, WorkerRow.id == LeaseRow.worker_id)
+    .where(LeaseRow.id == bindparam("lease_id"))
+    # Columns that no call on a lease needs are not read, because each costs time.
+    .options(
+        load_only(
+            LeaseRow.trial_id,
+            LeaseRow.fold,
+            LeaseRow.term,
+            LeaseRow.secret,
+            LeaseRow.worker_id,
+            LeaseRow.outcome,
+            LeaseRow.message,
+            LeaseRow.step,
+        ),
+        load_only(ResultRow.lease_id, ResultRow.sha256, ResultRow.verdict),
+        load_only(WorkerRow.name, WorkerRow.device, WorkerRow.drain),
+        defer(StudyRow.reason),
+        defer(StudyRow.started_at),
+        defer(TrialRow.created_at),
+        defer(TrialRow.ended_at),
+    )
+    .execution_options(populate_existing=True)
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class LeaseKey:
@@ -228,65 +289,3 @@ def end_lease(session: Session, lease: LeaseRow, outcome: Outcome) -> None:
 def lock_trial(session: Session, trial_id: int) -> TrialRow:
     """Lock a trial until the transaction ends, and read it as it is now."""
     return session.get_one(TrialRow, trial_id, with_for_update=True, populate_existing=True)
-
-
-_LOCK_BY_LEASE = (
-    select(TrialRow.id)
-    .where(
-        TrialRow.id == select(LeaseRow.trial_id).where(LeaseRow.id == bindparam("lease_id")).scalar_subquery()
-    )
-    .with_for_update()
-)
-_Done, _Pending, _Equal = aliased(ResultRow), aliased(FoldRow), aliased(TrialRow)
-_HELD = (
-    select(
-        LeaseRow,
-        TrialRow,
-        FoldRow,
-        ResultRow,
-        StudyRow,
-        WorkerRow,
-        select(type_coerce(func.json_agg(func.json_build_array(_Done.fold, _Done.correct, _Done.clips)), JSON))
-        .where(_Done.trial_id == LeaseRow.trial_id)
-        .scalar_subquery(),
-        select(type_coerce(func.json_agg(func.json_build_array(_Pending.fold, _Pending.term)), JSON))
-        # The fold of an expired lease is pending too, and this call's late result makes it done.
-        .where(
-            _Pending.trial_id == LeaseRow.trial_id,
-            _Pending.fold != LeaseRow.fold,
-            _Pending.state == PENDING,
-        )
-        .scalar_subquery(),
-        exists().where(
-            _Equal.study_id == TrialRow.study_id,
-            _Equal.parameters_hash == TrialRow.parameters_hash,
-            _Equal.id != TrialRow.id,
-        ),
-    )
-    .join(TrialRow, TrialRow.id == LeaseRow.trial_id)
-    .join(FoldRow, and_(FoldRow.trial_id == LeaseRow.trial_id, FoldRow.fold == LeaseRow.fold))
-    .outerjoin(ResultRow, and_(ResultRow.trial_id == FoldRow.trial_id, ResultRow.fold == FoldRow.fold))
-    .join(StudyRow, StudyRow.id == TrialRow.study_id)
-    .join(WorkerRow, WorkerRow.id == LeaseRow.worker_id)
-    .where(LeaseRow.id == bindparam("lease_id"))
-    # Columns that no call on a lease needs are not read, because each costs time.
-    .options(
-        load_only(
-            LeaseRow.trial_id,
-            LeaseRow.fold,
-            LeaseRow.term,
-            LeaseRow.secret,
-            LeaseRow.worker_id,
-            LeaseRow.outcome,
-            LeaseRow.message,
-            LeaseRow.step,
-        ),
-        load_only(ResultRow.lease_id, ResultRow.sha256, ResultRow.verdict),
-        load_only(WorkerRow.name, WorkerRow.device, WorkerRow.drain),
-        defer(StudyRow.reason),
-        defer(StudyRow.started_at),
-        defer(TrialRow.created_at),
-        defer(TrialRow.ended_at),
-    )
-    .execution_options(populate_existing=True)
-)
