@@ -1,4 +1,4 @@
-"""Rules that end a trial early, the order of folds they follow, and what they may ask of other trials.
+"""Applies a study's pruning rules (`services.pruning`), orders its folds, and reads what rules ask of trials.
 
 May not live here: writes to trials or leases; `coordinator.scheduling` acts on a decision.
 """

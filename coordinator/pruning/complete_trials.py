@@ -1,7 +1,7 @@
-"""The complete trials of a study as the pruning rules ask of them, kept in memory: they never change.
+"""The complete trials of a study, as pruning rules need them, kept in memory because they never change.
 
-A result is judged against all of them. Asked of the database each time, the price of a report would grow with
-the study; so only those are read that were complete since the last time.
+Every result is judged against all of them. If they were read each time, the time of a report would grow with
+the study; so only those are read that completed since the last time.
 """
 
 from __future__ import annotations
@@ -23,40 +23,66 @@ from coordinator.store.tables import ResultRow, StudyRow, TrialRow
 from services.pruning.rule import MedianTrial
 
 STUDIES_KEPT = 32
-"""Of so many studies of a database; a thousand complete trials of 118 folds take about 2 MB."""
+"""Studies per database kept in memory; a thousand complete trials of 118 folds take about 2 MB."""
 
 PAGE = 500
 """Trials read at once."""
 
+_memory: StudyMemory[_CompleteTrials] = StudyMemory(studies=STUDIES_KEPT)
+_complete = (TrialRow.study_id == bindparam("study_id"), TrialRow.completed.is_not(None))
+_own = literal_column("trials.xmin = pg_current_xact_id()::xid", Boolean)
+_NEWEST = select(TrialRow.completed, _own).where(*_complete).order_by(TrialRow.completed.desc()).limit(1)
+_NEWEST_OF_OTHERS = select(func.max(TrialRow.completed)).where(*_complete, not_(_own))
+_PAGE = (
+    select(
+        TrialRow,
+        func.array_agg(aggregate_order_by(ResultRow.correct, ResultRow.fold)),
+        func.array_agg(aggregate_order_by(ResultRow.clips, ResultRow.fold)),
+    )
+    .join(ResultRow, ResultRow.trial_id == TrialRow.id)
+    .where(*_complete, TrialRow.completed > bindparam("after"), TrialRow.completed <= bindparam("last"))
+    .group_by(TrialRow.id)
+    .order_by(TrialRow.completed)
+)
+
 
 def accuracies_at_step(session: Session, study: StudyRow, trial: TrialRow, step: int) -> Sequence[float]:
-    """Running accuracies after `step` folds of those that ran in the trial's order, the lowest first."""
+    """Running accuracies after `step` folds of the complete trials with the trial's order, the lowest first."""
     with _as_seen_by(session, study) as kept:
         return kept.of_order[trial.learnt_order].at_step(step)
 
 
 def middle_trial(session: Session, study: StudyRow, trial: TrialRow) -> MedianTrial | None:
-    """The one in the middle by accuracy of those that ran in the trial's order; None where there is none.
+    """The complete trial in the middle by accuracy, of those with the trial's order; None where none has it.
 
-    Of an even number it is the lower, of equal ones the earlier.
+    With an even number of trials it is the lower of the two in the middle, with equal ones the earlier.
     """
     with _as_seen_by(session, study) as kept:
         return kept.of_order[trial.learnt_order].middle()
 
 
+def next_completed(session: Session, study_id: int) -> int:
+    """The value of `TrialRow.completed` for the next trial that completes.
+
+    The transaction holds the lock of the study.
+    """
+    last = select(func.max(TrialRow.completed)).where(TrialRow.study_id == study_id)
+    return (session.scalar(last) or 0) + 1
+
+
 @contextmanager
-def _as_seen_by(session: Session, study: StudyRow) -> Iterator[_Kept]:
+def _as_seen_by(session: Session, study: StudyRow) -> Iterator[_CompleteTrials]:
     found = session.execute(_NEWEST, {"study_id": study.id}).one_or_none()
     newest, own = (found[0] or 0, found[1]) if found else (0, False)
-    # What this transaction has made complete itself must not be kept: it may yet be rolled back.
+    # A trial that this transaction has completed must not be kept: the transaction may be rolled back.
     committed = (session.scalar(_NEWEST_OF_OTHERS, {"study_id": study.id}) or 0) if own else newest
     with _memory.lock:
         studies = _memory.of(session)
         # Taken out while it grows: what a failed query leaves half read is not kept.
         kept = studies.pop(study.id, None)
         if kept is None or kept.newest > newest:
-            # More than there is: the database was restored to an earlier day.
-            kept = _Kept()
+            # More than the database has: it was restored to an earlier day.
+            kept = _CompleteTrials()
         _read_up_to(committed, session, study, kept)
         studies[study.id] = kept
         if own:
@@ -65,19 +91,13 @@ def _as_seen_by(session: Session, study: StudyRow) -> Iterator[_Kept]:
         yield kept
 
 
-def next_completed(session: Session, study_id: int) -> int:
-    """The place of the next complete trial of a study, whose lock the transaction holds."""
-    last = select(func.max(TrialRow.completed)).where(TrialRow.study_id == study_id)
-    return (session.scalar(last) or 0) + 1
-
-
-class _Kept:
+class _CompleteTrials:
     def __init__(self) -> None:
         self.newest = 0
-        self.of_order = {False: _Trials(), True: _Trials()}
+        self.of_order = {False: _TrialsOfOrder(), True: _TrialsOfOrder()}
 
 
-class _Trials:
+class _TrialsOfOrder:
     """Complete trials that ran their folds in the same order."""
 
     def __init__(self) -> None:
@@ -87,7 +107,7 @@ class _Trials:
         self._clips: Sequence[int] = ()
 
     def at_step(self, step: int) -> Sequence[float]:
-        # A copy: others may add to it.
+        # A copy, because other threads may add to it.
         return self._at_step[step - 1][:] if self._at_step else ()
 
     def middle(self) -> MedianTrial | None:
@@ -104,7 +124,7 @@ class _Trials:
         curve = (np.cumsum(correct) / np.cumsum(clips)).tolist()
         if not self._at_step:
             self._at_step = [array("d") for _ in clips]
-            # The same clips are tested by all of them.
+            # All trials test the same clips.
             self._clips = tuple(clips)
         for step, accuracy in zip(self._at_step, curve, strict=True):
             insort(step, accuracy)
@@ -112,7 +132,7 @@ class _Trials:
         self._correct[number] = array("i", correct)
 
 
-def _read_up_to(newest: int, session: Session, study: StudyRow, kept: _Kept) -> None:
+def _read_up_to(newest: int, session: Session, study: StudyRow, kept: _CompleteTrials) -> None:
     while kept.newest < newest:
         last = min(kept.newest + PAGE, newest)
         page = session.execute(_PAGE, {"study_id": study.id, "after": kept.newest, "last": last})
@@ -122,22 +142,3 @@ def _read_up_to(newest: int, session: Session, study: StudyRow, kept: _Kept) -> 
                 trial.number, [correct[fold] for fold in order], [clips[fold] for fold in order]
             )
         kept.newest = last
-
-
-_memory: StudyMemory[_Kept] = StudyMemory(studies=STUDIES_KEPT)
-
-_complete = (TrialRow.study_id == bindparam("study_id"), TrialRow.completed.is_not(None))
-_own = literal_column("trials.xmin = pg_current_xact_id()::xid", Boolean)
-_NEWEST = select(TrialRow.completed, _own).where(*_complete).order_by(TrialRow.completed.desc()).limit(1)
-_NEWEST_OF_OTHERS = select(func.max(TrialRow.completed)).where(*_complete, not_(_own))
-_PAGE = (
-    select(
-        TrialRow,
-        func.array_agg(aggregate_order_by(ResultRow.correct, ResultRow.fold)),
-        func.array_agg(aggregate_order_by(ResultRow.clips, ResultRow.fold)),
-    )
-    .join(ResultRow, ResultRow.trial_id == TrialRow.id)
-    .where(*_complete, TrialRow.completed > bindparam("after"), TrialRow.completed <= bindparam("last"))
-    .group_by(TrialRow.id)
-    .order_by(TrialRow.completed)
-)

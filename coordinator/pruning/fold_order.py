@@ -1,4 +1,4 @@
-"""In which order a trial runs its folds: by index, or, once a study has learnt it, the hardest first.
+"""The order in which a trial runs its folds: by index, or the hardest first once a study has learnt it.
 
 The order is learnt once and frozen in the study's row. A trial takes the study's order with its first fold and
 keeps it, so trials of both orders can run at the same time.
@@ -22,20 +22,20 @@ from services.contracts import StudySpec, TrialState
 log = structlog.get_logger()
 
 LEARNT_FROM = 5
-"""Complete trials that an order is learnt from."""
+"""Complete trials from which an order is learnt."""
 
 
 def still_learning(study: StudyRow, spec: StudySpec) -> bool:
-    """Whether trials run to their end for the study to learn its order, and no rule is asked about them.
+    """Whether no rule may prune yet, because the study learns its order from trials that run all folds.
 
-    A rule such as `bound` may let no trial be complete for long, and would keep the order from the many trials
-    that it saves most of.
+    A rule such as `bound` may let no trial complete for a long time; the study would then not learn the order
+    with which that rule saves most.
     """
     return spec.fold_order == "hardest_first" and study.fold_order is None
 
 
 def learn(session: Session, study_id: int) -> None:
-    """Freeze a study's order if enough trials are complete and it has none yet. Locks the study's row."""
+    """Freeze a study's order if it has none yet and enough trials are complete. Locks the study's row."""
     study = lock_study(session, study_id)
     if study.fold_order is not None:
         return
@@ -72,6 +72,6 @@ def order_of(session: Session, study: StudyRow, trial: TrialRow) -> Sequence[int
     if not trial.learnt_order:
         return range(study.fold_count)
     if study.fold_order is None:
-        # The study was read before it had learnt, the trial after.
+        # The study was read before it learnt its order, the trial after.
         session.refresh(study, ["fold_order"])
     return cast("Sequence[int]", study.fold_order)

@@ -1,4 +1,4 @@
-"""What the pruning rules ask of a study's folds."""
+"""Answers what pruning rules ask about a study's folds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from services.scores import Counts
 
 
 def fold_table(session: Session, study: StudyRow, trial: TrialRow, row: ResultRow) -> FoldTable:
-    """The folds of a study as they are, for a trial of it that is judged with a result not stored yet."""
+    """The folds of a study, for judging `trial` with the result `row`, which is not stored yet."""
     return FoldTable(
         complete_at_step=lambda step: accuracies_at_step(session, study, trial, step),
         median_trial=lambda: middle_trial(session, study, trial),
@@ -28,8 +28,8 @@ def _confusion(
     session: Session, study: StudyRow, trial: TrialRow, row: ResultRow
 ) -> tuple[Counts, Sequence[int]]:
     counts = confusion_counts(session, study, trial) + np.asarray(row.confusion, dtype=np.int64)
-    to_come = [-int(done) for done in counts.sum(axis=1)]
+    remaining = [-int(done) for done in counts.sum(axis=1)]
     for split in study_split(session, study):
         for label in split.labels:
-            to_come[label] += 1
-    return counts, to_come
+            remaining[label] += 1
+    return counts, remaining

@@ -1,4 +1,4 @@
-"""What a study's pruning rules do to trials whose every fold is known: simulated ones, or recorded."""
+"""Replays a study's pruning rules on trials whose folds are all known: simulated or recorded ones."""
 
 from __future__ import annotations
 
@@ -24,14 +24,16 @@ SKILL, SKILL_DEVIATION, EASE_DEVIATION, FIT_DEVIATION = 3.5, 0.5, 1.5, 0.7
 
 @dataclass(frozen=True, kw_only=True)
 class Replay:
-    """What became of the trials."""
+    """The outcome of each trial."""
 
     folds: Sequence[int]
-    """How many each trial ran."""
+    """Number of folds that each trial ran."""
 
     pruned: dict[int, PruneDecision]
+    """Decision on each pruned trial, by its number."""
+
     named: int
-    """The trial that the study calls its best."""
+    """Number of the trial that the study names as its best."""
 
 
 def simulated_trials(
@@ -42,7 +44,7 @@ def simulated_trials(
     rng: np.random.Generator,
     rise: float = 0.0,
 ) -> list[Folds]:
-    """Made-up trials.
+    """Simulate trials.
 
     A clip of subject s is right in trial t with probability sigmoid(skill_t + ease_s + fit_ts):
 
@@ -51,14 +53,14 @@ def simulated_trials(
         ease_s    normal around 0, deviation 1.5: how easy a subject is, the same for all trials
         fit_ts    normal around 0, deviation 0.7: how well the configuration suits the subject
 
-    On CK+ that gives trials of 92 % on the average, and a best of 60 near the paper's 97.5 %.
+    On CK+ the trials have a mean accuracy of 92 %, and the best of 60 is near the paper's 97.5 %.
 
     Args:
-        clips_of_subject: how many clips each subject has.
-        fold_of_subject: the index of the fold that tests each subject.
-        trials: how many.
-        rng: what subjects and trials are drawn from.
-        rise: by how much skill grows from the first to the last trial.
+        clips_of_subject: number of clips of each subject.
+        fold_of_subject: index of the fold that tests each subject.
+        trials: number of trials.
+        rng: source of the random draws.
+        rise: growth of the skill from the first to the last trial.
     """
     clips, fold_of = np.asarray(clips_of_subject), np.asarray(fold_of_subject)
     ease = rng.normal(0, EASE_DEVIATION, len(clips))
@@ -72,14 +74,14 @@ def simulated_trials(
 
 
 def replay(spec: StudySpec, trials: Sequence[Folds]) -> Replay:
-    """Run trials one after the other and ask after each fold, as a coordinator with one worker does.
+    """Run trials one after the other and apply the rules after each fold, as with one worker.
 
     Args:
-        spec: its rules, protocol and fold order count.
-        trials: in the order in which they are run.
+        spec: gives the rules, the protocol and the fold order.
+        trials: in the order in which they run.
 
     Raises:
-        InvalidInput: a rule asks for UAR or UF1, for which correct clips are not enough.
+        InvalidInput: a rule needs UAR or UF1, which do not follow from correct clips.
     """
     by_index = _Complete(range(len(trials[0])))
     learnt: _Complete | None = None
@@ -164,5 +166,5 @@ class _Complete:
 
 def _no_confusion() -> Any:
     raise InvalidInput(
-        "a bound on uar or uf1 follows from confusion counts, and only correct clips are known", field="pruning"
+        "a bound on uar or uf1 needs confusion counts, and only correct clips are known", field="pruning"
     )

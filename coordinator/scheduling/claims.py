@@ -1,4 +1,4 @@
-"""Granting leases: which pending fold a worker gets, and what it is told to run."""
+"""Granting leases: which pending fold a worker gets, and the task that it runs."""
 
 from __future__ import annotations
 
@@ -74,24 +74,31 @@ def claim(
 ) -> FoldAssignment | None:
     """Lease a pending fold to a worker, or None when there is nothing to do now.
 
-    Folds of a running trial that nobody holds come first, then those of the next ready trial. The same `key`
-    gets the same lease. A worker runs one fold at a time: a claim with a new key gives back what it held.
-    `pod_uid` is of the Kubernetes pod that the worker runs in, noted when it is seen first.
+    Folds of a running trial that no worker holds come first, then those of the next ready trial. The same `key`
+    gets the same lease. A worker runs one fold at a time: a claim with a new key releases the fold that it
+    held.
+
+    Args:
+        session: its transaction.
+        request: what the worker can run.
+        key: idempotency key of the claim.
+        settings: of the coordinator.
+        pod_uid: uid of the worker's Kubernetes pod, recorded with the worker's first claim.
 
     Raises:
         LeaseSuperseded: `key` was answered with a lease that is no longer current.
-        StudyOver: the study that was named has ended.
-        NotFound: it does not exist.
-        CacheMismatch: the worker cannot read the cache of the study it named.
-        PlanNotSound: its device does not run the compute plan of the study it named.
-        WorkerDrained: the worker is to end.
+        StudyOver: the named study has ended.
+        NotFound: the named study does not exist.
+        CacheMismatch: the worker cannot read the cache of the named study.
+        PlanNotSound: its device does not run the compute plan of the named study soundly.
+        WorkerDrained: the worker was drained.
     """
     see_worker(session, request.worker, pod_uid)
     answered = session.get(ClaimRow, key)
     if answered is not None:
         return _replay_claim(session, answered, settings)
     if session.scalar(select(WorkerRow.drain).where(WorkerRow.id == request.worker.id)) is not None:
-        raise WorkerDrained(f"worker {request.worker.name} is to end: it was drained")
+        raise WorkerDrained(f"worker {request.worker.name} was drained and gets no more folds")
     if request.study is not None:
         _check_named_study(session, request.study, request)
     end_leases(session, LeaseRow.worker_id == request.worker.id, "superseded")
@@ -117,7 +124,7 @@ def grant_any(session: Session, request: ClaimRequest, settings: CoordinatorSett
             live < _workers_per_trial(),
             pending,
         )
-        # A trial left alone by its worker, then a new one, then one that can use help.
+        # A running trial without a worker, then a new one, then one that further workers can help with.
         .order_by(
             StudyRow.priority.desc(),
             case((live > 0, 2), (TrialRow.state == TrialState.READY, 1), else_=0),
@@ -139,50 +146,9 @@ def grant_any(session: Session, request: ClaimRequest, settings: CoordinatorSett
         following, _ = next_to_run(session, study, spec, trial)
         if following is not None:
             return grant_fold(session, study, trial, following, request.worker, settings)
-        # Its end locked its study; another study's is not to be wanted in the same transaction.
+        # The end of the trial locked its study, and one transaction must not lock two.
         wanted = wanted.where(StudyRow.id == study.id)
     return None
-
-
-def _live_leases() -> Select[int]:
-    """How many folds of the trial in the surrounding query are held."""
-    live = select(func.count()).select_from(LeaseRow).correlate(TrialRow)
-    return live.where(LeaseRow.trial_id == TrialRow.id, LeaseRow.outcome.is_(None))
-
-
-def _workers_per_trial() -> ColumnElement[int]:
-    # A study made before this setting was there has one.
-    return func.coalesce(type_coerce(StudyRow.spec, JSON)["workers_per_trial"].as_integer(), 1)
-
-
-def _supports_plan(plans: Sequence[ComputePlan]) -> ColumnElement[bool]:
-    precision = type_coerce(StudyRow.spec, JSON)["compute", "precision"].as_string()
-    compiled = type_coerce(StudyRow.spec, JSON)["compute", "compiled"].as_boolean()
-    return or_(false(), *(and_(precision == plan.precision, compiled.is_(plan.compiled)) for plan in plans))
-
-
-def _can_keep_models(keeps_models: bool) -> ColumnElement[bool]:
-    # What is trained on all clips is of use only where the model can be kept.
-    kind = type_coerce(StudyRow.spec, JSON)["protocol", "kind"].as_string()
-    return true() if keeps_models else kind != AllClips().kind
-
-
-def claim_for_same_study(worker: WorkerRow, study: StudyRow, spec: StudySpec) -> ClaimRequest:
-    """What a worker would claim that has just run a fold of this study."""
-    return ClaimRequest(
-        worker=WorkerInfo(id=worker.id, name=worker.name, device=worker.device),
-        study=study.name,
-        caches=(study.fingerprint,),
-        plans=(spec.compute,),
-        keeps_models=isinstance(spec.protocol, AllClips),
-    )
-
-
-def _has_room(session: Session, trial: TrialRow, spec: StudySpec) -> bool:
-    if TrialState(trial.state).over:
-        return False
-    held = session.scalar(_live_leases().where(LeaseRow.trial_id == trial.id).correlate(None))
-    return (held or 0) < spec.workers_per_trial
 
 
 def grant_fold(
@@ -193,7 +159,7 @@ def grant_fold(
     worker: WorkerInfo,
     settings: CoordinatorSettings,
 ) -> FoldAssignment:
-    """Lease this fold to a worker; the trial is running from then on."""
+    """Lease this fold to a worker, and set the trial running."""
     if trial.state != TrialState.RUNNING:
         trial.state = TrialState.RUNNING
     lease = new_lease(trial, following, worker.id, settings)
@@ -203,7 +169,7 @@ def grant_fold(
 
 
 def new_lease(trial: TrialRow, following: NextFold, worker_id: str, settings: CoordinatorSettings) -> NewLease:
-    """A lease of this fold with the next term, not stored yet."""
+    """A lease of this fold with the next term; the caller stores it."""
     return NewLease(
         id=str(uuid.uuid4()),
         trial_id=trial.id,
@@ -234,7 +200,7 @@ def assignment_of(
     lease: NewLease | LeaseRow,
     settings: CoordinatorSettings,
 ) -> FoldAssignment:
-    """The lease and the task of its fold, as the worker gets them."""
+    """The lease and the task of its fold, as they are sent to the worker."""
     split = study_split(session, study)[lease.fold]
     return FoldAssignment(
         lease=Lease(
@@ -245,6 +211,17 @@ def assignment_of(
             heartbeat_seconds=settings.heartbeat_seconds,
         ),
         **dict(fold_task(study, parsed_spec(study), trial, split)),
+    )
+
+
+def claim_for_same_study(worker: WorkerRow, study: StudyRow, spec: StudySpec) -> ClaimRequest:
+    """The claim of a worker that has just run a fold of this study, for another fold of it."""
+    return ClaimRequest(
+        worker=WorkerInfo(id=worker.id, name=worker.name, device=worker.device),
+        study=study.name,
+        caches=(study.fingerprint,),
+        plans=(spec.compute,),
+        keeps_models=isinstance(spec.protocol, AllClips),
     )
 
 
@@ -285,3 +262,33 @@ def _check_named_study(session: Session, name: str, request: ClaimRequest) -> No
             "compute.precision=fp32 and compute.compiled=false",
             field="plans",
         )
+
+
+def _live_leases() -> Select[int]:
+    """The number of live leases of the trial in the surrounding query."""
+    live = select(func.count()).select_from(LeaseRow).correlate(TrialRow)
+    return live.where(LeaseRow.trial_id == TrialRow.id, LeaseRow.outcome.is_(None))
+
+
+def _workers_per_trial() -> ColumnElement[int]:
+    # Studies that were stored before this setting existed have one.
+    return func.coalesce(type_coerce(StudyRow.spec, JSON)["workers_per_trial"].as_integer(), 1)
+
+
+def _supports_plan(plans: Sequence[ComputePlan]) -> ColumnElement[bool]:
+    precision = type_coerce(StudyRow.spec, JSON)["compute", "precision"].as_string()
+    compiled = type_coerce(StudyRow.spec, JSON)["compute", "compiled"].as_boolean()
+    return or_(false(), *(and_(precision == plan.precision, compiled.is_(plan.compiled)) for plan in plans))
+
+
+def _can_keep_models(keeps_models: bool) -> ColumnElement[bool]:
+    # Training on all clips is useful only where the model can be kept.
+    kind = type_coerce(StudyRow.spec, JSON)["protocol", "kind"].as_string()
+    return true() if keeps_models else kind != AllClips().kind
+
+
+def _has_room(session: Session, trial: TrialRow, spec: StudySpec) -> bool:
+    if TrialState(trial.state).over:
+        return False
+    held = session.scalar(_live_leases().where(LeaseRow.trial_id == trial.id).correlate(None))
+    return (held or 0) < spec.workers_per_trial

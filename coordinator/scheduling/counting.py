@@ -39,19 +39,57 @@ from services.contracts import (
 from services.pruning.rule import TrialProgress
 
 log = structlog.get_logger()
+_NEXT_FOLD = (
+    select(
+        FoldRow.fold,
+        FoldRow.term,
+        select(func.array_agg(TrialRow.id))
+        .where(
+            TrialRow.study_id == bindparam("study_id"),
+            TrialRow.parameters_hash == bindparam("parameters_hash"),
+            TrialRow.id != bindparam("trial_id"),
+        )
+        .scalar_subquery(),
+    )
+    .where(FoldRow.trial_id == bindparam("trial_id"), FoldRow.state == PENDING)
+    # Without an order, folds run by index.
+    .order_by(func.array_position(bindparam("order", type_=ARRAY(Integer)), FoldRow.fold), FoldRow.fold)
+    .limit(1)
+)
+# Not joined to the above: PostgreSQL would keep a plan from when there were few results, and scan many by it.
+_EQUAL = (
+    select(ResultRow)
+    .where(
+        ResultRow.trial_id.in_(bindparam("trials", expanding=True)),
+        ResultRow.fold == bindparam("fold"),
+        ResultRow.reused_from.is_(None),
+    )
+    .order_by(ResultRow.trial_id)
+    .limit(1)
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NextFold:
+    """A pending fold whose trial is locked."""
+
+    fold: int
+    last_term: int
+    equal: ResultRow | None = None
+    """Result of a trial with equal parameters that ran this fold, if the study reuses folds."""
 
 
 def next_to_run(
     session: Session, study: StudyRow, spec: StudySpec, trial: TrialRow
 ) -> tuple[NextFold | None, Verdict | None]:
-    """Count the trial's next folds as long as a trial with equal parameters has run them.
+    """Count the trial's next folds while a trial with equal parameters has run them.
 
-    Equal parameters mean equal seeds on equal clips, so running them again would give the same results. They
-    are judged one by one, as if they were.
+    Equal parameters mean equal seeds on equal clips, so running these folds again would give the same results.
+    The trial is judged after each of them, as if it had run it.
 
     Returns:
-        The fold to run next, None when the trial has ended or others hold the rest; and the verdict on the
-        last one counted, if any.
+        The fold to run next, None when the trial has ended or other workers hold the remaining folds; and the
+        verdict on the last fold counted, if any.
     """
     if trial.state == TrialState.READY:
         trial.learnt_order = study.fold_order is not None
@@ -68,76 +106,15 @@ def next_to_run(
     return None, verdict
 
 
-@dataclass(frozen=True, kw_only=True)
-class NextFold:
-    """A pending fold whose trial is locked."""
-
-    fold: int
-    last_term: int
-    equal: ResultRow | None = None
-    """What a trial with equal parameters got when it ran this fold, where that may be used."""
-
-
 def known_next_fold(
     session: Session, study: StudyRow, spec: StudySpec, trial: TrialRow, held: HeldLease
 ) -> NextFold | None:
-    """The trial's next fold by what was read with the lease; None where that does not say it."""
+    """The trial's next fold according to what was read with the lease; None where that is not enough."""
     if not held.pending or (held.has_equals and spec.economies.reuse_folds):
         return None
     order = fold_order.order_of(session, study, trial)
     fold = next(fold for fold in order if fold in held.pending)
     return NextFold(fold=fold, last_term=held.pending[fold])
-
-
-def _next_fold(session: Session, study: StudyRow, spec: StudySpec, trial: TrialRow) -> NextFold | None:
-    found = session.execute(
-        _NEXT_FOLD,
-        {
-            "study_id": study.id,
-            "trial_id": trial.id,
-            "parameters_hash": trial.parameters_hash,
-            "order": list(fold_order.order_of(session, study, trial)) if trial.learnt_order else None,
-        },
-    ).one_or_none()
-    if found is None:
-        return None
-    fold, last_term, equal_trials = found
-    equal = None
-    if equal_trials and spec.economies.reuse_folds:
-        equal = session.scalar(_EQUAL, {"trials": equal_trials, "fold": fold})
-    return NextFold(fold=fold, last_term=last_term, equal=equal)
-
-
-_NEXT_FOLD = (
-    select(
-        FoldRow.fold,
-        FoldRow.term,
-        select(func.array_agg(TrialRow.id))
-        .where(
-            TrialRow.study_id == bindparam("study_id"),
-            TrialRow.parameters_hash == bindparam("parameters_hash"),
-            TrialRow.id != bindparam("trial_id"),
-        )
-        .scalar_subquery(),
-    )
-    .where(FoldRow.trial_id == bindparam("trial_id"), FoldRow.state == PENDING)
-    # Without an order, by index.
-    .order_by(func.array_position(bindparam("order", type_=ARRAY(Integer)), FoldRow.fold), FoldRow.fold)
-    .limit(1)
-)
-
-
-# Not joined to the above: PostgreSQL keeps a plan from when there were few results, and then looks through all.
-_EQUAL = (
-    select(ResultRow)
-    .where(
-        ResultRow.trial_id.in_(bindparam("trials", expanding=True)),
-        ResultRow.fold == bindparam("fold"),
-        ResultRow.reused_from.is_(None),
-    )
-    .order_by(ResultRow.trial_id)
-    .limit(1)
-)
 
 
 def judge(
@@ -148,7 +125,16 @@ def judge(
     row: ResultRow,
     before: Sequence[FoldCount],
 ) -> Verdict:
-    """Decide on a trial by a fold that is done and not stored yet; `before` was done already."""
+    """Decide on a trial after a fold whose result, `row`, is not stored yet.
+
+    Args:
+        session: only read from.
+        study: of the trial.
+        spec: of the study.
+        trial: whose lock the transaction holds.
+        row: the new result.
+        before: the trial's other finished folds.
+    """
     done = [*before, FoldCount(fold=row.fold, correct=row.correct, clips=row.clips)]
     order = fold_order.order_of(session, study, trial)
     progress = TrialProgress(
@@ -178,9 +164,9 @@ def record_result(
     verdict: Verdict,
     lease_of_next: NewLease | None = None,
 ) -> None:
-    """Store the result of a fold with the verdict on its trial, which may end it, and the lease of its next."""
+    """Store the result of a fold with the verdict, which may end the trial, and the lease of the next fold."""
     row.verdict = verdict.model_dump(mode="json")
-    told = {
+    event = {
         "trial": trial.number,
         "fold": row.fold,
         "correct": row.correct,
@@ -188,7 +174,7 @@ def record_result(
         "trial_accuracy": verdict.trial_accuracy,
         "reused": row.reused_from is not None,
     }
-    count_fold(session, study.id, row, told, lease_of_next)
+    count_fold(session, study.id, row, event, lease_of_next)
     if verdict.decision == "complete":
         lock_study(session, study.id)
         trial.value, trial.completed = verdict.trial_accuracy, next_completed(session, study.id)
@@ -208,3 +194,22 @@ def record_result(
         trial_accuracy=round(verdict.trial_accuracy, 4),
         decision=verdict.decision,
     )
+
+
+def _next_fold(session: Session, study: StudyRow, spec: StudySpec, trial: TrialRow) -> NextFold | None:
+    found = session.execute(
+        _NEXT_FOLD,
+        {
+            "study_id": study.id,
+            "trial_id": trial.id,
+            "parameters_hash": trial.parameters_hash,
+            "order": list(fold_order.order_of(session, study, trial)) if trial.learnt_order else None,
+        },
+    ).one_or_none()
+    if found is None:
+        return None
+    fold, last_term, equal_trials = found
+    equal = None
+    if equal_trials and spec.economies.reuse_folds:
+        equal = session.scalar(_EQUAL, {"trials": equal_trials, "fold": fold})
+    return NextFold(fold=fold, last_term=last_term, equal=equal)

@@ -23,24 +23,22 @@ from services.contracts import (
 
 log = structlog.get_logger()
 
-
 MAX_EXPIRED_LEASES = 3
-"""So many leases of one fold that lapsed without a word fail the fold: it kills its workers."""
-
+"""Expired leases after which a fold fails; we assume that it crashes its worker."""
 
 MAX_TRIAL_FAILURES = 2
-"""So many reports that a trial itself is at fault fail it: one may be a broken worker."""
+"""Reports of kind `trial` after which a trial fails; a single one may come from a broken worker."""
 
 
 def fail(session: Session, key: LeaseKey, failure: Failure) -> None:
-    """Take note that a fold could not be run.
+    """Record that a worker could not run a fold.
 
-    `environment`: the worker's fault; the fold is pending again. `trial`: the configuration's fault; the
-    second such report fails the trial.
+    Kind `environment` is the worker's fault: the fold is pending again. Kind `trial` is the configuration's
+    fault: the fold is pending again, until `MAX_TRIAL_FAILURES` such reports fail the trial.
 
     Raises:
-        NotFound, TokenRefused: no such lease, or not its secret.
-        LeaseSuperseded: the fold is someone else's by now.
+        NotFound, TokenRefused: no such lease, or not its term and secret.
+        LeaseSuperseded: the fold was granted again, is counted, or its trial has ended.
     """
     held = authorise(session, key)
     lease, trial = held.lease, held.trial
@@ -57,17 +55,17 @@ def fail(session: Session, key: LeaseKey, failure: Failure) -> None:
 
 
 def expired_leases(session: Session) -> Sequence[str]:
-    """Ids of the live leases whose time is over."""
+    """Ids of the live leases that are past their expiry time."""
     return session.scalars(
         select(LeaseRow.id).where(LeaseRow.outcome.is_(None), LeaseRow.expires_at < func.clock_timestamp())
     ).all()
 
 
 def expire(session: Session, lease_id: str) -> None:
-    """End a lease if its time is still over.
+    """End a lease if it is still past its expiry time.
 
-    The fold is pending again, unless too many of its leases lapsed: then it and its trial have failed.
-    One lease per transaction, so that no two trials are locked together.
+    The fold is pending again, unless `MAX_EXPIRED_LEASES` of its leases have expired: then the fold and its
+    trial fail. Use one transaction for each lease, so that no two trials are locked together.
     """
     lease = session.get_one(LeaseRow, lease_id)
     trial = lock_trial(session, lease.trial_id)
@@ -80,7 +78,7 @@ def expire(session: Session, lease_id: str) -> None:
     end_lease(session, lease, "lapsed")
     log.warning("lease_lapsed", trial=trial.number, fold=lease.fold, term=lease.term, worker=lease.worker_id)
     if _count_outcomes(session, trial.id, lease.fold, "lapsed") >= MAX_EXPIRED_LEASES:
-        reason = f"{MAX_EXPIRED_LEASES} leases of fold {lease.fold} lapsed without a word"
+        reason = f"{MAX_EXPIRED_LEASES} leases of fold {lease.fold} expired"
         fail_trial(session, trial, lease.fold, reason)
 
 

@@ -1,4 +1,4 @@
-"""The lease: its key, its fence, heartbeats, and its end."""
+"""Leases: their keys, the fence that every call on one must pass, heartbeats, and their end."""
 
 from __future__ import annotations
 
@@ -48,33 +48,114 @@ from services.errors import (
 
 log = structlog.get_logger()
 
+# Not a parameter: a prepared plan can then use the index of the folds that are not done.
+PENDING: ColumnElement[str] = literal_column(f"'{FoldState.PENDING.value}'")
+"""The state as it stands in SQL."""
+
+Outcome = Literal["done", "lapsed", "released", "environment", "trial", "abandoned", "superseded"]
+"""How a lease can end; `lapsed` is stored for one that expired."""
+
+_LOCK_BY_LEASE = (
+    select(TrialRow.id)
+    .where(
+        TrialRow.id == select(LeaseRow.trial_id).where(LeaseRow.id == bindparam("lease_id")).scalar_subquery()
+    )
+    .with_for_update()
+)
+_Done, _Pending, _Equal = aliased(ResultRow), aliased(FoldRow), aliased(TrialRow)
+_HELD = (
+    select(
+        LeaseRow,
+        TrialRow,
+        FoldRow,
+        ResultRow,
+        StudyRow,
+        WorkerRow,
+        select(type_coerce(func.json_agg(func.json_build_array(_Done.fold, _Done.correct, _Done.clips)), JSON))
+        .where(_Done.trial_id == LeaseRow.trial_id)
+        .scalar_subquery(),
+        select(type_coerce(func.json_agg(func.json_build_array(_Pending.fold, _Pending.term)), JSON))
+        # The fold of an expired lease is pending too, and this call's late result makes it done.
+        .where(
+            _Pending.trial_id == LeaseRow.trial_id,
+            _Pending.fold != LeaseRow.fold,
+            _Pending.state == PENDING,
+        )
+        .scalar_subquery(),
+        exists().where(
+            _Equal.study_id == TrialRow.study_id,
+            _Equal.parameters_hash == TrialRow.parameters_hash,
+            _Equal.id != TrialRow.id,
+        ),
+    )
+    .join(TrialRow, TrialRow.id == LeaseRow.trial_id)
+    .join(FoldRow, and_(FoldRow.trial_id == LeaseRow.trial_id, FoldRow.fold == LeaseRow.fold))
+    .outerjoin(ResultRow, and_(ResultRow.trial_id == FoldRow.trial_id, ResultRow.fold == FoldRow.fold))
+    .join(StudyRow, StudyRow.id == TrialRow.study_id)
+    .join(WorkerRow, WorkerRow.id == LeaseRow.worker_id)
+    .where(LeaseRow.id == bindparam("lease_id"))
+    # Columns that no call on a lease needs are not read, because each costs time.
+    .options(
+        load_only(
+            LeaseRow.trial_id,
+            LeaseRow.fold,
+            LeaseRow.term,
+            LeaseRow.secret,
+            LeaseRow.worker_id,
+            LeaseRow.outcome,
+            LeaseRow.message,
+            LeaseRow.step,
+        ),
+        load_only(ResultRow.lease_id, ResultRow.sha256, ResultRow.verdict),
+        load_only(WorkerRow.name, WorkerRow.device, WorkerRow.drain),
+        defer(StudyRow.reason),
+        defer(StudyRow.started_at),
+        defer(TrialRow.created_at),
+        defer(TrialRow.ended_at),
+    )
+    .execution_options(populate_existing=True)
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class LeaseKey:
-    """What a worker shows with every call on its lease."""
+    """What a worker sends with every call on its lease."""
 
     id: str
     term: int
     secret: str
 
 
-# Not a parameter: a plan that is kept can then use the index of the folds that are not done.
-PENDING: ColumnElement[str] = literal_column(f"'{FoldState.PENDING.value}'")
+@dataclass(frozen=True, kw_only=True)
+class HeldLease:
+    """A lease and the rows that a call on it needs, read while its trial is locked."""
 
+    lease: LeaseRow
+    trial: TrialRow
+    fold: FoldRow
+    result: ResultRow | None
+    study: StudyRow
+    worker: WorkerRow
+    done: Sequence[FoldCount]
+    """Finished folds of the trial."""
 
-Outcome = Literal["done", "lapsed", "released", "environment", "trial", "abandoned", "superseded"]
+    pending: dict[int, int]
+    """The last term of each other pending fold of the trial."""
+
+    has_equals: bool
+    """Whether the study has other trials with equal parameters."""
 
 
 def heartbeat(
     session: Session, key: LeaseKey, beat: Heartbeat, settings: CoordinatorSettings
 ) -> HeartbeatReply:
-    """Renew a lease whose worker makes progress, and tell the worker what to do.
+    """Renew a lease whose worker makes progress, and reply with what the worker should do.
 
-    A step counter that stands still for longer than the stall limit is not renewed. A lease that lapsed and
-    was not granted again is taken up anew.
+    A lease whose step counter stays the same for longer than `settings.stall_seconds` is not renewed. A lease
+    that expired becomes live again if its fold was not granted again.
 
     Raises:
-        NotFound, TokenRefused: no such lease, or not its secret.
+        NotFound, TokenRefused: no such lease, or not its term and secret.
     """
     held = authorise(session, key)
     lease, trial = held.lease, held.trial
@@ -116,10 +197,10 @@ def heartbeat(
 
 
 def release(session: Session, key: LeaseKey) -> None:
-    """Give a fold back unharmed: a worker that shuts down, or that changed its mind.
+    """Release a fold, as a worker does that shuts down: the fold is pending again and counts no failure.
 
     Raises:
-        NotFound, TokenRefused: no such lease, or not its secret.
+        NotFound, TokenRefused: no such lease, or not its term and secret.
     """
     held = authorise(session, key)
     if held.lease.outcome is None:
@@ -128,9 +209,53 @@ def release(session: Session, key: LeaseKey) -> None:
 
 
 def abandon_leases(session: Session, study: StudyRow) -> None:
-    """End the live leases of a study; their workers learn it with their next word."""
+    """End the live leases of a study; their workers learn it from the reply to their next call."""
     of_study = select(TrialRow.id).where(TrialRow.study_id == study.id)
     end_leases(session, LeaseRow.trial_id.in_(of_study), "abandoned")
+
+
+def authorise(session: Session, key: LeaseKey) -> HeldLease:
+    """Lock the trial of a lease and read what a call on the lease needs.
+
+    Raises:
+        NotFound: there is no such lease.
+        TokenRefused: the key has another term or secret.
+    """
+    if session.execute(_LOCK_BY_LEASE, {"lease_id": key.id}).one_or_none() is None:
+        raise NotFound(f"there is no lease {key.id}", field="lease")
+    # Read after the lock: before it, other transactions may have changed all of these rows.
+    held = session.execute(_HELD, {"lease_id": key.id}).one()
+    lease, trial, fold, result, study, worker, done, pending, has_equals = held
+    if lease.term != key.term or not compare_digest(lease.secret.encode(), key.secret.encode()):
+        raise TokenRefused(f"term or secret of lease {key.id} is wrong", field="lease")
+    return HeldLease(
+        lease=lease,
+        trial=trial,
+        fold=fold,
+        result=result,
+        study=study,
+        worker=worker,
+        done=[FoldCount(fold=fold, correct=correct, clips=clips) for fold, correct, clips in done or ()],
+        pending=dict(pending or ()),
+        has_equals=has_equals,
+    )
+
+
+def check_current(held: HeldLease) -> None:
+    """Reject a call on a lease that no longer counts: the fence.
+
+    Raises:
+        LeaseSuperseded: the trial has ended, the fold is counted, or it was granted again.
+    """
+    lease, trial, fold = held.lease, held.trial, held.fold
+    if TrialState(trial.state).over:
+        raise LeaseSuperseded(f"trial {trial.number} is already {trial.state}")
+    if fold.state == FoldState.DONE:
+        raise LeaseSuperseded(f"fold {lease.fold} of trial {trial.number} is already counted")
+    if fold.term != lease.term or lease.outcome == "superseded":
+        raise LeaseSuperseded(
+            f"fold {lease.fold} of trial {trial.number} was granted again in term {fold.term}"
+        )
 
 
 def end_leases(session: Session, which: ColumnElement[bool], outcome: Outcome) -> None:
@@ -138,7 +263,7 @@ def end_leases(session: Session, which: ColumnElement[bool], outcome: Outcome) -
     live = select(LeaseRow).where(which, LeaseRow.outcome.is_(None)).order_by(LeaseRow.trial_id)
     for lease in session.scalars(live).all():
         lock_trial(session, lease.trial_id)
-        # It may have ended, and its fold been granted again, before the lock was ours.
+        # Before this transaction had the lock, the lease may have ended and its fold been granted again.
         session.refresh(lease)
         if lease.outcome is None:
             end_lease(session, lease, outcome)
@@ -161,136 +286,6 @@ def end_lease(session: Session, lease: LeaseRow, outcome: Outcome) -> None:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class HeldLease:
-    """What a call on a lease is about, read while its trial is locked."""
-
-    lease: LeaseRow
-    trial: TrialRow
-    fold: FoldRow
-    result: ResultRow | None
-    study: StudyRow
-    worker: WorkerRow
-    done: Sequence[FoldCount]
-    """Finished folds of the trial."""
-
-    pending: dict[int, int]
-    """The last term of each other pending fold of the trial."""
-
-    has_equals: bool
-    """Whether the study has other trials with equal parameters."""
-
-
-_Done, _Pending, _Equal = aliased(ResultRow), aliased(FoldRow), aliased(TrialRow)
-
-
-def authorise(session: Session, key: LeaseKey) -> HeldLease:
-    """Lock the trial of a lease and read what a call on the lease needs.
-
-    Raises:
-        NotFound: there is no such lease.
-        TokenRefused: its term or secret is another.
-    """
-    if session.execute(_LOCK_BY_LEASE, {"lease_id": key.id}).one_or_none() is None:
-        raise NotFound(f"there is no lease {key.id}", field="lease")
-    # Asked only now: before the lock was ours, others may have changed all of it.
-    held = session.execute(_HELD, {"lease_id": key.id}).one()
-    lease, trial, fold, result, study, worker, done, pending, has_equals = held
-    if lease.term != key.term or not compare_digest(lease.secret.encode(), key.secret.encode()):
-        raise TokenRefused(f"term or secret of lease {key.id} is wrong", field="lease")
-    return HeldLease(
-        lease=lease,
-        trial=trial,
-        fold=fold,
-        result=result,
-        study=study,
-        worker=worker,
-        done=[FoldCount(fold=fold, correct=correct, clips=clips) for fold, correct, clips in done or ()],
-        pending=dict(pending or ()),
-        has_equals=has_equals,
-    )
-
-
-_LOCK_BY_LEASE = (
-    select(TrialRow.id)
-    .where(
-        TrialRow.id == select(LeaseRow.trial_id).where(LeaseRow.id == bindparam("lease_id")).scalar_subquery()
-    )
-    .with_for_update()
-)
-
-
-_HELD = (
-    select(
-        LeaseRow,
-        TrialRow,
-        FoldRow,
-        ResultRow,
-        StudyRow,
-        WorkerRow,
-        select(type_coerce(func.json_agg(func.json_build_array(_Done.fold, _Done.correct, _Done.clips)), JSON))
-        .where(_Done.trial_id == LeaseRow.trial_id)
-        .scalar_subquery(),
-        select(type_coerce(func.json_agg(func.json_build_array(_Pending.fold, _Pending.term)), JSON))
-        # That of a lease that lapsed is pending too, and done with the result that comes late.
-        .where(
-            _Pending.trial_id == LeaseRow.trial_id,
-            _Pending.fold != LeaseRow.fold,
-            _Pending.state == PENDING,
-        )
-        .scalar_subquery(),
-        exists().where(
-            _Equal.study_id == TrialRow.study_id,
-            _Equal.parameters_hash == TrialRow.parameters_hash,
-            _Equal.id != TrialRow.id,
-        ),
-    )
-    .join(TrialRow, TrialRow.id == LeaseRow.trial_id)
-    .join(FoldRow, and_(FoldRow.trial_id == LeaseRow.trial_id, FoldRow.fold == LeaseRow.fold))
-    .outerjoin(ResultRow, and_(ResultRow.trial_id == FoldRow.trial_id, ResultRow.fold == FoldRow.fold))
-    .join(StudyRow, StudyRow.id == TrialRow.study_id)
-    .join(WorkerRow, WorkerRow.id == LeaseRow.worker_id)
-    .where(LeaseRow.id == bindparam("lease_id"))
-    # Columns that no call on a lease asks for are not read: each costs.
-    .options(
-        load_only(
-            LeaseRow.trial_id,
-            LeaseRow.fold,
-            LeaseRow.term,
-            LeaseRow.secret,
-            LeaseRow.worker_id,
-            LeaseRow.outcome,
-            LeaseRow.message,
-            LeaseRow.step,
-        ),
-        load_only(ResultRow.lease_id, ResultRow.sha256, ResultRow.verdict),
-        load_only(WorkerRow.name, WorkerRow.device, WorkerRow.drain),
-        defer(StudyRow.reason),
-        defer(StudyRow.started_at),
-        defer(TrialRow.created_at),
-        defer(TrialRow.ended_at),
-    )
-    .execution_options(populate_existing=True)
-)
-
-
-def check_current(held: HeldLease) -> None:
-    """Refuse a call on a lease that no longer counts: the fence.
-
-    Raises:
-        LeaseSuperseded: the trial has ended, the fold is counted, or it was granted again.
-    """
-    lease, trial, fold = held.lease, held.trial, held.fold
-    if TrialState(trial.state).over:
-        raise LeaseSuperseded(f"trial {trial.number} is already {trial.state}")
-    if fold.state == FoldState.DONE:
-        raise LeaseSuperseded(f"fold {lease.fold} of trial {trial.number} is already counted")
-    if fold.term != lease.term or lease.outcome == "superseded":
-        raise LeaseSuperseded(
-            f"fold {lease.fold} of trial {trial.number} was granted again in term {fold.term}"
-        )
-
-
 def lock_trial(session: Session, trial_id: int) -> TrialRow:
-    """A trial as it is now, locked until the transaction ends."""
+    """Lock a trial until the transaction ends, and read it as it is now."""
     return session.get_one(TrialRow, trial_id, with_for_update=True, populate_existing=True)

@@ -48,17 +48,22 @@ def report(
 ) -> Verdict:
     """Count a fold: store its result, decide on its trial and grant the worker's next fold.
 
-    The trial's next folds are counted too as far as an equal trial has run them; the verdict is that on the
-    last. The same result again gets the stored verdict, without a next fold.
+    Folds of the trial that a trial with equal parameters has run are counted too, up to the first that it has
+    not run; the verdict is the one on the last fold counted. A retry with the same result gets the stored
+    verdict, without a next fold.
 
     Args:
-        more: False when the worker is leaving and wants no next fold.
+        session: its transaction.
+        key: of the lease.
+        result: what the fold gave.
+        settings: of the coordinator.
+        more: False when the worker ends and wants no next fold.
 
     Raises:
-        LeaseSuperseded: the fold was granted to someone else, or its trial has ended.
-        ResultConflict: another result was already stored for this lease.
+        LeaseSuperseded: the fold was granted again, is counted, or its trial has ended.
+        ResultConflict: another result is already stored for this lease.
         InvalidInput: the result does not fit the fold's clips and classes, or is that of another task.
-        NotFound, TokenRefused: no such lease, or not its secret.
+        NotFound, TokenRefused: no such lease, or not its term and secret.
     """
     held = authorise(session, key)
     lease, trial, study = held.lease, held.trial, held.study
@@ -68,7 +73,7 @@ def report(
     if stored is not None and stored.lease_id == lease.id:
         if stored.sha256 != sha256:
             log.error("result_conflict", lease=lease.id, trial_id=trial.id, fold=lease.fold)
-            raise ResultConflict(f"another result of lease {lease.id} is already stored; this one is refused")
+            raise ResultConflict(f"another result of lease {lease.id} is already stored; this one was rejected")
         return Verdict.model_validate(stored.verdict)
     check_current(held)
     spec = parsed_spec(study)
@@ -78,19 +83,19 @@ def report(
     row = score_result(study, spec, trial, split, result)
     row.lease_id, row.payload, row.sha256 = lease.id, payload, sha256
     verdict = judge(session, study, spec, trial, row, held.done)
-    goes_on = verdict.decision == "continue"
-    stays = more and held.worker.drain is None and (not goes_on or study.state == StudyState.RUNNING)
-    following = known_next_fold(session, study, spec, trial, held) if stays and goes_on else None
-    # Mostly there is one, and the fold is counted and the next leased in one statement.
+    continues = verdict.decision == "continue"
+    wants_more = more and held.worker.drain is None and (not continues or study.state == StudyState.RUNNING)
+    following = known_next_fold(session, study, spec, trial, held) if wants_more and continues else None
+    # Mostly there is one; then the fold is counted and the next is leased in one statement.
     lease_of_next = None if following is None else new_lease(trial, following, held.worker.id, settings)
     record_result(session, study, trial, row, verdict, lease_of_next)
-    if not stays:
+    if not wants_more:
         return verdict
     if lease_of_next is not None:
         log_granted(study, trial, lease_of_next, held.worker.name)
         assignment = assignment_of(session, study, trial, lease_of_next, settings)
         return verdict.model_copy(update={"next": assignment})
-    if goes_on:
+    if continues:
         following, reused = next_to_run(session, study, spec, trial)
         if reused is not None:
             verdict = reused

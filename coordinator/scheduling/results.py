@@ -30,10 +30,11 @@ from services.seeds import sha256_of
 def imported_result(
     study: StudyRow, spec: StudySpec, trial: TrialRow, split: StudyFoldRow, payload: dict[str, Any]
 ) -> ResultRow:
-    """Another coordinator's result, checked and scored as `report` does it; not added to a session.
+    """Build an unsaved row from another coordinator's result, checked and scored as in a report.
 
     Raises:
-        InvalidInput: it is no result, does not fit the fold's clips and classes, or is that of another task.
+        InvalidInput: `payload` is not a result, does not fit the fold's clips and classes, or is the result of
+            another task.
     """
     try:
         result = FoldResult.model_validate(payload)
@@ -46,7 +47,7 @@ def imported_result(
 
 
 def reused_result(trial: TrialRow, ran: ResultRow) -> ResultRow:
-    """The result of a fold that a trial with equal parameters ran, for `trial`; not added to a session."""
+    """Build an unsaved row for `trial` from the result `ran` of a trial with equal parameters."""
     return ResultRow(
         trial_id=trial.id,
         fold=ran.fold,
@@ -63,7 +64,7 @@ def reused_result(trial: TrialRow, ran: ResultRow) -> ResultRow:
 def score_result(
     study: StudyRow, spec: StudySpec, trial: TrialRow, split: StudyFoldRow, result: FoldResult
 ) -> ResultRow:
-    """What a result is worth; where it comes from is its caller's to say."""
+    """Build an unsaved row with best epoch, counts and confusion matrix; the caller sets its origin."""
     epochs = [epoch.predicted for epoch in result.epochs]
     first = _first_eligible_epoch(spec.protocol, len(epochs))
     best, correct = scores.best_epoch(split.labels, epochs[first:])
@@ -78,6 +79,35 @@ def score_result(
     )
 
 
+def check_result(result: FoldResult, split: StudyFoldRow, task: FoldTask) -> None:
+    """Reject a result that is not of this task.
+
+    Raises:
+        InvalidInput: its message names the field that does not fit.
+    """
+    if (result.model is not None) != task.trains_on_all:
+        problem = (
+            f"names no model; the fold {task.fold_name!r} trains on all clips and must keep one"
+            if task.trains_on_all
+            else f"names a model; the fold {task.fold_name!r} does not train on all clips and keeps none"
+        )
+        raise InvalidInput(f"model: the result {problem}", field="model")
+    for field in ("fingerprint", "split_hash", "seed", "compute"):
+        reported, leased = getattr(result.provenance, field), getattr(task, field)
+        if reported != leased:
+            where = f"provenance.{field}"
+            raise InvalidInput(f"{where} is {reported!r}, the fold was leased with {leased!r}", field=where)
+    clips, classes = len(split.labels), len(task.classes)
+    for number, epoch in enumerate(result.epochs):
+        where = f"epochs.{number}"
+        if len(epoch.predicted) != clips or len(epoch.probabilities) != clips:
+            raise InvalidInput(f"{where} must have one prediction for each of {clips} test clips", field=where)
+        if any(not 0 <= label < classes for label in epoch.predicted):
+            raise InvalidInput(f"{where} predicts a label outside 0..{classes - 1}", field=where)
+        if any(len(row) != classes for row in epoch.probabilities):
+            raise InvalidInput(f"{where} must have one probability for each of {classes} classes", field=where)
+
+
 def _first_eligible_epoch(protocol: SplitProtocol, epochs: int) -> int:
     match protocol:
         case AllClips() | HeldOut():
@@ -87,30 +117,3 @@ def _first_eligible_epoch(protocol: SplitProtocol, epochs: int) -> int:
             return 0
         case _:
             assert_never(protocol)
-
-
-def check_result(result: FoldResult, split: StudyFoldRow, task: FoldTask) -> None:
-    """Refuse a result that is not of this task.
-
-    Raises:
-        InvalidInput: naming the field that does not fit.
-    """
-    if (result.model is not None) != task.trains_on_all:
-        what = "names no model" if task.trains_on_all else "names a model"
-        raise InvalidInput(
-            f"model: the result {what}, and the fold {task.fold_name!r} is otherwise", field="model"
-        )
-    for field in ("fingerprint", "split_hash", "seed", "compute"):
-        said, asked = getattr(result.provenance, field), getattr(task, field)
-        if said != asked:
-            where = f"provenance.{field}"
-            raise InvalidInput(f"{where} is {said!r}, the fold was leased with {asked!r}", field=where)
-    clips, classes = len(split.labels), len(task.classes)
-    for number, epoch in enumerate(result.epochs):
-        where = f"epochs.{number}"
-        if len(epoch.predicted) != clips or len(epoch.probabilities) != clips:
-            raise InvalidInput(f"{where} has not one prediction for each of {clips} test clips", field=where)
-        if any(not 0 <= label < classes for label in epoch.predicted):
-            raise InvalidInput(f"{where} predicts a label outside 0..{classes - 1}", field=where)
-        if any(len(row) != classes for row in epoch.probabilities):
-            raise InvalidInput(f"{where} has not one probability for each of {classes} classes", field=where)

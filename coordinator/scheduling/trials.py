@@ -42,8 +42,8 @@ log = structlog.get_logger()
 def add_trial(session: Session, study: StudyRow, parameters: dict[str, Any], number: int) -> TrialRow | None:
     """Add a ready trial with its folds, unless the study's budget is spent or the number is taken.
 
-    Locks the study's row, so two callers cannot overrun the budget together, and none adds to a study that
-    has ended.
+    Locks the study's row, so that two callers cannot exceed the budget together, and no caller adds a trial to
+    a study that has ended.
     """
     study = lock_study(session, study.id)
     if study.state != StudyState.RUNNING:
@@ -68,7 +68,7 @@ def add_trial(session: Session, study: StudyRow, parameters: dict[str, Any], num
 
 
 def cancel_trial(session: Session, trial_id: int, reason: str) -> None:
-    """End a trial of a stopped study, and its leases, if it has not ended. One trial per transaction."""
+    """Cancel a trial and its leases if it has not ended. Use one transaction for each trial."""
     trial = lock_trial(session, trial_id)
     if not TrialState(trial.state).over:
         end_trial(session, trial, TrialState.CANCELLED, reason)
@@ -77,7 +77,7 @@ def cancel_trial(session: Session, trial_id: int, reason: str) -> None:
 def overdue_trials(session: Session) -> Sequence[tuple[int, str]]:
     """Ids of the running trials that are past their study's `trial_seconds`, and the reason to cancel them.
 
-    The time of a trial runs from its first lease, through pauses too.
+    The time of a trial counts from its first lease and includes pauses.
     """
     limit = type_coerce(StudyRow.spec, JSON)["trial_seconds"].as_float()
     begun = select(func.min(LeaseRow.granted_at)).where(LeaseRow.trial_id == TrialRow.id).scalar_subquery()
@@ -96,7 +96,7 @@ def overdue_trials(session: Session) -> Sequence[tuple[int, str]]:
 
 
 def complete_if_done(session: Session, study_id: int) -> None:
-    """Complete a running study whose whole budget of trials has ended."""
+    """Complete a running or paused study if all trials of its budget have ended."""
     study = lock_study(session, study_id)
     if study.state not in {StudyState.RUNNING, StudyState.PAUSED}:
         return
@@ -120,7 +120,7 @@ def fail_trial(session: Session, trial: TrialRow, fold: int, reason: str) -> Non
 
 
 def end_trial(session: Session, trial: TrialRow, state: TrialState, reason: str | None) -> None:
-    """End a trial and its live leases, publish it, and complete its study if it was the last."""
+    """End a trial and its live leases, publish its end, and complete its study if it was the last trial."""
     trial.state = state
     trial.end_reason = reason
     for lease in session.scalars(

@@ -29,60 +29,11 @@ from services.errors import (
 
 log = structlog.get_logger()
 
-
 WORKER_NAME_TTL_SECONDS = 100.0
-"""A worker that was not heard of for so long, over three heartbeats, is not meant by its name."""
-
+"""Seconds without contact, over three heartbeats, after which a worker can be drained only by its id."""
 
 LAST_SEEN_INTERVAL_SECONDS = 10.0
-"""A worker's last word is noted no more often, so that waiting for a fold writes nothing."""
-
-
-def drain(session: Session, worker: str, *, now: bool) -> None:
-    """Let a worker end: after the fold that it runs, or at once, giving it back. Repeating it changes nothing.
-
-    Args:
-        session: whose transaction it is.
-        worker: its id, or its name if only one worker of this name was heard of lately.
-        now: whether it should not finish its fold.
-
-    Raises:
-        NotFound: there is no such worker.
-        Conflict: there are several.
-    """
-    lately = WorkerRow.last_seen > func.clock_timestamp() - seconds(WORKER_NAME_TTL_SECONDS)
-    by_name = and_(WorkerRow.name == worker, lately)
-    found = session.scalars(select(WorkerRow).where(or_(WorkerRow.id == worker, by_name))).all()
-    if not found:
-        raise NotFound(f"there is no worker {worker!r}; `foldwise workers list` shows them", field="worker")
-    if len(found) > 1:
-        ids = ", ".join(row.id for row in found)
-        raise Conflict(f"there are {len(found)} workers {worker!r}; name one by its id: {ids}", field="worker")
-    found[0].drain = "now" if now else "after"
-    log.info("worker_drained", worker=found[0].name, now=now)
-
-
-def end_worker(session: Session, name: str, pod_uid: str, *, disrupted: bool) -> int:
-    """End the leases of the worker in a pod that is gone; how many there were.
-
-    A pod that was taken away (`disrupted`) gives its fold back unharmed. One that died counts as a lease that
-    lapsed, so that a fold that kills its workers is found out.
-    """
-    of_pod = select(WorkerRow.id).where(
-        or_(WorkerRow.pod_uid == pod_uid, and_(WorkerRow.pod_uid.is_(None), WorkerRow.name == name))
-    )
-    theirs = LeaseRow.worker_id.in_(of_pod)
-    live = session.scalars(select(LeaseRow.id).where(theirs, LeaseRow.outcome.is_(None))).all()
-    if disrupted:
-        end_leases(session, theirs, "released")
-    elif live:
-        # The leader's next round finds them lapsed, and counts them.
-        session.execute(
-            update(LeaseRow)
-            .where(LeaseRow.id.in_(live), LeaseRow.outcome.is_(None))
-            .values(expires_at=func.clock_timestamp())
-        )
-    return len(live)
+"""Seconds between two records of a worker's contact, so that a claim that waits for a fold writes nothing."""
 
 
 def see_worker(session: Session, worker: WorkerInfo, pod_uid: str | None) -> None:
@@ -96,3 +47,50 @@ def see_worker(session: Session, worker: WorkerInfo, pod_uid: str | None) -> Non
             index_elements=[WorkerRow.id], set_={"last_seen": func.clock_timestamp(), "name": worker.name}
         )
     )
+
+
+def drain(session: Session, worker: str, *, now: bool) -> None:
+    """Drain a worker: it ends after the fold that it runs, or at once. Repeating it changes nothing.
+
+    Args:
+        session: its transaction.
+        worker: its id, or its name if only one worker of this name made contact recently.
+        now: whether it releases its fold instead of finishing it.
+
+    Raises:
+        NotFound: there is no such worker.
+        Conflict: several workers have this name.
+    """
+    recent = WorkerRow.last_seen > func.clock_timestamp() - seconds(WORKER_NAME_TTL_SECONDS)
+    by_name = and_(WorkerRow.name == worker, recent)
+    found = session.scalars(select(WorkerRow).where(or_(WorkerRow.id == worker, by_name))).all()
+    if not found:
+        raise NotFound(f"there is no worker {worker!r}; `foldwise workers list` shows them", field="worker")
+    if len(found) > 1:
+        ids = ", ".join(row.id for row in found)
+        raise Conflict(f"there are {len(found)} workers {worker!r}; name one by its id: {ids}", field="worker")
+    found[0].drain = "now" if now else "after"
+    log.info("worker_drained", worker=found[0].name, now=now)
+
+
+def end_worker(session: Session, name: str, pod_uid: str, *, disrupted: bool) -> int:
+    """End the leases of the worker whose pod is gone, and return their number.
+
+    The fold of a pod that was taken away (`disrupted`) is released. The fold of a pod that crashed counts an
+    expired lease, so that a fold that crashes its workers eventually fails.
+    """
+    of_pod = select(WorkerRow.id).where(
+        or_(WorkerRow.pod_uid == pod_uid, and_(WorkerRow.pod_uid.is_(None), WorkerRow.name == name))
+    )
+    theirs = LeaseRow.worker_id.in_(of_pod)
+    live = session.scalars(select(LeaseRow.id).where(theirs, LeaseRow.outcome.is_(None))).all()
+    if disrupted:
+        end_leases(session, theirs, "released")
+    elif live:
+        # The leader's next round ends them as expired.
+        session.execute(
+            update(LeaseRow)
+            .where(LeaseRow.id.in_(live), LeaseRow.outcome.is_(None))
+            .values(expires_at=func.clock_timestamp())
+        )
+    return len(live)

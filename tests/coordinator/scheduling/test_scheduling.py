@@ -116,7 +116,7 @@ def test_a_drained_worker_ends_its_fold_and_gets_no_other(desk: Desk) -> None:
     assert desk.beat(held, 1) == "continue"
     assert desk.claim("w1", key="k" * 20) == held, "the answer to a claim that was lost stays the same"
     assert desk.report(held).next is None
-    with pytest.raises(WorkerDrained, match="w1 is to end"):
+    with pytest.raises(WorkerDrained, match="w1 was drained"):
         desk.claim("w1")
     assert desk.must_claim("w2").fold == 1, "another goes on with its trial"
 
