@@ -17,7 +17,7 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import httpx
 
-from coordinator.access.sessions import PLAIN_COOKIE, SECURE_COOKIE
+from coordinator.access.browser_sessions import PLAIN_COOKIE, SECURE_COOKIE
 
 REMEMBERED_SECONDS = 5.0
 """A token that was let in is asked about again after so long: a revocation counts by then."""

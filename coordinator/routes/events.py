@@ -1,4 +1,4 @@
-"""What happened, as server-sent events: from the database, so that each replica tells the same."""
+"""Events as a stream (server-sent events), read from the database, so that all replicas send the same."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sqlalchemy.exc import OperationalError
 from starlette.concurrency import run_in_threadpool
 
-from coordinator.access.gate import require_by_method
+from coordinator.access.authorization import require_by_method
 from coordinator.access.problems import problems
 from coordinator.events import Place, events_after, newest_place, parse_place
 from coordinator.store.studies import get_study
@@ -24,14 +24,14 @@ router = APIRouter(
     responses=problems(400, 401, 403, 404, 409, 413, 422, 429, 503),
 )
 
-LOOK_AGAIN = 0.5
-"""Seconds between two looks for events."""
+POLL_SECONDS = 0.5
+"""Seconds between two queries for new events."""
 
 
 def _beginning(
     request: Request,
     after: Annotated[
-        str | None, Query(max_length=50, description="id of an event; 0-0 for all there are")
+        str | None, Query(max_length=50, description="id of the last received event; 0-0 for all stored events")
     ] = None,
     last_event_id: Annotated[str | None, Header(max_length=50)] = None,
 ) -> Place:
@@ -43,7 +43,7 @@ def _beginning(
 
 
 def _study_id(request: Request, name: Annotated[StudyName, Path()]) -> int:
-    # In a session of its own: the request's lives as long as the stream.
+    # A separate session, because the request's session would stay open as long as the stream.
     with request.app.state.sessions() as session:
         return get_study(session, name).id
 
@@ -53,7 +53,7 @@ Beginning = Annotated[Place, Depends(_beginning)]
 
 @router.get("/events", response_class=EventSourceResponse)
 async def events(request: Request, beginning: Beginning) -> AsyncIterator[ServerSentEvent]:
-    """What happens from now on, or what followed the event that Last-Event-ID or `after` names."""
+    """Stream new events, or all events after the one that Last-Event-ID or `after` names."""
     async for event in _follow(request, beginning, None):
         yield _sent(event)
 
@@ -62,7 +62,7 @@ async def events(request: Request, beginning: Beginning) -> AsyncIterator[Server
 async def study_events(
     request: Request, study_id: Annotated[int, Depends(_study_id)], beginning: Beginning
 ) -> AsyncIterator[ServerSentEvent]:
-    """The same of one study; ends when it is deleted."""
+    """Stream the events of one study; the stream ends when the study is deleted."""
     async for event in _follow(request, beginning, study_id):
         yield _sent(event)
         if event.kind == EventKind.STUDY_DELETED:
@@ -76,19 +76,19 @@ async def _follow(request: Request, place: Place, study_id: int | None) -> Async
         with state.sessions() as session:
             return events_after(session, after, study_id)
 
-    # The framework ends it when the client hangs up, and fills silence with a comment every 15 seconds.
+    # FastAPI stops this generator when the client disconnects, and sends a comment after 15 seconds of silence.
     while not state.ending():
         try:
             found = await run_in_threadpool(read, place)
         except OperationalError:
-            # The client comes again, with the id of the last event that it got.
+            # The client reconnects with the id of the last event that it received.
             return
         for event in found:
             yield event
         if found:
             place = parse_place(found[-1].id)
         else:
-            await asyncio.sleep(LOOK_AGAIN)
+            await asyncio.sleep(POLL_SECONDS)
 
 
 def _sent(event: Event) -> ServerSentEvent:
