@@ -13,8 +13,8 @@ from sqlalchemy.pool import QueuePool
 from starlette.concurrency import run_in_threadpool
 from starlette.staticfiles import StaticFiles
 
-from coordinator.access.callers import Callers
-from coordinator.access.gate import TokenGate
+from coordinator.access.authentication import Callers
+from coordinator.access.authorization import TokenMiddleware
 from coordinator.access.paths import STATIC
 from coordinator.access.problems import add_handlers
 from coordinator.leader import Leader
@@ -23,6 +23,7 @@ from coordinator.pages import actions, sign_in
 from coordinator.pages import studies as study_pages
 from coordinator.pages import trials as trial_pages
 from coordinator.pages.headers import PageHeaders
+from coordinator.pages.rendering import render_problem
 from coordinator.routes import (
     events,
     leases,
@@ -124,14 +125,14 @@ def create_app(
     app.include_router(events.router)
     app.include_router(tokens.router)
     app.include_router(system.router)
-    app.include_router(system.for_people)
+    app.include_router(system.api_router)
     app.include_router(sign_in.router)
     app.include_router(study_pages.router)
     app.include_router(trial_pages.router)
     app.include_router(actions.router)
     app.mount(STATIC, StaticFiles(packages=[("coordinator.pages", "static")]))
-    app.add_middleware(TokenGate, callers=lambda: runtime_of(app).callers)
+    app.add_middleware(TokenMiddleware, callers=lambda: runtime_of(app).callers)
     app.add_middleware(PageHeaders)
     app.add_middleware(RequestMetrics, registry=registry)
-    add_handlers(app)
+    add_handlers(app, render_problem)
     return app

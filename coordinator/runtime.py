@@ -11,7 +11,7 @@ from fastapi import Depends, FastAPI, Request
 from prometheus_client import CollectorRegistry
 from sqlalchemy.orm import Session, sessionmaker
 
-from coordinator.access.callers import Callers
+from coordinator.access.authentication import Callers
 from coordinator.leader import Leader
 from coordinator.settings import CoordinatorSettings
 from coordinator.store.database import CONNECTIONS_FOR_REQUESTS

@@ -17,7 +17,7 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import httpx
 
-from coordinator.access.sessions import PLAIN_COOKIE, SECURE_COOKIE
+from coordinator.access.browser_sessions import PLAIN_COOKIE, SECURE_COOKIE
 
 TOKEN_CACHE_SECONDS = 5.0
 """Seconds for which the coordinator's permission is cached; a revocation takes effect after this time."""

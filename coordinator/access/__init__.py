@@ -1,4 +1,5 @@
-"""Who calls, what they may do, how often, and how errors are told.
+"""Authentication, scopes, rate limits, browser sessions, and errors as problem responses.
 
-May not live here: rules about studies, trials or folds; HTML beyond the choice between a page and JSON.
+May not live here: rules about studies, trials or folds; HTML; an error page is rendered
+by a function that the application passes in.
 """

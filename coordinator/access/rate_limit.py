@@ -11,21 +11,21 @@ KEYS_KEPT = 10_000
 
 
 class RateLimit:
-    """A bucket for each key, filled with `rate` a second up to `burst`; a rate of 0 is no limit.
+    """A token bucket per key, filled with `rate` tokens a second up to `burst`; a rate of 0 means no limit.
 
-    For one event loop: not safe to share by threads.
+    Not thread-safe: for one event loop.
     """
 
     def __init__(self, *, rate: float, burst: float, clock: Callable[[], float]) -> None:
-        """`clock` tells seconds and never goes back."""
+        """`clock` returns seconds and never goes backwards."""
         self._rate = rate
-        # A bucket that never holds one would let nobody pass.
+        # A bucket that holds less than one token would reject every request.
         self._burst = max(1.0, burst)
         self._clock = clock
         self._buckets: LRUCache[Hashable, tuple[float, float]] = LRUCache(KEYS_KEPT)
 
     def take(self, key: Hashable) -> float:
-        """Take one from the key's bucket, if one is there: 0. Otherwise the seconds until one will be."""
+        """Take one token from the key's bucket and return 0, or return the seconds until there is one."""
         if self._rate == 0:
             return 0.0
         now = self._clock()
@@ -36,7 +36,7 @@ class RateLimit:
         return 0.0
 
     def put_back(self, key: Hashable) -> None:
-        """Undo a `take` that turned out not to count."""
+        """Undo a `take` that should not count."""
         now = self._clock()
         self._buckets[key] = min(self._burst, self._level(key, now) + 1), now
 

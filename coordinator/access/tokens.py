@@ -1,4 +1,4 @@
-"""Tokens in the database: made, listed, revoked, and found again by what their holder sends.
+"""Tokens in the database: create, list, revoke, and find the token that a request sends.
 
 Each function runs inside its caller's transaction and commits nothing.
 """
@@ -22,22 +22,22 @@ from services.errors import Conflict, NotFound
 log = structlog.get_logger()
 
 USE_NOTED_SECONDS = 60.0
-"""The last use of a token is noted no more often."""
+"""Minimum seconds between two writes of a token's last use."""
 
-_WRITTEN = re.compile(r"fw_([0-9a-f]{12})_[A-Za-z0-9_-]{43}")
-"""Prefix, id, 32 random bytes: a token names its own row, and a leaked one is easily searched for."""
+_TOKEN = re.compile(r"fw_([0-9a-f]{12})_[A-Za-z0-9_-]{43}")
+"""Prefix, id, 32 random bytes: the id finds the row, and the prefix helps to search for leaked tokens."""
 
 
 def create(session: Session, wanted: TokenSpec) -> NewToken:
-    """Make a token. Its secret is in the answer and nowhere else.
+    """Create a token. Only the returned object contains its secret.
 
     Raises:
         Conflict: a token that is not revoked has this name.
     """
     same = select(TokenRow.id).where(TokenRow.name == wanted.name, TokenRow.revoked_at.is_(None))
-    if (there := session.scalar(same)) is not None:
+    if (existing_id := session.scalar(same)) is not None:
         raise Conflict(
-            f"a token {wanted.name!r} exists already, with the id {there}; revoke it or choose another name",
+            f"a token {wanted.name!r} already exists (id {existing_id}); revoke it or choose another name",
             field="name",
         )
     token_id = secrets.token_hex(6)
@@ -51,45 +51,45 @@ def create(session: Session, wanted: TokenSpec) -> NewToken:
 
 
 def list_all(session: Session) -> list[TokenView]:
-    """All tokens, oldest first, the revoked ones too."""
+    """All tokens, oldest first, including revoked ones."""
     rows = session.scalars(select(TokenRow).order_by(TokenRow.created_at, TokenRow.id))
     return [_view(row) for row in rows]
 
 
 def revoke(session: Session, token_id: str) -> None:
-    """Let a token count no more; to revoke it again changes nothing.
+    """Revoke a token; revoking it again changes nothing.
 
     Raises:
         NotFound: there is no such token.
     """
     row = session.get(TokenRow, token_id, with_for_update=True)
     if row is None:
-        raise NotFound(f"there is no token {token_id}; `foldwise token list` shows all", field="token_id")
+        raise NotFound(f"there is no token {token_id}; `foldwise token list` lists all", field="token_id")
     if row.revoked_at is None:
         row.revoked_at = session.scalar(select(func.clock_timestamp()))
         log.info("token_revoked", id=token_id, name=row.name)
 
 
 def find(session: Session, token: str) -> TokenView | None:
-    """The token as it is kept, or None when it is unknown or revoked."""
-    written = _WRITTEN.fullmatch(token)
-    if written is None:
+    """The stored token, or None if it is unknown or revoked."""
+    match = _TOKEN.fullmatch(token)
+    if match is None:
         return None
-    # By its id, which is no secret: how long the search takes tells nothing about the rest.
-    row = session.get(TokenRow, written.group(1))
+    # The lookup uses the id, which is no secret, so its duration reveals nothing about the secret part.
+    row = session.get(TokenRow, match.group(1))
     if row is None or row.revoked_at is not None or not compare_digest(row.sha256, _sha256(token)):
         return None
     return _view(row)
 
 
 def find_by_sha256(session: Session, sha256: str) -> TokenView | None:
-    """The token of this hash, which was checked when it was shown; None when it was revoked since."""
+    """The token with this hash, as stored at sign-in; None if it was revoked."""
     row = session.scalar(select(TokenRow).where(TokenRow.sha256 == sha256, TokenRow.revoked_at.is_(None)))
     return None if row is None else _view(row)
 
 
 def note_use(session: Session, token_id: str) -> None:
-    """Note that a token is used now, unless its last use was noted within `USE_NOTED_SECONDS`."""
+    """Set a token's last use to now, unless it was set within `USE_NOTED_SECONDS`."""
     since = func.clock_timestamp() - seconds(USE_NOTED_SECONDS)
     session.execute(
         update(TokenRow)

@@ -1,5 +1,5 @@
-"""The study page: HTML made here, from the same tables as all else; no build step, no other host.
+"""The study page: HTML rendered from the coordinator's tables, without a build step or files from other hosts.
 
-May not live here: SQL, rules about states. Its sign-in is a session's cookie, which opens pages alone: the REST
-interface takes tokens only, so no page of another site can call it in somebody's name.
+May not live here: SQL, rules about states. Users sign in with a session cookie that opens only pages; the REST
+interface accepts only tokens, so a page of another site cannot call it with a user's cookie.
 """

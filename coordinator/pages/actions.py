@@ -1,4 +1,4 @@
-"""What people do with a study from its page: the same as through REST, sent by a form."""
+"""Actions on a study's page: forms that do the same as the REST calls."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path
 from fastapi.responses import RedirectResponse
 
-from coordinator.access.gate import require
-from coordinator.pages.forms import FORM_BYTES_ALLOWED, OwnFields, whole_number
+from coordinator.access.authorization import require
+from coordinator.pages.forms import MAX_FORM_BYTES, SessionFields, whole_number
 from coordinator.routes import studies as rest
 from coordinator.routes.transactions import Transaction, WakeLeader
 from coordinator.runtime import CurrentRuntime
@@ -26,45 +26,51 @@ router = APIRouter(
 Name = Annotated[StudyName, Path()]
 
 
-@router.post("/start", max_body_size=FORM_BYTES_ALLOWED)
-def start(name: Name, _fields: OwnFields, session: Transaction, wake_leader: WakeLeader) -> RedirectResponse:
-    """Start a draft."""
+@router.post("/start", max_body_size=MAX_FORM_BYTES)
+def start(
+    name: Name, _fields: SessionFields, session: Transaction, wake_leader: WakeLeader
+) -> RedirectResponse:
+    """Start a draft study."""
     rest.start(name, session, wake_leader)
     return _back_to(name)
 
 
-@router.post("/pause", max_body_size=FORM_BYTES_ALLOWED)
-def pause(name: Name, fields: OwnFields, runtime: CurrentRuntime) -> RedirectResponse:
-    """Pause; with the field `now` folds under way are abandoned."""
+@router.post("/pause", max_body_size=MAX_FORM_BYTES)
+def pause(name: Name, fields: SessionFields, runtime: CurrentRuntime) -> RedirectResponse:
+    """Pause a study; with the field `now`, its running folds are abandoned."""
     rest.pause(name, runtime, now="now" in fields)
     return _back_to(name)
 
 
-@router.post("/resume", max_body_size=FORM_BYTES_ALLOWED)
-def resume(name: Name, _fields: OwnFields, runtime: CurrentRuntime) -> RedirectResponse:
-    """Go on with a paused study."""
+@router.post("/resume", max_body_size=MAX_FORM_BYTES)
+def resume(name: Name, _fields: SessionFields, runtime: CurrentRuntime) -> RedirectResponse:
+    """Resume a paused study."""
     rest.resume(name, runtime)
     return _back_to(name)
 
 
-@router.post("/stop", max_body_size=FORM_BYTES_ALLOWED)
-def stop(name: Name, _fields: OwnFields, session: Transaction, wake_leader: WakeLeader) -> RedirectResponse:
-    """End a study for good."""
+@router.post("/stop", max_body_size=MAX_FORM_BYTES)
+def stop(name: Name, _fields: SessionFields, session: Transaction, wake_leader: WakeLeader) -> RedirectResponse:
+    """Stop a study permanently."""
     rest.stop(name, session, wake_leader)
     return _back_to(name)
 
 
-@router.post("/workers", max_body_size=FORM_BYTES_ALLOWED)
-def workers(name: Name, fields: OwnFields, session: Transaction, wake_leader: WakeLeader) -> RedirectResponse:
-    """Set how many pods of workers the study has."""
+@router.post("/workers", max_body_size=MAX_FORM_BYTES)
+def workers(
+    name: Name, fields: SessionFields, session: Transaction, wake_leader: WakeLeader
+) -> RedirectResponse:
+    """Set the study's number of worker pods."""
     life.set_workers(session, name, whole_number(fields, "workers", low=0, high=WORKERS_ALLOWED))
     wake_leader()
     return _back_to(name)
 
 
-@router.post("/enqueue", max_body_size=FORM_BYTES_ALLOWED)
-def enqueue(name: Name, fields: OwnFields, session: Transaction, wake_leader: WakeLeader) -> RedirectResponse:
-    """Run the configuration of the form next."""
+@router.post("/enqueue", max_body_size=MAX_FORM_BYTES)
+def enqueue(
+    name: Name, fields: SessionFields, session: Transaction, wake_leader: WakeLeader
+) -> RedirectResponse:
+    """Enqueue the form's configuration."""
     space = parsed_spec(get_study(session, name)).space
     life.enqueue(session, name, [_configuration(space, fields)])
     wake_leader()
@@ -72,7 +78,7 @@ def enqueue(name: Name, fields: OwnFields, session: Transaction, wake_leader: Wa
 
 
 def _configuration(space: SearchSpace, fields: dict[str, str]) -> dict[str, ParameterValue]:
-    """Of a list of options the form sends the place, of a range the number."""
+    """Parse the form: a parameter with options sends the option's index, one with a range sends the number."""
     return {
         parameter: _number(fields, parameter)
         if isinstance(domain, Range)
@@ -86,7 +92,7 @@ def _number(fields: dict[str, str], parameter: str) -> float:
     try:
         return float(text)
     except ValueError as error:
-        raise InvalidInput(f"{parameter} = {text!r} is no number", field=parameter) from error
+        raise InvalidInput(f"{parameter} = {text!r}; give a number", field=parameter) from error
 
 
 def _back_to(name: str) -> RedirectResponse:

@@ -1,7 +1,7 @@
-"""Charts as SVG: they take the width they are given, their text keeps its size, colours are the style sheet's.
+"""Charts as SVG: they fill the available width, text keeps its size, and colours come from the style sheet.
 
-Positions are shares of the plot, given in percent. A line cannot be given so; it lies in a picture of its own
-that is stretched over the plot, with strokes that are not.
+Positions are percentages of the plot's width and height. SVG paths cannot use percentages, so each path is in a
+nested SVG that is stretched over the plot, with strokes that keep their width.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Axis:
-    """A scale from `low` to `high`, with the values that are written at it."""
+    """A scale from `low` to `high` with the values of its tick labels."""
 
     low: float
     high: float
     ticks: tuple[float, ...]
 
     def share(self, value: float) -> float:
-        """Where a value lies, in percent of the axis."""
+        """The position of a value in percent of the axis."""
         return round(100 * (value - self.low) / (self.high - self.low), 2)
 
 
 def nice_axis(low: float, high: float, *, steps: int = 4, whole: bool = False) -> Axis:
-    """An axis that holds both values, with ticks at round numbers.
+    """An axis that contains both values, with ticks at round numbers.
 
     Args:
-        low: the least value.
-        high: the greatest.
-        steps: so many parts at most.
+        low: the smallest value.
+        high: the largest value.
+        steps: approximate number of intervals between ticks.
         whole: ticks at whole numbers only.
     """
-    span = next(span for span in (high - low, abs(high), 1.0) if span > _NOTHING)
+    span = next(span for span in (high - low, abs(high), 1.0) if span > _SMALLEST_SPAN)
     raw = span / steps
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= raw * (1 - 1e-9))
@@ -49,19 +49,19 @@ def nice_axis(low: float, high: float, *, steps: int = 4, whole: bool = False) -
     return Axis(low=ticks[0], high=ticks[-1], ticks=ticks)
 
 
-_NOTHING = 1e-9
-"""Ticks have ten digits behind the point: below this all values are one."""
+_SMALLEST_SPAN = 1e-9
+"""Ticks are rounded to ten decimal places, so a smaller range counts as a single value."""
 
 
 def plot(*parts: Markup, label: str, size: str = "") -> Markup:
-    """A chart of these parts, drawn in their order, with what it shows in words."""
+    """A chart of these parts in drawing order; `label` describes it for screen readers."""
     return Markup('<svg class="plot {}" role="img" aria-label="{}">{}</svg>').format(
         size, label, Markup("").join(parts)
     )
 
 
 def axes(x: Axis, y: Axis, *, x_title: str, y_percent: bool) -> Markup:
-    """Lines at the ticks of y, and what stands at both."""
+    """Grid lines at the ticks of y, and the labels of both axes."""
     parts = [
         Markup(
             '<line class="grid" x1="0" x2="100%" y1="{0}%" y2="{0}%"/>'
@@ -78,13 +78,13 @@ def axes(x: Axis, y: Axis, *, x_title: str, y_percent: bool) -> Markup:
 
 
 def marks(points: Iterable[tuple[int, float, float]], x: Axis, y: Axis, *, kind: str, symbol: str) -> Markup:
-    """A symbol at each (number, x, y); the number lets a script say more of it.
+    """A symbol at each point.
 
     Args:
-        points: what to mark.
-        x: the axis of the second.
-        y: the axis of the third.
-        kind: a class of the style sheet.
+        points: trial number, x and y of each; the number is an attribute that scripts read.
+        x: horizontal axis.
+        y: vertical axis.
+        kind: class in the style sheet.
         symbol: id of a symbol that the page defines.
     """
     drawn = "".join(
@@ -103,7 +103,7 @@ def line(points: Sequence[Point], x: Axis, y: Axis, *, kind: str) -> Markup:
 
 
 def steps(points: Sequence[Point], x: Axis, y: Axis, *, kind: str) -> Markup:
-    """A line that keeps a value until the next."""
+    """A step line: each value holds until the next point."""
     if not points:
         return Markup("")
     first, *rest = points
@@ -113,13 +113,13 @@ def steps(points: Sequence[Point], x: Axis, y: Axis, *, kind: str) -> Markup:
 
 
 def dots(points: Iterable[Point], x: Axis, y: Axis, *, kind: str) -> Markup:
-    """A dot at each point, with fewer bytes than a mark: nothing can be said of one."""
+    """A dot at each point as one path: smaller than `marks`, but scripts cannot tell the dots apart."""
     path = "".join(f"M{x.share(a)} {_from_top(y, b)}h0" for a, b in points)
     return _stretched(path, kind) if path else Markup("")
 
 
 def level(value: float, y: Axis, *, kind: str, text: str = "") -> Markup:
-    """A line across at a value, with a word at its end."""
+    """A horizontal line at a value, with a text at its right end."""
     at = _from_top(y, value)
     drawn = Markup('<line class="{0}" x1="0" x2="100%" y1="{1}%" y2="{1}%"/>').format(kind, at)
     if text:
@@ -128,14 +128,14 @@ def level(value: float, y: Axis, *, kind: str, text: str = "") -> Markup:
 
 
 def label_at(share: float, text: str, *, line: int = 0) -> Markup:
-    """A word under the plot, so far from its left in percent, on the first or the second line."""
+    """A text under the plot, centred at `share` percent of its width, on the first (0) or second (1) line."""
     return Markup('<text class="tick x" x="{}%" y="100%" dy="{}">{}</text>').format(
         round(share, 2), 15 + 13 * line, text
     )
 
 
 def bar(shares: Iterable[tuple[float, str]], *, label: str) -> Markup:
-    """Parts of a whole beside each other, each with its share of it (0 to 1) and its class."""
+    """A stacked bar; each part has a share of the whole (0 to 1) and a class in the style sheet."""
     parts, left = [], 0.0
     for share, kind in shares:
         if share > 0:

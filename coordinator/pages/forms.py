@@ -1,4 +1,4 @@
-"""What a form sends, and whether it may: it must have been made for the session that sends it."""
+"""Reads forms, and accepts them only from this site and from the session that they were rendered for."""
 
 from __future__ import annotations
 
@@ -8,57 +8,59 @@ from urllib.parse import parse_qsl
 
 from fastapi import Depends, Request
 
-from coordinator.access.cookie import FORM_TOKEN, comes_from_elsewhere, is_form_token
+from coordinator.access.cookie import FORM_TOKEN, form_token_matches, is_cross_site
 from services.errors import InvalidInput, ScopeMissing
 
-FORM_BYTES_ALLOWED = 64 * 2**10
-FIELDS_ALLOWED = 100
+MAX_FORM_BYTES = 64 * 2**10
+MAX_FIELDS = 100
 
 
-async def _sent_fields(request: Request) -> dict[str, str]:
+async def _form_fields(request: Request) -> dict[str, str]:
     """The fields of a form.
 
     Raises:
-        InvalidInput: the body is no form.
+        InvalidInput: the body is not a form.
         ScopeMissing: a page of another site sent it.
     """
-    if comes_from_elsewhere(request.headers):
-        raise ScopeMissing("this was sent by a page of another site, and nothing was done; use the form here")
+    if is_cross_site(request.headers):
+        raise ScopeMissing(
+            "a page of another site sent this form, so nothing was done; use the form on this page"
+        )
     try:
         body = (await request.body()).decode("ascii")
         return dict(
-            parse_qsl(body, keep_blank_values=True, strict_parsing=bool(body), max_num_fields=FIELDS_ALLOWED)
+            parse_qsl(body, keep_blank_values=True, strict_parsing=bool(body), max_num_fields=MAX_FIELDS)
         )
     except ValueError as error:
-        raise InvalidInput("the body is no form; send one from the page") from error
+        raise InvalidInput("the body is not a form; use the form on the page") from error
 
 
-async def _own_fields(
-    request: Request, fields: Annotated[dict[str, str], Depends(_sent_fields)]
+async def _session_fields(
+    request: Request, fields: Annotated[dict[str, str], Depends(_form_fields)]
 ) -> dict[str, str]:
-    """The fields of a form that was made for this session; a caller with a token of its own needs no form.
+    """The fields of a form that belongs to the request's session; a request with a token needs no form.
 
     Raises:
-        ScopeMissing: it was made for another session, or by somebody else.
+        ScopeMissing: the form belongs to another session, or to none.
     """
     given = fields.pop(FORM_TOKEN, "")
     session: str | None = getattr(request.state, "session", None)
-    if session is not None and not is_form_token(given, session):
+    if session is not None and not form_token_matches(given, session):
         raise ScopeMissing(
-            "the form is not of this session, and nothing was done; load the page again and repeat"
+            "the form belongs to another session, so nothing was done; reload the page and submit again"
         )
     return fields
 
 
-SentFields = Annotated[dict[str, str], Depends(_sent_fields)]
-OwnFields = Annotated[dict[str, str], Depends(_own_fields)]
+FormFields = Annotated[dict[str, str], Depends(_form_fields)]
+SessionFields = Annotated[dict[str, str], Depends(_session_fields)]
 
 
 def whole_number(fields: Mapping[str, str], name: str, *, low: int, high: int) -> int:
-    """A field that holds a whole number.
+    """The value of a field that holds a whole number from `low` to `high`.
 
     Raises:
-        InvalidInput: it does not.
+        InvalidInput: the field is missing, or holds anything else.
     """
     text = fields.get(name, "")
     number = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else -1

@@ -1,4 +1,4 @@
-"""What a browser may do with our pages: load from here alone, run no inline script, be framed by nobody."""
+"""Security headers of pages: load files only from this host, run no inline script, forbid framing."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _HEADERS = {
     "Content-Security-Policy": CONTENT_SECURITY_POLICY,
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
-    # With no referrer at all, a form would not say where it comes from.
+    # Without a referrer, the browser would send a form without its origin.
     "Referrer-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
 }
 
 
 class PageHeaders:
-    """ASGI middleware: adds these headers to every answer of a page, refusals too."""
+    """ASGI middleware: adds the security headers to every response of a page, including errors."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -48,9 +48,9 @@ class PageHeaders:
                 headers = MutableHeaders(scope=message)
                 for name, value in _HEADERS.items():
                     headers[name] = value
-                # Files are asked for again and mostly not sent again; pages are kept nowhere.
-                kept = "no-cache" if path.startswith(STATIC) else "no-store"
-                headers.setdefault("Cache-Control", kept)
+                # Browsers revalidate static files at each use, and never store pages.
+                policy = "no-cache" if path.startswith(STATIC) else "no-store"
+                headers.setdefault("Cache-Control", policy)
             await send(message)
 
         await self._app(scope, receive, send_with_headers)

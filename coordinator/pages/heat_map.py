@@ -1,4 +1,4 @@
-"""The trials x folds heat map as a script reads it: small, because a thousand trials have 118,000 folds."""
+"""The trials x folds heat map in a compact form for scripts: a thousand trials have 118,000 folds."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def heat_map(
     """The map as JSON.
 
     `cells` is base64 of trials x folds unsigned 16 bit numbers, little-endian: 0 pending, 1 running, 2 failed,
-    3 + n done with n clips right. `trials` has a row for each: number, state, accuracy, and of a pruned one the
-    rule and the fold after which it fired. `marks` has the colour of each rule.
+    3 + n done with n clips correct. `trials` has a row per trial: number, state, accuracy and, if pruned,
+    the rule and the index of the fold after which it pruned. `marks` has the colour of each rule.
 
     Args:
-        trials: by number.
-        fold_names: of each fold by index, as are the others.
-        clips: that each fold tests.
-        order: in which trials run the folds, where it was learnt.
+        trials: trials by number.
+        fold_names: name of each fold, by fold index.
+        clips: number of test clips of each fold, by fold index.
+        order: fold indices in the order in which trials run them; None if no order was learnt.
     """
     cells = b"".join(_little_endian(trial) for trial in trials)
     return {
@@ -51,7 +51,7 @@ def rule_marks() -> dict[str, str]:
 
 
 def running_cells(trials: Sequence[MappedTrial]) -> str:
-    """The folds that a worker holds, as `trial:fold` words."""
+    """The folds that workers run now, as `trial:fold` separated by spaces."""
     return " ".join(
         f"{trial.number}:{fold}"
         for trial in trials

@@ -1,4 +1,4 @@
-"""Which parameters matter, and what accuracy trials had at each of their values."""
+"""Parameter importance, and the accuracy of trials at each value of a parameter."""
 
 from __future__ import annotations
 
@@ -13,56 +13,56 @@ from markupsafe import Markup
 
 from coordinator.optimizer import importances, trial_record
 from coordinator.pages import charts
-from coordinator.pages.words import percent, title_of, value
+from coordinator.pages.formats import percent, title_of, value
 from coordinator.store.fold_map import MappedTrial
 from services.contracts import StudySpec, TrialState
 from services.search_space import ParameterValue, Range
 
-TRIALS_NEEDED = 40
-"""Complete trials; from fewer, importance says more of chance than of parameters."""
+MIN_COMPLETE_TRIALS = 40
+"""Minimum number of complete trials for importance; with fewer it is mostly chance."""
 
-TRIALS_LOOKED_AT = 2000
-"""Complete trials at most, the last ones; the work grows with them."""
+MAX_TRIALS = 2000
+"""Maximum number of complete and of pruned trials, the latest ones, to limit the computation."""
 
-LETTERS_ON_A_LINE = 14
-"""Under a small chart."""
+MAX_LABEL_CHARACTERS = 14
+"""Characters of all labels that fit on one line under a small chart."""
 
 JITTER = 0.32
-"""Of a column's width: how far from its middle dots are drawn, so that they lie beside each other."""
+"""Maximum distance of a dot from the middle of its column, as a share of the column's width."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Slice:
-    """The trials along one parameter."""
+    """The accuracy of trials by one parameter."""
 
     title: str
     chart: Markup
 
 
 def parameter_panels(study_id: int, spec: StudySpec, trials: Sequence[MappedTrial]) -> dict[str, Any]:
-    """What the panel of parameters is made of: importance by name, and slices in that order."""
-    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE][-TRIALS_LOOKED_AT:]
-    pruned = [trial for trial in trials if trial.state == TrialState.PRUNED][-TRIALS_LOOKED_AT:]
-    importance = _importance(study_id, spec, complete) if len(complete) >= TRIALS_NEEDED else {}
+    """The values of the parameters template: importance, highest first, and slices in the same order."""
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE][-MAX_TRIALS:]
+    pruned = [trial for trial in trials if trial.state == TrialState.PRUNED][-MAX_TRIALS:]
+    importance = _importance(study_id, spec, complete) if len(complete) >= MIN_COMPLETE_TRIALS else {}
     searched = [name for name, domain in spec.space.items() if isinstance(domain, Range) or len(domain) > 1]
     ordered = sorted(searched, key=lambda name: -importance.get(name, 0.0))
     return {
         "importance": [(name, importance[name]) for name in ordered if name in importance],
         "complete": len(complete),
-        "needed": TRIALS_NEEDED,
+        "needed": MIN_COMPLETE_TRIALS,
         "slices": [_slice(spec, name, complete, pruned) for name in ordered] if complete or pruned else [],
     }
 
 
 def _importance(study_id: int, spec: StudySpec, complete: Sequence[MappedTrial]) -> dict[str, float]:
     key = (len(complete), complete[-1].number, max(trial.value or 0.0 for trial in complete))
-    # One at a time: it is the dearest question there is.
-    with _lock:
-        known = _known.get(study_id)
-        if known is None or known[0] != key:
+    # One computation at a time: it is the most expensive part of the pages.
+    with _importance_lock:
+        cached = _importance_cache.get(study_id)
+        if cached is None or cached[0] != key:
             records = [trial_record(trial) for trial in complete]
-            known = _known[study_id] = key, importances(spec.space, records)
-        return known[1]
+            cached = _importance_cache[study_id] = key, importances(spec.space, records)
+        return cached[1]
 
 
 def _slice(spec: StudySpec, name: str, complete: Sequence[MappedTrial], pruned: Sequence[MappedTrial]) -> Slice:
@@ -96,43 +96,45 @@ def _by_option(
     pruned: Sequence[MappedTrial],
 ) -> Slice:
     width = 1 / len(options)
-    place = {(type(option), option): index for index, option in enumerate(options)}
+    index_of = {_typed(option): index for index, option in enumerate(options)}
     x = charts.Axis(low=0.0, high=1.0, ticks=())
     parts = [charts.axes(x, y, x_title="", y_percent=True)]
     for kind, group in (("pruned", pruned), ("complete", complete)):
         points = [
-            (_beside(place[_of(t.parameters[name])], t.number) * width, t.accuracy)
+            (_jittered(index_of[_typed(t.parameters[name])], t.number) * width, t.accuracy)
             for t in group
             if t.accuracy is not None
         ]
         parts.append(charts.dots(points, x, y, kind=f"dots {kind}"))
-    crowded = sum(len(value(option)) for option in options) > LETTERS_ON_A_LINE
-    values = []
+    crowded = sum(len(value(option)) for option in options) > MAX_LABEL_CHARACTERS
+    means = []
     for index, option in enumerate(options):
-        had = [t.value for t in complete if t.value is not None and _of(t.parameters[name]) == _of(option)]
-        # Many words would run into each other on one line.
+        values = [
+            t.value for t in complete if t.value is not None and _typed(t.parameters[name]) == _typed(option)
+        ]
+        # Labels that would overlap on one line alternate between two lines.
         line = index % 2 if crowded else 0
         parts.append(charts.label_at(100 * (index + 0.5) * width, value(option), line=line))
-        if had:
-            mean = statistics.fmean(had)
+        if values:
+            mean = statistics.fmean(values)
             ends = [((index + 0.5 + side * JITTER) * width, mean) for side in (-1, 1)]
             parts.append(charts.line(ends, x, y, kind="mean"))
-            values.append((value(option), len(had), mean))
-    words = ", ".join(f"{text} {percent(mean)} in {count} trials" for text, count, mean in values)
-    label = f"Accuracy of complete trials by {title_of(name)}, in the mean: {words or 'none yet'}"
+            means.append((value(option), len(values), mean))
+    described = ", ".join(f"{text} {percent(mean)} in {count} trials" for text, count, mean in means)
+    label = f"Mean accuracy of complete trials by {title_of(name)}: {described or 'none yet'}"
     return Slice(
         title=title_of(name),
         chart=charts.plot(*parts, label=label, size="small"),
     )
 
 
-def _beside(column: int, number: int) -> float:
+def _jittered(column: int, number: int) -> float:
     # The golden ratio spreads consecutive numbers evenly.
     return column + 0.5 + 2 * JITTER * ((number * 0.618034) % 1 - 0.5)
 
 
-def _of(option: ParameterValue) -> tuple[type, ParameterValue]:
-    # To Python, True equals 1.
+def _typed(option: ParameterValue) -> tuple[type, ParameterValue]:
+    # The type is part of the key because True == 1 in Python.
     return type(option), option
 
 
@@ -152,5 +154,5 @@ class _Log(_Linear):
         return super().share(math.log(float(given)))
 
 
-_lock = threading.Lock()
-_known: dict[int, tuple[tuple[int, int, float], dict[str, float]]] = {}
+_importance_lock = threading.Lock()
+_importance_cache: dict[int, tuple[tuple[int, int, float], dict[str, float]]] = {}

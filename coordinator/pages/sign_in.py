@@ -1,4 +1,4 @@
-"""Signing in with a token, and out again."""
+"""Sign-in with a token, and sign-out."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import RedirectResponse
 from starlette.concurrency import run_in_threadpool
 
-from coordinator.access import sessions
+from coordinator.access import browser_sessions
+from coordinator.access.authorization import require
 from coordinator.access.cookie import clear_session, set_session
-from coordinator.access.gate import require
 from coordinator.access.paths import SIGN_IN, safe_next
-from coordinator.pages.answers import page
-from coordinator.pages.forms import FORM_BYTES_ALLOWED, OwnFields, SentFields
+from coordinator.pages.forms import MAX_FORM_BYTES, FormFields, SessionFields
+from coordinator.pages.rendering import render_page
 from coordinator.runtime import CurrentRuntime, Runtime
 from services.contracts import TokenScope
 from services.errors import FoldwiseError, ScopeMissing
@@ -25,26 +25,26 @@ Next = Annotated[str, Query(max_length=2000)]
 
 @router.get(SIGN_IN)
 def form(request: Request, next: Next = "/") -> Response:
-    """The form."""
-    return page(request, "sign_in.html", next=safe_next(next), refused=None)
+    """The sign-in form."""
+    return render_page(request, "sign_in.html", next=safe_next(next), error=None)
 
 
-@router.post(SIGN_IN, max_body_size=FORM_BYTES_ALLOWED)
-async def sign_in(request: Request, fields: SentFields, runtime: CurrentRuntime) -> Response:
-    """Begin a session that stands for the token, and go on to the page that was wanted."""
+@router.post(SIGN_IN, max_body_size=MAX_FORM_BYTES)
+async def sign_in(request: Request, fields: FormFields, runtime: CurrentRuntime) -> Response:
+    """Start a session for the token, and redirect to the wanted page."""
     token, wanted = fields.get("token", "").strip(), safe_next(fields.get("next", "/"))
     try:
         secret = await _session_for(request, runtime, token)
     except FoldwiseError as error:
-        return page(request, "sign_in.html", status=error.status, next=wanted, refused=error.message)
+        return render_page(request, "sign_in.html", status=error.status, next=wanted, error=error.message)
     answer = RedirectResponse(wanted, HTTPStatus.SEE_OTHER)
     set_session(request, answer, secret)
     return answer
 
 
-@router.post("/sign-out", dependencies=[Depends(require(TokenScope.READ))], max_body_size=FORM_BYTES_ALLOWED)
-async def sign_out(request: Request, _fields: OwnFields, runtime: CurrentRuntime) -> Response:
-    """End the session, here and wherever its cookie was copied to."""
+@router.post("/sign-out", dependencies=[Depends(require(TokenScope.READ))], max_body_size=MAX_FORM_BYTES)
+async def sign_out(request: Request, _fields: SessionFields, runtime: CurrentRuntime) -> Response:
+    """End the session, so that copies of its cookie are invalid too."""
     secret: str | None = getattr(request.state, "session", None)
     if secret is not None:
         await run_in_threadpool(_end, runtime, secret)
@@ -56,7 +56,7 @@ async def sign_out(request: Request, _fields: OwnFields, runtime: CurrentRuntime
 
 @router.get("/session", status_code=HTTPStatus.NO_CONTENT, dependencies=[Depends(require(TokenScope.READ))])
 async def session() -> Response:
-    """Whether the session counts: for what stands beside the coordinator behind the same sign-in."""
+    """Check the session or token, for services that share this sign-in, such as Optuna's dashboard."""
     return Response(status_code=HTTPStatus.NO_CONTENT)
 
 
@@ -65,7 +65,7 @@ async def _session_for(request: Request, runtime: Runtime, token: str) -> str:
     caller = await runtime.callers.identify(f"Bearer {token}", address)
     if TokenScope.READ not in caller.scope.includes:
         raise ScopeMissing(
-            f"a token of the scope {caller.scope.value} opens no page; sign in with one of the scope read, "
+            f"a token with the scope {caller.scope.value} opens no page; sign in with one of the scope read, "
             "write or admin"
         )
     return await run_in_threadpool(_start, runtime, token)
@@ -73,9 +73,9 @@ async def _session_for(request: Request, runtime: Runtime, token: str) -> str:
 
 def _start(runtime: Runtime, token: str) -> str:
     with runtime.sessions.begin() as database:
-        return sessions.start(database, token)
+        return browser_sessions.start(database, token)
 
 
 def _end(runtime: Runtime, secret: str) -> None:
     with runtime.sessions.begin() as database:
-        sessions.end(database, secret)
+        browser_sessions.end(database, secret)

@@ -1,4 +1,4 @@
-"""The list of studies, and the page of one: what it shows, and what its scripts ask for."""
+"""The list of studies, the page of a study, and what the page's scripts load."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from fastapi.sse import EventSourceResponse
 from sqlalchemy.orm import Session
 
 from coordinator import events
-from coordinator.access.gate import require
+from coordinator.access.authorization import require
 from coordinator.pages import study_view
-from coordinator.pages.answers import page
 from coordinator.pages.heat_map import heat_map, rule_marks, running_cells
 from coordinator.pages.parameters import parameter_panels
+from coordinator.pages.rendering import render_page
 from coordinator.routes.events import study_events
 from coordinator.routes.transactions import Transaction
 from coordinator.runtime import CurrentRuntime, Runtime
@@ -30,40 +30,40 @@ router = APIRouter(include_in_schema=False, dependencies=[Depends(require(TokenS
 
 Name = Annotated[StudyName, Path()]
 
-WORKERS_SEEN_WITHIN = 900.0
-"""Seconds; whoever says nothing for longer is shown no more."""
+WORKER_SILENCE_SECONDS = 900.0
+"""Seconds without contact after which a worker is no longer shown."""
 
 RECENT_FOLDS = 200
-"""Folds that the pace is told from."""
+"""Last counted folds from which the forecast takes the pace."""
 
-ROWS = 8
-"""Of the tables of trials on a study's page."""
+TABLE_ROWS = 8
+"""Maximum rows of the tables of trials on a study's page."""
 
-TRIALS_A_PAGE = 200
+TRIALS_PER_PAGE = 200
 
 
 @router.get("/")
 def studies(request: Request, session: Transaction) -> Response:
-    """All studies."""
-    return page(request, "studies.html", studies=study_progress.listed_studies(session))
+    """The list of studies."""
+    return render_page(request, "studies.html", studies=study_progress.listed_studies(session))
 
 
 @router.get("/studies/{name}")
 def study(name: Name, request: Request, session: Transaction, runtime: CurrentRuntime) -> Response:
-    """One study."""
+    """The page of a study."""
     row = get_study(session, name)
-    # Read first: what happens from here on is told by the stream.
+    # Read before the data, so that the stream sends everything that happens after it.
     after = events.newest_cursor(session)
-    shown = _panels(runtime, session, row)
-    best = shown["standing"].best
+    panels = _panels(runtime, session, row)
+    best = panels["summary"].best
     space = [
         (parameter, domain, isinstance(domain, Range), None if best is None else best.parameters.get(parameter))
         for parameter, domain in parsed_spec(row).space.items()
     ]
-    return page(
+    return render_page(
         request,
         "study.html",
-        **shown,
+        **panels,
         after=str(after),
         space=space,
         dashboard_url=runtime.settings.dashboard_url,
@@ -75,13 +75,13 @@ def study(name: Name, request: Request, session: Transaction, runtime: CurrentRu
 
 @router.get("/studies/{name}/panels")
 def panels(name: Name, request: Request, session: Transaction, runtime: CurrentRuntime) -> Response:
-    """What changes while a study runs."""
-    return page(request, "study_panels.html", **_panels(runtime, session, get_study(session, name)))
+    """The panels of a study's page that change while it runs."""
+    return render_page(request, "study_panels.html", **_panels(runtime, session, get_study(session, name)))
 
 
 @router.get("/studies/{name}/heat-map")
 def cells(name: Name, session: Transaction) -> JSONResponse:
-    """All folds of all trials, see `heat_map`."""
+    """All folds of all trials as JSON, see `heat_map`."""
     row = get_study(session, name)
     folds = study_progress.study_folds(session, row)
     return JSONResponse(
@@ -96,10 +96,10 @@ def cells(name: Name, session: Transaction) -> JSONResponse:
 
 @router.get("/studies/{name}/parameters")
 def parameters(name: Name, request: Request, session: Transaction) -> Response:
-    """How much each parameter matters, and what accuracy its values had."""
+    """Importance of each parameter, and accuracy by its values."""
     row = get_study(session, name)
-    spec = parsed_spec(row)
-    return page(request, "parameters.html", study=row, **parameter_panels(row.id, spec, fold_map(session, row)))
+    values = parameter_panels(row.id, parsed_spec(row), fold_map(session, row))
+    return render_page(request, "parameters.html", study=row, **values)
 
 
 @router.get("/studies/{name}/trials")
@@ -110,20 +110,20 @@ def trials(
     order: Annotated[str, Query(pattern="^(number|value)$")] = "number",
     first: Annotated[int, Query(ge=0, lt=2**31)] = 0,
 ) -> Response:
-    """All trials as a table, some at a time."""
+    """All trials as a table, `TRIALS_PER_PAGE` at a time."""
     row = get_study(session, name)
-    all_of_them = fold_map(session, row)
+    all_trials = fold_map(session, row)
     if order == "value":
-        all_of_them = _best_first(all_of_them)
-    return page(
+        all_trials = _best_first(all_trials)
+    return render_page(
         request,
         "trials.html",
         study=row,
         order=order,
         first=first,
-        size=TRIALS_A_PAGE,
-        total=len(all_of_them),
-        trials=all_of_them[first : first + TRIALS_A_PAGE],
+        size=TRIALS_PER_PAGE,
+        total=len(all_trials),
+        trials=all_trials[first : first + TRIALS_PER_PAGE],
     )
 
 
@@ -134,7 +134,7 @@ def _panels(runtime: Runtime, session: Session, row: StudyRow) -> dict[str, Any]
     spec, state = parsed_spec(row), StudyState(row.state)
     mapped = fold_map(session, row)
     counted_at = study_progress.last_folds(session, row, RECENT_FOLDS)
-    standing = study_view.standing(spec, state, row.fold_count, mapped, counted_at)
+    summary = study_view.summarize(spec, state, row.fold_count, mapped, counted_at)
     jobs = runtime.worker_jobs
     pods: dict[str, PodView] = {} if jobs is None else {pod.name: pod for pod in jobs.pods()}
     return {
@@ -145,22 +145,22 @@ def _panels(runtime: Runtime, session: Session, row: StudyRow) -> dict[str, Any]
         "rules": [rule.describe() for rule in spec.pruning],
         "sampler": spec.sampler.kind,
         "chance": 1 / len(row.classes),
-        "standing": standing,
-        "progress": study_view.progress_bar(standing),
+        "summary": summary,
+        "progress": study_view.progress_bar(summary),
         "convergence": study_view.convergence(spec, mapped, 1 / len(row.classes)),
         "by_median": study_view.compares_trials(spec),
-        "trials_made": len(mapped),
+        "trials_created": len(mapped),
         "running": running_cells(mapped),
-        "latest": mapped[: -ROWS - 1 : -1],
-        "best": [trial for trial in _best_first(mapped)[:ROWS] if trial.value is not None],
-        "workers": study_progress.study_workers(session, row, seen_within=WORKERS_SEEN_WITHIN),
+        "latest": mapped[: -TABLE_ROWS - 1 : -1],
+        "best": [trial for trial in _best_first(mapped)[:TABLE_ROWS] if trial.value is not None],
+        "workers": study_progress.study_workers(session, row, seen_within=WORKER_SILENCE_SECONDS),
         "pods": pods,
     }
 
 
 def _best_first(mapped: list[MappedTrial]) -> list[MappedTrial]:
-    def place(trial: MappedTrial) -> tuple[bool, float, int]:
+    def rank(trial: MappedTrial) -> tuple[bool, float, int]:
         complete = trial.state == TrialState.COMPLETE
         return not complete, -(trial.value or 0.0), trial.number
 
-    return sorted(mapped, key=place)
+    return sorted(mapped, key=rank)

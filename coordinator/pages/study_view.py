@@ -1,4 +1,4 @@
-"""What the page of a study shows, worked out from its rows; reads nothing itself."""
+"""Computes what a study's page shows from rows that were read before; reads no database."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from markupsafe import Markup
 
 from coordinator.pages import charts
 from coordinator.pages.forecast import TimeLeft, time_left
-from coordinator.pages.words import percent
+from coordinator.pages.formats import percent
 from coordinator.store.fold_map import MappedTrial
 from services.contracts import StudySpec, StudyState, TrialState
 
 RECENT_TRIALS = 100
-"""The folds of so many of the last ended trials tell how long one takes."""
+"""Ended trials, the latest ones, from which the forecast takes the folds per trial."""
 
 _STATE_ORDER = (
     TrialState.COMPLETE,
@@ -30,8 +30,8 @@ _STATE_ORDER = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Standing:
-    """How a study stands."""
+class Summary:
+    """The progress of a study."""
 
     counts: dict[TrialState, int]
     ended: int
@@ -39,33 +39,35 @@ class Standing:
     best: MappedTrial | None
     folds_counted: int
     folds_saved: int
-    """That pruning has spared."""
+    """Folds that pruned trials did not run."""
 
     pruned_by: dict[str, int]
+    """Pruned trials by rule."""
+
     left: TimeLeft | None
 
     @property
     def saved_share(self) -> float:
-        """Of the folds that ended trials would have taken."""
-        both = self.folds_counted + self.folds_saved
-        return self.folds_saved / both if both else 0.0
+        """Saved folds as a share (0 to 1) of the folds that would have run without pruning."""
+        total = self.folds_counted + self.folds_saved
+        return self.folds_saved / total if total else 0.0
 
 
-def standing(
+def summarize(
     spec: StudySpec,
     state: StudyState,
     folds: int,
     trials: Sequence[MappedTrial],
     counted_at: Sequence[datetime],
-) -> Standing:
-    """How a study stands.
+) -> Summary:
+    """Summarize the progress of a study.
 
     Args:
-        spec: the study's.
-        state: its state.
-        folds: of each trial.
-        trials: all there are, by number.
-        counted_at: when its last folds were counted, oldest first.
+        spec: spec of the study.
+        state: state of the study.
+        folds: number of folds of each trial.
+        trials: all trials, by number.
+        counted_at: when the study's last folds were counted, oldest first.
     """
     ended = [trial for trial in trials if trial.state.over]
     open_trials = [trial for trial in trials if not trial.state.over]
@@ -79,7 +81,7 @@ def standing(
             spec.trials - len(ended) - len(started),
             sum(folds - trial.folds_done for trial in started),
         )
-    return Standing(
+    return Summary(
         counts=dict(Counter(trial.state for trial in trials)),
         ended=len(ended),
         budget=spec.trials,
@@ -92,7 +94,7 @@ def standing(
 
 
 def best_of(trials: Sequence[MappedTrial]) -> MappedTrial | None:
-    """The complete trial of highest value, earliest on ties; with none, the pruned one of highest bound."""
+    """The complete trial of highest value, earliest on ties; if none, the pruned one of highest bound."""
     complete = [t for t in trials if t.state == TrialState.COMPLETE and t.value is not None]
     if complete:
         return max(complete, key=lambda trial: (trial.value or 0.0, -trial.number))
@@ -100,18 +102,18 @@ def best_of(trials: Sequence[MappedTrial]) -> MappedTrial | None:
     return min(pruned, key=lambda trial: (trial.clips - trial.correct, trial.number), default=None)
 
 
-def progress_bar(standing: Standing) -> Markup:
-    """Trials by state, over the budget."""
-    whole = max(standing.budget, sum(standing.counts.values()), 1)
-    words = ", ".join(f"{standing.counts[s]} {s}" for s in _STATE_ORDER if standing.counts.get(s))
+def progress_bar(summary: Summary) -> Markup:
+    """A bar of the trials by state, as shares of the budget."""
+    whole = max(summary.budget, sum(summary.counts.values()), 1)
+    counts = ", ".join(f"{summary.counts[s]} {s}" for s in _STATE_ORDER if summary.counts.get(s))
     return charts.bar(
-        ((standing.counts.get(state, 0) / whole, f"state-{state.value}") for state in _STATE_ORDER),
-        label=f"{standing.ended} of {standing.budget} trials have ended: {words or 'none yet'}",
+        ((summary.counts.get(state, 0) / whole, f"state-{state.value}") for state in _STATE_ORDER),
+        label=f"{summary.ended} of {summary.budget} trials have ended; trials by state: {counts or 'none yet'}",
     )
 
 
 def convergence(spec: StudySpec, trials: Sequence[MappedTrial], chance: float) -> Markup | None:
-    """The paper's Fig. 2: every trial a cross, and the best so far; None while no fold is done."""
+    """The paper's Fig. 2: a cross for every trial, a line for the best so far; None until a fold is done."""
     shown = [(trial, trial.accuracy) for trial in trials if trial.accuracy is not None]
     if not shown:
         return None
@@ -119,8 +121,8 @@ def convergence(spec: StudySpec, trials: Sequence[MappedTrial], chance: float) -
     threshold = next((threshold for threshold in thresholds if threshold is not None), None)
     seen = [accuracy for _, accuracy in shown] + ([threshold] if threshold is not None else [])
     y = charts.nice_axis(max(0.0, min(seen) - 0.02), min(1.0, max(seen) + 0.02))
-    made = trials[-1].number + 1
-    x = charts.nice_axis(0, max(1, min(spec.trials, max(10, made * 5 // 4)) - 1), steps=6, whole=True)
+    created = trials[-1].number + 1
+    x = charts.nice_axis(0, max(1, min(spec.trials, max(10, created * 5 // 4)) - 1), steps=6, whole=True)
     best = _best_so_far(trials)
     parts = [charts.axes(x, y, x_title="trial", y_percent=True)]
     if y.low <= chance:
@@ -139,10 +141,10 @@ def convergence(spec: StudySpec, trials: Sequence[MappedTrial], chance: float) -
     ):
         of_kind = ((t.number, t.number, accuracy) for t, accuracy in shown if t.state in states)
         parts.append(charts.marks(of_kind, x, y, kind=kind, symbol=symbol))
-    parts.append(charts.steps([*best, *((made - 1, b) for _, b in best[-1:])], x, y, kind="best"))
-    label = f"Accuracy of {len(shown)} trials in order"
+    parts.append(charts.steps([*best, *((created - 1, b) for _, b in best[-1:])], x, y, kind="best"))
+    label = f"Accuracy of {len(shown)} trials by number"
     if best:
-        label += f"; the best complete one so far has {percent(best[-1][1])}"
+        label += f"; best complete trial so far: {percent(best[-1][1])}"
     return charts.plot(*parts, label=label, size="tall")
 
 
@@ -160,7 +162,7 @@ def _best_so_far(trials: Sequence[MappedTrial]) -> list[charts.Point]:
 
 
 def _medians(trials: Sequence[MappedTrial]) -> list[charts.Point]:
-    """What a trial has to keep up with at its end: the median of the complete trials before it."""
+    """The median value of the complete trials up to each complete trial."""
     values: list[float] = []
     medians: list[charts.Point] = []
     for trial in trials:

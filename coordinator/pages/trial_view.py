@@ -1,4 +1,4 @@
-"""What the page of a trial shows, worked out from its folds; reads nothing itself."""
+"""Computes what a trial's page shows from its folds; reads no database."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import numpy as np
 from markupsafe import Markup
 
 from coordinator.pages import charts
-from coordinator.pages.words import percent
+from coordinator.pages.formats import percent
 from coordinator.store.trial_results import FoldOutcome
 from services import scores
 
 SHADES = 10
-"""Steps of the colour of a confusion matrix."""
+"""Highest shade of a cell of a confusion matrix."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """A cell of a confusion matrix: what is written in it, and how dark it is, from 0 to `SHADES`."""
+    """A cell of a confusion matrix: its text, and its shade from 0 (light) to `SHADES` (dark)."""
 
     text: str
     shade: int
@@ -27,7 +27,7 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Matrix:
-    """A confusion matrix in one of its forms."""
+    """A confusion matrix as counts or as percentages."""
 
     key: str
     title: str
@@ -37,11 +37,11 @@ class Matrix:
 
 @dataclass(frozen=True, kw_only=True)
 class FoldLine:
-    """A fold in the table of folds."""
+    """A row of the table of folds."""
 
     outcome: FoldOutcome
     subjects: tuple[str, ...]
-    """Empty where the clip cache does not tell."""
+    """Subjects of the fold's test clips; empty without the clip cache."""
 
     accuracy: float | None
     bar: Markup
@@ -50,19 +50,19 @@ class FoldLine:
 
 @dataclass(frozen=True, kw_only=True)
 class HardClip:
-    """A clip, and what the network made of it in the best epoch of its fold."""
+    """A clip, and its prediction at the best epoch of its fold."""
 
     clip_id: str
     fold: str
     true: str
     predicted: str
-    right: bool
+    correct: bool
     probability_of_true: float
     probability_of_predicted: float
 
 
 def confusion(classes: Sequence[str], outcomes: Sequence[FoldOutcome]) -> scores.Counts:
-    """Counts over the folds that are done, each at its best epoch."""
+    """Confusion counts, shape (classes, classes), over the finished folds, each at its best epoch."""
     counts = np.zeros((len(classes), len(classes)), dtype=np.int64)
     for outcome in outcomes:
         if outcome.result is not None and outcome.best_epoch is not None:
@@ -72,23 +72,23 @@ def confusion(classes: Sequence[str], outcomes: Sequence[FoldOutcome]) -> scores
 
 
 def matrices(counts: scores.Counts) -> tuple[Matrix, ...]:
-    """A confusion matrix as counts, and by true and by predicted class (the paper's Fig. 5)."""
+    """A confusion matrix as counts, and in percent of the true and the predicted class (the paper's Fig. 5)."""
     by_true = _shares(counts, counts.sum(axis=1, keepdims=True))
     by_predicted = _shares(counts, counts.sum(axis=0, keepdims=True))
-    words = np.vectorize(lambda share: f"{100 * share:.0f}")
+    as_percent = np.vectorize(lambda share: f"{100 * share:.0f}")
     return (
         _matrix("counts", "counts", by_true, counts.astype(str)),
-        _matrix("true", "% of true class", by_true, words(by_true)),
-        _matrix("predicted", "% of predicted class", by_predicted, words(by_predicted)),
+        _matrix("true", "% of true class", by_true, as_percent(by_true)),
+        _matrix("predicted", "% of predicted class", by_predicted, as_percent(by_predicted)),
     )
 
 
 def fold_lines(outcomes: Sequence[FoldOutcome], subject_of: Mapping[str, str]) -> list[FoldLine]:
-    """A line for each fold, with its accuracy and its curves.
+    """A row for each fold, with its accuracy and its curves.
 
     Args:
-        outcomes: of the trial.
-        subject_of: the subject of each clip, as far as it is known.
+        outcomes: folds of the trial.
+        subject_of: subject by clip id; clips without a known subject are missing.
     """
     return [
         FoldLine(
@@ -121,7 +121,7 @@ def hardest_clips(classes: Sequence[str], outcomes: Sequence[FoldOutcome], most:
                     fold=outcome.name,
                     true=classes[label],
                     predicted=classes[predicted],
-                    right=label == predicted,
+                    correct=label == predicted,
                     probability_of_true=probabilities[label],
                     probability_of_predicted=probabilities[predicted],
                 )
@@ -130,7 +130,7 @@ def hardest_clips(classes: Sequence[str], outcomes: Sequence[FoldOutcome], most:
 
 
 def _curves(outcome: FoldOutcome) -> Markup | None:
-    """Accuracy on the fold's test clips and training loss, by epoch."""
+    """A chart of the accuracy on the fold's test clips and of the training loss, by epoch."""
     if outcome.result is None or outcome.best_epoch is None:
         return None
     epochs = outcome.result["epochs"]
@@ -141,13 +141,13 @@ def _curves(outcome: FoldOutcome) -> Markup | None:
     share = charts.Axis(low=0, high=1, ticks=())
     best = outcome.best_epoch
     parts = [charts.line(list(enumerate(accuracy)), x, share, kind="accuracy")]
-    words = f"accuracy {percent(accuracy[best])} in the epoch that counts, {best + 1} of {len(epochs)}"
+    label = f"{outcome.name}: accuracy {percent(accuracy[best])} at the best epoch, {best + 1} of {len(epochs)}"
     if losses:
         highest = max(loss for _, loss in losses) or 1.0
         parts.insert(0, charts.line([(n, loss / highest) for n, loss in losses], x, share, kind="loss"))
-        words += f"; loss {losses[0][1]:.3g} in the first epoch, {losses[-1][1]:.3g} in the last"
+        label += f"; loss {losses[0][1]:.3g} in the first epoch, {losses[-1][1]:.3g} in the last"
     parts.append(charts.marks([(best, best, accuracy[best])], x, share, kind="best-epoch", symbol="ring"))
-    return charts.plot(*parts, label=f"{outcome.name}: {words}", size="spark")
+    return charts.plot(*parts, label=label, size="spark")
 
 
 def _shares(counts: scores.Counts, totals: scores.Counts) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
@@ -163,8 +163,8 @@ def _matrix(
         rows=tuple(
             tuple(
                 Cell(text=str(text), shade=round(SHADES * float(share)))
-                for share, text in zip(row, words, strict=True)
+                for share, text in zip(row_shares, row_texts, strict=True)
             )
-            for row, words in zip(shares, texts, strict=True)
+            for row_shares, row_texts in zip(shares, texts, strict=True)
         ),
     )

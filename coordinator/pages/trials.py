@@ -1,4 +1,4 @@
-"""The page of a trial, and pictures of the clips that it found hard."""
+"""The page of a trial, and pictures of its hardest clips."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Request, Response
 
-from coordinator.access.gate import require
+from coordinator.access.authorization import require
 from coordinator.pages import clips, trial_view
-from coordinator.pages.answers import page
+from coordinator.pages.rendering import render_page
 from coordinator.pages.studies import Name
 from coordinator.routes.transactions import Settings, Transaction
 from coordinator.store import views
@@ -27,11 +27,11 @@ router = APIRouter(
     prefix="/studies/{name}", include_in_schema=False, dependencies=[Depends(require(TokenScope.READ))]
 )
 
-HARDEST = 12
-"""Clips shown."""
+HARDEST_CLIPS = 12
+"""Number of hardest clips on the page."""
 
-KEPT_SECONDS = 86_400
-"""A clip of a cache never changes, and the browser's own memory of it is as private as the page."""
+PICTURE_MAX_AGE_SECONDS = 86_400
+"""Seconds a browser may cache a picture; a clip of a cache never changes."""
 
 
 @router.get("/trials/{number}")
@@ -42,7 +42,7 @@ def trial(
     session: Transaction,
     settings: Settings,
 ) -> Response:
-    """One trial."""
+    """The page of a trial."""
     study = get_study(session, name)
     row = views.get_trial(session, study, number)
     view = views.trial_views(session, study, [row])[0]
@@ -50,7 +50,7 @@ def trial(
     counts = trial_view.confusion(study.classes, outcomes)
     cache = _cache(settings.cache_root, study)
     subject_of = {} if cache is None else {record.clip_id: record.subject for record in cache.records}
-    return page(
+    return render_page(
         request,
         "trial.html",
         study=study,
@@ -59,37 +59,39 @@ def trial(
         uar=scores.unweighted_average_recall(counts),
         uf1=scores.unweighted_f1(counts),
         lines=trial_view.fold_lines(outcomes, subject_of),
-        hardest=trial_view.hardest_clips(study.classes, outcomes, HARDEST),
-        places={} if cache is None else clips.places(cache),
+        hardest=trial_view.hardest_clips(study.classes, outcomes, HARDEST_CLIPS),
+        clip_indices={} if cache is None else clips.clip_indices(cache),
         chance=1 / len(study.classes),
     )
 
 
-@router.get("/clips/{place}")
+@router.get("/clips/{index}")
 def clip(
     name: Name,
-    place: Annotated[int, Path(ge=0, lt=2**31)],
+    index: Annotated[int, Path(ge=0, lt=2**31)],
     request: Request,
     session: Transaction,
     settings: Settings,
     still: bool = False,
 ) -> Response:
-    """A clip of the study's cache by its place there, moving or `still`."""
+    """A clip of the study's cache by its index there, as an animation or as a `still` picture."""
     study = get_study(session, name)
-    # The place alone decides what is shown.
-    tag = f'"{hashlib.sha256(f"{study.fingerprint} {place} {still}".encode()).hexdigest()[:32]}"'
-    headers = {"ETag": tag, "Cache-Control": f"private, max-age={KEPT_SECONDS}"}
+    # These three determine the picture.
+    tag = f'"{hashlib.sha256(f"{study.fingerprint} {index} {still}".encode()).hexdigest()[:32]}"'
+    headers = {"ETag": tag, "Cache-Control": f"private, max-age={PICTURE_MAX_AGE_SECONDS}"}
     if request.headers.get("if-none-match") == tag:
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
-    cache = clips.opened(settings.cache_root, study.dataset, study.fingerprint)
-    if place >= len(cache.records):
-        raise NotFound(f"the clip cache has {len(cache.records)} clips, none at {place}", field="place")
-    return Response(clips.picture(cache, place, still=still), media_type="image/webp", headers=headers)
+    cache = clips.load_cache(settings.cache_root, study.dataset, study.fingerprint)
+    if index >= len(cache.records):
+        raise NotFound(
+            f"there is no clip {index}; the clip cache has {len(cache.records)} clips", field="index"
+        )
+    return Response(clips.clip_picture(cache, index, still=still), media_type="image/webp", headers=headers)
 
 
 def _cache(root: Folder, study: StudyRow) -> ClipCache | None:
     try:
-        return clips.opened(root, study.dataset, study.fingerprint)
+        return clips.load_cache(root, study.dataset, study.fingerprint)
     except CacheMismatch:
-        # The numbers stand without it, as in an imported study.
+        # The page works without the cache, for example for an imported study.
         return None

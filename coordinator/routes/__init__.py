@@ -1,4 +1,4 @@
-"""REST handlers, a few lines each: check, call one function in one transaction, answer a contract type.
+"""Short REST handlers: check the request, call one function in one transaction, return a contract type.
 
 May not live here: SQL, rules about states.
 """

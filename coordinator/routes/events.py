@@ -1,4 +1,4 @@
-"""What happened, as server-sent events: from the database, so that each replica tells the same."""
+"""Events as a stream (server-sent events), read from the database, so that all replicas send the same."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sqlalchemy.exc import OperationalError
 from starlette.concurrency import run_in_threadpool
 
-from coordinator.access.gate import require_by_method
+from coordinator.access.authorization import require_by_method
 from coordinator.access.problems import problems
 from coordinator.events import Cursor, events_after, newest_cursor, parse_cursor
 from coordinator.runtime import CurrentRuntime, Runtime
@@ -25,14 +25,14 @@ router = APIRouter(
     responses=problems(400, 401, 403, 404, 409, 413, 422, 429, 503),
 )
 
-LOOK_AGAIN = 0.5
-"""Seconds between two looks for events."""
+POLL_SECONDS = 0.5
+"""Seconds between two queries for new events."""
 
 
 def _beginning(
     runtime: CurrentRuntime,
     after: Annotated[
-        str | None, Query(max_length=50, description="id of an event; 0-0 for all there are")
+        str | None, Query(max_length=50, description="id of the last received event; 0-0 for all stored events")
     ] = None,
     last_event_id: Annotated[str | None, Header(max_length=50)] = None,
 ) -> Cursor:
@@ -44,7 +44,7 @@ def _beginning(
 
 
 def _study_id(runtime: CurrentRuntime, name: Annotated[StudyName, Path()]) -> int:
-    # In a session of its own: the request's lives as long as the stream.
+    # A separate session, because the request's session would stay open as long as the stream.
     with runtime.sessions() as session:
         return get_study(session, name).id
 
@@ -54,7 +54,7 @@ Beginning = Annotated[Cursor, Depends(_beginning)]
 
 @router.get("/events", response_class=EventSourceResponse)
 async def events(runtime: CurrentRuntime, beginning: Beginning) -> AsyncIterator[ServerSentEvent]:
-    """What happens from now on, or what followed the event that Last-Event-ID or `after` names."""
+    """Stream new events, or all events after the one that Last-Event-ID or `after` names."""
     async for event in _follow(runtime, beginning, None):
         yield _sent(event)
 
@@ -63,7 +63,7 @@ async def events(runtime: CurrentRuntime, beginning: Beginning) -> AsyncIterator
 async def study_events(
     runtime: CurrentRuntime, study_id: Annotated[int, Depends(_study_id)], beginning: Beginning
 ) -> AsyncIterator[ServerSentEvent]:
-    """The same of one study; ends when it is deleted."""
+    """Stream the events of one study; the stream ends when the study is deleted."""
     async for event in _follow(runtime, beginning, study_id):
         yield _sent(event)
         if event.kind == EventKind.STUDY_DELETED:
@@ -75,19 +75,19 @@ async def _follow(runtime: Runtime, cursor: Cursor, study_id: int | None) -> Asy
         with runtime.sessions() as session:
             return events_after(session, after, study_id)
 
-    # The framework ends it when the client hangs up, and fills silence with a comment every 15 seconds.
+    # FastAPI stops this generator when the client disconnects, and sends a comment after 15 seconds of silence.
     while not runtime.ending():
         try:
             found = await run_in_threadpool(read, cursor)
         except OperationalError:
-            # The client comes again, with the id of the last event that it got.
+            # The client reconnects with the id of the last event that it received.
             return
         for event in found:
             yield event
         if found:
             cursor = parse_cursor(found[-1].id)
         else:
-            await asyncio.sleep(LOOK_AGAIN)
+            await asyncio.sleep(POLL_SECONDS)
 
 
 def _sent(event: Event) -> ServerSentEvent:

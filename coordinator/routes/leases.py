@@ -1,4 +1,4 @@
-"""What workers say: claim, result, heartbeat, release, fail."""
+"""The workers' protocol: claim, result, heartbeat, release, fail."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header, Path, Request, Response
 from sqlalchemy.orm import Session
 
-from coordinator.access.gate import CallerOfRequest, require
+from coordinator.access.authorization import CallerOfRequest, require
 from coordinator.access.problems import problems
 from coordinator.routes.transactions import Transaction, WakeLeader, in_transaction
 from coordinator.runtime import CurrentRuntime
@@ -34,7 +34,7 @@ router = APIRouter(
 )
 
 LONG_POLL_STEP = 0.1
-"""Seconds between two looks for a fold while a claim waits."""
+"""Seconds between two attempts to lease a fold while a claim waits."""
 
 
 async def _lease_key(
@@ -48,7 +48,7 @@ async def _lease_key(
 Key = Annotated[leases.LeaseKey, Depends(_lease_key)]
 
 
-@router.post("/claims", responses={204: {"description": "nothing to do now; ask again"}, **problems(410)})
+@router.post("/claims", responses={204: {"description": "no fold is available; claim again"}, **problems(410)})
 async def claim(
     request: Request,
     runtime: CurrentRuntime,
@@ -56,7 +56,7 @@ async def claim(
     wanted: ClaimRequest,
     idempotency_key: Annotated[str, Header(min_length=16, max_length=100)],
 ) -> FoldAssignment:
-    """Lease a fold, waiting up to `wait_seconds` for one."""
+    """Lease a fold; wait up to `wait_seconds` until one is available."""
 
     def attempt(session: Session) -> FoldAssignment | None:
         return claims.claim(session, wanted, idempotency_key, runtime.settings, pod_uid=caller.pod_uid)
@@ -66,19 +66,20 @@ async def claim(
     assignment = await in_transaction(runtime, attempt)
     try:
         while assignment is None:
-            # A client that hung up must not be given a fold it will never hear of, and a server that is to end
-            # does not wait for its callers' patience.
+            # A client that has disconnected must not get a fold, because it would never run it; a server that
+            # shuts down does not wait for the deadline.
             over = time.monotonic() >= deadline or runtime.ending() or await request.is_disconnected()
             if over:
                 return Response(status_code=204)  # type: ignore[return-value]
             await asyncio.sleep(LONG_POLL_STEP)
-            # Of hundreds that wait for the same, one looks; while it finds something, the others look too.
+            # Hundreds of claims may wait for the same folds; one of them tries for all. Once it gets a fold,
+            # the others try too.
             if time.monotonic() - runtime.looked_at.get(same, 0.0) < LONG_POLL_STEP:
                 continue
             runtime.looked_at[same] = time.monotonic()
             assignment = await in_transaction(runtime, attempt)
     finally:
-        # Whatever it waited for: nothing is kept of a kind that nobody waits for any more.
+        # Removed in every case, so that no entry stays after the last claim that waits for these folds.
         runtime.looked_at.pop(same, None)
     runtime.leader.wake()
     return assignment
@@ -86,30 +87,30 @@ async def claim(
 
 @router.put("/leases/{lease_id}/result")
 async def report(key: Key, result: FoldResult, runtime: CurrentRuntime, more: bool = True) -> Verdict:
-    """Hand in a fold; the reply says what became of the trial and carries the next fold."""
+    """Report the result of a fold; the reply contains the decision about the trial, and the next fold."""
     verdict = await in_transaction(
         runtime, lambda session: reports.report(session, key, result, runtime.settings, more=more)
     )
     if verdict.decision != "continue":
-        # A trial has ended: another must be asked for. The projection of running trials has time.
+        # A trial has ended, so the leader must create another. The projection of running trials can wait.
         runtime.leader.wake()
     return verdict
 
 
 @router.post("/leases/{lease_id}/heartbeat")
 async def heartbeat(key: Key, beat: Heartbeat, runtime: CurrentRuntime) -> HeartbeatReply:
-    """Renew a lease and hear what to do."""
+    """Renew a lease; the reply says whether to continue with the fold."""
     return await in_transaction(runtime, lambda session: leases.heartbeat(session, key, beat, runtime.settings))
 
 
 @router.post("/leases/{lease_id}/release", status_code=204)
 def release(key: Key, session: Transaction) -> None:
-    """Give a fold back unharmed."""
+    """Give a fold back without counting a failure."""
     leases.release(session, key)
 
 
 @router.post("/leases/{lease_id}/fail", status_code=204)
 def fail(key: Key, failure: Failure, session: Transaction, wake_leader: WakeLeader) -> None:
-    """Say that a fold could not be run, and whose fault it is."""
+    """Report that a fold could not be run, and whether the environment or the trial is the cause."""
     failures.fail(session, key, failure)
     wake_leader()

@@ -1,4 +1,4 @@
-"""What people and programs ask: studies, trials, folds, confusion."""
+"""Studies with their trials, folds and confusion counts; start, pause, resume and stop."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Path, Query
 
-from coordinator.access.gate import require_by_method
+from coordinator.access.authorization import require_by_method
 from coordinator.access.problems import problems
 from coordinator.routes.transactions import Settings, Transaction, WakeLeader
 from coordinator.runtime import CurrentRuntime
@@ -50,16 +50,16 @@ def create(spec: StudySpec, session: Transaction, settings: Settings, wake_leade
 def list_all(
     session: Transaction,
     state: StudyState | None = None,
-    after: Annotated[StudyName | None, Query(description="only studies made after this one")] = None,
+    after: Annotated[StudyName | None, Query(description="only studies created after this one")] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
 ) -> list[StudyView]:
-    """Studies, oldest first; for the next page, `after` is the last name you have."""
+    """List studies, oldest first; for the next page, set `after` to the last name received."""
     return views.list_studies(session, state=state, after=after, limit=limit)
 
 
 @router.get("/{name}")
 def show(name: Name, runtime: CurrentRuntime, session: Transaction) -> StudyView:
-    """One study with its counts and its best trial, and why it has no workers if Kubernetes says so."""
+    """Get a study with its counts, its best trial and, if Kubernetes cannot run its workers, the reason."""
     view = views.study_view(session, get_study(session, name))
     jobs = runtime.worker_jobs
     if jobs is None or view.state != StudyState.RUNNING:
@@ -69,7 +69,7 @@ def show(name: Name, runtime: CurrentRuntime, session: Transaction) -> StudyView
 
 @router.post("/{name}/start")
 def start(name: Name, session: Transaction, wake_leader: WakeLeader) -> StudyView:
-    """Start a draft."""
+    """Start a draft study."""
     study = life.start(session, name)
     wake_leader()
     return views.study_view(session, study)
@@ -77,11 +77,11 @@ def start(name: Name, session: Transaction, wake_leader: WakeLeader) -> StudyVie
 
 @router.post("/{name}/pause")
 def pause(name: Name, runtime: CurrentRuntime, now: bool = False) -> StudyView:
-    """Pause: folds under way finish and count, or with `now` are abandoned."""
+    """Pause a study: running folds finish and count; with `now`, they are abandoned."""
     with runtime.sessions.begin() as session:
         study = life.pause(session, name)
     if now:
-        # A transaction of its own: trials are never locked by someone who holds their study's lock.
+        # A separate transaction, because the lock order is trials before their study.
         with runtime.sessions.begin() as session:
             leases.abandon_leases(session, study)
     with runtime.sessions.begin() as session:
@@ -90,12 +90,12 @@ def pause(name: Name, runtime: CurrentRuntime, now: bool = False) -> StudyView:
 
 @router.post("/{name}/resume")
 def resume(name: Name, runtime: CurrentRuntime) -> StudyView:
-    """Go on with a paused study; a running one whose Job has failed gets another."""
+    """Resume a paused study; a running study whose Job has failed gets a new Job."""
     with runtime.sessions.begin() as session:
         life.resume(session, name)
     runtime.leader.wake()
     if runtime.worker_jobs is not None:
-        # Nobody waits for Kubernetes while the study is locked.
+        # After the commit, so that the study is not locked while Kubernetes answers.
         runtime.worker_jobs.retry(name)
     with runtime.sessions.begin() as session:
         return views.study_view(session, get_study(session, name))
@@ -103,7 +103,7 @@ def resume(name: Name, runtime: CurrentRuntime) -> StudyView:
 
 @router.post("/{name}/stop")
 def stop(name: Name, session: Transaction, wake_leader: WakeLeader) -> StudyView:
-    """End a study for good; what is done stays."""
+    """Stop a study permanently; finished folds and trials are kept."""
     study = life.stop(session, name, "stopped by a person")
     wake_leader()
     return views.study_view(session, study)
@@ -114,41 +114,42 @@ def trials(
     name: Name,
     session: Transaction,
     state: TrialState | None = None,
-    order: Annotated[Literal["number", "value"], Query(description="by value the best come first")] = "number",
+    order: Annotated[Literal["number", "value"], Query(description="value: best trial first")] = "number",
     worker: Annotated[
-        str | None, Query(max_length=128, pattern=PRINTABLE, description="that holds a fold")
+        str | None,
+        Query(max_length=128, pattern=PRINTABLE, description="only trials with a fold leased to this worker"),
     ] = None,
-    after: Annotated[int, Query(ge=-1, lt=2**31, description="only what follows this trial")] = -1,
+    after: Annotated[int, Query(ge=-1, lt=2**31, description="only trials after this one in the order")] = -1,
     limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
 ) -> list[TrialView]:
-    """Trials in order of their number or value; for the next page, `after` is the last number you have."""
+    """List trials by number or by value; for the next page, set `after` to the last number received."""
     study = get_study(session, name)
     return views.list_trials(session, study, state=state, order=order, worker=worker, after=after, limit=limit)
 
 
 @router.get("/{name}/trials/{number}")
 def trial(name: Name, number: Number, session: Transaction) -> TrialView:
-    """One trial."""
+    """Get a trial."""
     study = get_study(session, name)
     return views.trial_views(session, study, [views.get_trial(session, study, number)])[0]
 
 
 @router.get("/{name}/trials/{number}/folds")
 def folds(name: Name, number: Number, session: Transaction) -> list[FoldView]:
-    """The folds of a trial."""
+    """List the folds of a trial."""
     study = get_study(session, name)
     return trial_results.fold_views(session, study, views.get_trial(session, study, number))
 
 
 @router.get("/{name}/trials/{number}/folds/{index}")
 def fold(name: Name, number: Number, index: Number, session: Transaction) -> FoldRecord:
-    """A finished fold with everything that its result followed from; 409 while it has none."""
+    """Get a finished fold with its result and everything the result depends on; 409 while it has no result."""
     study = get_study(session, name)
     return views.fold_record(session, study, views.get_trial(session, study, number), index)
 
 
 @router.get("/{name}/trials/{number}/confusion")
 def confusion(name: Name, number: Number, session: Transaction) -> ConfusionView:
-    """Confusion counts over the finished folds of a trial."""
+    """Get the confusion counts over the finished folds of a trial."""
     study = get_study(session, name)
     return views.confusion_view(session, study, views.get_trial(session, study, number))

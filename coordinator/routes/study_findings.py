@@ -1,4 +1,4 @@
-"""What a report of a study is made from, beside its trials and folds: its split, its costs, what mattered."""
+"""Data for a study's report besides its trials and folds: split, costs, parameter importance."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query
 
-from coordinator.access.gate import require_by_method
+from coordinator.access.authorization import require_by_method
 from coordinator.access.problems import problems
 from coordinator.optimizer import importances, trial_record
 from coordinator.routes.transactions import Settings, Transaction
@@ -30,7 +30,7 @@ Name = Annotated[StudyName, Path()]
 
 @router.get("/{name}/split")
 def split(name: Name, session: Transaction, settings: Settings) -> SplitView:
-    """Which clips each fold tests, with their true classes and their subjects."""
+    """List the test clips of each fold, with their true classes and their subjects."""
     study = get_study(session, name)
     return views.split_view(session, study, _subjects(study, settings.cache_root))
 
@@ -39,16 +39,16 @@ def split(name: Name, session: Transaction, settings: Settings) -> SplitView:
 def costs(
     name: Name,
     session: Transaction,
-    after: Annotated[int, Query(ge=-1, lt=2**31, description="only trials that follow this one")] = -1,
+    after: Annotated[int, Query(ge=-1, lt=2**31, description="only trials after this one")] = -1,
     limit: Annotated[int, Query(ge=1, le=1000)] = 200,
 ) -> list[TrialCost]:
-    """What each trial took, by number; for the next page, `after` is the last number you have."""
+    """List the costs of each trial, by number; for the next page, set `after` to the last number received."""
     return views.trial_costs(session, get_study(session, name), after=after, limit=limit)
 
 
 @router.get("/{name}/importance")
 def importance(name: Name, session: Transaction) -> ImportanceView:
-    """How much each parameter mattered among the complete trials (PED-ANOVA)."""
+    """Get the importance of each parameter among the complete trials (PED-ANOVA)."""
     study = get_study(session, name)
     complete = views.complete_trials(session, study)
     history = [trial_record(trial) for trial in complete]
@@ -63,6 +63,6 @@ def _subjects(study: StudyRow, cache_root: FilePath) -> dict[str, str]:
     try:
         cache = open_cache(cache_folder(cache_root, study.dataset, study.fingerprint), verify=False)
     except CacheMismatch:
-        # A study that was imported can be looked at without its clips.
+        # An imported study can be read without its clip cache.
         return {}
     return {clip.clip_id: clip.subject for clip in cache.clips()}

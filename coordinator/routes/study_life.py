@@ -1,4 +1,4 @@
-"""What people do with a study beside running it: extend, clone, move to another coordinator, delete."""
+"""Actions on a study: enqueue, change the budget, clone, train a final model, export, import, delete."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fastapi.responses import StreamingResponse
 from sqlalchemy.orm import Session, sessionmaker
 from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
 
-from coordinator.access.gate import require_by_method
+from coordinator.access.authorization import require_by_method
 from coordinator.access.problems import problems
 from coordinator.routes.transactions import Settings, Transaction, WakeLeader
 from coordinator.runtime import CurrentRuntime, Runtime
@@ -31,8 +31,8 @@ router = APIRouter(
     responses=problems(400, 401, 403, 404, 409, 413, 422, 429, 503),
 )
 
-IMPORT_BYTES_ALLOWED = 4 * 2**30
-"""Of a study file; 800 trials of 118 folds take about a tenth."""
+MAX_IMPORT_BYTES = 4 * 2**30
+"""Maximum size of a study file; 800 trials of 118 folds take about a tenth of it."""
 
 JSON_LINES = "application/jsonl"
 
@@ -41,7 +41,7 @@ Name = Annotated[StudyName, Path()]
 
 @router.post("/{name}/enqueue")
 def enqueue(name: Name, wanted: Enqueue, session: Transaction, wake_leader: WakeLeader) -> Enqueued:
-    """Run these configurations next, within the budget; they follow the trials that are made already."""
+    """Enqueue configurations; they run after the existing trials and count towards the budget."""
     numbers = life.enqueue(session, name, wanted.configurations)
     wake_leader()
     return Enqueued(numbers=numbers)
@@ -49,7 +49,7 @@ def enqueue(name: Name, wanted: Enqueue, session: Transaction, wake_leader: Wake
 
 @router.post("/{name}/budget")
 def budget(name: Name, wanted: Budget, session: Transaction, wake_leader: WakeLeader) -> StudyView:
-    """Set how many trials the study runs in all; a complete one goes on when it is given more."""
+    """Set the total number of trials; a complete study continues if the number is larger than before."""
     study = life.set_budget(session, name, wanted.trials)
     wake_leader()
     return views.study_view(session, study)
@@ -59,7 +59,7 @@ def budget(name: Name, wanted: Budget, session: Transaction, wake_leader: WakeLe
 def clone(
     name: Name, wanted: Clone, session: Transaction, settings: Settings, wake_leader: WakeLeader
 ) -> StudyView:
-    """Create a study of the same spec on the same clips, with changes; of the old one's trials it has none."""
+    """Create a study with the same spec and clips and the given changes; no trials are copied."""
     spec = life.cloned_spec(session, name, wanted)
     study = life.create(session, spec, settings.cache_root, settings.models_root)
     wake_leader()
@@ -70,7 +70,7 @@ def clone(
 def train_final(
     name: Name, wanted: TrainFinal, session: Transaction, settings: Settings, wake_leader: WakeLeader
 ) -> StudyView:
-    """Create a study that trains the best configuration on all clips; the network is kept as a model."""
+    """Create a study that trains the best or a given configuration on all clips and stores it as a model."""
     spec = final_spec(session, name, wanted)
     study = life.create(session, spec, settings.cache_root, settings.models_root)
     wake_leader()
@@ -79,7 +79,7 @@ def train_final(
 
 @router.get("/{name}/export", response_class=StreamingResponse, responses={200: {"content": {JSON_LINES: {}}}})
 def export(name: Name, runtime: CurrentRuntime, session: Transaction) -> StreamingResponse:
-    """The study as JSON lines: itself, then its trials with every result."""
+    """Export the study as JSON lines: the study, then its trials with all results."""
     get_study(session, name)
     return StreamingResponse(
         _exported(runtime, name),
@@ -91,15 +91,15 @@ def export(name: Name, runtime: CurrentRuntime, session: Transaction) -> Streami
 @router.post(
     "/import",
     status_code=201,
-    max_body_size=IMPORT_BYTES_ALLOWED,
+    max_body_size=MAX_IMPORT_BYTES,
     openapi_extra={"requestBody": {"required": True, "content": {JSON_LINES: {"schema": {"type": "string"}}}}},
 )
 async def import_(
     request: Request, runtime: CurrentRuntime, name: Annotated[StudyName | None, Query()] = None
 ) -> StudyView:
-    """Store a study from what `export` gave, under its name or another; a running one is paused."""
+    """Import an exported study, under its own name or another; a running study is imported as paused."""
     with TemporaryFile() as file:
-        # To disk first: a transaction does not wait for a client.
+        # Written to disk first, so that the transaction does not wait for the client.
         async for chunk in request.stream():
             await run_in_threadpool(file.write, chunk)
         file.seek(0)
@@ -113,15 +113,17 @@ def delete(
     name: Name,
     session: Transaction,
     wake_leader: WakeLeader,
-    confirm: Annotated[str | None, Query(max_length=100, description="the study's name again")] = None,
+    confirm: Annotated[
+        str | None, Query(max_length=100, description="the study's name again, as confirmation")
+    ] = None,
 ) -> None:
-    """Delete a study that does not run, with all its trials and results."""
+    """Delete a study that is not running, with all its trials and results."""
     delete_study(session, name, confirm)
     wake_leader()
 
 
 async def _exported(runtime: Runtime, name: str) -> AsyncIterator[bytes]:
-    # Each holds a connection for as long as its client takes.
+    # Each export holds a database connection until its client has read everything.
     async with runtime.export_slots:
         async for line in iterate_in_threadpool(_lines(runtime.sessions, name)):
             yield line
@@ -129,7 +131,7 @@ async def _exported(runtime: Runtime, name: str) -> AsyncIterator[bytes]:
 
 def _lines(sessions: sessionmaker[Session], name: str) -> Iterator[bytes]:
     with sessions() as session:
-        # One snapshot for all pages.
+        # One snapshot for all queries.
         session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
         yield from export_lines(session, name)
 

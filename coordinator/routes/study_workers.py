@@ -1,4 +1,4 @@
-"""A study's workers in Kubernetes: how many, where they run, why they do not, what they write."""
+"""A study's workers in Kubernetes: their number, their pods, why they do not start, and their logs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Query
 from fastapi.responses import StreamingResponse
 
-from coordinator.access.gate import require_by_method
+from coordinator.access.authorization import require_by_method
 from coordinator.access.problems import problems
 from coordinator.routes.transactions import Transaction, WakeLeader
 from coordinator.runtime import CurrentRuntime
@@ -30,7 +30,7 @@ Name = Annotated[StudyName, Path()]
 
 @router.get("/{name}/workers")
 def show(name: Name, runtime: CurrentRuntime, session: Transaction) -> StudyWorkersView:
-    """The study's Job and pods in Kubernetes; nothing where this coordinator starts no workers."""
+    """Get the study's Job and pods in Kubernetes; empty if this coordinator starts no workers."""
     get_study(session, name)
     if runtime.worker_jobs is None:
         return StudyWorkersView(job=None, wanted=None, suspended=False, stalled=None, pods=())
@@ -39,7 +39,7 @@ def show(name: Name, runtime: CurrentRuntime, session: Transaction) -> StudyWork
 
 @router.post("/{name}/workers")
 def resize(name: Name, wanted: WorkerCount, session: Transaction, wake_leader: WakeLeader) -> StudyView:
-    """Set how many pods of workers the study has in Kubernetes; those too many give their folds back."""
+    """Set the study's number of worker pods in Kubernetes; surplus pods give their folds back."""
     study = life.set_workers(session, name, wanted.workers)
     wake_leader()
     return views.study_view(session, study)
@@ -50,15 +50,15 @@ def logs(
     name: Name,
     runtime: CurrentRuntime,
     follow: bool = False,
-    tail: Annotated[int | None, Query(ge=0, le=100_000, description="last lines of each pod")] = None,
+    tail: Annotated[int | None, Query(ge=0, le=100_000, description="number of last lines per pod")] = None,
 ) -> StreamingResponse:
-    """The logs of the study's pods, each line beginning with its pod's name."""
-    # No transaction stays open while somebody follows.
+    """Get the logs of the study's pods; each line starts with the pod's name."""
+    # A separate session, so that no transaction stays open while a client follows.
     with runtime.sessions() as session:
         get_study(session, name)
     jobs = runtime.worker_jobs
     if jobs is None:
-        raise Conflict("this coordinator starts no workers; look at the logs of those you started")
+        raise Conflict("this coordinator starts no workers; read the logs of the workers that you started")
     return StreamingResponse(_encoded(jobs.logs(name, follow=follow, tail=tail)), media_type="text/plain")
 
 

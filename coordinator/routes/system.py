@@ -1,4 +1,4 @@
-"""What there is: datasets, workers, and whether this process is well."""
+"""Probes, metrics, datasets, models and workers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from coordinator.access.gate import require, require_by_method
+from coordinator.access.authorization import require, require_by_method
 from coordinator.access.problems import problems
 from coordinator.routes.transactions import Settings, Transaction
 from coordinator.runtime import CurrentRuntime
@@ -24,7 +24,7 @@ from services.model_catalogue import list_models
 from services.revision import running_revision
 
 router = APIRouter(tags=["system"])
-for_people = APIRouter(
+api_router = APIRouter(
     prefix="/api/v1",
     tags=["system"],
     dependencies=[Depends(require_by_method)],
@@ -34,13 +34,13 @@ for_people = APIRouter(
 
 @router.get("/livez")
 def alive() -> dict[str, str]:
-    """The process answers. Never asks the database."""
+    """Liveness probe: the process answers; the database is not queried."""
     return {"status": "alive"}
 
 
 @router.get("/readyz", responses=problems(503))
 def ready(request: Request, runtime: CurrentRuntime) -> dict[str, str | bool | None]:
-    """The database answers too; with what is running."""
+    """Readiness probe: the database answers; the reply has the version, and whether this is the leader."""
     try:
         with runtime.sessions() as session:
             session.execute(text("SELECT 1 FROM foldwise.schema_version"))
@@ -61,39 +61,39 @@ def ready(request: Request, runtime: CurrentRuntime) -> dict[str, str | bool | N
     responses=problems(401, 403, 429, 503),
 )
 def metrics(runtime: CurrentRuntime) -> PlainTextResponse:
-    """Metrics for Prometheus. Answers without the database too, and then says so."""
+    """Get metrics for Prometheus; works without the database, `foldwise_database_up` is then 0."""
     return PlainTextResponse(generate_latest(runtime.metrics), media_type=CONTENT_TYPE_LATEST)
 
 
-@for_people.get("/datasets")
+@api_router.get("/datasets")
 def datasets(settings: Settings) -> list[DatasetView]:
-    """The clip caches a study can name."""
+    """List the clip caches that a study can use."""
     return [
         DatasetView(**manifest.model_dump(include=set(DatasetView.model_fields)))
         for manifest in list_caches(settings.cache_root)
     ]
 
 
-@for_people.get("/models")
+@api_router.get("/models")
 def models(settings: Settings) -> list[ModelCard]:
-    """The models a study can start its training from, by id."""
+    """List the models from which a study can start its training, by id."""
     return list_models(settings.models_root) if settings.models_root is not None else []
 
 
-@for_people.get("/workers")
+@api_router.get("/workers")
 def workers(
     runtime: CurrentRuntime, session: Transaction, seen_within: Annotated[float, Query(gt=0, le=1e9)] = 300.0
 ) -> list[WorkerView]:
-    """Workers heard of in the last `seen_within` seconds, with their pods where they are known."""
+    """List the workers that were in contact in the last `seen_within` seconds, with their pods if known."""
     found = views.list_workers(session, seen_within=seen_within)
     jobs = runtime.worker_jobs
     pods = {} if jobs is None else {pod.name: pod for pod in jobs.pods()}
     return [worker.model_copy(update={"pod": pods.get(worker.name)}) for worker in found]
 
 
-@for_people.post("/workers/{worker}/drain", status_code=204, responses=problems(404, 409))
+@api_router.post("/workers/{worker}/drain", status_code=204, responses=problems(404, 409))
 def drain(
     worker: Annotated[str, Path(max_length=200, pattern=PRINTABLE)], session: Transaction, now: bool = False
 ) -> None:
-    """Let a worker end, by its id or name: after the fold it runs, or with `now` at once, giving it back."""
+    """Drain a worker by id or name: it ends after its current fold, or with `now` gives it back at once."""
     drain_worker(session, worker, now=now)

@@ -1,4 +1,4 @@
-"""Tokens: made, listed, revoked. For admins alone."""
+"""Create, list and revoke tokens; only for admins."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Response
 
 from coordinator.access import tokens
-from coordinator.access.gate import require
+from coordinator.access.authorization import require
 from coordinator.access.problems import problems
 from coordinator.routes.transactions import Transaction
 from services.contracts import NewToken, TokenId, TokenScope, TokenSpec, TokenView
@@ -22,18 +22,18 @@ router = APIRouter(
 
 @router.post("", status_code=201)
 def create(wanted: TokenSpec, session: Transaction, response: Response) -> NewToken:
-    """Make a token; its secret is in this answer and can never be read again."""
+    """Create a token; only this response contains its secret."""
     response.headers["Cache-Control"] = "no-store"
     return tokens.create(session, wanted)
 
 
 @router.get("")
 def list_all(session: Transaction) -> list[TokenView]:
-    """All tokens, oldest first, the revoked ones too."""
+    """List all tokens, oldest first, including revoked ones."""
     return tokens.list_all(session)
 
 
 @router.delete("/{token_id}", status_code=204)
 def revoke(token_id: Annotated[TokenId, Path()], session: Transaction) -> None:
-    """Let a token count no more, on every coordinator within five seconds."""
+    """Revoke a token; every coordinator rejects it within five seconds."""
     tokens.revoke(session, token_id)

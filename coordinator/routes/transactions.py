@@ -1,4 +1,4 @@
-"""One request, one transaction: committed when the handler returns, rolled back when it raises."""
+"""One transaction per request: committed when the handler returns, rolled back when it raises."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ T = TypeVar("T")
 
 
 async def _slot(runtime: CurrentRuntime) -> AsyncIterator[None]:
-    # A request takes a thread several times while it holds a connection. If others waited in all threads for
-    # a connection, none of them would ever get on; so they wait here, before they take either.
+    # A request takes a thread several times while it holds a connection. If other requests occupied all threads
+    # while they wait for a connection, none could continue; so requests wait here, before they take either.
     async with runtime.transaction_slots:
         yield
 
@@ -30,14 +30,14 @@ def _transaction(
         yield session
 
 
-# `scope="function"` commits before the reply is sent: an acknowledged write is a durable one.
+# `scope="function"` commits before the reply is sent, so an acknowledged write is durable.
 Transaction = Annotated[Session, Depends(_transaction, scope="function")]
 
 
 async def in_transaction(runtime: Runtime, work: Callable[[Session], T]) -> T:
-    """Do the work of a request that comes often in one transaction and one thread, from begin to commit.
+    """Run `work` in one transaction and one thread, for frequent requests.
 
-    A handler with a `Transaction` changes threads for its parts.
+    A handler with a `Transaction` changes threads between begin, work and commit, which costs time.
     """
 
     def begin_to_commit() -> T:
@@ -54,7 +54,7 @@ async def _settings(runtime: CurrentRuntime) -> CoordinatorSettings:
 
 async def _wake_leader(runtime: CurrentRuntime, session: Transaction) -> Callable[[], None]:
     def wake() -> None:
-        # Sooner, it would not see what was changed.
+        # Before the commit, the leader would not see the change.
         event.listen(session, "after_commit", lambda _: runtime.leader.wake(), once=True)
 
     return wake

@@ -36,7 +36,7 @@ def test_a_study_is_watched_and_steered_through_a_restart(browser: Browser, coor
     assert visitor.complaints == []
 
     coordinator.kill()
-    expect(page.get_by_role("status")).to_have_text("connecting again …")
+    expect(page.get_by_role("status")).to_have_text("reconnecting …")
     coordinator.start()
     expect(page.get_by_role("status")).to_have_text("live")
     # While nobody answers, the browser says so.
@@ -85,7 +85,7 @@ def test_every_action_does_what_it_says(browser: Browser, coordinator: Coordinat
     parameters = [trial["parameters"] for trial in coordinator.get("/studies/s/trials")]
     assert {"clahe": False, "dropout": 0.125} in parameters
     page.get_by_text("Stop …").click()
-    page.get_by_role("button", name="Stop it for good").click()
+    page.get_by_role("button", name="Stop permanently").click()
     expect(page.locator("#panel-summary h1")).to_contain_text("stopped")
     expect(page.get_by_text("stopped by a person")).to_be_visible()
     assert visitor.complaints == []
@@ -165,7 +165,7 @@ def test_the_heat_map_is_read_by_keyboard_and_follows_folds(browser: Browser, co
     heat, tip = page.locator("#heat"), page.locator("#heat-tip")
     heat.focus()
     heat.press("ArrowRight")
-    expect(tip).to_have_text(re.compile(r"^trial 0 \(complete, [\d.]+ %\) · S000 · [012] of 2 clips right$"))
+    expect(tip).to_have_text(re.compile(r"^trial 0 \(complete, [\d.]+ %\) · S000 · [012] of 2 clips correct$"))
     before = coordinator.get("/studies/s/trials/0/folds")
     heat.press("ArrowRight")
     expect(tip).to_contain_text(f"S001 · {before[1]['correct']} of 2")
@@ -182,7 +182,7 @@ def test_the_heat_map_is_read_by_keyboard_and_follows_folds(browser: Browser, co
         return tip.text_content()
 
     expect(page.locator("#panel-latest")).to_contain_text("1 of 5 folds")
-    assert "of 2 clips right" in told()
+    assert "of 2 clips correct" in told()
     heat.press("Enter")
     page.wait_for_url("**/studies/s/trials/1")
     still = page.locator("picture source").first.get_attribute("media")

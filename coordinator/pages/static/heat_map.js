@@ -1,5 +1,5 @@
-// Draws the trials x folds heat map on a canvas as large as what is seen of it, and says what lies under the pointer
-// or the cursor of the keyboard.
+// Draws the visible part of the trials x folds heat map on a canvas, and describes the cell under the pointer or the
+// keyboard cursor.
 
 const box = document.getElementById("heat");
 const canvas = box.querySelector("canvas");
@@ -12,15 +12,15 @@ const path = `/studies/${box.dataset.study}`;
 const RUNNING = 1;
 const FAILED = 2;
 const DONE = 3;
-const LABEL = 44; // pixels at the left for the number of a trial
-const VALUE = 58; // at the right for its accuracy
-const SEEN = 480; // height that is seen at most
+const LABEL = 44; // pixels at the left for the trial number
+const VALUE = 58; // pixels at the right for the accuracy
+const MAX_HEIGHT = 480; // pixels of the visible part, at most
 
-let map = null; // what the coordinator told: see heat_map.py
+let map = null; // the coordinator's reply, see heat_map.py
 let cells = null;
 let columns = []; // index of the fold in each column
 let rows = []; // index of the trial in each row
-let height = 12;
+let height = 12; // pixels of a row
 let cursor = null; // [row, column]
 let colours = {};
 let markOf = () => ""; // the colour of a rule
@@ -42,7 +42,7 @@ function arrange() {
   rows = map.trials.map((_, trial) => trial);
   if (order.value === "newest") rows.reverse();
   if (order.value === "best") {
-    // Those that are complete have been measured on every clip; the others follow.
+    // Complete trials come first, because they were tested on all clips.
     const worth = (trial) => (map.trials[trial][1] === "complete" ? 2 : 0) + (map.trials[trial][2] ?? -1);
     rows.sort((a, b) => worth(b) - worth(a) || a - b);
   }
@@ -71,13 +71,15 @@ function draw() {
   if (map === null) return;
   const width = box.clientWidth;
   const whole = Math.max(1, rows.length) * height;
-  const seen = Math.min(whole, SEEN);
+  // Whole rows only, so that no label is cut off.
+  const seen = Math.min(whole, Math.floor(MAX_HEIGHT / height) * height);
   const scale = window.devicePixelRatio || 1;
   if (canvas.width !== Math.round(width * scale) || canvas.height !== Math.round(seen * scale)) {
     canvas.width = Math.round(width * scale);
     canvas.height = Math.round(seen * scale);
     canvas.style.height = `${seen}px`;
   }
+  box.style.maxHeight = `${seen}px`;
   spacer.style.height = `${whole - seen}px`;
   const pen = canvas.getContext("2d");
   pen.setTransform(scale, 0, 0, scale, 0, 0);
@@ -130,12 +132,12 @@ function describe() {
   const [number, state, accuracy, rule, prunedAt] = map.trials[trial];
   const value = cell(trial, fold);
   let what = "not run";
-  if (value >= DONE) what = `${value - DONE} of ${map.clips[fold]} clips right`;
+  if (value >= DONE) what = `${value - DONE} of ${map.clips[fold]} clips correct`;
   else if (value === RUNNING) what = "running";
   else if (value === FAILED) what = "failed";
   if (fold === prunedAt) what += `, pruned here by ${rule}`;
-  const so_far = accuracy === null ? "" : `, ${(100 * accuracy).toFixed(2)} %`;
-  tip.textContent = `trial ${number} (${state}${so_far}) · ${map.folds[fold]} · ${what}`;
+  const percent = accuracy === null ? "" : `, ${(100 * accuracy).toFixed(2)} %`;
+  tip.textContent = `trial ${number} (${state}${percent}) · ${map.folds[fold]} · ${what}`;
 }
 
 function under(event) {
@@ -170,7 +172,7 @@ box.addEventListener("keydown", (event) => {
   if (move === undefined || map === null || rows.length === 0) return;
   event.preventDefault();
   const inside = (value, size) => Math.max(0, Math.min(size - 1, value));
-  // The first key only shows where one stands.
+  // The first key only shows the cursor.
   const to = cursor === null ? [0, 0] : [inside(cursor[0] + move[0], rows.length), inside(cursor[1] + move[1], columns.length)];
   const top = to[0] * height;
   if (top < box.scrollTop) box.scrollTop = top;
@@ -184,9 +186,9 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
   draw();
 });
 
-// --- Live --------------------------------------------------------------------------------------------------
+// --- Live updates ------------------------------------------------------------------------------------------
 
-root.addEventListener("told", ({ detail }) => {
+root.addEventListener("study-event", ({ detail }) => {
   if (map === null || detail.kind !== "fold_accepted") return;
   const trial = map.trials.findIndex(([number]) => number === detail.data.trial);
   if (trial < 0) return;
@@ -195,22 +197,22 @@ root.addEventListener("told", ({ detail }) => {
   draw();
 });
 
-let made = "";
+let counts = "";
 root.addEventListener("refreshed", ({ detail }) => {
   if (map === null) return;
   const now = `${detail.trials} ${detail.ended}`;
-  if (now !== made) {
-    // A trial was made or has ended: its row says how.
-    made = now;
+  if (now !== counts) {
+    // A trial was created or has ended, so its row is loaded again.
+    counts = now;
     load().then(describe);
     return;
   }
-  const held = new Set(detail.running.split(" ").filter(Boolean));
+  const running = new Set(detail.running.split(" ").filter(Boolean));
   map.trials.forEach(([number, state], trial) => {
     if (state !== "running" && state !== "ready") return;
     for (const fold of columns) {
       const value = cell(trial, fold);
-      if (value <= RUNNING) set(trial, fold, held.has(`${number}:${fold}`) ? RUNNING : 0);
+      if (value <= RUNNING) set(trial, fold, running.has(`${number}:${fold}`) ? RUNNING : 0);
     }
   });
   draw();

@@ -1,48 +1,48 @@
-// Keeps the page of a study as the study is: listens to its events, and asks for the panels that follow from them.
+// Keeps a study's page up to date: listens to the study's events and loads the changed panels.
 
 const root = document.querySelector("[data-study]");
 const path = `/studies/${root.dataset.study}`;
-const word = document.getElementById("live");
-const QUIET_MS = 10_000; // heartbeats make no events, yet workers go on
-const SOONEST_MS = 1_500;
+const status = document.getElementById("live");
+const IDLE_REFRESH_MS = 10_000; // heartbeats change the workers' panel without an event
+const MIN_REFRESH_MS = 1_500;
 
 let last = root.dataset.after;
 let source = null;
 let timer = null;
-let asked = 0;
-let took = 0;
+let requestedAt = 0;
+let took = 0; // milliseconds of the last request
 const shown = new Map();
 for (const panel of document.querySelectorAll("[data-panel]")) shown.set(panel.id, panel.outerHTML);
 
 function listen() {
   source = new EventSource(`${path}/events?after=${encodeURIComponent(last)}`);
   source.onopen = () => {
-    say("on", "live");
+    showStatus("on", "live");
     refresh(0);
   };
   source.onerror = () => {
-    say("off", "connecting again …");
-    // After an answer that is no stream, as of a coordinator that starts, the browser gives up; we do not.
+    showStatus("off", "reconnecting …");
+    // The browser gives up after a reply that is not a stream, such as that of a starting coordinator.
     if (source.readyState === EventSource.CLOSED) setTimeout(listen, 2_000);
   };
   for (const kind of ["fold_accepted", "trial_ended", "study_moved", "study_changed", "study_deleted"]) {
     source.addEventListener(kind, (event) => {
       last = event.lastEventId;
       if (kind === "study_deleted") location.assign("/");
-      root.dispatchEvent(new CustomEvent("told", { detail: JSON.parse(event.data) }));
-      refresh(SOONEST_MS);
+      root.dispatchEvent(new CustomEvent("study-event", { detail: JSON.parse(event.data) }));
+      refresh(MIN_REFRESH_MS);
     });
   }
 }
 
-function say(kind, text) {
-  word.className = `live ${kind}`;
-  if (word.textContent !== text) word.textContent = text;
+function showStatus(kind, text) {
+  status.className = `live ${kind}`;
+  if (status.textContent !== text) status.textContent = text;
 }
 
 function refresh(wait) {
-  // A page that takes long is asked for less often.
-  const due = Math.max(performance.now() + wait / 10, asked + Math.max(wait, 8 * took));
+  // Panels that take long to load are loaded less often.
+  const due = Math.max(performance.now() + wait / 10, requestedAt + Math.max(wait, 8 * took));
   if (timer !== null && timer.due <= due) return;
   if (timer !== null) clearTimeout(timer.id);
   timer = { due, id: setTimeout(load, Math.max(0, due - performance.now())) };
@@ -50,16 +50,16 @@ function refresh(wait) {
 
 async function load() {
   timer = null;
-  asked = performance.now();
+  requestedAt = performance.now();
   try {
     const answer = await fetch(`${path}/panels`, { headers: { Accept: "text/html" } });
     if (answer.redirected) return location.reload(); // signed out
     if (answer.ok) replace(await answer.text());
   } catch {
-    // The stream notices too, and tells when the coordinator is back.
+    // The stream fails too, and reconnects when the coordinator is back.
   }
-  took = performance.now() - asked;
-  if (!document.hidden) refresh(QUIET_MS);
+  took = performance.now() - requestedAt;
+  if (!document.hidden) refresh(IDLE_REFRESH_MS);
 }
 
 function replace(html) {
@@ -67,7 +67,7 @@ function replace(html) {
   for (const panel of fresh.querySelectorAll("[data-panel]")) {
     const old = document.getElementById(panel.id);
     if (old === null || shown.get(panel.id) === panel.outerHTML) continue;
-    // Somebody is about to press something in there.
+    // The user is about to press a button in this panel.
     if (old.querySelector("details[open]") !== null) continue;
     shown.set(panel.id, panel.outerHTML);
     const focused = old.contains(document.activeElement) ? document.activeElement.id : "";
@@ -77,16 +77,16 @@ function replace(html) {
   root.dispatchEvent(new CustomEvent("refreshed", { detail: document.getElementById("panel-summary").dataset }));
 }
 
-// --- Panels that take longer: asked for after the first paint, and again when there is more to tell ---------
+// --- The slow panel: loaded after the first paint, and again when more trials are complete -----------------
 
 const lazy = document.querySelector("[data-fragment]");
 const LAZY_MS = 15_000;
 let complete = null;
-let lazyAsked = -LAZY_MS;
+let lazyRequestedAt = -LAZY_MS;
 
 async function loadLazy(now) {
-  if (now.complete === complete || performance.now() - lazyAsked < LAZY_MS) return;
-  lazyAsked = performance.now();
+  if (now.complete === complete || performance.now() - lazyRequestedAt < LAZY_MS) return;
+  lazyRequestedAt = performance.now();
   complete = now.complete;
   const answer = await fetch(lazy.dataset.fragment, { headers: { Accept: "text/html" } }).catch(() => null);
   if (!answer?.ok || answer.redirected) return;
@@ -97,7 +97,7 @@ async function loadLazy(now) {
 root.addEventListener("refreshed", (event) => loadLazy(event.detail));
 
 document.addEventListener("visibilitychange", () => {
-  // A browser has few connections to a host; a page that nobody sees needs none.
+  // Browsers allow few connections per host, so a hidden page keeps none.
   if (document.hidden) source.close();
   else listen();
 });

@@ -1,17 +1,17 @@
-// Says of the cross under the pointer which trial it is, and opens it.
+// Shows the trial of the cross near the pointer, and opens it on a click.
 
 const root = document.querySelector("[data-study]");
-const NEAR = 14;
+const MAX_DISTANCE = 14; // pixels
 
 function nearest(event) {
   const plot = event.target.closest("#panel-convergence .plot");
   if (plot === null) return null;
   let best = null;
-  let least = NEAR ** 2;
+  let least = MAX_DISTANCE ** 2;
   for (const mark of plot.querySelectorAll("use[data-trial]")) {
     const box = mark.getBoundingClientRect();
-    const away = (box.x + box.width / 2 - event.clientX) ** 2 + (box.y + box.height / 2 - event.clientY) ** 2;
-    if (away < least) [best, least] = [mark, away];
+    const squared = (box.x + box.width / 2 - event.clientX) ** 2 + (box.y + box.height / 2 - event.clientY) ** 2;
+    if (squared < least) [best, least] = [mark, squared];
   }
   return best;
 }

@@ -29,8 +29,8 @@ from client import connection
 from client.connection import Connection
 from client.study_client import StudyClient
 from coordinator.access import tokens
-from coordinator.access.callers import Caller, Callers
-from coordinator.access.gate import OPEN_PATHS
+from coordinator.access.authentication import Caller, Callers
+from coordinator.access.authorization import OPEN_PATHS
 from coordinator.access.paths import is_open
 from coordinator.runtime import runtime_of
 from coordinator.settings import CoordinatorSettings
@@ -73,7 +73,9 @@ def test_a_new_route_without_a_scope_is_noticed(client: httpx.Client, app: FastA
 
 
 def test_a_router_lets_nobody_in_whom_the_gate_has_not_seen(app: FastAPI) -> None:
-    app.user_middleware = [m for m in app.user_middleware if getattr(m.cls, "__name__", "") != "TokenGate"]
+    app.user_middleware = [
+        m for m in app.user_middleware if getattr(m.cls, "__name__", "") != "TokenMiddleware"
+    ]
     with served(app) as client:
         for path in ("/api/v1/studies", "/api/v1/tokens", "/metrics"):
             assert client.get(path, headers=bearer(ADMIN_TOKEN)).status_code == 401
@@ -215,8 +217,8 @@ def test_the_command_line_makes_lists_and_revokes(client: httpx.Client) -> None:
     ended = foldwise("token", "list", FOLDWISE_URL=str(client.base_url), FOLDWISE_TOKEN=told["token"])
     assert (ended.returncode, ended.stdout) == (64, "")
     assert ended.stderr == (
-        "foldwise: this needs a token of the scope admin, the one that was sent has write; an admin can make "
-        "one with `foldwise token create NAME --scope admin`\n"
+        "foldwise: this request needs the scope admin, but the token has the scope write; an admin can create "
+        "another with `foldwise token create NAME --scope admin`\n"
     )
 
 
@@ -370,7 +372,7 @@ def test_who_asks_too_often_is_told_when_to_come_back_and_our_client_does(
         for _ in range(4):
             assert client.get("/api/v1/studies", headers=bearer(ADMIN_TOKEN)).status_code == 200
         with Connection(url, ADMIN_TOKEN, give_up_after=0) as impatient:
-            with pytest.raises(TooManyRequests, match="more than 2 times a second") as told:
+            with pytest.raises(TooManyRequests, match="more than 2 requests per second") as told:
                 StudyClient(impatient).studies()
             assert "\n" not in told.value.message
             assert told.value.exit_code == 75

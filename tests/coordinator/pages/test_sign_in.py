@@ -243,7 +243,7 @@ def test_every_page_is_walked_with_sessions_and_keeps_to_the_policy(
     client: httpx.Client, app: FastAPI, study: str
 ) -> None:
     pages = [
-        (method, (route.path or "").replace("{name}", "s").replace("{number}", "0").replace("{place}", "0"))
+        (method, (route.path or "").replace("{name}", "s").replace("{number}", "0").replace("{index}", "0"))
         for route in iter_route_contexts(app.routes)
         for method in sorted(route.methods or ())
         if is_page(route.path or "") or is_open(route.path or "")

@@ -17,9 +17,9 @@ from PIL import Image
 
 from coordinator.pages import charts, clips, trial_view
 from coordinator.pages.forecast import time_left
+from coordinator.pages.formats import duration, percent
 from coordinator.pages.parameters import parameter_panels
-from coordinator.pages.study_view import convergence, standing
-from coordinator.pages.words import duration, percent
+from coordinator.pages.study_view import convergence, summarize
 from coordinator.store.fold_map import DONE, MappedTrial
 from coordinator.store.trial_results import FoldOutcome
 from services import scores
@@ -77,7 +77,7 @@ def trial(
 
 
 def test_equal_folds_and_trials_leave_no_doubt_about_the_time() -> None:
-    left = time_left(every(2.0, 50), [10] * 20, trials_to_come=5, folds_under_way=4)
+    left = time_left(every(2.0, 50), [10] * 20, remaining_trials=5, remaining_folds=4)
     assert left is not None
     assert left.middle == pytest.approx(54 * 2.0)
     assert left.low == pytest.approx(108)
@@ -96,7 +96,7 @@ def test_the_range_holds_the_truth_eight_times_in_ten() -> None:
         for _ in range(120):
             at += timedelta(seconds=rng.expovariate(1 / 5.0))
             counted.append(at)
-        left = time_left(counted, [folds() for _ in range(30)], trials_to_come=40, folds_under_way=0)
+        left = time_left(counted, [folds() for _ in range(30)], remaining_trials=40, remaining_folds=0)
         assert left is not None
         truth = sum(rng.expovariate(1 / 5.0) for _ in range(sum(folds() for _ in range(40))))
         held += left.low <= truth <= left.high
@@ -127,7 +127,7 @@ def test_the_standing_counts_what_pruning_spared() -> None:
         trial(3, 80),
         trial(4, 10, TrialState.RUNNING, folds_done=2),
     ]
-    now = standing(SPEC, StudyState.RUNNING, FOLDS, trials, every(1.0, 36))
+    now = summarize(SPEC, StudyState.RUNNING, FOLDS, trials, every(1.0, 36))
     assert (now.ended, now.budget, now.folds_counted, now.folds_saved) == (4, 100, 36, 6)
     assert now.pruned_by == {"median": 1}
     assert now.saved_share == pytest.approx(6 / 42)
@@ -136,9 +136,9 @@ def test_the_standing_counts_what_pruning_spared() -> None:
     assert now.left is not None
     # 95 trials of 8.5 folds, and 8 folds of the one under way.
     assert now.left.middle == pytest.approx(95 * 8.5 + 8)
-    assert standing(SPEC, StudyState.PAUSED, FOLDS, trials, every(1.0, 36)).left is None
+    assert summarize(SPEC, StudyState.PAUSED, FOLDS, trials, every(1.0, 36)).left is None
     none_complete = [trial(0, 10, TrialState.PRUNED, 4), trial(1, 25, TrialState.PRUNED, 4)]
-    furthest = standing(SPEC, StudyState.STOPPED, FOLDS, none_complete, []).best
+    furthest = summarize(SPEC, StudyState.STOPPED, FOLDS, none_complete, []).best
     assert furthest is not None
     assert furthest.number == 1
 
@@ -149,7 +149,7 @@ def test_each_trial_is_a_cross_and_the_best_a_line() -> None:
     assert chart is not None
     assert chart.count("<use") == 4
     assert "pruning threshold 60.00 %" in chart
-    assert 'aria-label="Accuracy of 4 trials in order; the best complete one so far has 80.00 %"' in chart
+    assert 'aria-label="Accuracy of 4 trials by number; best complete trial so far: 80.00 %"' in chart
     assert convergence(SPEC, [], chance=0.1) is None
 
 
@@ -210,7 +210,7 @@ def test_a_trial_s_matrix_folds_and_hardest_clips_come_from_its_best_epochs() ->
     assert lines[0].curves is not None
     assert "2 of 2; loss 1 in the first epoch, 0.5 in the last" in lines[0].curves
     hardest = trial_view.hardest_clips(("a", "b", "c"), outcomes, 2)
-    assert [(clip.clip_id, clip.true, clip.predicted, clip.right) for clip in hardest] == [
+    assert [(clip.clip_id, clip.true, clip.predicted, clip.correct) for clip in hardest] == [
         ("S0_2", "c", "b", False),
         ("S0_0", "a", "a", True),
     ]
@@ -218,11 +218,11 @@ def test_a_trial_s_matrix_folds_and_hardest_clips_come_from_its_best_epochs() ->
 
 def test_a_clip_moves_through_all_its_frames_or_stands_still(tmp_path: Path) -> None:
     manifest = write_tiny_cache(tmp_path)
-    cache = clips.opened(tmp_path, manifest.dataset, manifest.fingerprint)
-    assert clips.places(cache)["S000_happy"] == 1
-    with Image.open(io.BytesIO(clips.picture(cache, 1, still=False))) as moving:
+    cache = clips.load_cache(tmp_path, manifest.dataset, manifest.fingerprint)
+    assert clips.clip_indices(cache)["S000_happy"] == 1
+    with Image.open(io.BytesIO(clips.clip_picture(cache, 1, still=False))) as moving:
         assert (moving.format, getattr(moving, "n_frames", 1), moving.size) == ("WEBP", 2, (112, 112))
-    with Image.open(io.BytesIO(clips.picture(cache, 1, still=True))) as still:
+    with Image.open(io.BytesIO(clips.clip_picture(cache, 1, still=True))) as still:
         assert getattr(still, "n_frames", 1) == 1
         shown = np.asarray(still.convert("L").resize((16, 16), Image.Resampling.BOX), dtype=float)
     assert np.abs(shown - cache.frames(clahe=False)[1][1]).mean() < 25

@@ -23,7 +23,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from coordinator.access.gate import OPEN_PATHS
+from coordinator.access.authorization import OPEN_PATHS
 from coordinator.app import create_app
 from coordinator.settings import CoordinatorSettings
 from services.contracts import TokenScope

@@ -1,4 +1,4 @@
-"""Numbers and values as a person reads them."""
+"""Formats numbers and parameter values for people."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ __all__ = ["ago", "duration", "percent", "title_of", "value"]
 
 
 def percent(share: float | None) -> str:
-    """`97.55 %`, or a dash for nothing."""
+    """`97.55 %`, or a dash for None."""
     return "-" if share is None else f"{100 * share:.2f} %"
 
 
 def value(given: ParameterValue) -> str:
-    """A parameter's value as it stands in a study file."""
+    """A parameter's value as a study file writes it."""
     return str(given).lower() if isinstance(given, bool) else str(given)
 
 
@@ -32,5 +32,5 @@ def duration(seconds: float) -> str:
 
 
 def ago(seconds: float) -> str:
-    """How long something is past."""
+    """`3 min ago`, or `now` below two seconds."""
     return "now" if seconds < 2 else f"{duration(seconds)} ago"

@@ -1,6 +1,6 @@
-"""Sessions: what a browser holds in place of the token that somebody signed in with.
+"""Browser sessions: after sign-in, a browser keeps a session instead of the token.
 
-A session is worth what its token is worth at the moment: it ends with it. Each function runs inside its
+A session has the current scope of its token and ends when the token is revoked. Each function runs inside its
 caller's transaction and commits nothing.
 """
 
@@ -17,27 +17,29 @@ from coordinator.store.tables import SessionRow
 
 PLAIN_COOKIE = "foldwise-session"
 SECURE_COOKIE = "__Host-foldwise-session"
-"""A browser takes this name only over HTTPS, from this very host."""
+"""Browsers accept a cookie with this prefix only over HTTPS and only from this host."""
 
 SESSION_SECONDS = 12 * 3600.0
-"""A working day; then one signs in again."""
+"""A working day; after that, the user signs in again."""
 
 
 def start(session: Session, token: str) -> str:
-    """Begin a session that stands for a token, which the caller has checked; its secret."""
+    """Start a session for a token that the caller has checked, and return the session's secret."""
     secret = secrets.token_urlsafe(32)
-    lasts = seconds(SESSION_SECONDS)
+    lifetime = seconds(SESSION_SECONDS)
     session.execute(delete(SessionRow).where(SessionRow.expires_at < func.clock_timestamp()))
     session.add(
         SessionRow(
-            sha256=_sha256(secret), token_sha256=_sha256(token), expires_at=func.clock_timestamp() + lasts
+            sha256=_sha256(secret),
+            token_sha256=_sha256(token),
+            expires_at=func.clock_timestamp() + lifetime,
         )
     )
     return secret
 
 
 def token_sha256(session: Session, secret: str) -> str | None:
-    """SHA-256 in hex of the token that a session stands for; None when it is unknown, over or ended."""
+    """SHA-256 in hex of the session's token; None if the session is unknown, expired or ended."""
     return session.scalar(
         select(SessionRow.token_sha256).where(
             SessionRow.sha256 == _sha256(secret), SessionRow.expires_at > func.clock_timestamp()
@@ -46,7 +48,7 @@ def token_sha256(session: Session, secret: str) -> str | None:
 
 
 def end(session: Session, secret: str) -> None:
-    """Let a session count no more; to end it again changes nothing."""
+    """End a session; ending it again changes nothing."""
     session.execute(delete(SessionRow).where(SessionRow.sha256 == _sha256(secret)))
 
 

@@ -1,4 +1,4 @@
-"""Templates, and errors as pages."""
+"""Renders templates, and problems as pages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.requests import Request
 
 from coordinator.access.cookie import form_token
-from coordinator.pages import words
+from coordinator.pages import formats
 from services.contracts import Problem, TokenScope
 
 _templates = Environment(
@@ -21,12 +21,16 @@ _templates = Environment(
     lstrip_blocks=True,
 )
 _templates.filters.update(
-    percent=words.percent, duration=words.duration, ago=words.ago, value=words.value, title=words.title_of
+    percent=formats.percent,
+    duration=formats.duration,
+    ago=formats.ago,
+    value=formats.value,
+    title=formats.title_of,
 )
 
 
-def page(request: Request, template: str, *, status: int = HTTPStatus.OK, **values: Any) -> HTMLResponse:
-    """A template, with who is signed in, filled with `values`."""
+def render_page(request: Request, template: str, *, status: int = HTTPStatus.OK, **values: Any) -> HTMLResponse:
+    """Render a template with `values` and the signed-in caller."""
     caller = getattr(request.state, "caller", None)
     session = getattr(request.state, "session", None)
     text = _templates.get_template(template).render(
@@ -38,6 +42,6 @@ def page(request: Request, template: str, *, status: int = HTTPStatus.OK, **valu
     return HTMLResponse(text, status_code=status)
 
 
-def problem_page(request: Request, problem: Problem) -> HTMLResponse:
-    """An error for a person."""
-    return page(request, "problem.html", status=problem.status, problem=problem)
+def render_problem(request: Request, problem: Problem) -> HTMLResponse:
+    """Render a problem as a page."""
+    return render_page(request, "problem.html", status=problem.status, problem=problem)

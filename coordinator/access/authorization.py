@@ -1,8 +1,8 @@
-"""Who may do what: callers and the scopes of their tokens.
+"""Authorization: rejects requests without a known token, and checks the scope that a route requires.
 
-Default deny, twice: `TokenGate` refuses whatever carries no known token before its body is read, and every
-router asks that the caller found by the gate has its scope. A browser may show a session in place of a token,
-to pages alone.
+Default deny, twice: `TokenMiddleware` rejects a request without a known token before its body is read, and
+every router checks the scope of the caller that the middleware found. Only pages accept a browser session
+instead of a token.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from starlette.datastructures import Headers
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from coordinator.access.callers import Caller, Callers
-from coordinator.access.cookie import session_of
+from coordinator.access.authentication import Caller, Callers
+from coordinator.access.cookie import session_secret
 from coordinator.access.paths import is_open, is_page, sign_in_path, wants_html
 from coordinator.access.problems import problem_response
 from services.contracts import TokenScope
 from services.errors import FoldwiseError, ScopeMissing, TokenRefused
 
 OPEN_PATHS = {"/livez", "/readyz"}
-"""The probes. Everything else needs a token, but for the form to sign in and the files that it loads."""
+"""Paths of the probes, which need no token; neither do those of `is_open`. All others do."""
 
-# Says in the OpenAPI description that a token is needed; it is the gate that reads it.
-_bearer = HTTPBearer(auto_error=False, description="a token of `foldwise token create`")
+# Only documents in OpenAPI that a token is needed; `TokenMiddleware` reads it.
+_bearer = HTTPBearer(auto_error=False, description="a token from `foldwise token create`")
 
 
-class TokenGate:
-    """ASGI middleware: lets a request pass that carries a known token, whatever its scope."""
+class TokenMiddleware:
+    """ASGI middleware: accepts a request with any known token and stores its caller in the request state."""
 
     def __init__(self, app: ASGIApp, callers: Callable[[], Callers]) -> None:
         """`callers` is called with each request, because the application makes them when it starts."""
@@ -59,7 +59,7 @@ class TokenGate:
 async def _identify(callers: Callers, scope: Scope, path: str, headers: Headers) -> None:
     address = scope["client"][0] if scope.get("client") else "an unknown address"
     authorization = headers.get("authorization", "")
-    session = session_of(headers) if is_page(path) and not authorization else None
+    session = session_secret(headers) if is_page(path) and not authorization else None
     state = scope.setdefault("state", {})
     if session is None:
         state["caller"] = await callers.identify(authorization, address)
@@ -68,13 +68,13 @@ async def _identify(callers: Callers, scope: Scope, path: str, headers: Headers)
         state["session"] = session
 
 
-# Dependencies that wait for nothing are coroutines: FastAPI runs plain functions in a thread, each for itself.
+# These dependencies are coroutines although they await nothing: FastAPI runs every plain function in a thread.
 
 
 async def _caller(request: Request) -> Caller:
     caller: Caller | None = getattr(request.state, "caller", None)
     if caller is None:
-        raise TokenRefused("no token was given; send the header `Authorization: Bearer TOKEN`")
+        raise TokenRefused("the request has no token; send the header `Authorization: Bearer TOKEN`")
     return caller
 
 
@@ -83,11 +83,11 @@ _Credentials = Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
 
 
 def require(needed: TokenScope) -> Callable[..., Awaitable[None]]:
-    """A dependency that lets a request pass only with a token of this scope.
+    """Build a dependency that requires a token with this scope.
 
     Raises:
-        ScopeMissing: the token is of another scope.
-        TokenRefused: there is none.
+        ScopeMissing: the token has another scope.
+        TokenRefused: the request has no token.
     """
 
     async def check(caller: CallerOfRequest, _credentials: _Credentials) -> None:
@@ -97,11 +97,11 @@ def require(needed: TokenScope) -> Callable[..., Awaitable[None]]:
 
 
 async def require_by_method(request: Request, caller: CallerOfRequest, _credentials: _Credentials) -> None:
-    """A dependency for what people ask: to read needs `read`, to delete `admin`, all else `write`.
+    """Dependency for users' requests: GET and HEAD require `read`, DELETE requires `admin`, others `write`.
 
     Raises:
-        ScopeMissing: the token is of another scope.
-        TokenRefused: there is none.
+        ScopeMissing: the token has another scope.
+        TokenRefused: the request has no token.
     """
     needed = {"GET": TokenScope.READ, "HEAD": TokenScope.READ, "DELETE": TokenScope.ADMIN}
     _check(caller, needed.get(request.method, TokenScope.WRITE))
@@ -110,6 +110,6 @@ async def require_by_method(request: Request, caller: CallerOfRequest, _credenti
 def _check(caller: Caller, needed: TokenScope) -> None:
     if needed not in caller.scope.includes:
         raise ScopeMissing(
-            f"this needs a token of the scope {needed.value}, the one that was sent has {caller.scope.value}; "
-            f"an admin can make one with `foldwise token create NAME --scope {needed.value}`"
+            f"this request needs the scope {needed.value}, but the token has the scope {caller.scope.value}; "
+            f"an admin can create another with `foldwise token create NAME --scope {needed.value}`"
         )

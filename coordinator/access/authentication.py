@@ -1,8 +1,8 @@
-"""Who a request is from: its token, looked up once and remembered for a few seconds, and how often it may ask.
+"""Authentication: finds the caller of a request by its token, and limits the caller's request rate.
 
-A token is one of those given at the start, one of the database, or a service account's that Kubernetes
-vouches for; a browser shows a session that stands for one. Nobody waits for the database on the way: what is
-known is asked again only after `token_seconds`, and when a token was used is written down by another thread.
+A token comes from the settings, from the database, or from a Kubernetes service account; a browser sends a
+session that stands for a token. A caller is cached for `token_seconds`, so that most requests need no query.
+Another thread writes when a token was last used.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 from starlette.concurrency import run_in_threadpool
 
-from coordinator.access import sessions, tokens
+from coordinator.access import browser_sessions, tokens
 from coordinator.access.rate_limit import RateLimit
 from coordinator.settings import CoordinatorSettings
 from k8s.token_review import TokenReviewer
@@ -38,18 +38,18 @@ REMEMBERED = 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class Caller:
-    """Whom a request is from."""
+    """The sender of a request."""
 
     name: str
     scope: TokenScope
     token_id: str | None = None
-    """Of the database; None for the tokens given at the start and for service accounts."""
+    """Id in the database; None for the tokens of the settings and for service accounts."""
 
     pod_uid: str | None = None
 
 
 class Callers:
-    """Finds callers by their tokens. One event loop uses it."""
+    """Finds callers by their tokens. Not thread-safe: for one event loop."""
 
     def __init__(
         self,
@@ -59,19 +59,19 @@ class Callers:
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`clock` tells seconds and never goes back; `reviewer` is asked about tokens that are not ours."""
+        """`clock` returns seconds and never goes backwards; `reviewer` checks tokens of service accounts."""
         self._sessions = sessions
         self._settings = settings
         self._reviewer = reviewer
         self._clock = clock
-        given = (
+        configured = (
             (TokenScope.ADMIN, settings.admin_token),
             (TokenScope.WORKER, settings.worker_token),
             (TokenScope.READ, settings.read_token),
         )
-        self._given = [
-            (_sha256(token), Caller(name=f"the {scope.value} token given at the start", scope=scope))
-            for scope, token in given
+        self._configured = [
+            (_sha256(token), Caller(name=f"configured {scope.value} token", scope=scope))
+            for scope, token in configured
             if token is not None
         ]
         self._found: LRUCache[bytes, tuple[Caller, float]] = LRUCache(REMEMBERED)
@@ -85,58 +85,58 @@ class Callers:
         self._notes = ThreadPoolExecutor(max_workers=1, thread_name_prefix="token-use")
 
     async def identify(self, authorization: str, address: str) -> Caller:
-        """The caller of a request with this `Authorization` header from this client address.
+        """Find the caller of a request with this `Authorization` header from this client address.
 
         Raises:
             TokenRefused: there is no token, or it is unknown or revoked.
-            TooManyRequests: this caller asks too often, or too many unknown tokens came from the address.
-            Unavailable: whoever knows about the token does not answer now.
+            TooManyRequests: the caller sends too many requests, or the address too many unknown tokens.
+            Unavailable: the database, or Kubernetes for a service account's token, does not answer.
         """
         kind, _, token = authorization.partition(" ")
         if kind.lower() != "bearer" or not token:
-            raise TokenRefused("no token was given; send the header `Authorization: Bearer TOKEN`")
+            raise TokenRefused("the request has no token; send the header `Authorization: Bearer TOKEN`")
         digest = _sha256(token)
-        caller = self._given_at_start(digest) or self._remembered(digest)
+        caller = self._configured_caller(digest) or self._remembered(digest)
         if caller is None:
             caller = await self._look_up(token, digest, address, self._find)
-        return self._admitted(caller, address)
+        return self._admit(caller, address)
 
     async def identify_session(self, secret: str, address: str) -> Caller:
-        """The caller whose token a session stands for.
+        """Find the caller whose token a browser session stands for.
 
         Raises:
-            TokenRefused: the session is unknown, over or ended, or its token counts no more.
+            TokenRefused: the session is unknown, expired or ended, or its token was revoked.
             TooManyRequests, Unavailable: as `identify`.
         """
-        digest = _of_session(secret)
+        digest = _session_digest(secret)
         caller = self._remembered(digest)
         if caller is None:
             caller = await self._look_up(secret, digest, address, self._find_by_session)
-        return self._admitted(caller, address)
+        return self._admit(caller, address)
 
     def forget(self, secret: str) -> None:
-        """Ask about a session again the next time it is shown; others notice within `token_seconds`."""
-        self._found.pop(_of_session(secret), None)
+        """Remove a session from the cache; other replicas notice its end within `token_seconds`."""
+        self._found.pop(_session_digest(secret), None)
 
-    def _admitted(self, caller: Caller, address: str) -> Caller:
+    def _admit(self, caller: Caller, address: str) -> Caller:
         if caller.token_id is not None:
             self._note_use(caller.token_id)
-        # Workers may share a token; one that runs wild should not stop the others.
+        # Workers may share a token; with a limit per address, one faulty worker does not block the others.
         wait = self._requests.take((caller, address))
         if wait:
             raise TooManyRequests(
-                f"this token is used more than {self._settings.requests_per_second:g} times a second from "
+                f"this token sends more than {self._settings.requests_per_second:g} requests per second from "
                 f"{address}; send fewer requests, or start the coordinator with a higher --requests-per-second",
                 retry_after=wait,
             )
         return caller
 
     def close(self) -> None:
-        """Finish the notes under way."""
+        """Finish pending writes of last uses."""
         self._notes.shutdown()
 
-    def _given_at_start(self, digest: bytes) -> Caller | None:
-        matching = [caller for known, caller in self._given if compare_digest(known, digest)]
+    def _configured_caller(self, digest: bytes) -> Caller | None:
+        matching = [caller for known, caller in self._configured if compare_digest(known, digest)]
         return matching[0] if matching else None
 
     def _remembered(self, digest: bytes) -> Caller | None:
@@ -151,7 +151,7 @@ class Callers:
         wait = self._guesses.take(address) if unknown else 0.0
         if wait:
             raise TooManyRequests(
-                f"too many unknown tokens came from {address}; correct the token, then try again",
+                f"{address} sent too many unknown tokens; correct the token, then retry",
                 retry_after=wait,
             )
         # A revocation after this moment is not in what is found.
@@ -159,10 +159,10 @@ class Callers:
         try:
             caller = await run_in_threadpool(find, secret)
         except SQLAlchemyError as error:
-            raise Unavailable("the database does not answer; try again") from error
+            raise Unavailable("the database does not answer; retry later") from error
         if caller is None:
             self._found.pop(digest, None)
-            raise TokenRefused("the token was refused: it is unknown or was revoked")
+            raise TokenRefused("the token is unknown or was revoked; use another one")
         if unknown:
             self._guesses.put_back(address)
         # Only service accounts are workers without a token of the database.
@@ -176,7 +176,7 @@ class Callers:
             known = tokens.find(session, token)
         if known is not None:
             return Caller(name=known.name, scope=known.scope, token_id=known.id)
-        # Kubernetes' tokens are JSON web tokens: three parts between dots. Nothing else is sent to it.
+        # Tokens of Kubernetes are JSON web tokens: three parts between dots. No other token is sent to it.
         if self._reviewer is None or token.count(".") != 2:
             return None
         account = self._reviewer.review(token)
@@ -186,14 +186,14 @@ class Callers:
 
     def _find_by_session(self, secret: str) -> Caller | None:
         with self._sessions() as session:
-            sha256 = sessions.token_sha256(session, secret)
+            sha256 = browser_sessions.token_sha256(session, secret)
             if sha256 is None:
                 return None
-            given = self._given_at_start(bytes.fromhex(sha256))
-            known = None if given is not None else tokens.find_by_sha256(session, sha256)
+            configured = self._configured_caller(bytes.fromhex(sha256))
+            known = None if configured is not None else tokens.find_by_sha256(session, sha256)
         if known is not None:
             return Caller(name=known.name, scope=known.scope, token_id=known.id)
-        return given
+        return configured
 
     def _note_use(self, token_id: str) -> None:
         if token_id not in self._use_noted:
@@ -205,7 +205,7 @@ class Callers:
             with self._sessions.begin() as session:
                 tokens.note_use(session, token_id)
         except SQLAlchemyError as error:
-            # Only a note for people; the next use is noted again.
+            # The last use is only information for people; the next use writes it again.
             log.warning("token_use_not_noted", token=token_id, error=str(error).splitlines()[0])
 
 
@@ -213,6 +213,6 @@ def _sha256(token: str) -> bytes:
     return hashlib.sha256(token.encode()).digest()
 
 
-def _of_session(secret: str) -> bytes:
-    # Remembered under another name than a token: neither may be shown in the place of the other.
+def _session_digest(secret: str) -> bytes:
+    # The prefix separates sessions from tokens in the cache: neither is accepted in place of the other.
     return _sha256(f"session {secret}")
