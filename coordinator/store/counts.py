@@ -1,4 +1,4 @@
-"""How much there is of everything, for monitoring: a few counts over whole tables."""
+"""Counts over whole tables, for monitoring."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from services.contracts import StudyState, TrialState
 
 @dataclass(frozen=True, kw_only=True)
 class ServiceCounts:
-    """What the tables hold now, the same whichever coordinator asks."""
+    """Contents of the tables now; every coordinator gets the same."""
 
     folds_run: int
-    """Results that came by a lease."""
+    """Results that were reported for a lease, here or before an import."""
 
     folds_reused: int
     """Results that were counted from a trial with equal parameters."""
@@ -27,23 +27,23 @@ class ServiceCounts:
 
     leases_live: int
     trials: dict[tuple[str, TrialState], int]
-    """By study and state; every state of every study is there."""
+    """By study and state, with a count for every state of every study."""
 
     running: frozenset[str]
-    """Names of the studies that run."""
+    """Names of the running studies."""
 
     open_trials: int
-    """Ready or running, of studies that run."""
+    """Ready or running trials of running studies."""
 
     workers: int
-    """Heard of within the time that was asked for."""
+    """Workers that made contact within `seen_within`."""
 
     outbox: int
-    """Changes that Optuna has not heard of."""
+    """Changes that are not projected to Optuna yet."""
 
 
 def service_counts(session: Session, *, seen_within: float) -> ServiceCounts:
-    """Count everything; workers only if heard of in the last `seen_within` seconds."""
+    """Count everything; workers only if they made contact in the last `seen_within` seconds."""
     results, reused = session.execute(select(func.count(), func.count(ResultRow.reused_from))).one()
     live = select(func.count()).select_from(LeaseRow).where(LeaseRow.outcome.is_(None))
     ended = session.execute(

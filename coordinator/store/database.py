@@ -1,4 +1,4 @@
-"""Connections, and the schema brought up to date."""
+"""Connections to the database, and migrating its schema."""
 
 from __future__ import annotations
 
@@ -18,38 +18,37 @@ from coordinator.store.tables import SCHEMA
 from services.errors import InvalidInput, Unavailable
 
 MIGRATION_LOCK = 0x666F6C64_00000001
-"""Advisory lock held while migrating, so that two starting replicas do it once."""
+"""Advisory lock held during a migration, so that replicas that start together do it once."""
 
 DRIVER = "postgresql+psycopg"
-"""It prepares what is asked often."""
+"""psycopg prepares statements that run often."""
 
 CONNECT_ARGS = {
-    # Of a database without an encoding the driver would hand out bytes, before anyone could say so.
+    # From a database without an encoding the driver would return bytes, before `migrate` can reject it.
     "client_encoding": "utf8",
-    # A role of the name of our schema, as the chart's, would have it in its path, and Optuna's tables in it.
+    # The chart's role has the name of our schema, so Optuna's tables would go into it by default.
     "options": "-c search_path=public",
 }
-"""Of every connection, Optuna's too."""
+"""Arguments of every connection, Optuna's too."""
 
 CONNECTIONS_FOR_REQUESTS = 4
-"""So many transactions of requests run at once; the others wait for their turn without a connection.
+"""Transactions of requests that run at once; further ones wait without a connection.
 
-Of more than a few, most would wait for Python, which runs one thread of a process at a time.
+With more than a few, most would wait for Python, which runs one thread of a process at a time.
 """
 
 CONNECTIONS_BESIDE = 4
-"""For the leader, tokens, metrics, events and exports."""
-
+"""Connections for the leader, tokens, metrics, events and exports."""
 
 IDLE_SECONDS = 1.0
-"""A connection that was used within so long is not tested before it is used again."""
+"""Seconds since its last use after which a connection is tested before it is used again."""
 
 
 def connect(url: str) -> Engine:
-    """An engine whose idle connections are tested before use: a restarted database is no error.
+    """An engine whose idle connections are tested before use, so that a restarted database causes no error.
 
     Raises:
-        InvalidInput: `url` is no URL of a PostgreSQL.
+        InvalidInput: `url` is not the URL of a PostgreSQL.
     """
     # With the leader's own connection and Optuna's three, a coordinator has 12.
     engine = create_engine(
@@ -59,32 +58,17 @@ def connect(url: str) -> Engine:
         pool_recycle=1800,
         connect_args=CONNECT_ARGS,
     )
-    # SQLAlchemy's own test asks before every use, which is one way more to the database and back.
-    event.listen(engine, "checkin", _note_use)
+    # SQLAlchemy's own test runs before every use, which is one more round trip to the database.
+    event.listen(engine, "checkin", _record_use)
     event.listen(engine, "checkout", partial(_test_idle, engine.dialect))
     return engine
 
 
-def _note_use(_connection: DBAPIConnection | None, record: ConnectionPoolEntry) -> None:
-    record.info["used"] = time.monotonic()
-
-
-def _test_idle(
-    dialect: Dialect, connection: DBAPIConnection, record: ConnectionPoolEntry, _proxy: PoolProxiedConnection
-) -> None:
-    if time.monotonic() - record.info.get("used", math.inf) < IDLE_SECONDS:
-        return
-    try:
-        dialect.do_ping(connection)
-    except dialect.loaded_dbapi.Error as error:
-        raise InvalidatePoolError from error
-
-
 def with_driver(url: str) -> str:
-    """The URL with our driver, whether it is written `postgresql://`, `postgres://` or names another one.
+    """The URL with our driver, whether it begins with `postgresql://` or `postgres://` or names another driver.
 
     Raises:
-        InvalidInput: it is no URL of a PostgreSQL.
+        InvalidInput: it is not the URL of a PostgreSQL.
     """
     try:
         given = make_url(url)
@@ -92,14 +76,14 @@ def with_driver(url: str) -> str:
         given = None
     if given is None or given.get_backend_name() not in {"postgresql", "postgres"}:
         raise InvalidInput(
-            "--database-url is no URL of a PostgreSQL; write postgresql://USER:PASSWORD@HOST/NAME",
+            "--database-url is not the URL of a PostgreSQL; write postgresql://USER:PASSWORD@HOST/NAME",
             field="database_url",
         )
     return given.set(drivername=DRIVER).render_as_string(hide_password=False)
 
 
 def migrate(engine: Engine) -> None:
-    """Bring schema `foldwise` to the newest revision; safe to call from several processes at once.
+    """Bring the schema `foldwise` to the newest revision; several processes may call it at once.
 
     Raises:
         Unavailable: the database does not answer.
@@ -111,8 +95,8 @@ def migrate(engine: Engine) -> None:
             if encoding != "UTF8":
                 name = connection.scalar(text("SELECT current_database()"))
                 raise InvalidInput(
-                    f"the database {name} has the encoding {encoding}, which cannot hold every text; make one "
-                    f"with CREATE DATABASE {name} ENCODING 'UTF8' TEMPLATE template0",
+                    f"the database {name} has the encoding {encoding}, which cannot hold every text; create "
+                    f"one with CREATE DATABASE {name} ENCODING 'UTF8' TEMPLATE template0",
                     field="database_url",
                 )
             connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": MIGRATION_LOCK})
@@ -134,7 +118,22 @@ def migrate(engine: Engine) -> None:
 
 
 def alembic_config() -> Config:
-    """Alembic's configuration, without a file."""
+    """Alembic's configuration, made without a file."""
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     return config
+
+
+def _record_use(_connection: DBAPIConnection | None, record: ConnectionPoolEntry) -> None:
+    record.info["used"] = time.monotonic()
+
+
+def _test_idle(
+    dialect: Dialect, connection: DBAPIConnection, record: ConnectionPoolEntry, _proxy: PoolProxiedConnection
+) -> None:
+    if time.monotonic() - record.info.get("used", math.inf) < IDLE_SECONDS:
+        return
+    try:
+        dialect.do_ping(connection)
+    except dialect.loaded_dbapi.Error as error:
+        raise InvalidatePoolError from error

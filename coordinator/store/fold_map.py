@@ -1,4 +1,4 @@
-"""All trials of a study with all their folds, for looking at. What has ended never changes: it is read once."""
+"""All trials of a study with all their folds, for the study page. Ended trials are read once."""
 
 from __future__ import annotations
 
@@ -18,10 +18,13 @@ from services.contracts import FoldState, PruneDecision, TrialState
 from services.search_space import ParameterValue
 
 STUDIES_KEPT = 8
-"""Of a database; a thousand ended trials of 118 folds take about 1 MB."""
+"""Studies per database kept in memory; a thousand ended trials of 118 folds take about 1 MB."""
 
 PENDING, RUNNING, FAILED, DONE = 0, 1, 2, 3
-"""What a cell says; `DONE + n` is a fold with n clips right."""
+"""Values of a cell; `DONE + n` is a fold with n correct clips."""
+
+_Key = tuple[int, str, datetime | None]
+_memory: StudyMemory[dict[_Key, MappedTrial]] = StudyMemory(studies=STUDIES_KEPT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,19 +38,19 @@ class MappedTrial:
     pruned: PruneDecision | None
     end_reason: str | None
     seconds: float | None
-    """From its creation to its end."""
+    """From its creation to its end; None until it ends."""
 
     folds_done: int
     correct: int
     clips: int
-    """Test clips of the folds done."""
+    """Test clips of the finished folds."""
 
     cells: array[int]
-    """A cell for each fold, unsigned 16 bit: see `DONE`."""
+    """One cell per fold, unsigned 16 bit, see `DONE`."""
 
     @property
     def accuracy(self) -> float | None:
-        """Pooled over the folds that are done; None with none."""
+        """Accuracy (0 to 1) pooled over the finished folds; None without any."""
         return self.correct / self.clips if self.clips else None
 
 
@@ -76,9 +79,26 @@ def fold_map(session: Session, study: StudyRow) -> list[MappedTrial]:
     return mapped
 
 
+def _key(row: Row[Any]) -> _Key:
+    # The time of its end is part of it, because a database may be restored to an earlier day.
+    return row.id, row.state, row.ended_at
+
+
+def _kept_of(session: Session, study_id: int) -> dict[_Key, MappedTrial]:
+    with _memory.lock:
+        return _memory.of(session).get(study_id, {})
+
+
+def _keep(session: Session, study_id: int, ended: dict[_Key, MappedTrial]) -> None:
+    with _memory.lock:
+        studies = _memory.of(session)
+        # A new mapping: other threads may read the old one now.
+        studies[study_id] = {**studies.get(study_id, {}), **ended}
+
+
 def _read(session: Session, study: StudyRow, trials: Sequence[Row[Any]]) -> dict[int, MappedTrial]:
     ids = [row.id for row in trials]
-    # Whole studies are read by one look through their results, which the planner would not choose for a join.
+    # Whole studies are read by one scan of their results, which the planner would not choose for a join.
     done = {
         row.trial_id: row
         for row in session.execute(
@@ -103,7 +123,7 @@ def _read(session: Session, study: StudyRow, trials: Sequence[Row[Any]]) -> dict
         .where(
             FoldRow.trial_id.in_(ids),
             FoldRow.state.in_([FoldState.LEASED, FoldState.FAILED]),
-            # As the index of folds that are not done has it.
+            # As in the index of the folds that are not done.
             FoldRow.state != FoldState.DONE.value,
         )
     ).all()
@@ -132,26 +152,3 @@ def _read(session: Session, study: StudyRow, trials: Sequence[Row[Any]]) -> dict
         )
         for row in trials
     }
-
-
-_Key = tuple[int, str, datetime | None]
-
-
-def _key(row: Row[Any]) -> _Key:
-    # The time of its end too: a database may be restored to an earlier day.
-    return row.id, row.state, row.ended_at
-
-
-def _kept_of(session: Session, study_id: int) -> dict[_Key, MappedTrial]:
-    with _memory.lock:
-        return _memory.of(session).get(study_id, {})
-
-
-def _keep(session: Session, study_id: int, ended: dict[_Key, MappedTrial]) -> None:
-    with _memory.lock:
-        studies = _memory.of(session)
-        # A new mapping: other threads may read the old one now.
-        studies[study_id] = {**studies.get(study_id, {}), **ended}
-
-
-_memory: StudyMemory[dict[_Key, MappedTrial]] = StudyMemory(studies=STUDIES_KEPT)

@@ -1,6 +1,6 @@
-"""The two writes of every fold: it is counted, and the next one is leased. Alone or together one statement.
+"""The two writes of every fold, counting it and leasing the next one, each alone or both in one statement.
 
-They are most of what a coordinator does, so they are one way to the database and back, and built only once.
+They are most of a coordinator's work, so they take one round trip to the database and are built once.
 """
 
 from __future__ import annotations
@@ -17,34 +17,52 @@ from coordinator.store.conditions import seconds
 from coordinator.store.tables import FoldRow, LeaseRow, ResultRow
 from services.contracts import EventKind, FoldState
 
+_COUNTED, _LEASED = "counted_", "leased_"
+"""Prefixes of parameters: one named like a column would be a value for that column of the updated table."""
+
+_RESULT = (
+    "trial_id",
+    "fold",
+    "lease_id",
+    "reused_from",
+    "sha256",
+    "payload",
+    "best_epoch",
+    "correct",
+    "clips",
+    "confusion",
+    "verdict",
+)
+_folds, _leases, _results = (cast("Table", row.__table__) for row in (FoldRow, LeaseRow, ResultRow))
+
 
 @dataclass(frozen=True, kw_only=True)
 class NewLease:
-    """A lease to be."""
+    """A lease that is not stored yet."""
 
     id: str
     trial_id: int
     fold: int
     term: int
-    """One more than the fold's last."""
+    """One more than the fold's last term."""
 
     secret: str
     worker_id: str
     seconds: float
-    """Until it lapses."""
+    """Time until it expires."""
 
 
 def count_fold(
     session: Session, study_id: int, row: ResultRow, event: dict[str, Any], following: NewLease | None = None
 ) -> None:
-    """Store a result with all that goes with it: fold and lease are done, it is told and handed to the outbox.
+    """Store a result, end its fold and lease as done, publish an event and mark the trial in the outbox.
 
     Args:
-        session: whose transaction holds the lock of the trial.
+        session: its transaction holds the lock of the trial.
         study_id: of the trial.
-        row: all but when it was received; it does not become part of the session.
+        row: the result, without the time of its receipt; it is not added to the session.
         event: the data of the event.
-        following: the lease of another fold of the trial, written with it.
+        following: the lease of another fold of the trial, written in the same statement.
     """
     given = {f"{_COUNTED}{name}": getattr(row, name) for name in _RESULT} | {
         f"{_COUNTED}study_id": study_id,
@@ -61,32 +79,14 @@ def lease_fold(session: Session, lease: NewLease) -> None:
     """Lease a pending fold in a new term.
 
     Args:
-        session: whose transaction holds the lock of the trial.
-        lease: to be written.
+        session: its transaction holds the lock of the trial.
+        lease: the lease to store.
     """
     session.execute(_LEASE, _parameters(lease))
 
 
 def _parameters(lease: NewLease) -> dict[str, Any]:
     return {f"{_LEASED}{name}": value for name, value in vars(lease).items()}
-
-
-_COUNTED, _LEASED = "counted_", "leased_"
-"""A parameter called like a column would be a value for that column of the updated table."""
-
-_RESULT = (
-    "trial_id",
-    "fold",
-    "lease_id",
-    "reused_from",
-    "sha256",
-    "payload",
-    "best_epoch",
-    "correct",
-    "clips",
-    "confusion",
-    "verdict",
-)
 
 
 def _counted(name: str) -> BindParameter[Any]:
@@ -97,9 +97,7 @@ def _leased(name: str, kind: TypeEngine[Any] | None = None) -> BindParameter[Any
     return bindparam(_LEASED + name, type_=kind)
 
 
-_folds, _leases, _results = (cast("Table", row.__table__) for row in (FoldRow, LeaseRow, ResultRow))
-
-# Parts of one statement all see the database as it was before it; what they refer to is checked at its end.
+# All parts of one statement see the database as it was before; foreign keys are checked at its end.
 _COUNT_PARTS = (
     insert(_results).values({name: _counted(name) for name in _RESULT}).cte("result"),
     update(_folds)

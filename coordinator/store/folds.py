@@ -29,7 +29,7 @@ from services.seeds import fold_seed
 
 @dataclass(frozen=True, kw_only=True)
 class FoldCount:
-    """What counts of a finished fold."""
+    """The counts of a finished fold."""
 
     fold: int
     correct: int
@@ -37,7 +37,7 @@ class FoldCount:
 
 
 def fold_task(study: StudyRow, spec: StudySpec, trial: TrialRow, split: StudyFoldRow) -> FoldTask:
-    """What is asked of whoever runs a fold; it follows from these rows alone. `spec` is the study's."""
+    """The task of a fold, which follows from these rows alone; `spec` is the study's parsed spec."""
     hyperparameters, training = configure(trial.parameters, spec.training)
     return FoldTask(
         study=study.name,
@@ -64,13 +64,6 @@ def fold_task(study: StudyRow, spec: StudySpec, trial: TrialRow, split: StudyFol
     )
 
 
-def _economies(spec: StudySpec) -> Economies:
-    """Those of the study; held-out clips must not say when training ends."""
-    if isinstance(spec.protocol, HeldOut):
-        return spec.economies.model_copy(update={"stop_when_perfect": False})
-    return spec.economies
-
-
 def confusion_counts(session: Session, study: StudyRow, trial: TrialRow) -> scores.Counts:
     """Confusion counts over the finished folds of a trial."""
     size = len(study.classes)
@@ -81,7 +74,7 @@ def confusion_counts(session: Session, study: StudyRow, trial: TrialRow) -> scor
 
 
 def fold_counts(session: Session, trial_ids: Sequence[int]) -> dict[int, list[FoldCount]]:
-    """Finished folds of each trial, in order of the fold; an empty list for a trial without one."""
+    """Finished folds of each trial by its id, in order of the fold; an empty list for a trial without any."""
     counts: dict[int, list[FoldCount]] = {trial_id: [] for trial_id in trial_ids}
     for trial_id, fold, correct, clips in session.execute(
         select(ResultRow.trial_id, ResultRow.fold, ResultRow.correct, ResultRow.clips)
@@ -96,3 +89,10 @@ def finished_prefix(counts: Sequence[FoldCount], order: Sequence[int]) -> list[t
     """(correct, clips) of the folds that are finished without a gap from the first of `order`, in its order."""
     done = {count.fold: (count.correct, count.clips) for count in counts}
     return [done[fold] for fold in takewhile(done.__contains__, order)]
+
+
+def _economies(spec: StudySpec) -> Economies:
+    """The study's economies, but held-out clips must not decide when training ends."""
+    if isinstance(spec.protocol, HeldOut):
+        return spec.economies.model_copy(update={"stop_when_perfect": False})
+    return spec.economies

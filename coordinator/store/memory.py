@@ -16,7 +16,7 @@ T = TypeVar("T")
 class StudyMemory(Generic[T]):
     """A value for each of the last used studies of a database, by study id.
 
-    Threads share it: whoever calls `of` or uses its result holds `lock`.
+    Threads share it: hold `lock` while you call `of` and while you use its result.
     """
 
     def __init__(self, *, studies: int) -> None:

@@ -1,4 +1,4 @@
-"""What a database needs before coordinators and dashboards run on it, done by a process of its own."""
+"""Prepares a database for coordinators and dashboards, in its own process."""
 
 from __future__ import annotations
 
@@ -17,15 +17,20 @@ from services.errors import Conflict, InvalidInput, Unavailable
 log = structlog.get_logger()
 
 RETRY_SECONDS = 1.0
+"""Seconds between two tries to connect."""
 
 SCHEMA_VERSION = text("SELECT version_num FROM foldwise.schema_version")
 
 
 def wait_for_database(engine: Engine, seconds: float) -> None:
-    """Return once the database answers.
+    """Return as soon as the database answers.
+
+    Args:
+        engine: of the database.
+        seconds: to wait for it; 0 tries once.
 
     Raises:
-        Unavailable: it did not for so long.
+        Unavailable: it did not answer within `seconds`.
     """
     trouble = ""
     for _ in _tries(seconds):
@@ -39,11 +44,15 @@ def wait_for_database(engine: Engine, seconds: float) -> None:
 
 
 def wait_for_schema(engine: Engine, seconds: float) -> None:
-    """Return once the schema is of the revision that this program was written for.
+    """Return as soon as the schema has the revision that this program was written for.
+
+    Args:
+        engine: of the database.
+        seconds: to wait for it; 0 tries once.
 
     Raises:
-        Unavailable: it was not for so long.
-        Conflict: the schema is of a newer program.
+        Unavailable: the schema did not have it within `seconds`.
+        Conflict: the schema belongs to a newer program.
     """
     scripts = ScriptDirectory.from_config(alembic_config())
     head = scripts.get_current_head()
@@ -63,7 +72,7 @@ def wait_for_schema(engine: Engine, seconds: float) -> None:
             scripts.get_revision(found)
         except CommandError as error:
             raise Conflict(
-                f"the database's schema is of revision {found}, this program knows them up to {head}: "
+                f"the database's schema has revision {found}, this program knows revisions up to {head}: "
                 "run the newer foldwise again, or restore the database from before its upgrade"
             ) from error
         trouble = f"its revision is {found}, not {head}"
@@ -71,17 +80,19 @@ def wait_for_schema(engine: Engine, seconds: float) -> None:
 
 
 def let_read(engine: Engine, reader_url: str) -> None:
-    """Let the role of `reader_url` read Optuna's tables, those to come too, and nothing of ours.
+    """Let the role of `reader_url` read Optuna's tables, also later ones, and none of ours.
 
-    A role that does not exist is made, with the password of the URL.
+    A role that does not exist is created with the password of the URL.
 
     Raises:
-        InvalidInput: the URL names no role, or the role is missing and cannot be made by ours.
+        InvalidInput: the URL names no role, or the role is missing and our role cannot create it.
     """
     try:
         url = make_url(reader_url)
     except ArgumentError as error:
-        raise InvalidInput("the dashboard's database URL is no URL", field="dashboard_database_url") from error
+        raise InvalidInput(
+            "the dashboard's database URL is not a URL", field="dashboard_database_url"
+        ) from error
     if not url.username:
         raise InvalidInput("the dashboard's database URL names no role", field="dashboard_database_url")
     with engine.begin() as connection:
@@ -91,11 +102,11 @@ def let_read(engine: Engine, reader_url: str) -> None:
         known = connection.scalar(text("SELECT 1 FROM pg_roles WHERE rolname = :name"), {"name": url.username})
         if not known:
             try:
-                _make_role(connection, url.username, url.password or "")
+                _create_role(connection, url.username, url.password or "")
             except SQLAlchemyError as error:
                 raise InvalidInput(
-                    f"the role {url.username} of the dashboard does not exist and cannot be made: "
-                    f"{_first_line(error)}; make it, then run `foldwise migrate` again",
+                    f"the role {url.username} of the dashboard does not exist and cannot be created: "
+                    f"{_first_line(error)}; create it, then run `foldwise migrate` again",
                     field="dashboard_database_url",
                 ) from error
         connection.execute(text(f"GRANT USAGE ON SCHEMA public TO {role}"))
@@ -103,8 +114,8 @@ def let_read(engine: Engine, reader_url: str) -> None:
         connection.execute(text(f"ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT SELECT ON TABLES TO {role}"))
 
 
-def _make_role(connection: Connection, name: str, password: str) -> None:
-    # Statements that make roles take no parameters; PostgreSQL itself quotes what stands in them.
+def _create_role(connection: Connection, name: str, password: str) -> None:
+    # CREATE ROLE takes no parameters, so PostgreSQL itself quotes the name and the password.
     statement = connection.scalar(
         text("SELECT format('CREATE ROLE %I LOGIN PASSWORD %L', CAST(:name AS text), CAST(:password AS text))"),
         {"name": name, "password": password},
@@ -113,7 +124,7 @@ def _make_role(connection: Connection, name: str, password: str) -> None:
 
 
 def _tries(seconds: float) -> Iterator[None]:
-    """Once at least, then every so often until the time is over."""
+    """Yield once at least, then every `RETRY_SECONDS` until the time is over."""
     deadline = time.monotonic() + seconds
     yield
     while time.monotonic() < deadline:

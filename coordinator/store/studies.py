@@ -27,12 +27,17 @@ SPECS_KEPT = 1000
 SPLITS_KEPT = 100
 """Splits of studies kept in memory, each of about 50 kB."""
 
+# Threads share both caches, under this lock.
+_lock = threading.Lock()
+_specs: LRUCache[int, tuple[dict[str, Any], StudySpec]] = LRUCache(SPECS_KEPT)
+_splits: LRUCache[tuple[int, datetime, str], Sequence[StudyFoldRow]] = LRUCache(SPLITS_KEPT)
+
 
 def get_study(session: Session, name: str, *, lock: bool = False) -> StudyRow:
     """A study by name.
 
     Raises:
-        NotFound: no study has this name; the message lists those there are.
+        NotFound: no study has this name; the message lists the newest names.
     """
     wanted = select(StudyRow).where(StudyRow.name == name)
     study = session.scalar(wanted)
@@ -44,14 +49,15 @@ def get_study(session: Session, name: str, *, lock: bool = False) -> StudyRow:
 
 
 def lock_study(session: Session, study_id: int) -> StudyRow:
-    """A study as it is now, locked against all that lock it too."""
-    # Not against those who only refer to it: PostgreSQL takes a shared lock on the study for a trial that is
-    # changed twice in a transaction, and two trials that end together would wait for each other's.
+    """Lock a study until the transaction ends, and read it as it is now."""
+    # Rows that only refer to the study do not wait for this lock: PostgreSQL takes a shared lock on the study
+    # for a trial that is changed twice in a transaction, and two trials that end together would wait for each
+    # other.
     return session.get_one(StudyRow, study_id, with_for_update={"key_share": True}, populate_existing=True)
 
 
 def parsed_spec(study: StudyRow) -> StudySpec:
-    """The spec of a study. Parsing is the dearest part of many a request, so it is done once for equal ones."""
+    """The spec of a study, parsed once, because parsing would be the slowest part of many requests."""
     with _lock:
         stored, spec = _specs.get(study.id, (None, None))
     if spec is None or stored != study.spec:
@@ -62,8 +68,12 @@ def parsed_spec(study: StudyRow) -> StudySpec:
 
 
 def study_split(session: Session, study: StudyRow) -> Sequence[StudyFoldRow]:
-    """The split of a study, by fold; rows of no session. It never changes, so it is read once."""
-    # Of another database the study of this id was made at another time.
+    """The split of a study by fold, as rows of no session. It never changes and is read once.
+
+    Raises:
+        NoResultFound: the study was deleted at the same time.
+    """
+    # In another database, the study with this id was created at another time.
     known = (study.id, study.created_at, study.split_hash)
     with _lock:
         split = _splits.get(known)
@@ -72,13 +82,7 @@ def study_split(session: Session, study: StudyRow) -> Sequence[StudyFoldRow]:
         rows = session.execute(select(*columns).where(columns.study_id == study.id).order_by(columns.fold))
         split = tuple(StudyFoldRow(**row) for row in rows.mappings())
         if not split:
-            raise NoResultFound(f"the study {study.name} was deleted meanwhile")
+            raise NoResultFound(f"study {study.name} was deleted at the same time")
         with _lock:
             _splits[known] = split
     return split
-
-
-# Threads share both.
-_lock = threading.Lock()
-_specs: LRUCache[int, tuple[dict[str, Any], StudySpec]] = LRUCache(SPECS_KEPT)
-_splits: LRUCache[tuple[int, datetime, str], Sequence[StudyFoldRow]] = LRUCache(SPLITS_KEPT)

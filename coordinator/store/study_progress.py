@@ -1,4 +1,4 @@
-"""What there is, who works on it, and how fast it gets on: a few rows, however large the studies are."""
+"""Studies in a list, their folds and workers, and their pace: a few rows, however large the studies are."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ from coordinator.store.tables import (
 from services.contracts import EventKind, StudyState, TrialState
 
 MEASURABLE_SECONDS = 1e-3
+"""Seconds of a fold below which a worker has no speed."""
 
 RECENT_TRIALS = 64
-"""In so many of the newest trials the last fold of each worker is looked for."""
+"""Newest trials of a study in which the last fold of each worker is looked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,14 +38,14 @@ class ListedStudy:
     budget: int
     counts: dict[TrialState, int]
     best: float | None
-    """Of the complete trials."""
+    """Highest pooled accuracy of a complete trial."""
 
     created_at: datetime
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyFold:
-    """A fold of a study: its name, and how many clips it tests."""
+    """A fold of a study: its name, and the number of clips that it tests."""
 
     name: str
     clips: int
@@ -52,28 +53,28 @@ class StudyFold:
 
 @dataclass(frozen=True, kw_only=True)
 class StudyWorker:
-    """A worker that has run folds of a study lately, or could."""
+    """A worker that has run folds of a study recently, or could run some."""
 
     name: str
     device: str
     seconds_since_seen: float
     draining: bool
     trial: int | None
-    """That it holds a fold of."""
+    """Number of the study's trial of which it holds a fold."""
 
     fold: int | None
     epoch: int | None
-    """From 0; of the fold it holds, as its last heartbeat said."""
+    """Epoch of the fold that it holds, from 0, according to its last heartbeat."""
 
     step: int | None
     clips_per_second: float | None
-    """Training clips passed forward and backward, in the last fold that it has finished."""
+    """Training clips passed forward and backward per second, in the last fold that it finished."""
 
     elsewhere: bool
-    """It holds a fold of another study."""
+    """Whether it holds a fold of another study."""
 
     failure: str | None
-    """What it said when it gave its last fold back, if nothing has come of it since."""
+    """Message with which it failed its last fold, if it has finished none since."""
 
 
 def listed_studies(session: Session) -> list[ListedStudy]:
@@ -110,28 +111,28 @@ def study_folds(session: Session, study: StudyRow) -> list[StudyFold]:
 
 
 def study_workers(session: Session, study: StudyRow, *, seen_within: float) -> list[StudyWorker]:
-    """Workers heard of in the last `seen_within` seconds; those of this study before others."""
+    """Workers that made contact in the last `seen_within` seconds; those of this study before others."""
     recent = (
         select(TrialRow.id)
         .where(TrialRow.study_id == study.id)
         .order_by(TrialRow.number.desc())
         .limit(RECENT_TRIALS)
     )
-    place = func.row_number().over(partition_by=LeaseRow.worker_id, order_by=LeaseRow.ended_at.desc())
+    rank = func.row_number().over(partition_by=LeaseRow.worker_id, order_by=LeaseRow.ended_at.desc())
     leases = select(
-        LeaseRow.worker_id, LeaseRow.id, LeaseRow.outcome, LeaseRow.message, place.label("place")
+        LeaseRow.worker_id, LeaseRow.id, LeaseRow.outcome, LeaseRow.message, rank.label("rank")
     ).where(LeaseRow.trial_id.in_(recent))
     ended = leases.where(LeaseRow.ended_at.is_not(None)).subquery()
     done = leases.where(LeaseRow.outcome == "done").subquery()
     provenance = ResultRow.payload["provenance"]
     duration = provenance["seconds"].as_string().cast(Float)
-    # Of less than a millisecond the quotient says nothing, and may be more than a number can hold.
+    # Below a millisecond the quotient says nothing, and may be more than a number can hold.
     speed = case((duration > MEASURABLE_SECONDS, provenance["clip_passes"].as_string().cast(Float) / duration))
     rows = session.execute(
         select(
             WorkerRow.name,
             WorkerRow.device,
-            extract("epoch", func.clock_timestamp() - WorkerRow.last_seen).label("silence"),
+            extract("epoch", func.clock_timestamp() - WorkerRow.last_seen).label("seconds_since_seen"),
             WorkerRow.drain,
             TrialRow.number,
             TrialRow.study_id,
@@ -143,8 +144,8 @@ def study_workers(session: Session, study: StudyRow, *, seen_within: float) -> l
         )
         .outerjoin(LeaseRow, (LeaseRow.worker_id == WorkerRow.id) & LeaseRow.outcome.is_(None))
         .outerjoin(TrialRow, TrialRow.id == LeaseRow.trial_id)
-        .outerjoin(ended, (ended.c.worker_id == WorkerRow.id) & (ended.c.place == 1))
-        .outerjoin(done, (done.c.worker_id == WorkerRow.id) & (done.c.place == 1))
+        .outerjoin(ended, (ended.c.worker_id == WorkerRow.id) & (ended.c.rank == 1))
+        .outerjoin(done, (done.c.worker_id == WorkerRow.id) & (done.c.rank == 1))
         .outerjoin(ResultRow, ResultRow.lease_id == done.c.id)
         .where(WorkerRow.last_seen > func.clock_timestamp() - seconds(seen_within))
         .order_by(WorkerRow.first_seen)
@@ -153,7 +154,7 @@ def study_workers(session: Session, study: StudyRow, *, seen_within: float) -> l
         StudyWorker(
             name=row.name,
             device=row.device,
-            seconds_since_seen=float(row.silence),
+            seconds_since_seen=float(row.seconds_since_seen),
             draining=row.drain is not None,
             trial=row.number if row.study_id == study.id else None,
             fold=row.fold if row.study_id == study.id else None,
@@ -169,7 +170,7 @@ def study_workers(session: Session, study: StudyRow, *, seen_within: float) -> l
 
 
 def last_folds(session: Session, study: StudyRow, limit: int) -> list[datetime]:
-    """When the last folds were counted, oldest first; none from before the study last moved, as by a pause."""
+    """Times at which the last folds were counted, oldest first; none before the study last changed state."""
     newest_first = (EventRow.xid.desc(), EventRow.id.desc())
     of_study = EventRow.study_id == study.id
     moved = session.execute(

@@ -1,9 +1,8 @@
-"""The tables, in a schema of their own: `foldwise`. Optuna's tables live in the default schema.
+"""The tables, in their own schema `foldwise`. Optuna's tables are in the default schema.
 
-A trial's folds are rows from its first moment. `results` has the fold as its primary key: a fold counts once
-because the database cannot hold it twice. `leases` allows one live lease per fold for the same reason. A result
-comes from a lease, from the same fold of a trial with equal parameters, or from an imported study; never from
-nothing.
+A trial's folds are stored as rows together with the trial. The primary key of `results` is the fold, so the
+database cannot count a fold twice; in the same way `leases` allows one live lease per fold. Every result comes
+from a lease, from the same fold of a trial with equal parameters, or from an imported study.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ class Base(DeclarativeBase):
 
 
 class StudyRow(Base):
-    """A study. `fold_order` is set once, when it has learnt which folds are hardest."""
+    """A study. `fold_order` is set once, when the study has learnt which folds are hardest."""
 
     __tablename__ = "studies"
     id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
@@ -87,7 +86,7 @@ class StudyFoldRow(Base):
 
 
 class EnqueuedRow(Base):
-    """The configuration that the trial of this number will have, enqueued while the study was there."""
+    """The configuration that the trial of this number gets, enqueued after the study was created."""
 
     __tablename__ = "enqueued"
     study_id: Mapped[int] = mapped_column(ForeignKey(StudyRow.id), primary_key=True)
@@ -110,10 +109,10 @@ class InheritedTrialRow(Base):
 class TrialRow(Base):
     """A trial. `value` is set when it is complete; `pruned` when a rule ended it.
 
-    `completed` says how many trials of its study were complete with it. It is drawn under the study's lock, so
-    that a lower one never becomes visible after a higher one.
+    `completed` is the number of complete trials of its study, this one included. It is set under the study's
+    lock, so that a lower one never becomes visible after a higher one.
 
-    `learnt_order` says that it runs its folds in the study's `fold_order`, otherwise by index.
+    `learnt_order` says that the trial runs its folds in the study's `fold_order` and not by index.
     """
 
     __tablename__ = "trials"
@@ -150,7 +149,7 @@ class TrialRow(Base):
 
 
 class FoldRow(Base):
-    """One fold of a trial; `term` rises with every lease."""
+    """One fold of a trial; every lease raises `term` by one."""
 
     __tablename__ = "folds"
     __table_args__ = (
@@ -163,7 +162,7 @@ class FoldRow(Base):
 
 
 class WorkerRow(Base):
-    """A worker process that has asked for folds. `drain` tells it to end: `now`, or `after` its fold."""
+    """A worker process that has claimed folds. `drain` tells it to end: `now`, or `after` its fold."""
 
     __tablename__ = "workers"
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -176,7 +175,7 @@ class WorkerRow(Base):
 
 
 class LeaseRow(Base):
-    """A lease, kept after its end: `outcome` says how it ended, null means it lives."""
+    """A lease, kept after its end. `outcome` says how it ended; it is null while the lease is live."""
 
     __tablename__ = "leases"
     __table_args__ = (
@@ -202,26 +201,26 @@ class LeaseRow(Base):
 
 
 class ClaimRow(Base):
-    """A claim by its idempotency key: asked again, the same lease is the answer."""
+    """A claim by its idempotency key: a retry gets the same lease."""
 
     __tablename__ = "claims"
     key: Mapped[str] = mapped_column(primary_key=True)
-    # Indexed for the deletion of leases, each of which asks for the claims that name it.
+    # Indexed for the deletion of leases, each of which looks for the claims that name it.
     lease_id: Mapped[str] = mapped_column(ForeignKey(LeaseRow.id), index=True)
 
 
 class ResultRow(Base):
-    """An accepted result. One per fold, for ever.
+    """An accepted result, one per fold, which never changes.
 
-    `reused_from` is the trial that ran the fold, where it was not run for this trial. `imported` results were
-    leased by another coordinator; its leases stay there, they fence nothing here.
+    `reused_from` is the trial that ran the fold, where it was not run for this trial. The leases of `imported`
+    results belong to another coordinator and are not stored here, because they fence nothing here.
     """
 
     __tablename__ = "results"
     __table_args__ = (
         ForeignKeyConstraint(["trial_id", "fold"], [FoldRow.trial_id, FoldRow.fold]),
-        # To results, not to trials: only a fold that was run can be reused, and the check of the key then
-        # waits for no other trial's lock.
+        # Refers to results and not to trials: only a fold that was run can be reused, and the check of the key
+        # then waits for no other trial's lock.
         ForeignKeyConstraint(["reused_from", "fold"], ["results.trial_id", "results.fold"]),
         CheckConstraint("correct BETWEEN 0 AND clips", name="correct"),
         CheckConstraint("num_nonnulls(lease_id, reused_from) + imported::integer = 1", name="origin"),
@@ -243,7 +242,7 @@ class ResultRow(Base):
 
 
 class OutboxRow(Base):
-    """A trial that changed and whose Optuna twin must be made equal; deleted once it is."""
+    """A trial that changed and is not projected to Optuna yet; deleted once it is."""
 
     __tablename__ = "outbox"
     seq: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
@@ -251,16 +250,16 @@ class OutboxRow(Base):
 
 
 class DeletedStudyRow(Base):
-    """A study that was deleted here and whose Optuna twin must be too; deleted itself once that is done."""
+    """A study that was deleted here and not yet in Optuna; deleted once it is deleted there."""
 
     __tablename__ = "deleted_studies"
     name: Mapped[str] = mapped_column(primary_key=True)
 
 
 class EventRow(Base):
-    """Something that happened, written in the transaction that made it so.
+    """An event, written in the transaction of the change that it reports.
 
-    The order is that of (xid, id): ids alone become visible out of order.
+    Events are ordered by (xid, id), because ids alone become visible out of order.
     """
 
     __tablename__ = "events"
@@ -278,7 +277,7 @@ class EventRow(Base):
 
 
 class TokenRow(Base):
-    """A token of the REST interface; of its secret only the hash is kept. Revoked ones stay, for the record."""
+    """A token of the REST interface, with the hash of its secret. Revoked tokens stay as a record."""
 
     __tablename__ = "tokens"
     __table_args__ = (
@@ -294,7 +293,7 @@ class TokenRow(Base):
 
 
 class SessionRow(Base):
-    """A session of somebody who signed in. Of its secret, and of the token it stands for, hashes are kept."""
+    """A browser session, with the hashes of its secret and of the token that it stands for."""
 
     __tablename__ = "sessions"
     sha256: Mapped[str] = mapped_column(primary_key=True)

@@ -1,4 +1,4 @@
-"""The folds of one trial, in short or with the predictions of every epoch, for looking at."""
+"""The folds of one trial, in short or with the predictions of every epoch."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from services.contracts import FoldState, FoldView
 
 @dataclass(frozen=True, kw_only=True)
 class FoldOutcome:
-    """A fold of a trial: what it tests, and what came of it."""
+    """A fold of a trial: the clips that it tests, and its result."""
 
     index: int
     name: str
     state: FoldState
     clip_ids: tuple[str, ...]
     labels: tuple[int, ...]
-    """The true label of each of them."""
+    """True label of each of these clips."""
 
     term: int
     worker: str | None
-    """That holds it, or ran it."""
+    """Name of the worker that holds it, or ran it."""
 
     reused_from: int | None
     """Number of the trial with equal parameters that ran it."""
 
     result: dict[str, Any] | None
-    """As `FoldResult` has it, not parsed; None where the fold is not done."""
+    """As in `FoldResult`, not parsed; None where the fold is not done."""
 
     best_epoch: int | None
     """From 0."""
@@ -40,7 +40,7 @@ class FoldOutcome:
 
 
 def fold_views(session: Session, study: StudyRow, trial: TrialRow) -> list[FoldView]:
-    """All folds of a trial in order of their index, for reading."""
+    """All folds of a trial in order of their index, in short."""
     return [
         FoldView(
             index=fold.index,
@@ -97,7 +97,7 @@ def fold_outcomes(session: Session, study: StudyRow, trial: TrialRow) -> list[Fo
             clip_ids=tuple(row.clip_ids),
             labels=tuple(row.labels),
             term=row.term,
-            # Who held it last did not run it, if it was reused.
+            # The last worker that held a reused fold did not run it.
             worker=row.worker if row.reused_from is None else None,
             reused_from=row.reused_from,
             result=row.payload,

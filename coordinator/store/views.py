@@ -41,7 +41,7 @@ from services.errors import Conflict, NotFound
 def list_studies(
     session: Session, *, state: StudyState | None = None, after: str | None = None, limit: int | None = None
 ) -> list[StudyView]:
-    """Studies, oldest first; of one state, and those made after the study named `after`.
+    """Studies, oldest first; only those of one state, and those created after the study named `after`.
 
     Raises:
         NotFound: there is no study `after`.
@@ -86,7 +86,7 @@ def study_view(session: Session, study: StudyRow) -> StudyView:
 
 
 def best_trial(session: Session, study: StudyRow) -> TrialView | None:
-    """The complete trial of highest value, earliest on ties; with none, the pruned one of highest bound."""
+    """The complete trial of highest value, earliest on ties; without any, the pruned one of highest bound."""
     complete = session.scalar(
         select(TrialRow)
         .where(TrialRow.study_id == study.id, TrialRow.state == TrialState.COMPLETE)
@@ -117,16 +117,16 @@ def list_trials(
     order: Literal["number", "value"] = "number",
     worker: str | None = None,
 ) -> list[TrialView]:
-    """Trials that come after trial `after` in this order; -1 is before all.
+    """Trials that come after trial `after` in this order.
 
-    By value the best come first, and those without one last; equal ones by number.
+    By value, the best come first and those without a value last; equal ones are ordered by number.
 
     Args:
         session: only read from.
-        study: whose trials.
+        study: of the trials.
         state: only trials of this state.
-        after: number of a trial.
-        limit: at most so many.
+        after: number of a trial; -1 for the first ones.
+        limit: maximum number of trials.
         order: by number or by value.
         worker: only trials of which a worker of this name holds a fold now.
 
@@ -159,13 +159,6 @@ def complete_trials(session: Session, study: StudyRow) -> Sequence[TrialRow]:
     return session.scalars(wanted.order_by(TrialRow.number)).all()
 
 
-def _behind(trial: TrialRow) -> ColumnElement[bool]:
-    if trial.value is None:
-        return and_(TrialRow.value.is_(None), TrialRow.number > trial.number)
-    equal = and_(TrialRow.value == trial.value, TrialRow.number > trial.number)
-    return or_(TrialRow.value < trial.value, equal, TrialRow.value.is_(None))
-
-
 def get_trial(session: Session, study: StudyRow, number: int) -> TrialRow:
     """A trial by number.
 
@@ -179,7 +172,7 @@ def get_trial(session: Session, study: StudyRow, number: int) -> TrialRow:
 
 
 def trial_views(session: Session, study: StudyRow, trials: Sequence[TrialRow]) -> list[TrialView]:
-    """Trials with what of them is done, in two queries however many they are."""
+    """Trials with their finished folds and their workers, in two queries for any number of trials."""
     ids = [trial.id for trial in trials]
     sums = {
         trial_id: (int(folds), int(correct), int(clips))
@@ -224,7 +217,7 @@ def trial_views(session: Session, study: StudyRow, trials: Sequence[TrialRow]) -
 
 
 def fold_record(session: Session, study: StudyRow, trial: TrialRow, index: int) -> FoldRecord:
-    """A finished fold: what was asked and what came of it.
+    """A finished fold: its task and its result.
 
     Raises:
         NotFound: the study has no such fold.
@@ -253,7 +246,7 @@ def fold_record(session: Session, study: StudyRow, trial: TrialRow, index: int) 
 
 
 def confusion_view(session: Session, study: StudyRow, trial: TrialRow) -> ConfusionView:
-    """Confusion counts over the finished folds of a trial, and the scores they give."""
+    """Confusion counts over the finished folds of a trial, and the scores that follow from them."""
     counts = confusion_counts(session, study, trial)
     return ConfusionView(
         classes=tuple(study.classes),
@@ -265,7 +258,7 @@ def confusion_view(session: Session, study: StudyRow, trial: TrialRow) -> Confus
 
 
 def split_view(session: Session, study: StudyRow, subjects: Mapping[str, str]) -> SplitView:
-    """The split of a study; `subjects` has that of each clip, or nothing where they are not known."""
+    """The split of a study; `subjects` has the subject of each clip, and is empty where they are unknown."""
     return SplitView(
         split_hash=study.split_hash,
         classes=tuple(study.classes),
@@ -283,7 +276,7 @@ def split_view(session: Session, study: StudyRow, subjects: Mapping[str, str]) -
 
 
 def trial_costs(session: Session, study: StudyRow, *, after: int, limit: int) -> list[TrialCost]:
-    """What the finished folds of the trials that come after trial `after` took, by number."""
+    """Costs of the finished folds of the trials after trial `after`, by number."""
     wanted = (
         select(TrialRow.id, TrialRow.number)
         .where(TrialRow.study_id == study.id, TrialRow.number > after)
@@ -329,14 +322,14 @@ def trial_costs(session: Session, study: StudyRow, *, after: int, limit: int) ->
 
 
 def list_workers(session: Session, *, seen_within: float) -> list[WorkerView]:
-    """Workers heard of in the last `seen_within` seconds, with the fold each holds."""
-    silence = extract("epoch", func.clock_timestamp() - WorkerRow.last_seen)
+    """Workers that made contact in the last `seen_within` seconds, with the fold that each holds."""
+    seconds_since_seen = extract("epoch", func.clock_timestamp() - WorkerRow.last_seen)
     rows = session.execute(
-        select(WorkerRow, silence, StudyRow.name, TrialRow.number, LeaseRow.fold)
+        select(WorkerRow, seconds_since_seen, StudyRow.name, TrialRow.number, LeaseRow.fold)
         .outerjoin(LeaseRow, (LeaseRow.worker_id == WorkerRow.id) & LeaseRow.outcome.is_(None))
         .outerjoin(TrialRow, TrialRow.id == LeaseRow.trial_id)
         .outerjoin(StudyRow, StudyRow.id == TrialRow.study_id)
-        .where(silence < seen_within)
+        .where(seconds_since_seen < seen_within)
         .order_by(WorkerRow.first_seen)
     ).all()
     return [
@@ -356,11 +349,18 @@ def list_workers(session: Session, *, seen_within: float) -> list[WorkerView]:
 
 
 def enqueued_parameters(session: Session, study_id: int) -> dict[int, dict[str, Any]]:
-    """Configurations enqueued for a study that was there already, by the number of their trial."""
+    """Configurations enqueued after the study was created, by the number of their trial."""
     rows = session.scalars(
         select(EnqueuedRow).where(EnqueuedRow.study_id == study_id).order_by(EnqueuedRow.number)
     )
     return {row.number: row.parameters for row in rows}
+
+
+def _behind(trial: TrialRow) -> ColumnElement[bool]:
+    if trial.value is None:
+        return and_(TrialRow.value.is_(None), TrialRow.number > trial.number)
+    equal = and_(TrialRow.value == trial.value, TrialRow.number > trial.number)
+    return or_(TrialRow.value < trial.value, equal, TrialRow.value.is_(None))
 
 
 def _trial_view(session: Session, study: StudyRow, trial: TrialRow) -> TrialView:

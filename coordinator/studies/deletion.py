@@ -1,7 +1,7 @@
-"""The end of a study's rows: all at once or not at all, and Optuna's after them.
+"""Deletes the rows of a study in one transaction; Optuna's study is deleted after them.
 
-The name of a deleted study stays as a row until the leader has deleted its Optuna twin, so that a crash between
-the two leaves work to do and nothing half.
+The name of a deleted study stays as a row until the leader has deleted its study in Optuna, so that a crash
+between the two deletions leaves work to do and no half-deleted study.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ log = structlog.get_logger()
 
 
 def delete_study(session: Session, name: str, confirm: str | None) -> None:
-    """Delete a study with all its trials and results; the leader deletes its Optuna twin.
+    """Delete a study with all its trials and results; the leader deletes its study in Optuna.
 
     Raises:
         InvalidInput: `confirm` is not the study's name.
@@ -49,12 +49,12 @@ def delete_study(session: Session, name: str, confirm: str | None) -> None:
     study = get_study(session, name)
     _check_deletable(session, study)
     of_study = select(TrialRow.id).where(TrialRow.study_id == study.id)
-    # Trials before their study, like everybody; then nobody is left who could change either.
+    # Trials are locked before their study, as everywhere; then no other transaction can change either.
     locked = session.scalars(of_study.order_by(TrialRow.id).with_for_update()).all()
     study = get_study(session, name, lock=True)
     _check_deletable(session, study)
     if len(locked) != session.scalar(select(func.count()).select_from(of_study.subquery())):
-        raise Conflict(f"study {name} went on at the same moment; look, then try again", field="state")
+        raise Conflict(f"study {name} got new trials at the same moment; look at it, then retry", field="state")
     leases = select(LeaseRow.id).where(LeaseRow.trial_id.in_(of_study))
     _delete(session, ClaimRow.lease_id, ClaimRow.lease_id.in_(leases))
     for trial_id in (OutboxRow.trial_id, ResultRow.trial_id, LeaseRow.trial_id, FoldRow.trial_id):
@@ -73,11 +73,6 @@ def delete_study(session: Session, name: str, confirm: str | None) -> None:
     log.info("study_deleted", study=name, trials=len(locked))
 
 
-def _delete(session: Session, key: InstrumentedAttribute[Any], which: ColumnElement[bool]) -> None:
-    # Nothing of it is held as objects, and what was deleted need not be read back.
-    session.execute(delete(key.class_).where(which), execution_options={"synchronize_session": False})
-
-
 def _check_deletable(session: Session, study: StudyRow) -> None:
     if study.state == StudyState.RUNNING:
         raise Conflict(f"study {study.name} is running; pause or stop it first", field="state")
@@ -86,6 +81,11 @@ def _check_deletable(session: Session, study: StudyRow) -> None:
     )
     if session.scalar(select(held)):
         raise Conflict(
-            f"workers still hold folds of study {study.name}; wait until they are done, or pause it with `now`",
+            f"workers still hold folds of study {study.name}; wait until they finish, or pause it with `now`",
             field="state",
         )
+
+
+def _delete(session: Session, key: InstrumentedAttribute[Any], which: ColumnElement[bool]) -> None:
+    # No objects of these rows are in the session, so none need be brought up to date.
+    session.execute(delete(key.class_).where(which), execution_options={"synchronize_session": False})

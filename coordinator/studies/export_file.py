@@ -1,4 +1,4 @@
-"""A study out of the tables, line by line."""
+"""Exports a study from the tables to a study file, line by line."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ from services.study_file import (
 )
 
 TRIALS_AT_ONCE = 20
+"""Trials read at once, with all their results."""
 
 
 def export_lines(session: Session, name: str) -> Iterator[bytes]:
-    """The lines of a study file, some trials at a time; the session's transaction must be a snapshot.
+    """The lines of a study file, read some trials at a time; the session's transaction must be a snapshot.
 
     Raises:
         NotFound: no study has this name.
@@ -47,10 +48,6 @@ def export_lines(session: Session, name: str) -> Iterator[bytes]:
             yield _line(_trial_line(trial, folds[trial.id]))
         after = trials[-1].number
         session.expunge_all()
-
-
-def _line(content: BaseModel) -> bytes:
-    return content.model_dump_json().encode() + b"\n"
 
 
 def _study_line(session: Session, study: StudyRow) -> StudyLine:
@@ -115,7 +112,7 @@ def _folds(session: Session, trial_ids: list[int]) -> dict[int, list[TrialFoldLi
     )
     folds: dict[int, list[TrialFoldLine]] = {trial_id: [] for trial_id in trial_ids}
     for fold, result, reused_from in rows:
-        # Who holds it is no part of a file: there it is a fold to be run.
+        # A lease is not part of a file: there the fold is one to run.
         state = FoldState.PENDING if fold.state == FoldState.LEASED else fold.state
         line = None if result is None else _result_line(result, reused_from)
         folds[fold.trial_id].append(TrialFoldLine.model_validate({"state": state, "result": line}))
@@ -135,6 +132,10 @@ def _result_line(result: ResultRow, reused_from: int | None) -> ResultLine | Reu
     )
 
 
+def _line(content: BaseModel) -> bytes:
+    return content.model_dump_json().encode() + b"\n"
+
+
 def _utc(moment: datetime) -> datetime:
-    # The database gives times in the zone of its session; a file is the same whoever wrote it.
+    # The database gives times in its session's zone; a file must be the same from every coordinator.
     return moment.astimezone(UTC)

@@ -1,4 +1,4 @@
-"""From a search to a model: the study that trains a configuration on all clips."""
+"""The study that trains a configuration of a search on all clips, to get a model."""
 
 from __future__ import annotations
 
@@ -18,23 +18,22 @@ from services.search_space import SearchSpace
 
 
 def final_spec(session: Session, name: str, wanted: TrainFinal) -> StudySpec:
-    """The spec of a study of one trial and one fold, all clips, with the parameters of a complete trial.
+    """The spec of a study with one trial of one fold, all clips, and the parameters of a complete trial.
 
     It trains for the median of the best epochs of the trial's folds, halves rounded up. Everything else is as
     in the study.
 
     Raises:
         NotFound: no such study or trial.
-        Conflict: the trial is not complete, or no trial is; or the study cross-validates nothing.
+        Conflict: the named trial is not complete, no trial is complete, or the study does not cross-validate.
     """
     study = get_study(session, name)
     spec = parsed_spec(study)
     if isinstance(spec.protocol, AllClips):
-        raise Conflict(f"study {name} trains on all clips already; name the one it was made from", field="name")
+        raise Conflict(f"study {name} already trains on all clips; name the one it was made from", field="name")
     if isinstance(spec.protocol, HeldOut):
         raise Conflict(
-            f"study {name} only measures a configuration, on clips that were held out; name the study that "
-            "selected it",
+            f"study {name} only measures a configuration on held-out clips; name the study that selected it",
             field="name",
         )
     trial = _trial(session, study, wanted.trial)
@@ -69,8 +68,8 @@ def _trial(session: Session, study: StudyRow, number: int | None) -> TrialRow:
         best = best_trial(session, study)
         if best is None or best.value is None:
             raise Conflict(
-                f"no trial of study {study.name} is complete, so none is known to be the best; let it run "
-                "on, or clone it without pruning",
+                f"no trial of study {study.name} is complete, so none is the best; let it continue, or clone "
+                "it without pruning",
                 field="trial",
             )
         number = best.number
@@ -86,7 +85,7 @@ def _cross_validated(session: Session, study: StudyRow, spec: StudySpec, trial: 
         select(ResultRow.best_epoch).where(ResultRow.trial_id == trial.id).order_by(ResultRow.fold)
     ).all()
     ended = select(func.count()).select_from(TrialRow).where(TrialRow.study_id == study.id)
-    correct = sum(row[place] for place, row in enumerate(scores.counts))
+    correct = sum(row[label] for label, row in enumerate(scores.counts))
     return CrossValidated(
         study=study.name,
         trial=trial.number,

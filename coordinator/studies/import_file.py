@@ -1,7 +1,7 @@
-"""A study file into the tables: everything in one transaction, nothing believed that can be checked.
+"""Imports a study file into the tables, in one transaction, and checks whatever can be checked.
 
 Every result is hashed, and scored again from its predictions and the labels of the split. Results are marked
-as imported and name no lease: a lease is one coordinator's promise to one worker, elsewhere it fences nothing.
+as imported and name no lease: a lease is one coordinator's promise to one worker and fences nothing elsewhere.
 """
 
 from __future__ import annotations
@@ -39,12 +39,11 @@ from services.seeds import sha256_of
 from services.study_file import MAX_LINE_BYTES, ReusedLine, StudyLine, TrialLine
 
 log = structlog.get_logger()
-
 Line = TypeVar("Line", bound=BaseModel)
 
 
 class _Reused(NamedTuple):
-    """A fold to be counted from another trial, once all trials are there."""
+    """A fold to count from another trial, once all trials are stored."""
 
     trial: TrialRow
     fold: int
@@ -55,17 +54,17 @@ class _Reused(NamedTuple):
 def import_study(
     session: Session, lines: Iterable[bytes], cache_root: Path, name: str | None = None
 ) -> StudyRow:
-    """Store a study as its file has it; one that was running is paused.
+    """Store a study as its file describes it; a study that was running is paused.
 
     Args:
-        session: its transaction is the import: all or nothing.
+        session: its transaction is the import, all or nothing.
         lines: of a study file.
-        cache_root: folder of the clip caches, for a study that is not over.
-        name: another name than that in the file.
+        cache_root: folder of the clip caches, needed for a study that is not over.
+        name: the study's new name; None keeps the one in the file.
 
     Raises:
         Conflict: the name is taken.
-        InvalidInput: a line is not what it should be; the message says which and why.
+        InvalidInput: a line is not valid; the message names the line and the reason.
         CacheMismatch: the study is not over and its clip cache is not here.
     """
     numbered = enumerate(lines, start=1)
@@ -88,12 +87,12 @@ def import_study(
             last = _store_trial(session, study, spec, splits, trial_line, reused)
     if next(numbered, None) is not None:
         raise InvalidInput(
-            f"the file goes on after {line.trials} trials; export the study again", field="trials"
+            f"the file has more lines after {line.trials} trials; export the study again", field="trials"
         )
     _store_reused(session, study, reused)
     _check_values(session, study)
     if last is not None:
-        # One is enough: the leader projects whatever Optuna has not got.
+        # One is enough: the leader projects every trial that Optuna does not have.
         session.execute(outbox_row(last.id))
     publish(session, study.id, EventKind.STUDY_MOVED, state=study.state, reason=study.reason, imported=True)
     log.info("study_imported", study=study.name, trials=line.trials)
@@ -104,46 +103,12 @@ def lines_of(file: IO[bytes]) -> Iterator[bytes]:
     """The lines of an open file, one at a time.
 
     Raises:
-        InvalidInput: one is longer than is allowed.
+        InvalidInput: a line is longer than `MAX_LINE_BYTES`.
     """
     while line := file.readline(MAX_LINE_BYTES + 1):
         if len(line) > MAX_LINE_BYTES:
-            raise InvalidInput(f"a line is longer than {MAX_LINE_BYTES} bytes; this is no study file")
+            raise InvalidInput(f"a line is longer than {MAX_LINE_BYTES} bytes; this is not a study file")
         yield line
-
-
-@contextmanager
-def _at(line: int) -> Iterator[None]:
-    try:
-        yield
-    except InvalidInput as error:
-        raise InvalidInput(f"line {line}: {error.message}", field=error.field) from error
-
-
-def _next(numbered: Iterator[tuple[int, bytes]], missing: str) -> bytes:
-    found = next(numbered, None)
-    if found is None:
-        raise InvalidInput(missing)
-    return found[1]
-
-
-def _parse(kind: type[Line], line: bytes) -> Line:
-    try:
-        return kind.model_validate_json(line)
-    except ValidationError as error:
-        raise InvalidInput(first_problem(error), field=_field(error)) from error
-
-
-def _field(error: ValidationError) -> str | None:
-    return ".".join(str(part) for part in error.errors()[0]["loc"]) or None
-
-
-def _must(true: bool, field: str, problem: str) -> None:
-    if not true:
-        raise InvalidInput(f"{field}: {problem}", field=field)
-
-
-# --- The study --------------------------------------------------------------------------------------------
 
 
 def _check_study(line: StudyLine, spec: StudySpec) -> None:
@@ -155,28 +120,21 @@ def _check_study(line: StudyLine, spec: StudySpec) -> None:
     folds = [Fold(index=i, name=f.name, subjects=(), test_clips=f.clip_ids) for i, f in enumerate(line.folds)]
     _must(split_hash(folds) == line.split_hash, "split_hash", "is not that of these folds")
     whole = not isinstance(spec.protocol, KFold) or spec.protocol.k == len(line.folds)
-    _must(whole, "folds", "are not as many as the protocol says")
+    _must(whole, "folds", "must be as many as the protocol says")
     ordered = line.fold_order is None or sorted(line.fold_order) == list(range(len(line.folds)))
     _must(ordered, "fold_order", "must name each fold once")
     _must(line.trials <= spec.trials, "trials", f"are more than the budget of {spec.trials}")
     enough = line.state != StudyState.COMPLETE or line.trials == spec.trials
-    _must(enough, "trials", f"are less than the budget of {spec.trials}, and the study is complete")
+    _must(enough, "trials", f"are fewer than the budget of {spec.trials}, and the study is complete")
     numbers = [enqueued.number for enqueued in line.enqueued]
-    _must(len(set(numbers)) == len(numbers), "enqueued", "a number stands twice")
+    _must(len(set(numbers)) == len(numbers), "enqueued", "a number is listed twice")
     _must(max(numbers, default=0) < spec.trials, "enqueued", "a number is beyond the budget")
-    for place, enqueued in enumerate(line.enqueued):
-        _must(_tidy(spec.space, enqueued.parameters), f"enqueued.{place}", "does not fit the space")
-    for place, trial in enumerate(line.inherited):
-        _must(_tidy(spec.space, trial.parameters), f"inherited.{place}", "does not fit the space")
+    for index, enqueued in enumerate(line.enqueued):
+        _must(_is_canonical(spec.space, enqueued.parameters), f"enqueued.{index}", "does not fit the space")
+    for index, trial in enumerate(line.inherited):
+        _must(_is_canonical(spec.space, trial.parameters), f"inherited.{index}", "does not fit the space")
         scored = (trial.value is not None) == (trial.state == TrialState.COMPLETE)
-        _must(scored, f"inherited.{place}.value", "is there exactly where a trial is complete")
-
-
-def _tidy(space: SearchSpace, parameters: Mapping[str, ParameterValue]) -> bool:
-    try:
-        return space.canonicalize(parameters) == dict(parameters)
-    except InvalidInput:
-        return False
+        _must(scored, f"inherited.{index}.value", "must be given exactly if the trial is complete")
 
 
 def _check_cache(line: StudyLine, cache_root: Path) -> None:
@@ -185,7 +143,7 @@ def _check_cache(line: StudyLine, cache_root: Path) -> None:
         find_cache(cache_root, cache)
     except CacheMismatch as error:
         raise CacheMismatch(
-            f"the study is {line.state.value} and needs the clip cache {cache[:40]} to go on: {error.message}",
+            f"the study is {line.state.value} and needs the clip cache {cache[:40]}: {error.message}",
             field="fingerprint",
         ) from error
 
@@ -193,7 +151,7 @@ def _check_cache(line: StudyLine, cache_root: Path) -> None:
 def _store_study(session: Session, line: StudyLine, spec: StudySpec) -> tuple[StudyRow, list[StudyFoldRow]]:
     study = StudyRow(
         name=spec.name,
-        # Two coordinators must not both go on with it unasked.
+        # Two coordinators must not both continue the study unless somebody resumes it.
         state=StudyState.PAUSED if line.state == StudyState.RUNNING else line.state,
         reason=line.reason,
         spec=spec.model_dump(mode="json"),
@@ -240,19 +198,22 @@ def _store_study(session: Session, line: StudyLine, spec: StudySpec) -> tuple[St
     return study, splits
 
 
-# --- Its trials -------------------------------------------------------------------------------------------
-
-
 def _check_trial(line: TrialLine, number: int, spec: StudySpec, study: StudyRow) -> None:
     _must(line.number == number, "number", f"is {line.number}; {number} comes next")
-    _must(_tidy(spec.space, line.parameters), "parameters", "do not fit the space")
-    _must(study.fold_order is not None or not line.learnt_order, "learnt_order", "the study has learnt none")
+    _must(_is_canonical(spec.space, line.parameters), "parameters", "do not fit the space")
+    _must(
+        study.fold_order is not None or not line.learnt_order, "learnt_order", "the study has learnt no order"
+    )
     _must(len(line.folds) == study.fold_count, "folds", f"must be the {study.fold_count} of the study")
     _must(line.state.over or study.state != StudyState.COMPLETE, "state", "the study is complete")
-    _must((line.ended_at is not None) == line.state.over, "ended_at", "is there exactly where a trial ended")
+    _must(
+        (line.ended_at is not None) == line.state.over,
+        "ended_at",
+        "must be given exactly if the trial has ended",
+    )
     _must((line.pruned is not None) == (line.state == TrialState.PRUNED), "pruned", "does not fit the state")
     complete = line.state == TrialState.COMPLETE
-    _must((line.value is not None) == complete, "value", "is there exactly where a trial is complete")
+    _must((line.value is not None) == complete, "value", "must be given exactly if the trial is complete")
     done = [fold.state == FoldState.DONE for fold in line.folds]
     _must(all(done) or not complete, "folds", "are not all done, and the trial is complete")
     for index, fold in enumerate(line.folds):
@@ -298,9 +259,9 @@ def _store_trial(
             except InvalidInput as error:
                 raise InvalidInput(f"{where}: {error.message}", field=where) from error
             for name in ("sha256", "best_epoch", "correct", "confusion"):
-                told = getattr(fold.result, name)
-                told = [list(counts) for counts in told] if name == "confusion" else told
-                _must(told == getattr(row, name), f"{where}.{name}", "is not that of its payload")
+                stated = getattr(fold.result, name)
+                stated = [list(counts) for counts in stated] if name == "confusion" else stated
+                _must(stated == getattr(row, name), f"{where}.{name}", "is not that of its payload")
             row.received_at = fold.result.received_at
             session.add(row)
     session.flush()
@@ -341,6 +302,44 @@ def _check_values(session: Session, study: StudyRow) -> None:
         .group_by(TrialRow.id)
         .order_by(TrialRow.number)
     )
-    for number, value, right in values:
+    for number, value, n_correct in values:
         with _at(number + 2):
-            _must(value == int(right) / study.clips, "value", "is not the accuracy of its folds")
+            _must(value == int(n_correct) / study.clips, "value", "is not the accuracy of its folds")
+
+
+@contextmanager
+def _at(line: int) -> Iterator[None]:
+    try:
+        yield
+    except InvalidInput as error:
+        raise InvalidInput(f"line {line}: {error.message}", field=error.field) from error
+
+
+def _next(numbered: Iterator[tuple[int, bytes]], missing: str) -> bytes:
+    found = next(numbered, None)
+    if found is None:
+        raise InvalidInput(missing)
+    return found[1]
+
+
+def _parse(kind: type[Line], line: bytes) -> Line:
+    try:
+        return kind.model_validate_json(line)
+    except ValidationError as error:
+        raise InvalidInput(first_problem(error), field=_field(error)) from error
+
+
+def _field(error: ValidationError) -> str | None:
+    return ".".join(str(part) for part in error.errors()[0]["loc"]) or None
+
+
+def _must(true: bool, field: str, problem: str) -> None:
+    if not true:
+        raise InvalidInput(f"{field}: {problem}", field=field)
+
+
+def _is_canonical(space: SearchSpace, parameters: Mapping[str, ParameterValue]) -> bool:
+    try:
+        return space.canonicalize(parameters) == dict(parameters)
+    except InvalidInput:
+        return False

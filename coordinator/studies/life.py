@@ -1,4 +1,4 @@
-"""A study's life: created from a spec and a clip cache, started, paused, resumed, extended, stopped.
+"""A study's life: it is created from a spec and a clip cache, started, paused, resumed, extended, stopped.
 
 Each function runs inside its caller's transaction and commits nothing.
 """
@@ -32,21 +32,27 @@ log = structlog.get_logger()
 
 
 def create(session: Session, spec: StudySpec, cache_root: Path, models_root: Path | None = None) -> StudyRow:
-    """Create a study: find its cache, split the clips, and start it unless the spec says not to.
+    """Create a study: find its cache, split the clips, and start it unless `spec.start` is false.
+
+    Args:
+        session: its transaction.
+        spec: the study.
+        cache_root: folder of the clip caches.
+        models_root: folder of the model catalogue; None where the coordinator has none.
 
     Raises:
         Conflict: the name is taken.
-        CacheMismatch: no such cache, or its clips are not of the size the training settings say.
-        InvalidInput: the spec does not fit the cache: too few subjects, unknown classes, a model to start from
-            that was trained on it; or no trial to start warm from fits the space.
-        NotFound: no such model, or no such study to start warm from.
+        CacheMismatch: no such cache, or its clips do not have the size that the training settings name.
+        InvalidInput: the spec does not fit the cache: too few subjects, unknown classes, or a pretrained model
+            that was trained on it; or no trial of the warm start fits the space.
+        NotFound: no such pretrained model, or no such study for the warm start.
     """
     if session.scalar(select(StudyRow.id).where(StudyRow.name == spec.name)) is not None:
         raise Conflict(f"a study {spec.name!r} exists already; choose another name", field="name")
     manifest = find_cache(cache_root, spec.cache)
     check_cache(spec, manifest)
     _check_model(spec.training.pretrained, manifest, models_root)
-    # The worker hashes the arrays it trains on; here only the index is read.
+    # Only the index is read here; the worker hashes the arrays that it trains on.
     cache = open_cache(cache_folder(cache_root, manifest.dataset, manifest.fingerprint), verify=False)
     clips = cache.clips()
     folds = make_folds(clips, spec.protocol)
@@ -66,7 +72,7 @@ def create(session: Session, spec: StudySpec, cache_root: Path, models_root: Pat
     session.add(study)
     session.flush()
     if spec.start:
-        _note_start(session, study)
+        _record_start(session, study)
     session.add_all(
         StudyFoldRow(
             study_id=study.id,
@@ -90,7 +96,7 @@ def start(session: Session, name: str) -> StudyRow:
 
 
 def pause(session: Session, name: str) -> StudyRow:
-    """running -> paused; folds under way finish and count."""
+    """running -> paused; folds that workers hold finish and count."""
     return _move(session, name, {StudyState.RUNNING}, StudyState.PAUSED)
 
 
@@ -100,21 +106,21 @@ def resume(session: Session, name: str) -> StudyRow:
 
 
 def stop(session: Session, name: str, reason: str) -> StudyRow:
-    """End a study for good. What is done stays; the leader cancels the trials under way."""
+    """End a study for good. Finished folds stay; the leader cancels the open trials."""
     allowed = {StudyState.DRAFT, StudyState.RUNNING, StudyState.PAUSED}
     return _move(session, name, allowed, StudyState.STOPPED, reason)
 
 
 def set_budget(session: Session, name: str, trials: int) -> StudyRow:
-    """Set how many trials a study runs in all; a complete one runs again when it is given more.
+    """Set the number of trials that a study runs in all; a complete study runs again if it gets more.
 
     Raises:
         Conflict: the study was stopped.
-        InvalidInput: it has more trials already, or its grid has not so many configurations.
+        InvalidInput: it already has more trials, or its grid has fewer configurations.
     """
     study = get_study(session, name, lock=True)
     if study.state == StudyState.STOPPED:
-        raise Conflict(f"study {name} is {study.state}; clone it to search on", field="state")
+        raise Conflict(f"study {name} is {study.state}; clone it to continue the search", field="state")
     taken = _numbers_taken(session, study)
     if trials < taken:
         raise InvalidInput(
@@ -125,13 +131,17 @@ def set_budget(session: Session, name: str, trials: int) -> StudyRow:
     publish(session, study.id, EventKind.STUDY_CHANGED, trials=trials)
     if study.state == StudyState.COMPLETE and trials > taken:
         _set_state(session, study, StudyState.RUNNING, None)
-        _note_start(session, study)
+        _record_start(session, study)
     log.info("study_budget", study=name, trials=trials)
     return study
 
 
 def set_workers(session: Session, name: str, workers: int | None) -> StudyRow:
-    """Set how many pods of workers a study has in Kubernetes; None is what the chart says."""
+    """Set the number of a study's worker pods in Kubernetes; None means the chart's number.
+
+    Raises:
+        Conflict: the study is over.
+    """
     study = get_study(session, name, lock=True)
     if StudyState(study.state).over:
         raise Conflict(f"study {name} is {study.state}; it needs no workers", field="state")
@@ -144,43 +154,43 @@ def set_workers(session: Session, name: str, workers: int | None) -> StudyRow:
 def enqueue(
     session: Session, name: str, configurations: Sequence[Mapping[str, ParameterValue]]
 ) -> tuple[int, ...]:
-    """Run these configurations next, after the trials that are made already; the numbers they will have.
+    """Run these configurations next, after the trials that exist; returns the numbers of their trials.
 
     Raises:
         Conflict: the study is over.
-        InvalidInput: a configuration does not fit the space, or there are more than trials left.
+        InvalidInput: a configuration does not fit the space, or there are more than remaining trials.
     """
     study = get_study(session, name, lock=True)
     if StudyState(study.state).over:
         raise Conflict(
-            f"study {name} is {study.state}; give a complete one a larger budget first", field="state"
+            f"study {name} is {study.state}; a complete one needs a larger budget first", field="state"
         )
     spec = parsed_spec(study)
     taken = _numbers_taken(session, study)
-    left = spec.trials - taken
-    if len(configurations) > left:
+    remaining = spec.trials - taken
+    if len(configurations) > remaining:
         raise InvalidInput(
-            f"{len(configurations)} configurations are more than the {left} trials that study {name} has left; "
-            "give it a larger budget or enqueue fewer",
+            f"{len(configurations)} configurations are more than the {remaining} remaining trials of study "
+            f"{name}; give it a larger budget or enqueue fewer",
             field="configurations",
         )
-    for place, parameters in enumerate(configurations):
+    for index, parameters in enumerate(configurations):
         try:
-            tidied = spec.space.canonicalize(parameters)
+            canonical = spec.space.canonicalize(parameters)
         except InvalidInput as error:
-            field = f"configurations.{place}"
+            field = f"configurations.{index}"
             raise InvalidInput(f"{field}: {error.message}", field=field) from error
-        session.add(EnqueuedRow(study_id=study.id, number=taken + place, parameters=tidied))
+        session.add(EnqueuedRow(study_id=study.id, number=taken + index, parameters=canonical))
     publish(session, study.id, EventKind.STUDY_CHANGED, enqueued=len(configurations))
     log.info("study_enqueued", study=name, configurations=len(configurations), first=taken)
     return tuple(range(taken, taken + len(configurations)))
 
 
 def cloned_spec(session: Session, name: str, clone: Clone) -> StudySpec:
-    """The spec of a study with another name and some changes, on the same clip cache unless that is changed.
+    """The spec of a study with another name and changes, on the same clip cache unless a change names another.
 
     Raises:
-        InvalidInput: what comes out is no spec.
+        InvalidInput: the changed spec is not valid.
     """
     study = get_study(session, name)
     cache = f"{study.dataset}/{study.fingerprint}"
@@ -189,18 +199,18 @@ def cloned_spec(session: Session, name: str, clone: Clone) -> StudySpec:
 
 
 def check_cache(spec: StudySpec, manifest: CacheManifest) -> None:
-    """Refuse a cache that a study cannot be run on.
+    """Reject a cache on which a study cannot run.
 
     Raises:
-        CacheMismatch: its clips are of another size than the training settings say.
-        InvalidInput: the study augments a class that the cache has not.
+        CacheMismatch: its clips have another size than the training settings name.
+        InvalidInput: the study augments a class that the cache does not have.
     """
-    for field, have in (("frames", manifest.frames), ("frame_size", manifest.frame_size)):
+    for field, cached in (("frames", manifest.frames), ("frame_size", manifest.frame_size)):
         wanted = getattr(spec.training, field)
-        if wanted != have:
+        if wanted != cached:
             raise CacheMismatch(
                 f"training.{field} is {wanted}, the cache {manifest.dataset}/{manifest.fingerprint[:12]} has "
-                f"{have}; preprocess with {wanted} or change the study",
+                f"{cached}; preprocess with {wanted} or change the study",
                 field=f"training.{field}",
             )
     unknown = set(spec.training.augmentation.counts) - set(manifest.classes) - {ANY_CLASS}
@@ -215,7 +225,7 @@ def check_cache(spec: StudySpec, manifest: CacheManifest) -> None:
 def overdue_studies(session: Session) -> Sequence[tuple[str, str]]:
     """Names of the running studies that are past their `study_seconds`, and the reason to stop them.
 
-    The time of a study runs from its start, through pauses too; it starts again with a larger budget.
+    The time of a study counts from its start and includes pauses; a larger budget starts it again.
     """
     limit = type_coerce(StudyRow.spec, JSON)["study_seconds"].as_float()
     overdue = session.execute(
@@ -228,8 +238,90 @@ def overdue_studies(session: Session) -> Sequence[tuple[str, str]]:
     return [(name, f"study_seconds: {allowed:g} s since its start") for name, allowed in overdue]
 
 
+def _check_model(model_id: str | None, manifest: CacheManifest, models_root: Path | None) -> None:
+    if model_id is None:
+        return
+    if models_root is None:
+        raise NotFound(
+            "this coordinator has no model catalogue; start it with --models", field="training.pretrained"
+        )
+    check_other_dataset(find_model(models_root, model_id), manifest.dataset)
+
+
+def _inherit(session: Session, study: StudyRow, spec: StudySpec) -> None:
+    """Copy the trials of the warm start, so that later changes of their study change nothing here."""
+    warm = spec.warm_start
+    if warm is None:
+        return
+    try:
+        source = get_study(session, warm.study)
+    except NotFound as error:
+        raise NotFound(f"warm_start.study: {error.message}", field="warm_start.study") from error
+    states = [TrialState.COMPLETE] + ([TrialState.PRUNED] if warm.trials == "all" else [])
+    of_states = select(TrialRow).where(TrialRow.study_id == source.id, TrialRow.state.in_(states))
+    if warm.best is None:
+        ended = session.scalars(of_states.order_by(TrialRow.number)).all()
+    else:
+        ended = session.scalars(of_states.order_by(TrialRow.value.desc(), TrialRow.number)).all()
+    fitting = [
+        (trial, canonical) for trial in ended if (canonical := _fitting(spec, trial.parameters)) is not None
+    ]
+    if not fitting:
+        raise InvalidInput(
+            f"warm_start: study {warm.study} has no ended trial that fits the space; leave out warm_start",
+            field="warm_start",
+        )
+    fitting = fitting[: warm.best]
+    counts = fold_counts(session, [trial.id for trial, _ in fitting])
+    session.add_all(
+        InheritedTrialRow(
+            study_id=study.id,
+            place=place,
+            parameters=canonical,
+            state=trial.state,
+            value=trial.value,
+            curve=running_accuracy(finished_prefix(counts[trial.id], order_of(session, source, trial))),
+        )
+        for place, (trial, canonical) in enumerate(fitting)
+    )
+    log.info("study_inherited", study=study.name, source=warm.study, trials=len(fitting))
+
+
+def _fitting(spec: StudySpec, parameters: Mapping[str, Any]) -> dict[str, ParameterValue] | None:
+    try:
+        return spec.space.canonicalize(parameters)
+    except InvalidInput:
+        return None
+
+
+def _move(
+    session: Session, name: str, allowed: set[StudyState], state: StudyState, reason: str | None = None
+) -> StudyRow:
+    study = get_study(session, name, lock=True)
+    if StudyState(study.state) == state:
+        return study
+    if StudyState(study.state) not in allowed:
+        raise Conflict(f"study {name} is {study.state}; it cannot become {state.value}", field="state")
+    _set_state(session, study, state, reason)
+    return study
+
+
+def _set_state(session: Session, study: StudyRow, state: StudyState, reason: str | None) -> None:
+    if study.state == StudyState.DRAFT:
+        _record_start(session, study)
+    study.state = state
+    study.reason = reason
+    publish(session, study.id, EventKind.STUDY_MOVED, state=state.value, reason=reason)
+    log.info("study_moved", study=study.name, state=state.value)
+
+
+def _record_start(session: Session, study: StudyRow) -> None:
+    session.flush()
+    session.execute(update(StudyRow).where(StudyRow.id == study.id).values(started_at=func.clock_timestamp()))
+
+
 def _numbers_taken(session: Session, study: StudyRow) -> int:
-    """Up to which number trials are made or enqueued."""
+    """The number of the next trial that can be enqueued."""
     made = select(func.count()).select_from(TrialRow).where(TrialRow.study_id == study.id)
     last = select(func.max(EnqueuedRow.number)).where(EnqueuedRow.study_id == study.id)
     last_number = session.scalar(last)
@@ -248,7 +340,7 @@ def _checked(spec: Mapping[str, Any], *, field: str | None = None) -> StudySpec:
 
 
 def _patched(spec: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """RFC 7396, except that a mapping with a kind replaces the whole: another kind has other fields."""
+    """RFC 7396, except that a mapping with a `kind` replaces the old one: another kind has other fields."""
     patched = dict(spec)
     for key, value in changes.items():
         old = patched.get(key)
@@ -259,83 +351,3 @@ def _patched(spec: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
         else:
             patched[key] = value
     return patched
-
-
-def _inherit(session: Session, study: StudyRow, spec: StudySpec) -> None:
-    """Copy the trials that a warm start means: what becomes of their study later changes nothing here."""
-    warm = spec.warm_start
-    if warm is None:
-        return
-    try:
-        source = get_study(session, warm.study)
-    except NotFound as error:
-        raise NotFound(f"warm_start.study: {error.message}", field="warm_start.study") from error
-    states = [TrialState.COMPLETE] + ([TrialState.PRUNED] if warm.trials == "all" else [])
-    of_states = select(TrialRow).where(TrialRow.study_id == source.id, TrialRow.state.in_(states))
-    if warm.best is None:
-        ended = session.scalars(of_states.order_by(TrialRow.number)).all()
-    else:
-        ended = session.scalars(of_states.order_by(TrialRow.value.desc(), TrialRow.number)).all()
-    fitting = [(trial, tidied) for trial in ended if (tidied := _fitting(spec, trial.parameters)) is not None]
-    if not fitting:
-        raise InvalidInput(
-            f"warm_start: study {warm.study} has no ended trial that fits the space; leave warm_start out",
-            field="warm_start",
-        )
-    fitting = fitting[: warm.best]
-    counts = fold_counts(session, [trial.id for trial, _ in fitting])
-    session.add_all(
-        InheritedTrialRow(
-            study_id=study.id,
-            place=place,
-            parameters=tidied,
-            state=trial.state,
-            value=trial.value,
-            curve=running_accuracy(finished_prefix(counts[trial.id], order_of(session, source, trial))),
-        )
-        for place, (trial, tidied) in enumerate(fitting)
-    )
-    log.info("study_inherited", study=study.name, source=warm.study, trials=len(fitting))
-
-
-def _fitting(spec: StudySpec, parameters: Mapping[str, Any]) -> dict[str, ParameterValue] | None:
-    try:
-        return spec.space.canonicalize(parameters)
-    except InvalidInput:
-        return None
-
-
-def _note_start(session: Session, study: StudyRow) -> None:
-    session.flush()
-    session.execute(update(StudyRow).where(StudyRow.id == study.id).values(started_at=func.clock_timestamp()))
-
-
-def _move(
-    session: Session, name: str, allowed: set[StudyState], state: StudyState, reason: str | None = None
-) -> StudyRow:
-    study = get_study(session, name, lock=True)
-    if StudyState(study.state) == state:
-        return study
-    if StudyState(study.state) not in allowed:
-        raise Conflict(f"study {name} is {study.state}; it cannot become {state.value}", field="state")
-    _set_state(session, study, state, reason)
-    return study
-
-
-def _set_state(session: Session, study: StudyRow, state: StudyState, reason: str | None) -> None:
-    if study.state == StudyState.DRAFT:
-        _note_start(session, study)
-    study.state = state
-    study.reason = reason
-    publish(session, study.id, EventKind.STUDY_MOVED, state=state.value, reason=reason)
-    log.info("study_moved", study=study.name, state=state.value)
-
-
-def _check_model(model_id: str | None, manifest: CacheManifest, models_root: Path | None) -> None:
-    if model_id is None:
-        return
-    if models_root is None:
-        raise NotFound(
-            "this coordinator has no model catalogue; start it with --models", field="training.pretrained"
-        )
-    check_other_dataset(find_model(models_root, model_id), manifest.dataset)

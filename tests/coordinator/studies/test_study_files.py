@@ -209,7 +209,7 @@ CHANGED: list[tuple[Change, str]] = [
     (forge, "line 2: folds.0.result.correct"),
     (rescore, "line 2: value: is not the accuracy of its folds"),
     (lambda lines: lines.pop(), "line 5: the file ends after 3 of 4 trials"),
-    (lambda lines: lines.append(lines[-1]), "the file goes on after 4 trials"),
+    (lambda lines: lines.append(lines[-1]), "the file has more lines after 4 trials"),
     (lambda lines: lines.insert(0, {}), "line 1: "),
     (lambda lines: lines.clear(), "line 1: the file is empty"),
 ]

@@ -121,14 +121,14 @@ def test_what_is_enqueued_while_the_sampler_thinks_goes_first(
 
 def test_enqueued_configurations_fit_the_space_and_the_budget(quick: Desk) -> None:
     create(quick, space=SPACE, trials=3)
-    with pytest.raises(InvalidInput, match="the 1 trials that study s has left") as refused:
+    with pytest.raises(InvalidInput, match="the 1 remaining trials of study s") as refused:
         enqueue(quick, A, B)
     assert refused.value.field == "configurations"
     with pytest.raises(InvalidInput, match=r"configurations\.0: temporal_size = 9 is outside") as refused:
         enqueue(quick, {**A, "temporal_size": 9})
     assert refused.value.field == "configurations.0"
     assert enqueue(quick, A) == (2,)
-    with pytest.raises(InvalidInput, match="the 0 trials"):
+    with pytest.raises(InvalidInput, match="the 0 remaining trials"):
         enqueue(quick, A)
     run_all(quick)
     with pytest.raises(Conflict, match="complete"):
