@@ -58,14 +58,14 @@ def run_demo(state: StateFolder, *, workers: int, new: bool, console: Console) -
     tree = state.folder / "faces"
 
     console.print(
-        f"[bold]1/5[/bold] synthetic faces: {DEMO_SUBJECTS} subjects with 7 emotions each, drawn as a CK+ tree "
-        f"in {tree}",
+        f"[bold]1/5[/bold] synthetic faces: {DEMO_SUBJECTS} subjects with 7 emotions each, and some unlabelled "
+        f"sequences, in the folder layout of CK+: {tree}",
         soft_wrap=True,
     )
     with writing_progress(console) as progress:
         write_ckplus_tree(tree, subjects=DEMO_SUBJECTS, seed=SEED, difficulty=DIFFICULTY, progress=progress)
 
-    console.print("[bold]2/5[/bold] preprocessing: reading the tree, finding faces with YuNet, cropping, CLAHE")
+    console.print("[bold]2/5[/bold] preprocessing: find the faces with YuNet, crop them, apply CLAHE")
     with preprocessing_progress(console) as report:
         outcome = preprocess(
             "ckplus",
@@ -124,9 +124,8 @@ def _find_or_create(client: StudyClient, spec: StudySpec, *, new: bool, console:
         return study
     name = spec.name if not earlier else f"{spec.name}-{len(earlier) + 1}"
     study = client.create(spec.model_copy(update={"name": name, "seed": spec.seed + len(earlier)}))
-    console.print(
-        f"    study {study.name}: {spec.trials} trials of {study.folds} folds, {len(spec.space)} parameters"
-    )
+    size = f"{spec.trials} trials of {study.folds} folds, {len(spec.space)} hyper-parameters"
+    console.print(f"    study {study.name}: {size}")
     return study
 
 
@@ -136,7 +135,8 @@ def _show_result(client: StudyClient, study: StudyView, console: Console) -> Non
     study_summary(console, study)
     if study.best is not None:
         console.print()
-        console.print(confusion_table(client.confusion(study.name, study.best.number)))
+        best = study.best.number
+        console.print(confusion_table(client.confusion(study.name, best), best))
 
 
 def _write_report(client: StudyClient, study: StudyView, state: StateFolder, console: Console) -> Path:

@@ -115,9 +115,10 @@ def folds_table(folds: Sequence[FoldView]) -> Table:
     return table
 
 
-def confusion_table(view: ConfusionView) -> Table:
-    """Counts of clips; rows are true classes, columns predicted ones."""
-    table = Table("true class", *view.classes, "recall", box=None, pad_edge=False)
+def confusion_table(view: ConfusionView, trial: int) -> Table:
+    """The confusion matrix of a trial: counts of clips, with the recall of each class."""
+    title = f"clips of trial {trial} by true class (rows) and predicted class (columns)"
+    table = Table("", *view.classes, "recall", title=title, title_justify="left", box=None, pad_edge=False)
     for index, (name, row) in enumerate(zip(view.classes, view.counts, strict=True)):
         total = sum(row)
         cells = [Text(str(n), style="bold green" if i == index else "") for i, n in enumerate(row)]
@@ -161,7 +162,8 @@ def save_confusion(view: ConfusionView, path: Path, title: str) -> None:
 def study_summary(console: Console, study: StudyView) -> None:
     """Print a study, its counts, and its best configuration."""
     counts = ", ".join(f"{count} {state}" for state, count in study.trials.items() if count)
-    console.print(f"[bold]{study.name}[/bold]  {study.state}" + (f" ({study.reason})" if study.reason else ""))
+    reason = f" ({study.reason})" if study.reason else ""
+    console.print(f"study [bold]{study.name}[/bold] is {study.state}{reason}")
     console.print(
         f"  {study.clips} clips of {study.dataset}/{study.fingerprint[:12]}, {study.folds} folds, "
         f"split {study.split_hash[:12]}"
@@ -182,7 +184,7 @@ def study_summary(console: Console, study: StudyView) -> None:
     else:
         console.print(
             f"  best: trial {best.number}, accuracy {percent(best.value)} "
-            f"({best.correct}/{best.clips} clips; chance {percent(study.chance)})"
+            f"({best.correct}/{best.clips} clips correct; chance {percent(study.chance)})"
         )
         ended = study.trials[TrialState.COMPLETE] + study.trials[TrialState.PRUNED]
         console.print(Text(selection_warning(study.spec.protocol, ended), style="dim"))

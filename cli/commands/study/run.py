@@ -102,9 +102,8 @@ def show(
     else:
         study_summary(output, study)
         output.print(trials_table(trials[-20:]))
-    if matrix is not None:
-        output.print(f"confusion of trial {number}")
-        output.print(confusion_table(matrix))
+    if matrix is not None and number is not None:
+        output.print(confusion_table(matrix, number))
 
 
 @app.command()
