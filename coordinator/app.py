@@ -1,4 +1,4 @@
-"""The FastAPI application: the gate, routes, and the leader's life."""
+"""The FastAPI application: its gate, routes and metrics, and the threads that run as long as it does."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from k8s.cluster import Cluster
 from k8s.token_review import TokenReviewer
 
 MAX_BODY_BYTES = 16 * 2**20
-"""Far more than the predictions of a fold of a thousand clips."""
+"""Maximum size of a request body; the predictions of a fold of a thousand clips take far less."""
 
 
 def create_app(
@@ -55,13 +55,13 @@ def create_app(
     """The application for one database, whose schema is up to date; starting it starts the leader.
 
     Args:
-        settings: given at the start.
+        settings: of this process.
         ending: whether the server was told to end; a claim that waits is then answered at once.
-        reviewer: asked about tokens that are not ours; its service accounts may do what workers may.
-        cluster: where each study that runs has a Job of workers, made of `settings.worker_template`.
+        reviewer: checks tokens that are not ours; the service accounts that it accepts may do what workers may.
+        cluster: runs a Job of workers for each running study, made from `settings.worker_template`.
 
     Raises:
-        InvalidInput: at start, the database's URL is wrong.
+        InvalidInput: when the application starts, if the database's URL is wrong.
     """
     registry = CollectorRegistry()
     add_process_metrics(registry)
@@ -101,7 +101,7 @@ def create_app(
         registry.unregister(service)
         if jobs is not None:
             await run_in_threadpool(jobs.stop)
-        # A round under way is finished first; requests go on being answered meanwhile.
+        # Waits for the end of the leader's round, while requests are still answered.
         await run_in_threadpool(leader.stop)
         await run_in_threadpool(runtime_of(app).callers.close)
         engine.dispose()
@@ -111,9 +111,9 @@ def create_app(
         version=version("foldwise"),
         lifespan=lifespan,
         max_body_size=MAX_BODY_BYTES,
-        # Metrics are Prometheus'; a look for OpenTelemetry's providers costs every request a tenth of its time.
+        # Metrics go to Prometheus; looking for OpenTelemetry's providers costs a request a tenth of its time.
         telemetry={"tracing": False, "metrics": False, "logs": False},
-        # Its pages load scripts from other hosts; the description itself is behind the token like all else.
+        # These pages load scripts from other hosts; the description itself needs a token like all else.
         docs_url=None,
         redoc_url=None,
     )

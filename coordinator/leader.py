@@ -1,7 +1,7 @@
-"""What one coordinator does for all: end lapsed leases, ask ahead, project to Optuna, finish what was stopped.
+"""The work that one coordinator does for all: it ends expired leases, adds trials and projects them to Optuna.
 
-The leader holds an advisory lock on a connection of its own and tests it every round. None of its steps is on
-a request's path, and each can be repeated: a round that is cut off is done again.
+The leader holds an advisory lock on its own connection and tests it every round. No request waits for any of
+its steps, and each can be repeated: a round that is cut off is done again.
 """
 
 from __future__ import annotations
@@ -45,9 +45,10 @@ from services.contracts import StudyState, TrialState
 log = structlog.get_logger()
 
 LEADER_LOCK = 0x666F6C64_00000002
+"""Key of the advisory lock."""
 
 SECONDS_BETWEEN_DROPS = 60.0
-"""Old events are dropped no more often."""
+"""Seconds between two deletions of old events."""
 
 
 class Leader(threading.Thread):
@@ -67,11 +68,11 @@ class Leader(threading.Thread):
         self.is_leader = False
 
     def wake(self) -> None:
-        """Something changed: do the next round now."""
+        """Start the next round now, because something changed."""
         self._wake.set()
 
     def stop(self) -> None:
-        """End after the round under way and give the lock back."""
+        """End after the current round and release the lock."""
         self._stopping = True
         self._wake.set()
         self.join()
@@ -81,7 +82,7 @@ class Leader(threading.Thread):
         while not self._stopping:
             try:
                 with self._engine.connect() as connection:
-                    # Out of the pool: closed it gives the lock back, whatever ended the term of office.
+                    # Taken out of the pool: when it closes, for whatever reason, it releases the lock.
                     connection.detach()
                     self._lead(connection)
             except SQLAlchemyError as error:
@@ -89,7 +90,7 @@ class Leader(threading.Thread):
                 self.is_leader = False
                 self._pause()
             except Exception:
-                # A leader that ended in silence would leave the service without trials.
+                # If this thread ended, the service would get no more trials.
                 log.exception("leader_failed")
                 self.is_leader = False
                 self._pause()
@@ -102,7 +103,7 @@ class Leader(threading.Thread):
             self._pause()
 
     def round(self) -> None:
-        """Everything once. Public for tests."""
+        """Do every step once. Public for tests."""
         self._expire_leases()
         self._end_overdue()
         self._cancel_stopped()
@@ -118,8 +119,8 @@ class Leader(threading.Thread):
 
     def _expire_leases(self) -> None:
         with self._sessions.begin() as session:
-            lapsed = failures.expired_leases(session)
-        for lease_id in lapsed:
+            expired = failures.expired_leases(session)
+        for lease_id in expired:
             with _contained("expire"), self._sessions.begin() as session:
                 failures.expire(session, lease_id)
 
@@ -136,13 +137,13 @@ class Leader(threading.Thread):
 
     def _cancel_stopped(self) -> None:
         with self._sessions() as session:
-            left = session.execute(
+            still_open = session.execute(
                 select(TrialRow.id, StudyRow.reason)
                 .join(StudyRow, StudyRow.id == TrialRow.study_id)
                 .where(StudyRow.state == StudyState.STOPPED, is_open())
                 .order_by(TrialRow.id)
             ).all()
-        for trial_id, reason in left:
+        for trial_id, reason in still_open:
             with _contained("cancel", trial_id=trial_id), self._sessions.begin() as session:
                 trials.cancel_trial(session, trial_id, reason or "the study was stopped")
 
@@ -158,7 +159,7 @@ class Leader(threading.Thread):
                     pass
 
     def _ask_once(self, study_id: int) -> bool:
-        # Long work holds no transaction: read, think, then add under the study's lock.
+        # No transaction stays open while the sampler works: read, suggest, then add under the study's lock.
         with self._sessions() as session:
             study = session.get_one(StudyRow, study_id)
             spec = parsed_spec(study)
@@ -175,7 +176,7 @@ class Leader(threading.Thread):
                 .where(TrialRow.study_id == study_id, or_(TrialRow.number >= search.n_observed, moved))
                 .order_by(TrialRow.number)
             ).all()
-            # What is known of a trial under way is its parameters; its curve is read when it has ended.
+            # The sampler sees the parameters of a trial under way; its curve is read once it has ended.
             ended = [trial for trial in news if TrialState(trial.state).over]
             search.observe(trial_records(session, study, news, curves_of=ended))
             ready = sum(state == TrialState.READY for state in search.under_way.values())
@@ -186,7 +187,7 @@ class Leader(threading.Thread):
         parameters = search.suggest(number, enqueued)
         with self._sessions.begin() as session:
             study = lock_study(session, study_id)
-            # What was enqueued since then goes first.
+            # A configuration that was enqueued since then goes first.
             parameters = enqueued_parameters(session, study_id).get(number, parameters)
             added = trials.add_trial(session, study, parameters, number)
         if added is not None:
@@ -194,7 +195,7 @@ class Leader(threading.Thread):
         return added is not None
 
     def _complete_studies(self) -> None:
-        # Two trials that end at the same moment may each see the other as open; here both have ended.
+        # Two trials that end at the same time may each see the other as open; here both have ended.
         with self._sessions() as session:
             candidates = session.scalars(select(StudyRow.id).where(StudyRow.state == StudyState.RUNNING)).all()
         for study_id in candidates:
@@ -202,7 +203,7 @@ class Leader(threading.Thread):
                 trials.complete_if_done(session, study_id)
 
     def _forget_deleted(self) -> None:
-        """Delete from Optuna what was deleted here, before another study of that name is projected."""
+        """Delete from Optuna the studies deleted here, before another study of such a name is projected."""
         with self._sessions() as session:
             names = session.scalars(select(DeletedStudyRow.name)).all()
         for name in names:
@@ -238,11 +239,11 @@ class Leader(threading.Thread):
     def _project_study(self, study_id: int, changed: Mapping[int, Sequence[int]]) -> None:
         """Project the trials that changed, and every trial that Optuna does not have yet.
 
-        `changed` has the outbox rows of each trial. They were read before the trials are, and only they are
+        `changed` has the outbox rows of each trial. They were read before the trials, and only they are
         deleted: a row with a lower number can become visible later, with a change that was not seen.
 
-        Trials under way change with every fold; Optuna hears of them no more often than `projection_seconds`.
-        In the order of numbers, and no further than the first that fails: Optuna numbers by arrival.
+        Open trials change with every fold; they are projected at most every `projection_seconds`. Trials are
+        projected in the order of their numbers up to the first that fails, because Optuna numbers by arrival.
         """
         projection = self._projection()
         waiting = [TrialRow.id == any_(literal(list(changed), ARRAY(BigInteger)))]
@@ -269,12 +270,12 @@ class Leader(threading.Thread):
                 if self._stopping:
                     break
         except ProjectionConflict as error:
-            # Our tables are the truth: Optuna's study is made anew from them, in the next round.
+            # Our tables are the truth: the next round creates Optuna's study again from them.
             log.error("optuna_study_made_anew", study=study.name, error=str(error))
             projection.delete(study.name)
             self.wake()
         finally:
-            # Cut off before this, they are projected again, which changes nothing.
+            # If this is not reached, they are projected again, which changes nothing.
             if projected:
                 with self._sessions.begin() as session:
                     these = OutboxRow.seq == any_(literal(projected, ARRAY(BigInteger)))
@@ -283,7 +284,7 @@ class Leader(threading.Thread):
 
 @contextmanager
 def _contained(step: str, **what: int) -> Iterator[None]:
-    """One study or trial that cannot be served must not stop the others; it is tried again next round."""
+    """Keep an error of one study or trial from stopping the others; the next round tries it again."""
     try:
         yield
     except NoResultFound:
@@ -295,7 +296,7 @@ def _contained(step: str, **what: int) -> Iterator[None]:
 
 
 def _take_lock(connection: Connection) -> bool | None:
-    # Taking a session's lock again succeeds, so this also tests that the connection still holds it.
+    # A session can take its own lock again, so this also tests whether the connection still holds it.
     held = connection.execute(
         text(
             "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"

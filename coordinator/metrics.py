@@ -1,7 +1,7 @@
 """Metrics for Prometheus: requests as this process saw them, and everything else as the database has it.
 
-What comes from the database survives restarts and is the same from every replica. It can go down, when a lapsed
-lease is taken up again or a study is deleted, so it is a gauge and no counter.
+Values from the database survive restarts and are the same from every replica. They can go down, when an expired
+lease becomes live again or a study is deleted, so they are gauges and not counters.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from http import HTTPMethod, HTTPStatus
+from typing import get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -23,16 +24,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from coordinator.scheduling.leases import Outcome
 from coordinator.store.counts import ServiceCounts, service_counts
 
 WORKER_SECONDS = 300.0
-"""A worker is counted that was heard of within so long."""
+"""Seconds without contact after which a worker is no longer counted."""
 
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0)
-"""Seconds; a claim may wait for 20."""
-
-OUTCOMES = ("done", "lapsed", "released", "environment", "trial", "abandoned", "superseded")
-"""How a lease can end."""
+"""Upper bounds in seconds; a claim may wait for 20."""
 
 _METHODS = frozenset(HTTPMethod)
 
@@ -42,17 +41,17 @@ class RequestMetrics:
 
     def __init__(self, app: ASGIApp, registry: CollectorRegistry) -> None:
         self._app = app
-        # A time of creation beside every counter: twice the series, for nobody.
+        # Otherwise every counter has a second series with its time of creation.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._requests = Counter(
             "foldwise_http_requests",
-            "Requests by route template, method and status; no route: refused before one was found.",
+            "Requests by route template, method and status; no route: rejected before one was found.",
             ["method", "route", "status"],
             registry=registry,
         )
         self._seconds = Histogram(
             "foldwise_http_request_seconds",
-            "Time to the end of the answer; a claim waits for a fold meanwhile.",
+            "Time to the end of the answer; a claim may wait for a fold.",
             ["method", "route"],
             buckets=BUCKETS,
             registry=registry,
@@ -63,10 +62,10 @@ class RequestMetrics:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        # Stays so when a handler raises what nobody catches: the server then answers 500.
+        # Stays so if a handler raises an error that nothing catches: the server then answers 500.
         status = int(HTTPStatus.INTERNAL_SERVER_ERROR)
 
-        async def noting(message: Message) -> None:
+        async def send_and_record(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -74,7 +73,7 @@ class RequestMetrics:
 
         started = time.perf_counter()
         try:
-            await self._app(scope, receive, noting)
+            await self._app(scope, receive, send_and_record)
         finally:
             route = getattr(scope.get("route"), "path", "none")
             method = scope["method"] if scope["method"] in _METHODS else "other"
@@ -83,7 +82,7 @@ class RequestMetrics:
 
 
 class ServiceCollector(Collector):
-    """Asks this process and the database whenever Prometheus does."""
+    """Reads this process and the database for each scrape."""
 
     def __init__(
         self,
@@ -93,7 +92,14 @@ class ServiceCollector(Collector):
         connections: Callable[[], int],
         stalled: Callable[[str], str | None] | None = None,
     ) -> None:
-        """`connections` tells how many of the database's are in use, `stalled` why a study has no workers."""
+        """Read these sources.
+
+        Args:
+            sessions: of the database.
+            is_leader: whether this coordinator is the leader.
+            connections: the number of database connections in use.
+            stalled: why a study has no workers; None where this coordinator starts no workers.
+        """
         self._sessions = sessions
         self._is_leader = is_leader
         self._connections = connections
@@ -118,13 +124,13 @@ class ServiceCollector(Collector):
         if self._stalled is not None:
             yield _gauge(
                 "foldwise_studies_stalled",
-                "Studies that run and for which Kubernetes can run no worker.",
+                "Running studies for which Kubernetes can run no worker.",
                 sum(self._stalled(study) is not None for study in counts.running),
             )
 
 
 def add_process_metrics(registry: CollectorRegistry) -> None:
-    """Memory, CPU time and open files of this process, under the names that Prometheus' clients share."""
+    """Add memory, CPU time and open files of this process, under the names that Prometheus clients share."""
     ProcessCollector(registry=registry)
 
 
@@ -137,9 +143,9 @@ def _of_database(counts: ServiceCounts) -> Iterator[Metric]:
     )
     yield _gauge_by(
         "foldwise_leases_ended",
-        "Leases by how they ended; environment and trial are failures, by whose fault it was.",
+        "Leases by how they ended; lapsed: expired; environment and trial: failed, by the cause.",
         ("outcome",),
-        {(outcome,): counts.leases_ended.get(outcome, 0) for outcome in OUTCOMES},
+        {(outcome,): counts.leases_ended.get(outcome, 0) for outcome in get_args(Outcome)},
     )
     yield _gauge("foldwise_leases_live", "Folds that a worker holds now.", counts.leases_live)
     yield _gauge_by(
@@ -150,11 +156,11 @@ def _of_database(counts: ServiceCounts) -> Iterator[Metric]:
     )
     yield _gauge(
         "foldwise_open_trials",
-        "Trials that wait or run, of studies that run: so many workers would find work.",
+        "Ready and running trials of running studies: the number of workers that would find work.",
         counts.open_trials,
     )
-    yield _gauge("foldwise_workers", "Workers heard of in the last five minutes.", counts.workers)
-    yield _gauge("foldwise_outbox_length", "Changes that Optuna has not heard of yet.", counts.outbox)
+    yield _gauge("foldwise_workers", "Workers that made contact in the last five minutes.", counts.workers)
+    yield _gauge("foldwise_outbox_length", "Changes that are not projected to Optuna yet.", counts.outbox)
 
 
 def _gauge(name: str, documentation: str, value: float) -> Metric:

@@ -1,8 +1,8 @@
-"""Workers in Kubernetes: each study that runs has a Job, and a pod that died gives its fold back at once.
+"""Workers in Kubernetes: each running study has a Job, and the fold of a pod that died is released at once.
 
-How many pods run where is Kubernetes' business. What is done here, round after round, is to make each study's
-Job what the study says: there or not, suspended or not, so wide. Nothing is remembered that the database and
-the API server do not know, so a round can be repeated by another coordinator; only the leader changes anything.
+Kubernetes decides where pods run. Every round here makes each study's Job as the study needs it: whether it
+exists, whether it is suspended, how many pods it has. A round remembers nothing that the database and the API
+server do not know, so another coordinator can repeat it; only the leader changes anything.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import Literal
+from typing import Literal, assert_never
 
 import structlog
 from sqlalchemy import func, or_, select
@@ -32,35 +32,40 @@ from services.errors import Conflict, FoldwiseError
 log = structlog.get_logger()
 
 ROUND_SECONDS = 1.0
+"""Seconds between two rounds if nothing changes."""
+
 TEMPLATE_SECONDS = 30.0
-"""The chart's template is read again after so long: an upgrade changes it."""
+"""Seconds after which the chart's template is read again, because an upgrade changes it."""
 
 REASONS_SECONDS = 5.0
-"""What keeps a Job from making pods is asked for no more often."""
+"""Seconds between two requests for what keeps a Job from creating pods."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Need:
-    """What a study asks of Kubernetes."""
+    """What a study needs from Kubernetes."""
 
     id: int
     name: str
     state: StudyState
     workers: int
+    """Number of pods."""
+
     folds_under_way: int
-    """Live leases of it."""
+    """Number of live leases of its folds."""
 
 
-Change = Literal["create", "delete", "suspend", "go on", "resize"]
+Change = Literal["create", "delete", "suspend", "resume", "resize"]
+"""A change of a Job."""
 
 
 def wanted_change(need: Need | None, job: Manifest | None, pods: Sequence[Manifest]) -> Change | None:
-    """The next thing to do to make a Job what its study says; None when it is.
+    """The next change that makes a Job as its study needs it; None if it already is.
 
     Args:
-        need: of the study; None when there is no such study (any more).
-        job: of that study; None when there is none.
-        pods: of the Job but those that failed.
+        need: of the study; None if the study does not exist (any more).
+        job: of that study; None if there is none.
+        pods: of the Job, without those that failed.
     """
     if job is None:
         return "create" if need and need.state == StudyState.RUNNING and need.workers else None
@@ -69,31 +74,15 @@ def wanted_change(need: Need | None, job: Manifest | None, pods: Sequence[Manife
     if need is None or need.state == StudyState.DRAFT:
         return "delete"
     if need.state.over:
-        # Workers that run learn it from the coordinator and end; those that wait for a GPU need none any more.
+        # Running workers learn it from the coordinator and end; workers that wait for a GPU are not needed.
         phases = {pod.get("status", {}).get("phase") for pod in pods}
-        of_use = "Running" in phases or phases == {"Succeeded"}
-        return None if worker_jobs.ended(job) or of_use else "delete"
+        needed = "Running" in phases or phases == {"Succeeded"}
+        return None if worker_jobs.ended(job) or needed else "delete"
     return _change_of_open_study(need, job)
 
 
-def _change_of_open_study(need: Need, job: Manifest) -> Change | None:
-    end = worker_jobs.ended(job)
-    suspended = bool(job["spec"].get("suspend"))
-    if end:
-        # Its workers were told that the study is over, and it goes on all the same: it was given more trials.
-        # A Job that failed stays, to say why, until the study is resumed.
-        return "delete" if end == "Complete" else None
-    if need.state == StudyState.PAUSED:
-        # Kubernetes would end the pods at once; folds under way finish first. Kueue does it by itself.
-        return None if suspended or queued(job) or need.folds_under_way else "suspend"
-    if suspended and not queued(job):
-        return "go on"
-    asked = job["metadata"].get("annotations", {}).get(WORKERS_ANNOTATION)
-    return "resize" if asked != str(need.workers) else None
-
-
 class WorkerJobs(threading.Thread):
-    """The thread that keeps studies' Jobs as they should be, and what it knows of their pods."""
+    """The thread that keeps the Jobs of studies as they should be, and what it knows about their pods."""
 
     def __init__(
         self,
@@ -103,7 +92,7 @@ class WorkerJobs(threading.Thread):
         *,
         is_leader: Callable[[], bool],
     ) -> None:
-        """`template_name` is the ConfigMap that holds the chart's Job."""
+        """`template_name` names the ConfigMap that holds the chart's Job."""
         super().__init__(name="worker-jobs", daemon=True)
         self._cluster = cluster
         self._template_name = template_name
@@ -120,11 +109,11 @@ class WorkerJobs(threading.Thread):
         self._reasons: dict[str, tuple[float, list[Manifest], Manifest | None]] = {}
 
     def wake(self) -> None:
-        """Something changed: look now."""
+        """Start the next round now, because something changed."""
         self._wake.set()
 
     def stop(self) -> None:
-        """End after the round under way; Jobs go on."""
+        """End after the current round; Jobs continue."""
         self._ending = True
         self._wake.set()
         self.join()
@@ -134,20 +123,20 @@ class WorkerJobs(threading.Thread):
         self._cluster.close()
 
     def run(self) -> None:
-        """Round after round; what goes wrong is logged and tried again."""
+        """Do round after round; errors are logged, and the next round tries again."""
         while not self._ending:
             try:
                 self.round()
             except (FoldwiseError, SQLAlchemyError) as error:
                 log.warning("worker_jobs_failed", error=str(error).splitlines()[0])
             except Exception:
-                # A thread that ended in silence would leave studies without workers.
+                # If this thread ended, studies would get no more workers.
                 log.exception("worker_jobs_failed")
             self._wake.wait(ROUND_SECONDS)
             self._wake.clear()
 
     def round(self) -> None:
-        """Everything once. Public for tests."""
+        """Do every step once. Public for tests."""
         template = self._current_template()
         jobs, pods = self._watched(template)
         if not (jobs.listed.is_set() and pods.listed.is_set()):
@@ -156,11 +145,11 @@ class WorkerJobs(threading.Thread):
         if leading:
             self._release_gone()
         else:
-            # The leader hears of the same pods.
+            # The leader watches the same pods.
             self._gone = SimpleQueue()
         self._ask_reasons(jobs.all())
         if leading:
-            self._mend_jobs(template, jobs)
+            self._update_jobs(template, jobs)
 
     def view(self, study: str) -> StudyWorkersView:
         """A study's Job and pods."""
@@ -174,9 +163,9 @@ class WorkerJobs(threading.Thread):
         )
 
     def stalled(self, study: str) -> str | None:
-        """Why no worker of a running study can run, or None where nothing is known to hinder it.
+        """Why no worker of a running study can run; None if nothing is known to prevent it.
 
-        Asks nobody: it says what was heard of in the last round.
+        Sends no request: it answers from the last round.
         """
         job = self._job_of(study)
         pods = self._pods_of(study)
@@ -188,16 +177,16 @@ class WorkerJobs(threading.Thread):
         return worker_jobs.why_stalled(job, pods, events, workload)
 
     def pods(self) -> list[PodView]:
-        """The pods of all workers that have not ended."""
+        """Pods of all workers that have not ended."""
         watched = self._pods
         alive = [] if watched is None else [pod for pod in watched.all() if not worker_jobs.is_over(pod)]
         return [worker_jobs.pod_view(pod) for pod in alive]
 
     def retry(self, study: str) -> None:
-        """Let a study whose Job has failed have another one.
+        """Delete a study's Job that has failed, so that the next round creates another one.
 
         Raises:
-            FoldwiseError, Unavailable: as the API server says.
+            FoldwiseError, Unavailable: the API server rejects the request or does not answer.
         """
         job = self._job_of(study)
         if job is not None and worker_jobs.ended(job) == "Failed":
@@ -205,7 +194,7 @@ class WorkerJobs(threading.Thread):
             log.info("worker_job_deleted", study=study, job=job["metadata"]["name"])
 
     def logs(self, study: str, *, follow: bool, tail: int | None) -> Iterator[str]:
-        """Lines of a study's pods, each beginning with its pod's name; those that have ended too."""
+        """Log lines of a study's pods, also of ended ones; each line begins with the name of its pod."""
 
         def with_a_log() -> list[str]:
             pods = [] if self._pods is None else [p for p in self._pods.all() if _study_of(p) == study]
@@ -238,7 +227,7 @@ class WorkerJobs(threading.Thread):
     def _pod_changed(self, pod: Manifest, gone: bool) -> None:
         uid = pod["metadata"]["uid"]
         over = worker_jobs.is_over(pod)
-        # What it died of is said by the first change that tells of its end, and by no later one.
+        # Only the first change that reports the pod's end says why it ended.
         if (gone or over) and uid not in self._ended_pods:
             self._gone.put((pod["metadata"]["name"], uid, not over or _disrupted(pod)))
         if gone:
@@ -247,7 +236,7 @@ class WorkerJobs(threading.Thread):
             self._ended_pods.add(uid)
         self.wake()
 
-    def _mend_jobs(self, template: Template, jobs: Watched) -> None:
+    def _update_jobs(self, template: Template, jobs: Watched) -> None:
         of_study = {_study_of(job): job for job in jobs.all()}
         with self._sessions() as session:
             needs = {need.name: need for need in _needs(session, of_study.keys(), template.workers)}
@@ -259,7 +248,7 @@ class WorkerJobs(threading.Thread):
                     self._do(change, template, needs.get(study), job)
                 except (FoldwiseError, SQLAlchemyError) as error:
                     log.warning("worker_job_failed", study=study, change=change, error=str(error))
-            self._tell_queue(needs.get(study), job)
+            self._update_queue(needs.get(study), job)
 
     def _release_gone(self) -> None:
         while True:
@@ -276,31 +265,33 @@ class WorkerJobs(threading.Thread):
         name = "" if job is None else job["metadata"]["name"]
         match change:
             case "create":
-                assert need is not None  # noqa: S101 - nothing is created for no study
-                made = template.job(study=need.name, study_id=need.id, workers=need.workers)
-                name = made["metadata"]["name"]
+                assert need is not None  # noqa: S101 - a Job is created only for a study
+                created = template.job(study=need.name, study_id=need.id, workers=need.workers)
+                name = created["metadata"]["name"]
                 try:
-                    self._cluster.create("batch", "jobs", made)
+                    self._cluster.create("batch", "jobs", created)
                 except Conflict:
-                    # Its like is being deleted, or the watch has not told of it yet.
+                    # The old Job is being deleted, or the watch has not reported the new one yet.
                     return
             case "delete":
                 self._cluster.delete("batch", "jobs", name)
             case "suspend":
                 self._cluster.patch("batch", "jobs", name, {"spec": {"suspend": True}})
-            case "go on":
+            case "resume":
                 self._cluster.patch("batch", "jobs", name, {"spec": {"suspend": False}})
             case "resize":
-                assert need is not None  # noqa: S101 - nor is anything resized
+                assert need is not None  # noqa: S101 - a Job is resized only for a study
                 changes: Manifest = {
                     "metadata": {"annotations": {WORKERS_ANNOTATION: str(need.workers)}},
                     "spec": {"parallelism": need.workers},
                 }
                 self._cluster.patch("batch", "jobs", name, changes)
+            case _:
+                assert_never(change)
         log.info("worker_job_changed", job=name, change=change, study=need.name if need else None)
 
-    def _tell_queue(self, need: Need | None, job: Manifest | None) -> None:
-        """Let Kueue take a paused study's Job out of its queue, and put a running one's back."""
+    def _update_queue(self, need: Need | None, job: Manifest | None) -> None:
+        """Make Kueue take a paused study's Job out of its queue, and put a running study's Job back."""
         if need is None or job is None or not queued(job):
             return
         active = need.state == StudyState.RUNNING or need.folds_under_way > 0
@@ -331,7 +322,7 @@ class WorkerJobs(threading.Thread):
         except FoldwiseError as error:
             log.warning("reasons_unknown", job=job["metadata"]["name"], error=error.message)
         alive = {job["metadata"]["uid"] for job in (self._jobs.all() if self._jobs else [])}
-        self._reasons = {known: told for known, told in self._reasons.items() if known in alive}
+        self._reasons = {known: reason for known, reason in self._reasons.items() if known in alive}
         self._reasons[uid] = (time.monotonic(), events, workload)
         return events, workload
 
@@ -348,8 +339,24 @@ class WorkerJobs(threading.Thread):
         ]
 
 
+def _change_of_open_study(need: Need, job: Manifest) -> Change | None:
+    end = worker_jobs.ended(job)
+    suspended = bool(job["spec"].get("suspend"))
+    if end:
+        # Its workers ended with the study, which then got more trials. A failed Job stays until the study is
+        # resumed, to show why it failed.
+        return "delete" if end == "Complete" else None
+    if need.state == StudyState.PAUSED:
+        # Suspending ends the pods at once, so the folds that they hold finish first. Kueue suspends by itself.
+        return None if suspended or queued(job) or need.folds_under_way else "suspend"
+    if suspended and not queued(job):
+        return "resume"
+    asked = job["metadata"].get("annotations", {}).get(WORKERS_ANNOTATION)
+    return "resize" if asked != str(need.workers) else None
+
+
 def _needs(session: Session, with_job: Collection[str], workers_by_default: int) -> list[Need]:
-    """Of the studies that run, and of those that have a Job."""
+    """The needs of running studies and of those that have a Job."""
     live = (
         select(func.count())
         .select_from(LeaseRow)
@@ -378,7 +385,7 @@ def _study_of(item: Manifest) -> str:
 
 
 def _disrupted(pod: Manifest) -> bool:
-    """Evicted, preempted or deleted; a pod that ended of itself, as for want of memory, was not."""
+    """Whether a pod was evicted, preempted or deleted; one that ended by itself, as without memory, was not."""
     if pod["metadata"].get("deletionTimestamp"):
         return True
     conditions = pod.get("status", {}).get("conditions") or ()

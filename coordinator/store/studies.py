@@ -50,9 +50,8 @@ def get_study(session: Session, name: str, *, lock: bool = False) -> StudyRow:
 
 def lock_study(session: Session, study_id: int) -> StudyRow:
     """Lock a study until the transaction ends, and read it as it is now."""
-    # Rows that only refer to the study do not wait for this lock: PostgreSQL takes a shared lock on the study
-    # for a trial that is changed twice in a transaction, and two trials that end together would wait for each
-    # other.
+    # Rows that only refer to the study do not wait for this lock. PostgreSQL takes a shared lock on the study
+    # for a trial that changes twice in a transaction; two trials that end together would wait for each other.
     return session.get_one(StudyRow, study_id, with_for_update={"key_share": True}, populate_existing=True)
 
 

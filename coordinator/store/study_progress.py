@@ -170,7 +170,7 @@ def study_workers(session: Session, study: StudyRow, *, seen_within: float) -> l
 
 
 def last_folds(session: Session, study: StudyRow, limit: int) -> list[datetime]:
-    """Times at which the last folds were counted, oldest first; none before the study last changed state."""
+    """When the last folds were counted, oldest first; none from before the last change of the study's state."""
     newest_first = (EventRow.xid.desc(), EventRow.id.desc())
     of_study = EventRow.study_id == study.id
     moved = session.execute(

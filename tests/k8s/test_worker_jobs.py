@@ -79,7 +79,7 @@ OVER = (StudyState.COMPLETE, StudyState.STOPPED)
         (need(), JOB, [pod("Running")], None),
         (need(workers=4), JOB, [pod("Running")], "resize"),
         (need(workers=0), JOB, [pod("Running")], "resize"),
-        (need(), suspended(), [], "go on"),
+        (need(), suspended(), [], "resume"),
         # Kueue admits it when there is room.
         (need(), suspended(QUEUED), [], None),
         (need(StudyState.PAUSED, folds=1), JOB, [pod("Running")], None),
