@@ -30,10 +30,10 @@ from services.errors import TokenRefused, TooManyRequests, Unavailable
 log = structlog.get_logger()
 
 REVIEW_SECONDS = 60.0
-"""A service account's token is reviewed again after so long; one review asks the whole cluster's API server."""
+"""Seconds that the review of a service account's token stays valid; each review asks the cluster's API server."""
 
-REMEMBERED = 10_000
-"""So many tokens are remembered; beyond that those longest not looked up are forgotten."""
+MAX_CACHED_TOKENS = 10_000
+"""Maximum number of tokens whose callers are cached; the least recently used one is dropped first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,14 +74,16 @@ class Callers:
             for scope, token in configured
             if token is not None
         ]
-        self._found: LRUCache[bytes, tuple[Caller, float]] = LRUCache(REMEMBERED)
+        self._found: LRUCache[bytes, tuple[Caller, float]] = LRUCache(MAX_CACHED_TOKENS)
         self._requests = RateLimit(
             rate=settings.requests_per_second, burst=2 * settings.requests_per_second, clock=clock
         )
         self._guesses = RateLimit(
             rate=settings.guesses_per_minute / 60, burst=settings.guesses_per_minute, clock=clock
         )
-        self._use_noted: TTLCache[str, None] = TTLCache(REMEMBERED, tokens.USE_NOTED_SECONDS, timer=clock)
+        self._use_noted: TTLCache[str, None] = TTLCache(
+            MAX_CACHED_TOKENS, tokens.USE_NOTED_SECONDS, timer=clock
+        )
         self._notes = ThreadPoolExecutor(max_workers=1, thread_name_prefix="token-use")
 
     async def identify(self, authorization: str, address: str) -> Caller:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Hashable
 
 from cachetools import LRUCache
 
-KEYS_KEPT = 10_000
-"""So many keys are remembered; beyond that those longest unused are forgotten."""
+MAX_KEYS = 10_000
+"""Maximum number of keys with a bucket; the least recently used one is dropped first."""
 
 
 class RateLimit:
@@ -22,7 +22,7 @@ class RateLimit:
         # A bucket that holds less than one token would reject every request.
         self._burst = max(1.0, burst)
         self._clock = clock
-        self._buckets: LRUCache[Hashable, tuple[float, float]] = LRUCache(KEYS_KEPT)
+        self._buckets: LRUCache[Hashable, tuple[float, float]] = LRUCache(MAX_KEYS)
 
     def take(self, key: Hashable) -> float:
         """Take one token from the key's bucket and return 0, or return the seconds until there is one."""

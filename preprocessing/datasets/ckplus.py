@@ -124,7 +124,7 @@ def read_ckplus(root: Path) -> Dataset:
 
 
 def _find_folders(tree: Tree) -> tuple[Path, Path]:
-    """The folders of images and labels: side by side, or each in the folder of its own archive."""
+    """The folders of images and labels: side by side, or each in its archive's folder."""
     images: list[Path] = []
     labels: list[Path] = []
     pairs: list[tuple[Path, Path]] = []

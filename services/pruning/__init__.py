@@ -4,5 +4,5 @@ A rule is the contract that a study names and the code that decides: values in, 
 database, the order of folds, anything that acts on a decision.
 """
 
-# First, whoever imports a rule first: the union of contracts imports the rules, and they its base class.
+# Contracts import the rules for their union, and rules import the contracts' base class: contracts come first.
 import services.contracts  # noqa: F401
