@@ -1,8 +1,10 @@
 """Pruning rules, one file each, and what a rule is (`rule`).
 
-A rule is the contract that a study names and the code that decides: values in, values out. May not live here: a
-database, the order of folds, anything that acts on a decision.
+A rule is both the contract that a study names and the code that decides: values in, values out. To add one,
+write its file, add its class to the union in `services.contracts.pruning_rules`, test it, and describe it in
+`docs/pruning.md`; `make rest` then adds it to the REST reference. May not live here: a database, the order of
+folds, anything that acts on a decision.
 """
 
-# First, whoever imports a rule first: the union of contracts imports the rules, and they its base class.
+# This import must be the first: the union of contracts imports the rules, and the rules import its base class.
 import services.contracts  # noqa: F401
