@@ -30,7 +30,7 @@ from services.errors import TokenRefused, TooManyRequests, Unavailable
 log = structlog.get_logger()
 
 REVIEW_SECONDS = 60.0
-"""Seconds that the review of a service account's token stays valid; each review asks the cluster's API server."""
+"""Seconds that a review of a service account's token stays valid; each review asks the cluster's API server."""
 
 MAX_CACHED_TOKENS = 10_000
 """Maximum number of tokens whose callers are cached; the least recently used one is dropped first."""

@@ -1,4 +1,4 @@
-"""Contracts between processes, as strict pydantic models: what is posted, leased, reported and answered.
+"""Contracts between processes, as strict pydantic models: requests, leases, reports and replies.
 
 May not live here: behaviour beyond validation, I/O, defaults that a process decides.
 """

@@ -15,7 +15,7 @@ from services.contracts.base import Contract
 
 
 class TokenScope(StrEnum):
-    """What a token is good for: admin includes write and worker, write includes read."""
+    """What a token may do: admin includes write and worker, write includes read."""
 
     WORKER = "worker"
     READ = "read"
@@ -24,7 +24,7 @@ class TokenScope(StrEnum):
 
     @property
     def includes(self) -> frozenset[TokenScope]:
-        """The scopes whose routes a token of this scope opens, its own among them."""
+        """The scopes whose routes a token of this scope may call, its own included."""
         match self:
             case TokenScope.ADMIN:
                 return frozenset(TokenScope)
@@ -38,36 +38,36 @@ TokenId = Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
 
 
 class TokenSpec(Contract):
-    """`POST /tokens`: a token that is wanted."""
+    """`POST /tokens`: the token to create."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"name": "nightly report", "scope": "read"}]})
 
     name: str = Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._@-]{0,63}$",
-        description="who or what it is for; no two tokens in use have the same",
+        description="who or what uses it; unique among the tokens that are not revoked",
     )
     scope: TokenScope
 
 
 class TokenView(Contract):
-    """A token for reading; nobody can read its secret again."""
+    """A token without its secret, which cannot be read again."""
 
     id: TokenId
     name: str
     scope: TokenScope
     created_at: AwareDatetime
-    last_used: AwareDatetime | None = Field(description="to the minute; null before its first use")
-    revoked_at: AwareDatetime | None = Field(description="null while it is good")
+    last_used: AwareDatetime | None = Field(description="last use, to the minute; null before the first use")
+    revoked_at: AwareDatetime | None = Field(description="null while the token is valid")
 
 
 class NewToken(TokenView):
-    """A token that was just made, with what its holder sends; this is the only time it is told."""
+    """A token that was just created, with the secret that its holder sends. The secret is shown only here."""
 
     token: str
 
 
 class Problem(Contract):
-    """An error as JSON (RFC 9457): what happened, which field, what to do next is in the detail."""
+    """An error as JSON (RFC 9457); `detail` says what happened and what to do."""
 
     type: str
     title: str

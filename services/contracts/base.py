@@ -21,18 +21,18 @@ ModelId = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?-[0-
 
 
 PRINTABLE = r"^[^\x00]*$"
-"""PostgreSQL has no text with a NUL in it."""
+"""Text without NUL, which PostgreSQL cannot store."""
 
 
 TRIALS_ALLOWED = 100_000
-"""In one study."""
+"""Maximum number of trials of a study."""
 
 
 WORKERS_ALLOWED = 10_000
-"""Of one study in Kubernetes."""
+"""Maximum number of a study's worker pods in Kubernetes."""
 
 
 class Contract(BaseModel):
-    """Base of all wire types: frozen, nothing unknown."""
+    """Base of all wire types: frozen, and unknown fields are rejected."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -14,7 +14,7 @@ from services.search_space import ParameterValue
 
 
 class EventKind(StrEnum):
-    """What `/events` tells of."""
+    """Kinds of events."""
 
     STUDY_MOVED = "study_moved"
     STUDY_CHANGED = "study_changed"
@@ -24,9 +24,9 @@ class EventKind(StrEnum):
 
 
 class Event(Contract):
-    """Something that happened."""
+    """A change of a study, a trial or a fold."""
 
-    id: str = Field(description="to go on after it: the header Last-Event-ID, or the query `after`")
+    id: str = Field(description="send it as the header Last-Event-ID or the query `after` to get later events")
     kind: EventKind
     study: str
     at: datetime

@@ -16,12 +16,12 @@ class StudyState(StrEnum):
 
     @property
     def over(self) -> bool:
-        """No fold will ever be leased again."""
+        """Whether the study leases no more folds."""
         return self in {StudyState.COMPLETE, StudyState.STOPPED}
 
 
 class TrialState(StrEnum):
-    """Life of a trial: ready -> running -> complete | pruned | failed | cancelled (these absorb)."""
+    """Life of a trial: ready -> running -> complete | pruned | failed | cancelled."""
 
     READY = "ready"
     RUNNING = "running"
@@ -32,12 +32,12 @@ class TrialState(StrEnum):
 
     @property
     def over(self) -> bool:
-        """The trial has ended."""
+        """Whether the trial has ended."""
         return self not in {TrialState.READY, TrialState.RUNNING}
 
 
 class FoldState(StrEnum):
-    """Life of a fold: pending -> leased -> done | failed; a lapsed or released lease is pending again."""
+    """Life of a fold: pending -> leased -> done | failed; pending again if its lease ends without result."""
 
     PENDING = "pending"
     LEASED = "leased"

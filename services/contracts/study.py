@@ -1,4 +1,4 @@
-"""A study as people post it, and the requests that change one."""
+"""The spec of a study, and the requests that change a study."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ from services.search_space import ParameterValue, SearchSpace, paper_space
 
 
 class CrossValidated(Contract):
-    """How a configuration did in the folds of a study; goes with the model that is trained from it."""
+    """Result of a configuration in the folds of a study; stored with the model that is trained from it."""
 
     study: str
     trial: int
-    trials: int = Field(description="ended trials of the study, of which this one was taken")
+    trials: int = Field(description="ended trials of the study when this one was selected")
     protocol: Protocol
     folds: int
     split_hash: str
     seed: int
     clips: int
-    correct: int = Field(description="each fold at its best epoch")
+    correct: int = Field(description="correct clips, each fold at its best epoch")
     accuracy: FiniteFloat
     uar: FiniteFloat
     uf1: FiniteFloat
-    best_epochs: tuple[int, ...] = Field(description="of each fold, the first is 1")
+    best_epochs: tuple[int, ...] = Field(description="best epoch of each fold, from 1")
 
 
 class StudySpec(Contract):
-    """A study as a person posts it."""
+    """`POST /studies`: the spec of a study."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -65,40 +65,46 @@ class StudySpec(Contract):
         min_length=1,
         max_length=200,
         pattern=PRINTABLE,
-        description="a clip cache by dataset name, or by dataset/fingerprint (a prefix of it is enough)",
+        description="clip cache: the name of the dataset, or dataset/fingerprint (a prefix is enough)",
     )
     protocol: Protocol = LeaveOneSubjectOut()
     space: SearchSpace = Field(default_factory=paper_space)
-    trials: int = Field(800, ge=1, le=TRIALS_ALLOWED, description="trials to run, exactly")
+    trials: int = Field(800, ge=1, le=TRIALS_ALLOWED, description="number of trials to run")
     seed: int = Field(0, ge=0, lt=2**31)
     sampler: Sampler = TpeSampler()
     pruning: tuple[PruningRule, ...] = (MedianRule(),)
     fold_order: Literal["fixed", "hardest_first"] = Field(
         "fixed",
-        description="in which a trial runs its folds; hardest_first is learnt from the first complete trials",
+        description="order of a trial's folds; hardest_first is learnt from the first complete trials",
     )
     training: TrainingSettings = TrainingSettings()
     economies: Economies = Economies()
     compute: ComputePlan = ComputePlan()
     workers_per_trial: int = Field(
-        1, ge=1, le=1000, description="with more, idle workers help with the folds of a trial under way"
+        1,
+        ge=1,
+        le=1000,
+        description="maximum number of workers that run folds of the same trial at the same time",
     )
     enqueue: tuple[dict[str, ParameterValue], ...] = Field(
-        (), description="configurations to run first, in this order, before the sampler is asked"
+        (), description="configurations to run first, in this order, before the sampler suggests any"
     )
     warm_start: WarmStart | None = None
     trial_seconds: FiniteFloat | None = Field(
-        None, ge=1, description="a trial is cancelled so long after its first fold was leased"
+        None, ge=1, description="seconds after its first lease at which a trial is cancelled; null: no limit"
     )
     study_seconds: FiniteFloat | None = Field(
-        None, ge=1, description="the study is stopped so long after it was started"
+        None, ge=1, description="seconds after its start at which the study is stopped; null: no limit"
     )
     cross_validated: CrossValidated | None = Field(
-        None, description="of a study that trains on all clips: how its configuration did before"
+        None, description="for a study that trains on all clips: the result of its configuration in folds"
     )
     priority: int = Field(0, ge=-100, le=100, description="folds of the highest priority are leased first")
     workers: int | None = Field(
-        None, ge=0, le=WORKERS_ALLOWED, description="pods in Kubernetes; null: as many as the chart says"
+        None,
+        ge=0,
+        le=WORKERS_ALLOWED,
+        description="number of worker pods in Kubernetes; null: the chart's number",
     )
     start: bool = True
 
@@ -122,16 +128,16 @@ class StudySpec(Contract):
     def _compares_only_by_cross_validation(self) -> StudySpec:
         kind = self.protocol.kind
         if not isinstance(self.protocol, AllClips) and self.cross_validated is not None:
-            raise ValueError(f"cross_validated: the protocol is {kind}, not all")
+            raise ValueError(f"cross_validated: the protocol is {kind}; only all allows it")
         if isinstance(self.protocol, AllClips | HeldOut) and (self.trials != 1 or self.pruning):
             raise ValueError(
-                f"protocol {kind}: trials is {self.trials} and pruning has {len(self.pruning)} rules; nothing "
-                "is to be chosen by it, so set trials to 1 and pruning to []"
+                f"protocol {kind}: trials is {self.trials} and pruning has {len(self.pruning)} rules; this "
+                "protocol compares no trials, so set trials to 1 and pruning to []"
             )
         return self
 
     @model_validator(mode="after")
-    def _warm_start_is_of_use(self) -> StudySpec:
+    def _warm_start_is_used(self) -> StudySpec:
         if self.warm_start is not None and self.sampler.kind != "tpe":
             raise ValueError(f"warm_start: the sampler {self.sampler.kind} learns from no trials")
         return self
@@ -140,11 +146,11 @@ class StudySpec(Contract):
     def _enqueued_fit(self) -> StudySpec:
         if len(self.enqueue) > self.trials:
             raise ValueError(f"enqueue has {len(self.enqueue)} configurations, the study {self.trials} trials")
-        for place, parameters in enumerate(self.enqueue):
+        for index, parameters in enumerate(self.enqueue):
             try:
                 self.space.canonicalize(parameters)
             except InvalidInput as error:
-                raise ValueError(f"enqueue.{place}: {error.message}") from error
+                raise ValueError(f"enqueue.{index}: {error.message}") from error
         return self
 
     @field_validator("pruning")
@@ -158,41 +164,45 @@ class StudySpec(Contract):
 
 
 class Enqueue(Contract):
-    """`POST /studies/{name}/enqueue`: run these next, before the sampler is asked again."""
+    """`POST /studies/{name}/enqueue`: configurations to run next, before the sampler suggests more."""
 
     configurations: tuple[dict[str, ParameterValue], ...] = Field(min_length=1, max_length=1000)
 
 
 class Enqueued(Contract):
-    """Which trials the enqueued configurations will be."""
+    """The numbers of the trials that the enqueued configurations will be."""
 
     numbers: tuple[int, ...]
 
 
 class Budget(Contract):
-    """`POST /studies/{name}/budget`: how many trials to run in all."""
+    """`POST /studies/{name}/budget`: the number of trials to run in all."""
 
     trials: int = Field(ge=1, le=TRIALS_ALLOWED)
 
 
 class TrainFinal(Contract):
-    """`POST /studies/{name}/final`: train a configuration on all clips, for a model to take away."""
+    """`POST /studies/{name}/final`: train a configuration on all clips and keep the model."""
 
-    name: StudyName | None = Field(None, description="of the study that trains it; null: NAME-final")
-    trial: int | None = Field(None, ge=0, lt=2**31, description="number of a complete trial; null: the best")
+    name: StudyName | None = Field(None, description="name of the study that trains it; null: NAME-final")
+    trial: int | None = Field(
+        None, ge=0, lt=2**31, description="number of a complete trial; null: the best one"
+    )
 
 
 class WorkerCount(Contract):
-    """`POST /studies/{name}/workers`: how many pods of workers Kubernetes should run."""
+    """`POST /studies/{name}/workers`: the number of worker pods in Kubernetes."""
 
-    workers: int | None = Field(ge=0, le=WORKERS_ALLOWED, description="null: as many as the chart says")
+    workers: int | None = Field(
+        ge=0, le=WORKERS_ALLOWED, description="number of pods; null: the chart's number"
+    )
 
 
 class Clone(Contract):
-    """`POST /studies/{name}/clone`: a new study of the same spec on the same clips, with changes."""
+    """`POST /studies/{name}/clone`: a new study with the same spec and clips, and with changes."""
 
     name: StudyName
     changes: dict[str, Any] = Field(
         default_factory=dict,
-        description="JSON merge patch (RFC 7396) of the spec; a mapping with a `kind` replaces the whole",
+        description="JSON merge patch (RFC 7396) of the spec; a mapping with a `kind` replaces the old one",
     )

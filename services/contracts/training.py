@@ -1,4 +1,4 @@
-"""Settings of one training: epochs, augmentation, economies, compute plan."""
+"""Settings of a fold's training: augmentation, economies, compute plan."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from services.contracts.base import Contract, ModelId
 from services.search_space import Hyperparameters, TunableSettings
 
 ANY_CLASS = "*"
-"""In augmentation counts: every class that is not named."""
+"""Key of augmentation counts that stands for every class that is not named."""
 
 
 class AugmentationCounts(Contract):
-    """How many copies of each clip are added to the training set, by kind (paper sections 4.1, 4.2)."""
+    """Number of copies of each clip that are added to the training set, by kind (paper sections 4.1, 4.2)."""
 
     flip: int = Field(0, ge=0, le=1)
     rotation: int = Field(0, ge=0, le=100)
@@ -26,15 +26,19 @@ class AugmentationCounts(Contract):
 
 
 class Augmentation(Contract):
-    """Which augmented copies are made (paper section 3.2); made once per study, the same for all its folds."""
+    """The augmented copies (paper section 3.2), made once per study and the same for all its folds."""
 
     counts: dict[str, AugmentationCounts] = Field(
         default_factory=dict, description=f"per class name; {ANY_CLASS!r} stands for every class not named"
     )
-    rotation_degrees: FiniteFloat = Field(30.0, ge=0, le=180, description="angles are drawn from +- this")
+    rotation_degrees: FiniteFloat = Field(
+        30.0, ge=0, le=180, description="angles are drawn from -x to +x degrees"
+    )
     contrast_low: FiniteFloat = Field(0.22, ge=0)
     contrast_high: FiniteFloat = Field(2.2, ge=0)
-    border: Literal["black", "replicate"] = Field("black", description="what a rotation pulls in from outside")
+    border: Literal["black", "replicate"] = Field(
+        "black", description="fills the area that a rotation uncovers"
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> Augmentation:
@@ -45,47 +49,49 @@ class Augmentation(Contract):
         return self
 
     def counts_for(self, class_name: str) -> AugmentationCounts:
-        """The copies made of a clip of this class."""
+        """The copies that are made of a clip of this class."""
         return self.counts.get(class_name) or self.counts.get(ANY_CLASS) or AugmentationCounts()
 
 
 class TrainingSettings(TunableSettings):
-    """What is the same for all trials of a study unless its space searches it; defaults are the paper's."""
+    """Settings of all trials of a study, unless its space searches them; defaults are the paper's."""
 
-    frames: int = Field(10, ge=1, le=256, description="frames of a clip; must be the cache's")
-    frame_size: int = Field(112, ge=16, le=512, description="pixels on a side; must be the cache's")
+    frames: int = Field(10, ge=1, le=256, description="frames of a clip; must equal the cache's")
+    frame_size: int = Field(112, ge=16, le=512, description="pixels on a side; must equal the cache's")
     augmentation: Augmentation = Augmentation()
     batch_norm: Literal["before activation", "after activation"] = Field(
-        "before activation", description="where batch normalisation stands after a convolution"
+        "before activation", description="position of batch normalisation after a convolution"
     )
-    pool_counts_padding: bool = Field(
-        True, description="the last average pool takes the padding around it as zeros"
-    )
+    pool_counts_padding: bool = Field(True, description="whether the last average pool counts padding as zeros")
     pretrained: ModelId | None = Field(
-        None, description="model of the catalogue that networks start from, with a new last layer"
+        None, description="id of the catalogue's model from which networks start, with a new last layer"
     )
 
 
 class Economies(Contract):
-    """Ways to the same reported result with less work. Each is proven by a test, and can be switched off."""
+    """Ways to the same reported result with less work. A test proves each of them; each can be switched off."""
 
     stop_when_perfect: bool = Field(
-        True, description="end a fold at the first epoch with every test clip right: its best epoch is known"
+        True, description="end a fold at the first epoch with all test clips correct: it is the best epoch"
     )
-    skip_dead_taps: bool = Field(True, description="do not compute kernel taps that only ever meet padding")
+    skip_dead_taps: bool = Field(True, description="do not compute kernel taps that meet only padding")
     gray_as_one_channel: bool = Field(
-        True, description="take a gray clip's three equal channels through the first convolution as one"
+        True, description="compute the first convolution of a gray clip's three equal channels as one"
     )
-    reuse_folds: bool = Field(True, description="count a fold already done with equal parameters again")
+    reuse_folds: bool = Field(
+        True, description="count the result of a trial with equal parameters that ran the same fold"
+    )
 
 
 class ComputePlan(Contract):
-    """How the arithmetic is done, part of the study because it can change results."""
+    """How results are computed; part of the study because it can change them."""
 
     precision: Literal["fp32", "tf32", "bf16"] = Field(
-        "fp32", description="below fp32 only on devices where a check against fp32 passes"
+        "fp32", description="tf32 and bf16 run only on devices where a check against fp32 passes"
     )
-    compiled: bool = Field(False, description="by torch.compile; needs a C++ compiler (CPU) or Triton (GPU)")
+    compiled: bool = Field(
+        False, description="compile with torch.compile; needs a C++ compiler (CPU) or Triton (GPU)"
+    )
 
 
 MemoryFormat = Literal["contiguous", "channels_last"]
@@ -94,9 +100,9 @@ MemoryFormat = Literal["contiguous", "channels_last"]
 def configure(
     parameters: dict[str, Any], training: TrainingSettings
 ) -> tuple[Hyperparameters, TrainingSettings]:
-    """What a trial's parameters mean: its network and optimiser, and the settings it trains with.
+    """Split a trial's parameters into the hyperparameters of its network and its training settings.
 
-    Parameters of Table 1 that a space leaves out take the defaults of `Hyperparameters`.
+    Parameters of Table 1 that a space does not name take the defaults of `Hyperparameters`.
     """
     ours = {k: v for k, v in parameters.items() if k in Hyperparameters.model_fields}
     others = {k: v for k, v in parameters.items() if k not in Hyperparameters.model_fields}

@@ -1,4 +1,4 @@
-"""What the coordinator answers about studies, trials, folds, datasets and workers."""
+"""The coordinator's replies about studies, trials, folds, datasets and workers."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from services.search_space import ParameterValue
 
 
 class TrialView(Contract):
-    """A trial for reading."""
+    """A trial."""
 
     number: int
     state: TrialState
     parameters: dict[str, ParameterValue]
-    value: FiniteFloat | None = Field(description="pooled accuracy; null until every fold is done")
+    value: FiniteFloat | None = Field(description="pooled accuracy (0 to 1); null until all folds are done")
     folds_done: int
     folds: int
-    correct: int
-    clips: int = Field(description="test clips of the folds done")
+    correct: int = Field(description="correct clips of the finished folds")
+    clips: int = Field(description="test clips of the finished folds")
     running_accuracy: FiniteFloat | None
     pruned: PruneDecision | None
-    learnt_order: bool = Field(description="it runs its folds in the order that the study learnt")
+    learnt_order: bool = Field(description="whether it runs its folds in the order that the study learnt")
     end_reason: str | None
-    worker: str | None = Field(description="name of the worker that holds a fold of it now")
+    worker: str | None = Field(description="name of a worker that holds a fold of it now")
 
 
 class StudyView(Contract):
-    """A study for reading."""
+    """A study with its counts and its best trial."""
 
     name: str
     state: StudyState
@@ -47,43 +47,43 @@ class StudyView(Contract):
     folds: int
     split_hash: str
     fold_order: tuple[int, ...] | None = Field(
-        description="indices of the folds, hardest first; null while not learnt, or where the order is fixed"
+        description="indices of the folds, hardest first; null if the order is fixed or not learnt yet"
     )
     trials: dict[TrialState, int]
     folds_done: int
-    chance: FiniteFloat = Field(description="one over the number of classes")
+    chance: FiniteFloat = Field(description="chance level: 1 / number of classes")
     best: TrialView | None = Field(
-        description="best complete trial; with none, the pruned one of highest bound"
+        description="best complete trial; without any, the pruned one of highest bound"
     )
     stalled: str | None = Field(
-        None, description="why Kubernetes can run no worker of it, in the words of whoever hinders it"
+        None, description="reason from the scheduler, the quota or Kueue why no worker pod starts"
     )
 
 
 class PodView(Contract):
-    """A worker's pod as Kubernetes has it."""
+    """A worker's pod in Kubernetes."""
 
     name: str
     uid: str
     phase: str = Field(description="Pending, Running, Succeeded, Failed, Unknown or Terminating")
     node: str | None
-    gpus: dict[str, str] = Field(description="extended resources it was given, such as nvidia.com/gpu: 1")
-    reason: str | None = Field(description="why it does not start, or why it ended")
+    gpus: dict[str, str] = Field(description="extended resources that it has, such as nvidia.com/gpu: 1")
+    reason: str | None = Field(description="reason why it does not start, or why it ended")
     message: str | None
 
 
 class StudyWorkersView(Contract):
     """A study's workers in Kubernetes."""
 
-    job: str | None = Field(description="name of its Job; null where there is none")
-    wanted: int | None = Field(description="pods of the Job; null where there is none")
+    job: str | None = Field(description="name of its Job; null if there is none")
+    wanted: int | None = Field(description="number of pods that the Job runs; null if there is no Job")
     suspended: bool
     stalled: str | None
     pods: tuple[PodView, ...]
 
 
 class FoldView(Contract):
-    """A fold of a trial for reading."""
+    """A fold of a trial."""
 
     index: int
     name: str
@@ -99,7 +99,7 @@ class FoldView(Contract):
 
 
 class FoldRecord(Contract):
-    """A finished fold: what was asked, what came of it. Enough to run it again."""
+    """A finished fold: its task and its result, enough to run it again."""
 
     task: FoldTask
     result: FoldResult
@@ -109,7 +109,7 @@ class FoldRecord(Contract):
 
 
 class ConfusionView(Contract):
-    """Confusion counts of a trial's finished folds; row = true class, column = predicted class."""
+    """Confusion counts of a trial's finished folds: row = true class, column = predicted class."""
 
     classes: tuple[str, ...]
     counts: tuple[tuple[int, ...], ...]
@@ -122,8 +122,8 @@ class SplitClip(Contract):
     """A clip that a fold tests."""
 
     clip_id: str
-    label: int = Field(description="its true class, as a place in the study's classes")
-    subject: str | None = Field(description="null where the coordinator has the study's clip cache no more")
+    label: int = Field(description="true class, as an index into the study's classes")
+    subject: str | None = Field(description="null if the coordinator does not have the study's clip cache")
 
 
 class SplitFold(Contract):
@@ -134,7 +134,7 @@ class SplitFold(Contract):
 
 
 class SplitView(Contract):
-    """Which clips each fold of a study tests; it trains on those of all other subjects."""
+    """The clips that each fold of a study tests; a fold trains on the clips of all other subjects."""
 
     split_hash: str
     classes: tuple[str, ...]
@@ -142,29 +142,31 @@ class SplitView(Contract):
 
 
 class TrialCost(Contract):
-    """What a trial's finished folds took, by what their workers reported."""
+    """Costs of a trial's finished folds, as their workers reported them."""
 
     number: int
-    folds_run: int = Field(description="folds that were trained for this trial")
+    folds_run: int = Field(description="folds that were run for this trial")
     folds_reused: int = Field(description="folds counted from a trial with equal parameters")
-    seconds: dict[str, FiniteFloat] = Field(description="of the folds that were run, by device")
-    seconds_reused: FiniteFloat = Field(description="that the reused folds had taken where they were run")
-    epochs: int = Field(description="of the folds that were run")
-    clip_passes: int = Field(description="training clips passed forward and backward, of the folds run")
+    seconds: dict[str, FiniteFloat] = Field(description="seconds of the folds that were run, by device")
+    seconds_reused: FiniteFloat = Field(description="seconds that the reused folds took where they were run")
+    epochs: int = Field(description="epochs of the folds that were run")
+    clip_passes: int = Field(
+        description="training clips passed forward and backward in the folds that were run"
+    )
 
 
 class ImportanceView(Contract):
-    """How much each parameter mattered among a study's complete trials."""
+    """Importance of each parameter among a study's complete trials."""
 
     method: str
-    trials: int = Field(description="complete trials it is computed from")
+    trials: int = Field(description="number of complete trials that it is computed from")
     importance: dict[str, FiniteFloat] = Field(
-        description="shares of 1, the largest first; empty where too few trials differ"
+        description="shares that sum to 1, the largest first; empty if too few trials differ"
     )
 
 
 class DatasetView(Contract):
-    """A clip cache the coordinator knows."""
+    """A clip cache that the coordinator has."""
 
     dataset: str
     fingerprint: str
@@ -177,15 +179,17 @@ class DatasetView(Contract):
 
 
 class WorkerView(Contract):
-    """A worker that has asked for folds."""
+    """A worker that has claimed folds."""
 
     id: str
     name: str
     device: str
-    pod_uid: str | None = Field(description="of its Kubernetes pod, where it showed a token of the cluster")
+    pod_uid: str | None = Field(
+        description="uid of its Kubernetes pod; null if it sent no token of the cluster"
+    )
     seconds_since_seen: FiniteFloat
     study: str | None
     trial: int | None
     fold: int | None
-    draining: bool = Field(description="whether it was told to end")
-    pod: PodView | None = Field(None, description="as Kubernetes has it, where the coordinator asks it")
+    draining: bool = Field(description="whether it was drained")
+    pod: PodView | None = Field(None, description="its pod; null if the coordinator does not watch it")

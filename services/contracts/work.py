@@ -1,4 +1,4 @@
-"""The wire protocol between worker and coordinator: claims, leases, tasks, results, heartbeats."""
+"""The protocol between worker and coordinator: claims, leases, tasks, results, heartbeats."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from services.search_space import Hyperparameters
 
 
 class WorkerInfo(Contract):
-    """Who asks for work. The id is new for every process: a restarted pod is another worker."""
+    """The worker that claims a fold. Its id is new for every process: a restarted pod is another worker."""
 
     id: str = Field(min_length=8, max_length=64, pattern=r"^[A-Za-z0-9-]+$")
     name: str = Field(max_length=128, pattern=PRINTABLE)
@@ -27,7 +27,7 @@ class WorkerInfo(Contract):
 
 
 class ClaimRequest(Contract):
-    """`POST /claims`: give me a fold."""
+    """`POST /claims`: claim a fold."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -43,37 +43,38 @@ class ClaimRequest(Contract):
     )
 
     worker: WorkerInfo
-    study: StudyName | None = Field(None, description="only folds of this study; otherwise of any")
+    study: StudyName | None = Field(None, description="claim only folds of this study; null: of any")
     caches: tuple[Annotated[str, Field(max_length=200, pattern=PRINTABLE)], ...] = Field(
-        max_length=1000, description="fingerprints of the caches this worker can read"
+        max_length=1000, description="fingerprints of the clip caches that this worker can read"
     )
     plans: tuple[ComputePlan, ...] = Field(
         (ComputePlan(),), max_length=20, description="compute plans that this worker's device runs soundly"
     )
     keeps_models: bool = Field(
-        False, description="whether this worker can write to the model catalogue, as training on all clips asks"
+        False,
+        description="whether this worker can write to the model catalogue, which training on all clips needs",
     )
-    wait_seconds: FiniteFloat = Field(20.0, ge=0, le=20, description="how long to wait for a fold")
+    wait_seconds: FiniteFloat = Field(20.0, ge=0, le=20, description="seconds to wait for a fold")
 
 
 class Lease(Contract):
-    """The right to run one fold, until it lapses. Every call on it carries its term and secret."""
+    """The right to run one fold until the lease expires. Every call on it sends its term and secret."""
 
     id: LeaseId
     term: int = Field(ge=1)
     secret: str
-    seconds: FiniteFloat
-    heartbeat_seconds: FiniteFloat
+    seconds: FiniteFloat = Field(description="seconds after which the lease expires unless it is renewed")
+    heartbeat_seconds: FiniteFloat = Field(description="seconds between two heartbeats")
 
 
 class FoldTask(Contract):
-    """Everything that a fold's result follows from, and its place in a study."""
+    """Everything that determines a fold's result, and the fold's position in its study."""
 
     study: str
     trial: int
     fold: int
     fold_name: str
-    folds: int = Field(description="folds of the trial")
+    folds: int = Field(description="number of folds of the trial")
     hyperparameters: Hyperparameters
     training: TrainingSettings
     economies: Economies
@@ -83,23 +84,27 @@ class FoldTask(Contract):
     classes: tuple[str, ...]
     test_clips: tuple[str, ...]
     split_hash: str
-    outer: OuterFold | None = Field(None, description="its subjects are not trained on")
+    outer: OuterFold | None = Field(None, description="outer fold whose subjects are not trained on")
     seed: int
     study_seed: int
-    trains_on_all: bool = Field(False, description="on the test clips too; the network is kept as a model")
-    cross_validated: CrossValidated | None = Field(None, description="for the card of that model")
+    trains_on_all: bool = Field(
+        False, description="whether it also trains on the test clips; the network is then kept as a model"
+    )
+    cross_validated: CrossValidated | None = Field(
+        None, description="result of the configuration in folds, for the card of that model"
+    )
 
 
 class FoldAssignment(FoldTask):
-    """A fold to run, and the right to do so."""
+    """A fold to run, with its lease."""
 
     lease: Lease
 
 
 class EpochResult(Contract):
-    """What one training epoch gave on the fold's test clips, in the order of `test_clips`."""
+    """Predictions of one training epoch for the fold's test clips, in the order of `test_clips`."""
 
-    loss: FiniteFloat | None = Field(description="mean training loss; null when it was not finite")
+    loss: FiniteFloat | None = Field(description="mean training loss; null if it was not finite")
     predicted: tuple[int, ...]
     probabilities: tuple[tuple[FiniteFloat, ...], ...] = Field(description="clips x classes, 6 decimals")
 
@@ -108,7 +113,7 @@ _Word = Annotated[str, Field(max_length=128, pattern=PRINTABLE)]
 
 
 class Provenance(Contract):
-    """Where and with what a fold was run, for replay."""
+    """Device, versions and inputs with which a fold was run, for running it again."""
 
     device: _Word
     torch: _Word
@@ -116,38 +121,44 @@ class Provenance(Contract):
     cudnn: _Word | None
     threads: int
     compute: ComputePlan
-    memory_format: MemoryFormat = Field(description="of the convolutions, chosen by measurement")
+    memory_format: MemoryFormat = Field(description="memory format of the convolutions, chosen by measurement")
     revision: str | None = Field(
         max_length=1000, pattern=PRINTABLE, description="git revision or image digest of the worker"
     )
-    fingerprint: str = Field(description="of the clip cache")
+    fingerprint: str = Field(description="fingerprint of the clip cache")
     split_hash: str
     seed: int
     seconds: FiniteFloat = Field(ge=0, lt=2**31)
     clip_passes: int = Field(ge=0, lt=2**31, description="training clips passed forward and backward")
-    redone_steps: int = Field(0, description="steps done again in fp32, their gradient was not finite")
-    device_memory: int | None = Field(None, description="most bytes held on the GPU; null on a CPU")
-    host_memory: int | None = Field(None, description="most bytes the worker process has held")
+    redone_steps: int = Field(
+        0, description="steps that were repeated in fp32 because their gradient was not finite"
+    )
+    device_memory: int | None = Field(None, description="peak memory on the GPU in bytes; null on a CPU")
+    host_memory: int | None = Field(None, description="peak memory of the worker process in bytes")
 
 
 class TrainedModel(Contract):
-    """A model that a worker has made and keeps until the result that names it is counted."""
+    """A model that a worker has trained and stages until the result that names it is counted."""
 
     id: ModelId
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="of the weights file")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the weights file")
 
 
 class FoldResult(Contract):
-    """`PUT /leases/{id}/result`: the predictions of every test clip at every epoch that was run."""
+    """`PUT /leases/{id}/result`: the predictions for every test clip after every epoch."""
 
     epochs: tuple[EpochResult, ...] = Field(min_length=1, max_length=1000)
-    diverged: bool = Field(False, description="the loss was not finite; the epochs before count")
-    model: TrainedModel | None = Field(None, description="exactly where the fold trains on all clips")
+    diverged: bool = Field(
+        False, description="whether the loss became infinite or NaN; the epochs before that count"
+    )
+    model: TrainedModel | None = Field(
+        None, description="the trained model; required if the fold trains on all clips, otherwise null"
+    )
     provenance: Provenance
 
 
 class Verdict(Contract):
-    """The reply to a result: what became of the trial, and the worker's next fold."""
+    """The reply to a result: the decision on the trial, and the worker's next fold."""
 
     decision: Literal["continue", "complete", "pruned"]
     trial_accuracy: FiniteFloat
@@ -156,28 +167,30 @@ class Verdict(Contract):
 
 
 class Heartbeat(Contract):
-    """`POST /leases/{id}/heartbeat`: I am alive, and this is how far I am."""
+    """`POST /leases/{id}/heartbeat`: the worker's progress in its fold."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"epoch": 3, "step": 412, "loss": 0.71}]})
 
     epoch: int = Field(ge=0, lt=2**31)
     step: int = Field(
-        ge=0, lt=2**31, description="optimiser steps so far; a number that stands still is not renewed"
+        ge=0,
+        lt=2**31,
+        description="optimiser steps so far; if it stops growing, the lease is no longer renewed",
     )
     loss: FiniteFloat | None = None
 
 
 class HeartbeatReply(Contract):
-    """What the worker should do now."""
+    """The command for the worker."""
 
     command: Literal["continue", "abandon", "drain"] = Field(
-        description="drain: release the fold and end; somebody asked for it"
+        description="continue; abandon: stop running the fold; drain: release the fold and end"
     )
-    lease_seconds: FiniteFloat
+    lease_seconds: FiniteFloat = Field(description="seconds until the lease expires; 0 if it was not renewed")
 
 
 class Failure(Contract):
-    """`POST /leases/{id}/fail`: the fold could not be run; whose fault it is decides what follows."""
+    """`POST /leases/{id}/fail`: the fold could not be run, because of the worker's environment or the trial."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"kind": "environment", "message": "the GPU has fallen off the bus"}]}

@@ -70,9 +70,9 @@ def test_a_rate_of_zero_is_no_limit() -> None:
 def test_a_flood_of_keys_is_forgotten_and_the_one_in_use_is_not() -> None:
     limit = RateLimit(rate=0.001, burst=2, clock=Clock())
     assert limit.take("in use") == 0
-    for key in range(rate_limit.KEYS_KEPT):
+    for key in range(rate_limit.MAX_KEYS):
         limit.take(key)
-        if key == rate_limit.KEYS_KEPT // 2:
+        if key == rate_limit.MAX_KEYS // 2:
             assert limit.take("in use") == 0
     assert limit.take("in use") > 0
-    assert len(limit._buckets) == rate_limit.KEYS_KEPT
+    assert len(limit._buckets) == rate_limit.MAX_KEYS
