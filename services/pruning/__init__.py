@@ -6,5 +6,5 @@ write its file, add its class to the union in `services.contracts.pruning_rules`
 folds, anything that acts on a decision.
 """
 
-# This import must be the first: the union of contracts imports the rules, and the rules import its base class.
+# Contracts import the rules for their union, and rules import the contracts' base class: contracts come first.
 import services.contracts  # noqa: F401
