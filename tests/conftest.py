@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,6 +47,12 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def database_url(postgres: str) -> Iterator[str]:
     """URL of a fresh, migrated database."""
+    with _fresh_database(postgres) as url:
+        yield url
+
+
+@contextmanager
+def _fresh_database(postgres: str) -> Iterator[str]:
     name = f"test_{uuid.uuid4().hex}"
     _run(postgres, f"CREATE DATABASE {name} TEMPLATE template")
     yield make_url(postgres).set(database=name).render_as_string(hide_password=False)
@@ -78,14 +85,29 @@ def broken_cache_root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def desk(engine: Engine, cache_root: Path) -> Desk:
-    from tests.harness.coordinator_harness import Desk
+    """A coordinator without HTTP that projects nothing into Optuna's tables; see `projection`."""
+    from tests.harness.coordinator_harness import Desk, LeaderWithoutOptuna
 
-    return Desk(engine, cache_root)
+    desk = Desk(engine, cache_root)
+    desk.leader = LeaderWithoutOptuna(engine, desk.settings)
+    return desk
+
+
+@pytest.fixture
+def projection(desk: Desk) -> None:
+    """Let the leader of `desk` project studies into Optuna's tables: three quarters of a short test's time."""
+    from coordinator.leader import Leader
+
+    desk.leader = Leader(desk.engine, desk.settings)
 
 
 @pytest.fixture
 def settings(database_url: str, cache_root: Path) -> CoordinatorSettings:
     """Of a coordinator that looks for work often, looks up every token, and limits nobody."""
+    return _settings(database_url, cache_root)
+
+
+def _settings(database_url: str, cache_root: Path) -> CoordinatorSettings:
     from tests.harness.served_app import ADMIN_TOKEN, WORKER_TOKEN
 
     return CoordinatorSettings(
@@ -113,6 +135,16 @@ def client(app: FastAPI) -> Iterator[httpx.Client]:
     from tests.harness.served_app import served
 
     with served(app) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def shared_client(postgres: str, cache_root: Path) -> Iterator[httpx.Client]:
+    """Like `client`, of one coordinator for all tests of a module that change nothing another one sees."""
+    from coordinator.app import create_app
+    from tests.harness.served_app import served
+
+    with _fresh_database(postgres) as url, served(create_app(_settings(url, cache_root))) as client:
         yield client
 
 

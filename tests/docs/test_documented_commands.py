@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator
+from functools import cache
 from itertools import takewhile
 from typing import Any
 
@@ -37,9 +38,14 @@ def commands(page: str) -> Iterator[list[str]]:
                 yield [word for word in words[1 : min(ends, default=None)] if word != "..."]
 
 
+@cache
+def command_line() -> Any:
+    return typer.main.get_command(app)
+
+
 def parse(words: list[str]) -> None:
     """As far as to the call of the command's function."""
-    command: Any = typer.main.get_command(app)
+    command = command_line()
     name: str | None = "foldwise"
     parent: Any = None
     while True:

@@ -21,7 +21,7 @@ from coordinator.scheduling import reports
 from coordinator.settings import CoordinatorSettings
 from report.write import write_report
 from services.contracts import FoldAssignment
-from tests.harness.coordinator_harness import Desk, LeaderWithoutOptuna, key_of
+from tests.harness.coordinator_harness import Desk, key_of
 from tests.harness.served_app import study_client
 from tests.harness.simulated_results import make_result
 
@@ -29,12 +29,6 @@ READ_TOKEN = "read-token-of-this-test"
 SPACE = {"clahe": [True, False], "temporal_size": [1, 3], "dropout": {"low": 0.0, "high": 0.5}}
 EPOCHS = 4
 CLASSES = ["anger", "happy"]
-
-
-@pytest.fixture
-def quiet_desk(desk: Desk) -> Desk:
-    desk.leader = LeaderWithoutOptuna(desk.engine, desk.settings)
-    return desk
 
 
 @pytest.fixture
@@ -116,15 +110,13 @@ def percent(share: float) -> str:
 
 
 def test_every_number_of_a_report_is_that_of_the_database(
-    quiet_desk: Desk, client: StudyClient, tmp_path: Path
+    desk: Desk, client: StudyClient, tmp_path: Path
 ) -> None:
-    search(quiet_desk)
-    run(quiet_desk)
+    search(desk)
+    run(desk)
     write_report(client, "s", tmp_path)
     numbers = json.loads((tmp_path / "report.json").read_text())
-    trials = query(
-        quiet_desk.engine, "SELECT number, state, value, parameters FROM foldwise.trials ORDER BY number"
-    )
+    trials = query(desk.engine, "SELECT number, state, value, parameters FROM foldwise.trials ORDER BY number")
     states = {state: sum(t.state == state for t in trials) for state in numbers["trials"]}
     assert numbers["trials"] == states
     assert states["complete"] >= 4
@@ -133,8 +125,8 @@ def test_every_number_of_a_report_is_that_of_the_database(
     assert [(int(t["Trial"]), t["State"]) for t in listed] == [(t.number, t.state) for t in trials]
     assert [float(t["Dropout"]) for t in listed] == [t.parameters["dropout"] for t in trials]
     best = max((t for t in trials if t.state == "complete"), key=lambda t: (t.value, -t.number))
-    said = check_scores(quiet_desk.engine, best, numbers["shown"], tmp_path)
-    said += check_account(quiet_desk.engine, trials, numbers["account"])
+    said = check_scores(desk.engine, best, numbers["shown"], tmp_path)
+    said += check_account(desk.engine, trials, numbers["account"])
 
     page = page_text(tmp_path)
     for words in (*said, "chosen on the clips it is measured on: it is the best of 8 trials"):
@@ -232,16 +224,16 @@ def check_account(engine: Engine, trials: list[Any], account: dict[str, Any]) ->
 
 
 def test_a_study_without_a_complete_trial_gets_an_honest_report(
-    quiet_desk: Desk, client: StudyClient, tmp_path: Path
+    desk: Desk, client: StudyClient, tmp_path: Path
 ) -> None:
-    search(quiet_desk, pruning=[{"rule": "bound", "threshold": 1.0}], trials=3)
+    search(desk, pruning=[{"rule": "bound", "threshold": 1.0}], trials=3)
     write_report(client, "s", tmp_path)
     page = page_text(tmp_path)
     assert "No trial is complete and none was pruned, so there is no result to show yet" in page
     assert json.loads((tmp_path / "report.json").read_text())["account"]["to_come"] == 6
 
     # One trial: every fold gets one clip wrong, so its first ends it.
-    quiet_desk.report(quiet_desk.must_claim(), wrong=1)
+    desk.report(desk.must_claim(), wrong=1)
     found = write_report(client, "s", tmp_path)
     page = page_text(tmp_path)
     assert "No trial is complete, so the study has no accuracy" in page
@@ -255,11 +247,11 @@ def test_a_study_without_a_complete_trial_gets_an_honest_report(
 
 
 def test_epochs_that_an_early_stop_cut_are_not_recorded_and_subjects_can_be_unknown(
-    quiet_desk: Desk, client: StudyClient, tmp_path: Path
+    desk: Desk, client: StudyClient, tmp_path: Path
 ) -> None:
-    search(quiet_desk, trials=1, enqueue=[])
-    run(quiet_desk, epochs=EPOCHS - 1)
-    with quiet_desk.engine.begin() as connection:
+    search(desk, trials=1, enqueue=[])
+    run(desk, epochs=EPOCHS - 1)
+    with desk.engine.begin() as connection:
         # As in a study that was imported where its clips are not.
         connection.execute(text("UPDATE foldwise.studies SET fingerprint = repeat('0', 64)"))
     found = write_report(client, "s", tmp_path)

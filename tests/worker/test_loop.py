@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 
@@ -160,7 +161,9 @@ def test_a_signal_during_a_report_lets_the_answer_arrive(
     coordinator.create_study()
     results = coordinator.interception
     results.pattern, results.before = RESULT, lambda number: terminate()
-    assert make_worker(coordinator.url, cache_root).run() == EXIT_TRY_AGAIN
+    with structlog.testing.capture_logs() as events:
+        assert make_worker(coordinator.url, cache_root).run() == EXIT_TRY_AGAIN
+    assert "fold_done" in [event["event"] for event in events]
     assert coordinator.outcomes()[0] == "done"
     assert coordinator.call("GET", "/studies/s")["folds_done"] == 1
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 from scipy import stats
-from sqlalchemy import Engine, text
+from sqlalchemy import text
 
 from cli.evaluation.comparison import (
     Candidate,
@@ -35,7 +35,7 @@ from services.contracts import FoldAssignment, StudySpec, StudyView
 from services.errors import Conflict, FoldwiseError, InvalidInput, NotFound, StudyOver
 from services.folds import HeldOut, KFold, LeaveOneSubjectOut, OuterFold
 from services.search_space import SearchSpace
-from tests.harness.coordinator_harness import Desk, LeaderWithoutOptuna, key_of
+from tests.harness.coordinator_harness import Desk, key_of
 from tests.harness.served_app import ADMIN_TOKEN, study_client
 from tests.harness.simulated_results import make_result
 
@@ -49,13 +49,6 @@ def client(settings: CoordinatorSettings) -> Iterator[StudyClient]:
     # The desk leads.
     with study_client(replace(settings, leader_interval=60), ADMIN_TOKEN) as client:
         yield client
-
-
-@pytest.fixture
-def desk(engine: Engine, cache_root: Path) -> Desk:
-    desk = Desk(engine, cache_root)
-    desk.leader = LeaderWithoutOptuna(engine, desk.settings)
-    return desk
 
 
 @pytest.fixture

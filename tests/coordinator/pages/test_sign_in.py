@@ -84,8 +84,8 @@ def test_the_cookie_is_closed_to_scripts_and_other_sites_and_is_no_token(client:
 
 
 @pytest.mark.parametrize(("token", "status"), [("", 401), ("wrong", 401), (WORKER_TOKEN, 403)])
-def test_what_may_not_read_cannot_sign_in(client: httpx.Client, token: str, status: int) -> None:
-    answer = sign_in(client, token)
+def test_what_may_not_read_cannot_sign_in(shared_client: httpx.Client, token: str, status: int) -> None:
+    answer = sign_in(shared_client, token)
     assert answer.status_code == status
     assert 'role="alert"' in answer.text
     assert "set-cookie" not in answer.headers
@@ -151,12 +151,11 @@ def test_session_and_token_never_pass_for_each_other(settings: CoordinatorSettin
     "elsewhere",
     ["https://evil.example/", "//evil.example", "/\\evil.example", "/api/v1/studies", "javascript:1", ""],
 )
-def test_nobody_is_led_to_another_site(client: httpx.Client, elsewhere: str) -> None:
+def test_nobody_is_led_to_another_site(shared_client: httpx.Client, elsewhere: str) -> None:
     assert safe_next(elsewhere) == "/"
-    token = make_token(client, TokenScope.READ).token
-    answer = client.post("/sign-in", data={"token": token, "next": elsewhere}, headers=HTML)
+    answer = shared_client.post("/sign-in", data={"token": ADMIN_TOKEN, "next": elsewhere}, headers=HTML)
     assert answer.headers["location"] == "/"
-    assert 'name="next" value="/"' in client.get("/sign-in", params={"next": elsewhere}).text
+    assert 'name="next" value="/"' in shared_client.get("/sign-in", params={"next": elsewhere}).text
 
 
 # --- Forms ------------------------------------------------------------------------------------------------

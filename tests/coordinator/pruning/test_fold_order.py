@@ -81,6 +81,7 @@ def run_one(desk: Desk, worker: str, wrong: Wrong = by_fold) -> None:
     assert desk.report(last, wrong(last), more=False).decision == "complete"
 
 
+@pytest.mark.usefixtures("projection")
 def test_once_enough_trials_are_complete_the_others_run_the_hardest_folds_first(desk: Desk) -> None:
     create(desk, trials=7)
     assert desk.study().fold_order is None

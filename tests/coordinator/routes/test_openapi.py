@@ -75,11 +75,9 @@ def service(settings: CoordinatorSettings) -> Iterator[Service]:
         )
 
 
-@pytest.mark.parametrize(("mode", "examples"), [(GenerationMode.POSITIVE, 2), (GenerationMode.NEGATIVE, 1)])
-def test_each_route_answers_as_its_description_says(
-    service: Service, mode: GenerationMode, examples: int
-) -> None:
-    call_all(service, mode, examples=examples)
+@pytest.mark.parametrize("mode", list(GenerationMode))
+def test_each_route_answers_as_its_description_says(service: Service, mode: GenerationMode) -> None:
+    call_all(service, mode, examples=1)
 
 
 @pytest.mark.long

@@ -60,7 +60,7 @@ def test_many_callers_at_once_wait_for_their_turn(client: httpx.Client) -> None:
 
     # Far more than the coordinator has threads and connections; each with a connection of its own.
     with ThreadPoolExecutor(100) as callers:
-        assert set(callers.map(ask, range(1000))) == {200}
+        assert set(callers.map(ask, range(400))) == {200}
 
 
 @pytest.mark.parametrize(
@@ -79,14 +79,15 @@ def test_many_callers_at_once_wait_for_their_turn(client: httpx.Client) -> None:
     ],
 )
 def test_bad_input_is_a_problem_that_names_the_field(
-    client: httpx.Client, changed: dict[str, Any], status: int, field: str | None, words: str
+    shared_client: httpx.Client, changed: dict[str, Any], status: int, field: str | None, words: str
 ) -> None:
-    answer = client.post("/api/v1/studies", headers=ADMIN, json=spec(**changed))
+    before = shared_client.get("/api/v1/studies", headers=ADMIN).json()
+    answer = shared_client.post("/api/v1/studies", headers=ADMIN, json=spec(**changed))
     problem = answer.json()
     assert (answer.status_code, problem["field"]) == (status, field)
     assert words in problem["detail"]
     assert answer.headers["content-type"] == "application/problem+json"
-    assert client.get("/api/v1/studies", headers=ADMIN).json() == []
+    assert shared_client.get("/api/v1/studies", headers=ADMIN).json() == before
 
 
 def test_what_is_not_there_is_a_404_that_lists_what_is(client: httpx.Client) -> None:
@@ -97,9 +98,9 @@ def test_what_is_not_there_is_a_404_that_lists_what_is(client: httpx.Client) -> 
     assert client.get("/api/v1/studies/s/trials/99", headers=ADMIN).status_code == 404
 
 
-def test_a_name_that_no_study_can_have_is_bad_input_and_not_our_failure(client: httpx.Client) -> None:
+def test_a_name_that_no_study_can_have_is_bad_input_and_not_our_failure(shared_client: httpx.Client) -> None:
     for name in ("%00", "A%20b", "x" * 100):
-        assert client.get(f"/api/v1/studies/{name}", headers=ADMIN).status_code == 422
+        assert shared_client.get(f"/api/v1/studies/{name}", headers=ADMIN).status_code == 422
 
 
 def test_a_cache_whose_arrays_are_cut_off_is_told(
@@ -193,6 +194,14 @@ def test_a_body_that_is_not_finite_or_not_known_is_refused(client: httpx.Client)
     assert client.post(path, headers=WORKER, json={"epoch": 1, "step": 1}).status_code == 422
 
 
+@pytest.fixture(scope="module")
+def held(shared_client: httpx.Client) -> dict[str, Any]:
+    """A fold that a worker holds."""
+    shared_client.post("/api/v1/studies", headers=ADMIN, json=spec()).raise_for_status()
+    assignment: dict[str, Any] = claim(shared_client, wait=20).json()
+    return assignment
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -209,15 +218,13 @@ def test_a_body_that_is_not_finite_or_not_known_is_refused(client: httpx.Client)
     ],
 )
 def test_a_result_whose_provenance_the_database_could_not_read_or_sum_is_refused(
-    client: httpx.Client, field: str, value: object
+    shared_client: httpx.Client, held: dict[str, Any], field: str, value: object
 ) -> None:
-    client.post("/api/v1/studies", headers=ADMIN, json=spec())
-    assignment = claim(client, wait=20).json()
-    lease = assignment["lease"]
+    lease = held["lease"]
     headers = {**WORKER, "Lease-Term": str(lease["term"]), "Lease-Secret": lease["secret"]}
-    result = result_of(assignment)
+    result = result_of(held)
     result["provenance"][field] = value
-    refused = client.put(f"/api/v1/leases/{lease['id']}/result", headers=headers, json=result)
+    refused = shared_client.put(f"/api/v1/leases/{lease['id']}/result", headers=headers, json=result)
     assert (refused.status_code, refused.json()["field"]) == (422, f"provenance.{field}")
 
 

@@ -88,6 +88,7 @@ def test_the_folds_of_an_equal_trial_are_counted_without_a_lease(desk: Desk) -> 
     assert folds_table(desk.folds(0)).columns[-1].header == "worker"
 
 
+@pytest.mark.usefixtures("projection")
 def test_optuna_hears_of_a_trial_that_nobody_ran(desk: Desk) -> None:
     create(desk, A, A)
     run(desk, desk.must_claim())
@@ -217,7 +218,10 @@ def test_another_study_or_the_switch_turned_off_runs_equal_folds_again(desk: Des
     assert {fold.reused_from for fold in desk.folds(1, "t")} == {None}
 
 
-@pytest.mark.parametrize(("seed", "fold_order"), [(0, "fixed"), (1, "fixed"), (2, "hardest_first")])
+@pytest.mark.parametrize(
+    ("seed", "fold_order"),
+    [(0, "fixed"), pytest.param(1, "fixed", marks=pytest.mark.long), (2, "hardest_first")],
+)
 def test_reuse_changes_no_trial_and_runs_each_fold_once(desk: Desk, seed: int, fold_order: str) -> None:
     rng = random.Random(seed)
     wanted = [{"temporal_size": rng.choice([1, 3, 5]), "clahe": rng.random() < 0.5} for _ in range(12)]

@@ -360,6 +360,7 @@ def test_bound_takes_the_metric_it_is_told(desk: Desk, metric: str, decision: st
         }
 
 
+@pytest.mark.usefixtures("projection")
 def test_optuna_holds_the_same_trials(desk: Desk) -> None:
     desk.create(trials=3, pruning=[{"rule": "bound", "threshold": 0.6}])
     assignment: FoldAssignment | None = desk.must_claim()
@@ -381,6 +382,7 @@ def test_optuna_holds_the_same_trials(desk: Desk) -> None:
     assert twin.trials[1].intermediate_values == {1: 0.0, 2: 0.0, 3: 0.0}
 
 
+@pytest.mark.usefixtures("projection")
 def test_enqueued_configurations_run_first_and_in_order(desk: Desk) -> None:
     wanted: list[dict[str, Any]] = [{"dropout": 0.7, "clahe": False}, {"clahe": True, "dropout": 0.123456}]
     space = {"clahe": [True, False], "dropout": {"low": 0.1, "high": 0.9}}
@@ -395,6 +397,7 @@ def test_enqueued_configurations_run_first_and_in_order(desk: Desk) -> None:
     assert [trial.params for trial in twin.trials] == [desk.trial(n).parameters for n in range(3)]
 
 
+@pytest.mark.usefixtures("projection")
 def test_projecting_again_after_a_crash_changes_nothing(desk: Desk) -> None:
     desk.create(trials=1)
     desk.report(desk.must_claim())
@@ -407,6 +410,7 @@ def test_projecting_again_after_a_crash_changes_nothing(desk: Desk) -> None:
     assert twin.trials[0].intermediate_values == {1: 1.0}
 
 
+@pytest.mark.usefixtures("projection")
 def test_one_broken_study_does_not_stop_the_others(desk: Desk) -> None:
     desk.create(start=False)
     with desk.engine.begin() as connection:
@@ -417,6 +421,7 @@ def test_one_broken_study_does_not_stop_the_others(desk: Desk) -> None:
     assert len(twin.trials) == desk.settings.ask_ahead
 
 
+@pytest.mark.usefixtures("projection")
 def test_a_trial_that_could_not_be_projected_keeps_its_number(desk: Desk) -> None:
     OptunaProjection(desk.settings.database_url)
     with desk.engine.begin() as connection:
@@ -432,6 +437,7 @@ def test_a_trial_that_could_not_be_projected_keeps_its_number(desk: Desk) -> Non
     assert twin.trials[0].intermediate_values == {1: 1.0}
 
 
+@pytest.mark.usefixtures("projection")
 def test_a_change_that_becomes_visible_late_is_not_taken_for_projected(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -460,6 +466,7 @@ def test_a_change_that_becomes_visible_late_is_not_taken_for_projected(
         assert list(left) == [0]
 
 
+@pytest.mark.usefixtures("projection")
 def test_a_study_deleted_in_optuna_is_projected_anew(desk: Desk) -> None:
     desk.create(trials=2)
     assignment: FoldAssignment | None = desk.must_claim()
@@ -476,6 +483,7 @@ def test_a_study_deleted_in_optuna_is_projected_anew(desk: Desk) -> None:
     assert twin.best_value == desk.trial(0).value
 
 
+@pytest.mark.usefixtures("projection")
 @pytest.mark.parametrize("wrong", ["a trial of somebody else", "an end that we do not know of"])
 def test_a_study_that_somebody_else_wrote_to_in_optuna_is_made_anew(desk: Desk, wrong: str) -> None:
     desk.create(trials=desk.settings.ask_ahead + 1)
@@ -496,6 +504,7 @@ def test_a_study_that_somebody_else_wrote_to_in_optuna_is_made_anew(desk: Desk, 
     assert desk.study().state == StudyState.COMPLETE
 
 
+@pytest.mark.usefixtures("projection")
 def test_trials_under_way_reach_optuna_at_a_bounded_rate_and_ended_ones_at_once(desk: Desk) -> None:
     desk.leader = Leader(desk.engine, replace(desk.settings, projection_seconds=3600))
     desk.create(trials=2)
@@ -592,6 +601,7 @@ def test_pause_lets_the_fold_finish_and_gives_no_other(desk: Desk) -> None:
     assert desk.must_claim().fold == 1
 
 
+@pytest.mark.usefixtures("projection")
 def test_stop_cancels_what_is_under_way_and_absorbs(desk: Desk) -> None:
     desk.create()
     assignment = desk.must_claim()

@@ -123,7 +123,6 @@ def test_an_imported_study_can_be_given_more_trials_where_its_cache_is(ended: De
 
 
 def test_a_study_under_way_is_paused_and_goes_on_from_there(desk: Desk, elsewhere: Desk) -> None:
-    desk.leader = LeaderWithoutOptuna(desk.engine, desk.settings)
     desk.create(trials=3, space=SPACE, protocol={"kind": "kfold", "k": 2})
     with desk.sessions.begin() as session:
         life.enqueue(session, "s", [A])

@@ -92,10 +92,24 @@ def test_parameter_counts_of_the_papers_network(temporal_size: int, one_conv: fl
 # --- Values and gradients ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("temporal_size", TEMPORAL_SIZES)
-@pytest.mark.parametrize("pooling", POOLS)
-@pytest.mark.parametrize("second_conv", [False, True])
-@pytest.mark.parametrize("activation", ACTIVATION_NAMES)
+def _networks() -> Iterator[Any]:
+    """All 100 networks. A quarter of them has every pair of two options; the others are `long`."""
+    for t, a, pooling, second in itertools.product(range(5), range(5), range(2), range(2)):
+        covers = (pooling, second) == ((t + a) % 2, (t + a) // 2 % 2)
+        options = TEMPORAL_SIZES[t], POOLS[pooling], bool(second), ACTIVATION_NAMES[a]
+        yield pytest.param(*options, marks=() if covers else pytest.mark.long)
+
+
+def test_the_networks_of_a_short_run_have_every_pair_of_options() -> None:
+    def pairs(networks: Iterator[Any]) -> set[Any]:
+        return {(i, j, n.values[i], n.values[j]) for n in networks for i in range(4) for j in range(i)}
+
+    short = [network for network in _networks() if not network.marks]
+    assert len(short) == 25
+    assert pairs(iter(short)) == pairs(_networks())
+
+
+@pytest.mark.parametrize(("temporal_size", "pooling", "second_conv", "activation"), _networks())
 def test_values_and_gradients_are_the_references(
     temporal_size: int, pooling: str, second_conv: bool, activation: str
 ) -> None:
@@ -105,8 +119,14 @@ def test_values_and_gradients_are_the_references(
     _assert_same_network(hp, channels=1)
 
 
-@pytest.mark.parametrize("temporal_size", TEMPORAL_SIZES)
-@pytest.mark.parametrize("channels", [1, 3])
+def _gray_and_colour() -> Iterator[Any]:
+    """Each temporal size with 1 and 3 channels; every second pair is `long`."""
+    for t, channels in itertools.product(range(5), (1, 3)):
+        marks = () if channels == (1, 3)[t % 2] else pytest.mark.long
+        yield pytest.param(TEMPORAL_SIZES[t], channels, marks=marks)
+
+
+@pytest.mark.parametrize(("temporal_size", "channels"), _gray_and_colour())
 @pytest.mark.parametrize(
     "options",
     [
@@ -120,8 +140,7 @@ def test_other_settings_too(temporal_size: int, channels: int, options: dict[str
     _assert_same_network(_hp(temporal_size=temporal_size), channels=channels, **options)
 
 
-@pytest.mark.parametrize("temporal_size", TEMPORAL_SIZES)
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("temporal_size", "channels"), _gray_and_colour())
 @pytest.mark.parametrize("pooling", POOLS)
 def test_with_channels_last_in_memory_too(temporal_size: int, channels: int, pooling: str) -> None:
     hp = _hp(temporal_size=temporal_size, pooling_layer=pooling)

@@ -179,6 +179,7 @@ def test_out_of_memory_says_what_to_lower(cache: ClipCache, monkeypatch: pytest.
         run(assign(cache), cache)
 
 
+@pytest.mark.long
 def test_a_fold_of_the_papers_size(tmp_path: Path) -> None:
     large = write_cache(tmp_path, subjects=2, clips_of_class=1, size=112)
     one_test_clip = assign(large, TrainingSettings(batch_size=2, epochs=1), clahe=True)
