@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from services.network_layers import CHANNELS
-from worker.training.model import EmotionNet, TemporalConv
+from services.network_layers import CHANNELS, Convolution, Dense, Pool, layers_of
+from worker.training.model import EmotionNet
 
 
 def training_flops(model: EmotionNet, *, channels: int = CHANNELS, count_padding: bool = True) -> int:
@@ -22,8 +22,9 @@ def training_flops(model: EmotionNet, *, channels: int = CHANNELS, count_padding
         count_padding: also count kernel taps that only meet frames of padding.
     """
     total = 0
-    for index, (layer, taken, given) in enumerate(_shapes(model, channels)):
-        forward = 2 * _multiplications(layer, taken, given, count_padding)
+    for index, layer in enumerate(_weighted_layers(model)):
+        inputs = channels if index == 0 else layer.inputs
+        forward = 2 * inputs * _multiplications_per_input(layer, count_padding)
         total += forward * (2 if index == 0 else 3)
     return total
 
@@ -66,33 +67,28 @@ def peak_bytes(model: EmotionNet, *, batch_size: int, channels: int = CHANNELS) 
         batch_size: clips of a batch.
         channels: input channels of the first convolution.
     """
-    largest = max(math.prod(given) for _, _, given in _shapes(model, channels))
+    largest = max(_outputs(layer) for layer in _weighted_layers(model))
     return training_bytes(model, batch_size=batch_size, channels=channels) + 2 * 4 * batch_size * largest
 
 
-def _shapes(model: EmotionNet, channels: int) -> list[tuple[nn.Module, tuple[int, ...], tuple[int, ...]]]:
-    """Convolutions and dense layers in order, each with the shapes of its input and output for one clip."""
-    shapes: list[tuple[nn.Module, tuple[int, ...], tuple[int, ...]]] = []
-    clip = next(model.parameters()).new_empty(1, channels, *model.clip_shape)
-    with torch.no_grad():
-        for layer in (*model.features, *model.classifier):
-            # The other layers keep the shape, and batch normalisation is slow on the `meta` device.
-            if not isinstance(layer, TemporalConv | nn.Linear | nn.AvgPool3d | nn.MaxPool3d | nn.Flatten):
-                continue
-            output = layer(clip)
-            if isinstance(layer, TemporalConv | nn.Linear):
-                shapes.append((layer, tuple(clip.shape[1:]), tuple(output.shape[1:])))
-            clip = output
-    return shapes
+def _weighted_layers(model: EmotionNet) -> list[Convolution | Dense]:
+    # From the configuration: the same however the model nests its modules.
+    return [layer for layer in layers_of(model.config) if not isinstance(layer, Pool)]
 
 
-def _multiplications(
-    layer: nn.Module, taken: tuple[int, ...], given: tuple[int, ...], count_padding: bool
-) -> int:
-    if not isinstance(layer, TemporalConv):
-        return taken[0] * given[0]
-    filters, frames, height, width = given
-    pairs = frames * layer.kernel_size[0]
+def _outputs(layer: Convolution | Dense) -> int:
+    """Values of the output for one clip."""
+    return layer.units * (math.prod(layer.shape) if isinstance(layer, Convolution) else 1)
+
+
+def _multiplications_per_input(layer: Convolution | Dense, count_padding: bool) -> int:
+    """Multiplications for one clip and one input channel of a convolution, or one input of a dense layer."""
+    if isinstance(layer, Dense):
+        return layer.units
+    taps, kernel_height, kernel_width = layer.kernel
+    frames, height, width = layer.shape
+    pairs = frames * taps
     if not count_padding:
-        pairs = sum(abs(a - b) <= layer.reach for a in range(frames) for b in range(frames))
-    return taken[0] * filters * pairs * height * width * layer.kernel_size[1] * layer.kernel_size[2]
+        reach = taps // 2
+        pairs = sum(abs(a - b) <= reach for a in range(frames) for b in range(frames))
+    return layer.units * pairs * height * width * kernel_height * kernel_width

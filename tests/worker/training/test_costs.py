@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from services.search_space import Hyperparameters
 from tests.harness.networks import build_network
-from worker.training.costs import training_bytes, training_flops
+from worker.training.costs import peak_bytes, training_bytes, training_flops
 from worker.training.model import EmotionNet
 
 
@@ -48,6 +49,14 @@ def test_one_channel_saves_two_thirds_of_the_first_convolution() -> None:
     model = _papers(temporal_size=1)
     first = 2 * 2 * 3 * 64 * 10 * 112 * 112 * 9
     assert training_flops(model) - training_flops(model, channels=1) == first * 2 // 3
+
+
+def test_costs_are_the_same_however_the_modules_are_nested() -> None:
+    flat, nested = _papers(), _papers()
+    first, *others = nested.features
+    nested.features = nn.Sequential(nn.Sequential(first), nn.Sequential(*others))
+    assert training_flops(nested) == training_flops(flat)
+    assert peak_bytes(nested, batch_size=2) == peak_bytes(flat, batch_size=2)
 
 
 @pytest.mark.parametrize("activation", ["ReLU", "ELU", "pReLU", "leaky ReLU", "Mish"])
