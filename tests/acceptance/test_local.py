@@ -19,7 +19,7 @@ from cli.local.embedded_postgres import embedded_postgres
 from preprocessing.clips import ClipSettings
 from preprocessing.datasets.synthetic import write_ckplus_tree
 from preprocessing.job import preprocess
-from tests.acceptance.up import Up, foldwise, wait_for
+from tests.acceptance.up import Up, foldwise, foldwise_here, wait_for
 from tests.harness.optuna_projection import load_twin
 
 
@@ -49,7 +49,7 @@ COUNTED_ONCE = """
 """
 
 
-def test_one_worker_runs_whole_cross_validations_and_optuna_agrees(state: Path) -> None:
+def test_one_worker_runs_cross_validations_that_optuna_agrees_with_and_that_people_steer(state: Path) -> None:
     with Up(state, workers=1) as up:
         up.create("first")
         study = up.wait_until_over("first")
@@ -71,6 +71,18 @@ def test_one_worker_runs_whole_cross_validations_and_optuna_agrees(state: Path) 
         assert "complete" in shown
         assert picture.read_bytes().startswith(b"\x89PNG")
         assert "first" in up.study("list")
+
+        up.create("steered", "trials=50")
+        wait_for(lambda: up.show("steered")["folds_done"] >= 1)
+        assert "steered is paused" in up.study("pause", "steered")
+        wait_for(lambda: not up.query("SELECT 1 FROM foldwise.leases WHERE outcome IS NULL"))
+        paused = up.show("steered")["folds_done"]
+        assert "steered is running" in up.study("resume", "steered")
+        wait_for(lambda: up.show("steered")["folds_done"] > paused)
+        up.study("stop", "steered")
+        wait_for(lambda: up.show("steered")["trials"]["running"] == 0)
+        stopped = up.show("steered")
+        assert (stopped["state"], stopped["trials"]["ready"]) == ("stopped", 0)
     assert up.process.returncode == 75
     assert "Traceback" not in up.output
     assert not (state / "service.json").exists()
@@ -94,6 +106,7 @@ def test_a_killed_worker_costs_one_fold_and_nothing_is_counted_twice(state: Path
     assert "worker-1 ended (killed by SIGKILL)" in up.output
 
 
+@pytest.mark.long
 def test_sigterm_and_drain_give_the_fold_back_at_once(state: Path) -> None:
     with Up(state, workers=1) as up:
         up.create("released", "training.epochs=500", "economies.stop_when_perfect=false")
@@ -112,21 +125,7 @@ def test_sigterm_and_drain_give_the_fold_back_at_once(state: Path) -> None:
         assert "stopped" in up.study("stop", "released")
 
 
-def test_pause_resume_and_stop_do_what_they_say(state: Path) -> None:
-    with Up(state, workers=1) as up:
-        up.create("steered", "trials=50")
-        wait_for(lambda: up.show("steered")["folds_done"] >= 1)
-        assert "steered is paused" in up.study("pause", "steered")
-        wait_for(lambda: not up.query("SELECT 1 FROM foldwise.leases WHERE outcome IS NULL"))
-        paused = up.show("steered")["folds_done"]
-        assert "steered is running" in up.study("resume", "steered")
-        wait_for(lambda: up.show("steered")["folds_done"] > paused)
-        up.study("stop", "steered")
-        wait_for(lambda: up.show("steered")["trials"]["running"] == 0)
-        study = up.show("steered")
-        assert (study["state"], study["trials"]["ready"]) == ("stopped", 0)
-
-
+@pytest.mark.long
 def test_a_worker_started_before_its_coordinator_waits_for_it(tmp_path: Path, state: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -231,7 +230,7 @@ def test_bad_input_is_one_line_that_says_what_to_do(
     arguments = [str(tmp_path / "space.yaml") if part == "SPACE" else part for part in arguments]
     if arguments[0] == "study":
         arguments += ["--state", str(quiet_up.state)]
-    run = foldwise(*arguments)
+    run = foldwise_here(*arguments)
     assert run.returncode == code, run.stderr
     assert words in run.stderr
     assert re.fullmatch(r"foldwise: .+\n", run.stderr), run.stderr
@@ -249,6 +248,7 @@ def test_a_refused_token_ends_people_and_workers_for_good(quiet_up: Up) -> None:
         assert "Traceback" not in run.stderr + run.stdout
 
 
+@pytest.mark.long
 def test_a_worker_whose_cache_does_not_match_ends_for_good(quiet_up: Up, tmp_path: Path) -> None:
     quiet_up.create("elsewhere")
     service = quiet_up.service()
@@ -265,7 +265,7 @@ def test_a_worker_whose_cache_does_not_match_ends_for_good(quiet_up: Up, tmp_pat
     [
         ("postgresql://127.0.0.1:9/x", 75, "database does not answer"),
         ("nonsense", 2, "no URL of a PostgreSQL"),
-        ("sqlite://", 2, "no URL of a PostgreSQL"),
+        pytest.param("sqlite://", 2, "no URL of a PostgreSQL", marks=pytest.mark.long),
     ],
 )
 @pytest.mark.parametrize("command", ["coordinator", "dashboard"])
