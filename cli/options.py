@@ -52,6 +52,12 @@ Models = Annotated[
         envvar="FOLDWISE_MODELS", help="Folder of the model catalogue (default: in the state folder)."
     ),
 ]
+Catalogue = Annotated[
+    Path | None,
+    typer.Option(
+        "--models", envvar="FOLDWISE_MODELS", help="Folder of the model catalogue (default: no catalogue)."
+    ),
+]
 Device = Annotated[
     str | None, typer.Option(help="Torch device, such as cpu or cuda:0 (default: a GPU if there is one).")
 ]

@@ -29,6 +29,7 @@ def connect(
     Raises:
         InvalidInput: no coordinator runs there, the URL cannot be used, or the token is missing.
         NotFound: the file FOLDWISE_TOKEN_FILE cannot be read.
+        TokenRefused: the token has characters that cannot be sent.
     """
     if state is None and url is None:
         url = os.environ.get("FOLDWISE_URL") or None

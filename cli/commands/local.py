@@ -11,7 +11,7 @@ import typer
 
 from cli.cluster_access import chosen_context
 from cli.local.state import StateFolder
-from cli.options import CacheRoot, Database, Json, State, Url, console, state_folder
+from cli.options import Database, Json, State, Url, console, state_folder
 from cli.reach import reach
 from services.errors import EXIT_FAILURE, FoldwiseError
 
@@ -20,7 +20,10 @@ app = typer.Typer()
 
 @app.command(epilog="Example: foldwise demo --workers 2")
 def demo(
-    state: State = None,
+    state: Annotated[
+        Path | None,
+        typer.Option(help="State folder of the demo (default: the folder demo in the user's data folder)."),
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Number of workers.")] = 2,
     new: Annotated[
         bool, typer.Option("--new", help="Start another study instead of continuing the last one.")
@@ -81,7 +84,10 @@ def synth(
 def doctor(
     url: Url = None,
     state: State = None,
-    cache_root: CacheRoot = None,
+    cache_root: Annotated[
+        Path | None,
+        typer.Option(envvar="FOLDWISE_CACHE_ROOT", help="Folder of clip caches to check (default: none)."),
+    ] = None,
     database_url: Database = None,
     json: Json = False,
 ) -> None:

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from cli.interruption import Interrupted
-from cli.options import Database, Device, Models, State, console, state_folder
+from cli.options import Catalogue, Database, Device, State, console, state_folder
 from services.errors import InvalidInput
 
 app = typer.Typer()
@@ -60,7 +60,7 @@ def up(
 def coordinator(
     cache_root: Annotated[Path, typer.Option(envvar="FOLDWISE_CACHE_ROOT", help="Folder of the clip caches.")],
     database_url: Database = None,
-    models: Models = None,
+    models: Catalogue = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = LOOPBACK,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on (0: any free one).")] = 8080,
     fd: Annotated[int | None, typer.Option(hidden=True)] = None,
@@ -168,7 +168,7 @@ def coordinator(
 def worker(
     url: Annotated[str, typer.Option(envvar="FOLDWISE_URL", help="URL of the coordinator.")],
     cache_root: Annotated[Path, typer.Option(envvar="FOLDWISE_CACHE_ROOT", help="Folder of the clip caches.")],
-    models: Models = None,
+    models: Catalogue = None,
     study: Annotated[
         str | None,
         typer.Option(envvar="FOLDWISE_STUDY", help="Work for this study only and exit when it is over."),
@@ -184,7 +184,8 @@ def worker(
     alive_file: Annotated[
         Path | None,
         typer.Option(
-            envvar="FOLDWISE_ALIVE_FILE", help="File touched after every optimiser step, for a liveness probe."
+            envvar="FOLDWISE_ALIVE_FILE",
+            help="File touched while the worker trains or waits for a fold, for a liveness probe.",
         ),
     ] = None,
 ) -> None:

@@ -332,7 +332,7 @@ def _check(arena: Arena, outcome: Outcome) -> None:
                 must &= reachable < BOUND
             else:
                 # Three workers killed at one fold fail it: that is the rule, and it must be what is said.
-                must &= trial.state == TrialState.FAILED and "lapsed" in (trial.end_reason or "")
+                must &= trial.state == TrialState.FAILED and "expired" in (trial.end_reason or "")
             if not must:
                 outcome.wrong_trials += 1
                 print(f"wrong: {trial}, {len(records)} folds with {wrong} wrong clips")

@@ -37,7 +37,11 @@ PLANTED: Mapping[str, tuple[str, str]] = {
         "import worker.inference.predict",
     ),
     "Only coordinator.optimizer imports Optuna": ("coordinator/studies/life.py", "import optuna"),
-    "The coordinator has no torch and no OpenCV": ("coordinator/pages/clips.py", "import cv2"),
+    "The worker makes no reports and calls no Kubernetes": ("worker/settings.py", "import report.table"),
+    "The coordinator has no torch, no OpenCV, no client and no preprocessing": (
+        "coordinator/pages/clips.py",
+        "import cv2",
+    ),
     "Arrows inside the coordinator point one way": (
         "coordinator/store/studies.py",
         "import coordinator.scheduling.claims",

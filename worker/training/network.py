@@ -38,6 +38,9 @@ class NetworkSettings:
     channels: int
     """Channels of a batch: 1 for gray clips taken as one channel, 3 otherwise."""
 
+    normalization: bool
+    """Whether pixels are in [-1, 1] instead of [0, 1]; a plan can be sound for one range only."""
+
     @staticmethod
     def of(task: FoldTask, *, channels: int) -> NetworkSettings:
         """The settings of a fold whose batches have this number of channels."""
@@ -46,6 +49,7 @@ class NetworkSettings:
             compute=task.compute,
             batch_size=task.training.batch_size,
             channels=channels,
+            normalization=task.hyperparameters.normalization,
         )
 
 
