@@ -114,7 +114,7 @@ class Rule(Contract, ABC):
 
     @abstractmethod
     def describe(self) -> str:
-        """The rule and its settings in a few words, for the study page and the report."""
+        """The rule and its settings in a few words, for the study page."""
 
     @property
     def accuracy_threshold(self) -> float | None:
