@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from preprocessing.datasets.ckplus import read_ckplus
 from preprocessing.datasets.oulu_casia import read_oulu_casia
 from preprocessing.datasets.reader import Dataset
+from preprocessing.datasets.registry import BUILT_IN
 from preprocessing.datasets.video_folder import read_video_folder
 from preprocessing.frames import read_last_frames
 from services.errors import InvalidInput
@@ -192,6 +193,10 @@ def check_one(read: Reader, data: st.DataObject) -> None:
         check_text(root, dataset)
         check_frames(dataset)
         assert read(root) == dataset
+
+
+def test_every_reader_of_foldwise_has_random_trees() -> None:
+    assert set(BUILT_IN.values()) <= set(SETS)
 
 
 @pytest.mark.parametrize("read", SETS)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from preprocessing.datasets.ckplus import read_ckplus
-from preprocessing.datasets.registry import dataset_names, read_dataset, read_settings
+from preprocessing.datasets.registry import BUILT_IN, dataset_names, read_dataset, read_settings
 from preprocessing.datasets.synthetic import write_ckplus_tree
 from services.errors import FoldwiseError, InvalidInput
 
@@ -90,10 +90,16 @@ def test_a_reader_of_an_installed_package_makes_a_cache(tmp_path: Path) -> None:
 
 
 def test_own_readers_are_known_by_name(tmp_path: Path) -> None:
-    assert dataset_names() >= ("ckplus", "oulu-casia", "video-folder")
+    assert set(dataset_names()) >= {"ckplus", "oulu-casia", "video-folder"}
     (tmp_path / "cohn-kanade-images").mkdir()
     (tmp_path / "Emotion").mkdir()
     assert read_dataset("ckplus", tmp_path) == read_ckplus(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["cli/commands/cache.py", "helm/values_workloads.py", "docs/reference.md"])
+def test_own_readers_are_named_where_a_user_chooses_one(file: str) -> None:
+    text = (HOW_TO.parents[2] / file).read_text(encoding="utf-8")
+    assert [name for name in BUILT_IN if name not in text] == []
 
 
 def test_hyphens_and_underscores_are_the_same(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import math
+import pkgutil
 import random
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -15,10 +17,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+import services.pruning
 from coordinator.pages.heat_map import rule_marks
 from coordinator.pruning.rules import decide
 from services.contracts import PRUNING_RULES, PruneDecision, StudySpec
-from services.pruning.rule import FoldTable, MedianTrial, TrialProgress
+from services.pruning.rule import FoldTable, MedianTrial, Rule, TrialProgress
 from services.scores import Counts, confusion, needed_correct
 
 Folds = list[tuple[int, int]]
@@ -482,6 +485,12 @@ def test_a_set_of_rules_decides_as_the_first_of_them_that_fires_alone(
 
 
 # --- What the study page and the report ask of rules --------------------------------------------------------
+
+
+def test_every_rule_of_the_package_can_be_named_by_a_study() -> None:
+    for module in pkgutil.iter_modules(services.pruning.__path__):
+        importlib.import_module(f"services.pruning.{module.name}")
+    assert set(Rule.__subclasses__()) == set(PRUNING_RULES)
 
 
 def test_no_two_rules_share_a_name_or_a_mark() -> None:
