@@ -123,7 +123,7 @@ def coordinator(database_url: str, cache_root: Path, tmp_path: Path) -> Iterator
         running.kill()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     if CHROMIUM is None:
         pytest.skip("there is no chromium; install Debian's package")

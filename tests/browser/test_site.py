@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, expect
+from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 from tests.browser.conftest import visit
 from tests.harness.site_build import build_site
@@ -43,8 +45,13 @@ def test_the_search_finds_the_order_of_folds(browser: Browser, address: str, col
     scheme = {"light": "default", "dark": "slate"}[colours]
     expect(page.locator("body")).to_have_attribute("data-md-color-scheme", scheme)
 
-    page.get_by_role("textbox", name="Search").fill("fold order")
     results = page.locator(".md-search-result__item")
+    while not results.count():
+        # A word typed before the index is loaded is searched for only when it changes.
+        page.get_by_role("textbox", name="Search").fill("")
+        page.get_by_role("textbox", name="Search").fill("fold order")
+        with suppress(PlaywrightTimeout):
+            results.first.wait_for(timeout=5_000)
     expect(results.first).to_contain_text("order")
     results.first.get_by_role("link").first.click()
     expect(page.get_by_role("heading", level=1)).to_be_visible()

@@ -455,8 +455,9 @@ def test_arguments_and_environment_are_those_of_the_command_line(variant: list[M
     # typer carries a click of its own.
     commands: Any = typer.main.get_command(app)
     known = set()
-    for path in (CHART.parent.parent / "cli").glob("*.py"):
-        known |= set(re.findall(r'"(FOLDWISE_[A-Z_]+)"', path.read_text()))
+    for package in ("cli", "client", "services"):
+        for path in (CHART.parent.parent / package).rglob("*.py"):
+            known |= set(re.findall(r'"(FOLDWISE_[A-Z_]+)"', path.read_text()))
     known |= {"FOLDWISE_LOG", "FOLDWISE_IMAGE_DIGEST", "FOLDWISE_REVISION"}
     for name, pod in pods(variant):
         for container in pod["spec"]["containers"]:

@@ -288,7 +288,7 @@ def test_a_sick_device_releases_the_fold_and_ends_the_worker_at_its_third_failur
 ) -> None:
     monkeypatch.setattr(F, "cross_entropy", FailingLoss(sick_gpu))
     coordinator.create_study()
-    with pytest.raises(FoldwiseError, match=r"3 folds in a row failed on this worker: .* memory") as broken:
+    with pytest.raises(FoldwiseError, match=r"3 consecutive folds failed on this worker: .* memory") as broken:
         make_worker(coordinator.url, cache_root, study="s").run()
     assert broken.value.exit_code == EXIT_FAILURE
     assert coordinator.outcomes() == ["environment"] * 3
@@ -334,7 +334,7 @@ def test_a_broken_cache_ends_the_worker_for_good(coordinator: LiveCoordinator, t
     arrays = tmp_path / "tiny" / FINGERPRINT / "clips.npy"
     arrays.write_bytes(arrays.read_bytes()[:100])
     coordinator.create_study()
-    with pytest.raises(CacheMismatch, match="3 folds in a row failed") as broken:
+    with pytest.raises(CacheMismatch, match="3 consecutive folds failed") as broken:
         make_worker(coordinator.url, tmp_path).run()
     assert broken.value.exit_code == EXIT_PERMANENT
     assert coordinator.outcomes() == ["environment"] * 3

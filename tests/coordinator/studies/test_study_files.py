@@ -249,7 +249,7 @@ def test_files_over_rest_and_by_commands(ended: Desk, tmp_path: Path, monkeypatc
         assert file.read_bytes() == answer.content
         assert [path.name for path in tmp_path.iterdir()] == ["s.jsonl"]
 
-        assert "t  complete" in foldwise("import", str(file), "--name", "t")
+        assert "study t is complete" in foldwise("import", str(file), "--name", "t")
         assert client.get("/api/v1/studies/t").json()["folds_done"] == ended.study().folds_done
         taken = client.post("/api/v1/studies/import", content=answer.content)
         assert (taken.status_code, taken.json()["field"]) == (409, "name")

@@ -109,7 +109,7 @@ def test_the_networks_of_a_short_run_have_every_pair_of_options() -> None:
     assert pairs(iter(short)) == pairs(_networks())
 
 
-@pytest.mark.parametrize(("temporal_size", "pooling", "second_conv", "activation"), _networks())
+@pytest.mark.parametrize(("temporal_size", "pooling", "second_conv", "activation"), list(_networks()))
 def test_values_and_gradients_are_the_references(
     temporal_size: int, pooling: str, second_conv: bool, activation: str
 ) -> None:
@@ -126,7 +126,7 @@ def _gray_and_colour() -> Iterator[Any]:
         yield pytest.param(TEMPORAL_SIZES[t], channels, marks=marks)
 
 
-@pytest.mark.parametrize(("temporal_size", "channels"), _gray_and_colour())
+@pytest.mark.parametrize(("temporal_size", "channels"), list(_gray_and_colour()))
 @pytest.mark.parametrize(
     "options",
     [
@@ -140,7 +140,7 @@ def test_other_settings_too(temporal_size: int, channels: int, options: dict[str
     _assert_same_network(_hp(temporal_size=temporal_size), channels=channels, **options)
 
 
-@pytest.mark.parametrize(("temporal_size", "channels"), _gray_and_colour())
+@pytest.mark.parametrize(("temporal_size", "channels"), list(_gray_and_colour()))
 @pytest.mark.parametrize("pooling", POOLS)
 def test_with_channels_last_in_memory_too(temporal_size: int, channels: int, pooling: str) -> None:
     hp = _hp(temporal_size=temporal_size, pooling_layer=pooling)
