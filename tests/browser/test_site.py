@@ -35,6 +35,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         thread.join()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("colours", ["light", "dark"])
 def test_the_search_finds_the_order_of_folds(browser: Browser, address: str, colours: str) -> None:
     visitor = visit(browser, address, color_scheme=colours)
