@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -43,6 +44,15 @@ PROMPT_SECONDS = 10.0
 """Far less than a long poll of 20 s or a fold of 1000 epochs takes; far more than an interrupted one."""
 
 RESULT, CLAIM = r"PUT /api/v1/leases/.*/result", "POST /api/v1/claims"
+
+
+@pytest.fixture(autouse=True)
+def _no_garbage_collection_callbacks() -> Iterator[None]:
+    """Hypothesis registers one; what a signal handler raises inside it is swallowed."""
+    callbacks = list(gc.callbacks)
+    gc.callbacks.clear()
+    yield
+    gc.callbacks.extend(callbacks)
 
 
 @pytest.fixture(autouse=True)
