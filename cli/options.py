@@ -43,7 +43,7 @@ Settings = Annotated[
 CacheRoot = Annotated[
     Path | None,
     typer.Option(
-        envvar="FOLDWISE_CACHE_ROOT", help="Folder of the clip caches (default: in the state folder)."
+        envvar="FOLDWISE_CACHE_ROOT", help="Folder of the clip caches (default: in your user data folder)."
     ),
 ]
 Models = Annotated[

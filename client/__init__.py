@@ -1,4 +1,4 @@
 """REST calls to a coordinator as contract types, for workers, the command line and users' own programs.
 
-May not live here: console output, a database; anything but finding a coordinator and calling its REST routes.
+This package only finds a coordinator and calls its REST routes. Not allowed here: console output, a database.
 """

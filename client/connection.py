@@ -127,8 +127,8 @@ class Connection:
         """Send a request, and retry it while the coordinator does not answer.
 
         Pauses between attempts grow and have jitter. After a status 500 a call is retried only a few times; if
-        the coordinator asks to wait, the call waits. Every call is safe to repeat: a `POST /studies` that
-        succeeded before gives a Conflict.
+        the coordinator asks to wait, the call waits. A repeated `POST /studies` that succeeded before gives a
+        Conflict; pass `give_up_after=0` for calls that must not be repeated, such as `enqueue`.
 
         Args:
             method: HTTP method.

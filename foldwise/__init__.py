@@ -1,4 +1,4 @@
-"""foldwise for your own programs. Only the names in `__all__` and `foldwise.readers` are promised to stay.
+"""foldwise for your own programs. Only the names in `__all__` and `foldwise.readers` are stable.
 
     import foldwise
 
@@ -9,7 +9,7 @@
 
 `foldwise.readers` holds what a reader of your own dataset imports.
 
-May not live here: code that does the work; this package only passes it on.
+Not allowed here: code that does the work; this package only passes it on.
 """
 
 from __future__ import annotations

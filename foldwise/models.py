@@ -21,7 +21,7 @@ def load_model(
         device: torch device such as `cpu` or `cuda:0`; by default a GPU if there is one.
 
     Raises:
-        NotFound: the catalogue has no such model, or several that begin so.
+        NotFound: the catalogue has no such model, or several whose ids begin with this text.
         InvalidInput: the device cannot be used.
     """
     root = models or os.environ.get("FOLDWISE_MODELS") or default_state() / "models"

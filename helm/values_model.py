@@ -2,7 +2,7 @@
 
 `helm.generate` makes values.schema.json from these types, so Helm rejects a value that they do not allow.
 
-May not live here: defaults, which are in foldwise/values.yaml.
+Not allowed here: defaults, which are in foldwise/values.yaml.
 """
 
 from __future__ import annotations
@@ -225,4 +225,4 @@ class ChartValues(Values):
     """The pod of `helm test`."""
 
     extraObjects: list[str | Mapping]
-    """More objects to install, each a mapping or a text. Helm renders both as templates."""
+    """More objects to install, each a mapping or a string. Helm renders both as templates."""

@@ -1,6 +1,6 @@
 """Types that several parts of the chart's values share: text patterns, images, volumes, settings of pods.
 
-May not live here: a section of values.yaml (`helm.values_workloads`, `helm.values_model`), defaults.
+Not allowed here: a section of values.yaml (`helm.values_workloads`, `helm.values_model`), defaults.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Sections of values.yaml about programs that run in pods: coordinator, database, dashboard, Jobs, workers.
 
-May not live here: defaults, which are in foldwise/values.yaml. The optional keys of a list item (`Dataset`,
+Not allowed here: defaults, which are in foldwise/values.yaml. The optional keys of a list item (`Dataset`,
 `DatasetSource`) are the exception: values.yaml has no line for them, so their default is here.
 """
 
@@ -213,7 +213,7 @@ class Keda(Values):
 
     cooldownSeconds: Seconds
     """Seconds without open trials before KEDA stops the last worker. Also the stabilization window of each
-    scale-down, there at most 3600."""
+    scale-down (at most 3600)."""
 
 
 class WorkerDeployment(Values):
@@ -263,7 +263,7 @@ class Worker(Placement, Spread, Extras):
     """Seconds until Kubernetes deletes the finished Job of a study."""
 
     terminationGracePeriodSeconds: Seconds
-    """Seconds between SIGTERM and SIGKILL. A worker returns its fold within one second of SIGTERM."""
+    """Seconds between SIGTERM and SIGKILL. On SIGTERM a worker releases its fold, usually within a second."""
 
     hangSeconds: Annotated[int, Field(ge=60)]
     """Seconds without progress after which a worker's liveness probe fails, rounded up to full minutes.

@@ -72,7 +72,7 @@ COMPARISONS = (
 
 
 def comparison_for(study: StudyView) -> Comparison | None:
-    """The table with the study's dataset, complete, and its protocol; None if there is none."""
+    """The paper's table for the study's protocol if the study uses the complete dataset; otherwise None."""
     for comparison in COMPARISONS:
         if (
             study.dataset == comparison.dataset

@@ -44,7 +44,10 @@ class CoordinatorClient:
             The fold and its lease, or None if there is no work now.
 
         Raises:
-            StudyOver, NotFound, CacheMismatch, PlanNotSound, TokenRefused, Unavailable
+            StudyOver, NotFound: the named study has ended or does not exist.
+            CacheMismatch, PlanNotSound: this worker's caches or device cannot serve the named study.
+            WorkerDrained, TokenRefused: the worker must stop.
+            Unavailable: the coordinator did not answer for too long.
             LeaseSuperseded: the lease expired before the answer arrived; claim again.
         """
         request = ClaimRequest(

@@ -29,7 +29,7 @@ class HeartbeatThread:
         self.abandoned = False
         """The coordinator has told the worker to stop this fold."""
         self.drained = False
-        """The coordinator has drained this worker."""
+        """The coordinator has told this worker to release its fold and stop."""
 
     def progress(self, epoch: int, step: int, loss: float | None) -> None:
         """Set how far the training loop is; the next heartbeat reports it."""

@@ -49,7 +49,7 @@ PROGRESS_INTERVAL_SECONDS = 10.0
 """Minimum seconds between two progress lines in the log."""
 
 MAX_ENVIRONMENT_FAILURES = 3
-"""Consecutive folds that fail because of the worker's own environment after which the worker stops."""
+"""Consecutive failures of the worker's environment after which the worker stops."""
 
 
 class Terminated(BaseException):

@@ -15,7 +15,7 @@ class WorkerSettings:
     """Set once, at the start of the process."""
 
     url: str
-    """Address of the coordinator, such as `http://127.0.0.1:8000`."""
+    """Address of the coordinator, such as `http://127.0.0.1:8080`."""
 
     token: Token
     cache_root: Path

@@ -1,4 +1,4 @@
 """One module per noun of the command line: options, calls, output.
 
-May not live here: work that a test would want to call without a command line.
+Not allowed here: work that a test would want to call without a command line.
 """

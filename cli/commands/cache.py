@@ -46,7 +46,8 @@ def preprocess(
         str,
         typer.Option(
             envvar="FOLDWISE_DATASET",
-            help="Folder layout: ckplus, oulu-casia, video-folder, or the name of an installed reader.",
+            help="Folder layout: ckplus, oulu-casia, video-folder, or the name of an installed reader; "
+            "--preset can give it.",
         ),
     ],
     root: Annotated[Path, typer.Option(envvar="FOLDWISE_DATASET_ROOT", help="Folder of the dataset.")],

@@ -53,10 +53,15 @@ def synth(
     difficulty: Annotated[float, typer.Option(help="Difficulty, from 0 (easy) to 1 (hard).")] = 0.5,
     fade: Annotated[
         float,
-        typer.Option(help="Fading of the expression in the last frame: 0 (none, at its peak) to 1 (all gone)."),
+        typer.Option(
+            help="Fading of the expression in the last frame: 0 (none, at its peak) to 1 (a neutral face)."
+        ),
     ] = 0.0,
     colour: Annotated[
-        bool | None, typer.Option("--colour/--gray", help="Default: gray for ckplus, colour for oulu-casia.")
+        bool | None,
+        typer.Option(
+            "--colour/--gray", help="Draw in colour or gray (default: gray for ckplus, colour for oulu-casia)."
+        ),
     ] = None,
 ) -> None:
     """Write a dataset of synthetic moving faces in the folder layout of a real one."""
@@ -91,7 +96,7 @@ def doctor(
     database_url: Database = None,
     json: Json = False,
 ) -> None:
-    """Check this machine, a coordinator and a cluster, and say how to fix each problem (then exit code 1)."""
+    """Check this machine, a coordinator and a cluster, and say how to fix each problem. Exit code 1 if any."""
     from cli.doctor.machine import Finding, check_cache, check_database, check_machine, check_service
     from cli.terminal.tables import finding_lines
     from services.secrets import is_given, read_database_url

@@ -108,7 +108,7 @@ def pretrain(
     state: State = None,
     json: Json = False,
 ) -> None:
-    """Train one configuration on all clips of a dataset, as a start for studies (training.pretrained)."""
+    """Train one configuration on all clips of a dataset; studies start from it (training.pretrained)."""
     from cli.models.pretrain import pretrain as run
     from cli.models.pretrain import read_parameters
     from cli.terminal.progress import training_progress

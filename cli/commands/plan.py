@@ -26,7 +26,9 @@ def plan(
     set_: Settings = None,
     cache: Annotated[
         str | None,
-        typer.Option(help="Clip cache to plan for (default: the study's, or the preset's published dataset)."),
+        typer.Option(
+            help="Clip cache to plan for (default: the study's, or the published size of the preset's dataset)."
+        ),
     ] = None,
     gpu: Annotated[
         list[str] | None, typer.Option(help="GPU to forecast for, such as H100; repeatable.")
@@ -36,7 +38,7 @@ def plan(
     ] = False,
     calibrate_from: Annotated[
         str | None,
-        typer.Option(metavar="STUDY", help="Take the speed at which workers ran this study's folds."),
+        typer.Option(metavar="STUDY", help="Use the speed at which workers ran the folds of this study."),
     ] = None,
     device: Annotated[
         str | None, typer.Option(help="Torch device to calibrate, such as cpu or cuda:0.")

@@ -20,7 +20,6 @@ from services.errors import InvalidInput
 app = typer.Typer()
 
 LOOPBACK = "127.0.0.1"
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of each worker.")]
 
 
 @app.command(epilog="Example: foldwise up --workers 2, then: foldwise study create --preset ckplus-loso")
@@ -30,7 +29,10 @@ def up(
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port of the coordinator on 127.0.0.1 (0: any free one).")
     ] = 8080,
-    threads: Threads = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="CPU threads of each worker (default: the cores divided by the workers)."),
+    ] = None,
 ) -> None:
     """Run PostgreSQL, a coordinator and workers on this machine until Ctrl-C."""
     from cli.local.service import local_service
@@ -80,7 +82,7 @@ def coordinator(
         typer.Option(
             min=0,
             envvar="FOLDWISE_GUESSES_PER_MINUTE",
-            help="Maximum unknown tokens per minute per address (0: unlimited).",
+            help="Maximum requests with an unknown token per minute and address (0: unlimited).",
         ),
     ] = 60.0,
     token_review_audience: Annotated[
@@ -106,12 +108,15 @@ def coordinator(
     ] = None,
     dashboard_url: Annotated[
         str | None,
-        typer.Option(envvar="FOLDWISE_DASHBOARD_URL", help="URL of Optuna's dashboard, linked from the page."),
+        typer.Option(
+            envvar="FOLDWISE_DASHBOARD_URL", help="URL of Optuna's dashboard; the study page links to it."
+        ),
     ] = None,
     migrates: Annotated[
         bool,
         typer.Option(
-            "--migrate/--no-migrate", help="Migrate the database, or wait until `foldwise migrate` has."
+            "--migrate/--no-migrate",
+            help="Migrate the database at the start, or wait until `foldwise migrate` has done it.",
         ),
     ] = True,
 ) -> None:
@@ -180,7 +185,9 @@ def worker(
         ),
     ] = None,
     device: Device = None,
-    threads: Threads = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads for training (default: PyTorch's choice).")
+    ] = None,
     alive_file: Annotated[
         Path | None,
         typer.Option(

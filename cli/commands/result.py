@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json as json_library
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table as RichTable
 
@@ -94,14 +95,8 @@ def compare(
     output = console(json)
     with reach(url, state) as client:
         result = comparison.compare(client, candidates, wanted, watch=_watcher(client, output))
-    table = comparison.comparison_table(result)
-    _write(out, table, comparison.folds_table(result))
-    if json:
-        print(result.model_dump_json())
-        return
-    _show(output, table)
-    for warning in comparison.comparison_warnings(result):
-        output.print(warning, highlight=False)
+    tables = (comparison.comparison_table(result), comparison.folds_table(result))
+    _finish(output, result, tables, comparison.comparison_warnings(result), out=out, json=json)
 
 
 @app.command(epilog="Example: foldwise confirm first --top 3 --seeds 5")
@@ -120,13 +115,8 @@ def confirm(
     output = console(json)
     with reach(url, state) as client:
         found = confirmation.confirm(client, name, top=top, seeds=seeds, watch=_watcher(client, output))
-    table = confirmation.confirmation_table(found)
-    _write(out, table)
-    if json:
-        print(found.model_dump_json())
-        return
-    _show(output, table)
-    output.print(confirmation.confirmation_sentence(found), highlight=False)
+    tables = (confirmation.confirmation_table(found),)
+    _finish(output, found, tables, [confirmation.confirmation_sentence(found)], out=out, json=json)
 
 
 @app.command(epilog="Example: foldwise nested --preset ckplus-10fold --cache ckplus --name honest --outer 5")
@@ -145,20 +135,14 @@ def nested(
     state: State = None,
     json: Json = False,
 ) -> None:
-    """Judge a whole search by nested cross-validation: search without one part of the subjects, test on it."""
+    """Evaluate a whole search by nested cross-validation: leave subjects out, search, test on them; repeat."""
     from cli.evaluation import nested as nesting
 
     wanted = build_spec(preset=preset, spec=spec, space=space, name=name, cache=cache, settings=set_ or [])
     output = console(json)
     with reach(url, state) as client:
         found = nesting.nested(client, wanted, outer=outer, watch=_watcher(client, output))
-    table = nesting.nested_table(found)
-    _write(out, table)
-    if json:
-        print(found.model_dump_json())
-        return
-    _show(output, table)
-    output.print(nesting.nested_sentence(found), highlight=False)
+    _finish(output, found, (nesting.nested_table(found),), [nesting.nested_sentence(found)], out=out, json=json)
 
 
 @app.command(epilog="Example: foldwise replay demo 7 0")
@@ -214,6 +198,25 @@ def _watcher(client: StudyClient, console: Console) -> Callable[[StudyView], Stu
         return watch(client, study.name, console)
 
     return until_over
+
+
+def _finish(
+    output: Console,
+    result: BaseModel,
+    tables: Sequence[Table],
+    sentences: Sequence[str],
+    *,
+    out: Path | None,
+    json: bool,
+) -> None:
+    """Write all tables to `out`; print the result as JSON, or the first table and the sentences."""
+    _write(out, *tables)
+    if json:
+        print(result.model_dump_json())
+        return
+    _show(output, tables[0])
+    for sentence in sentences:
+        output.print(sentence, highlight=False)
 
 
 def _write(folder: Path | None, *tables: Table) -> None:

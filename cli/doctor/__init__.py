@@ -1,4 +1,4 @@
 """`foldwise doctor`: checks of this machine, a service and a cluster, each with a fix.
 
-May not live here: anything that changes what it checks.
+Not allowed here: anything that changes what it checks.
 """

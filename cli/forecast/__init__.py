@@ -1,4 +1,4 @@
 """What a study will cost before it runs: forecast from arithmetic, presets and measured speeds.
 
-May not live here: options and output of commands.
+Not allowed here: options and output of commands.
 """

@@ -26,7 +26,7 @@ MIN_RESTART_SECONDS = 2.0
 """Minimum seconds between two starts of a worker, so that a broken one is not restarted in a tight loop."""
 
 EARLY_EXIT_SECONDS = 20.0
-"""A worker that exits sooner than this after its start counts as an early exit."""
+"""Seconds after its start within which the exit of a worker counts as early."""
 
 MAX_EARLY_EXITS = 10
 """Early exits in a row after which the service stops, because restarting does not help."""

@@ -1,4 +1,4 @@
 """Models of the catalogue: training them outside a study, and exporting them.
 
-May not live here: prediction (`worker.inference`).
+Not allowed here: prediction (`worker.inference`).
 """

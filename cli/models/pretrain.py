@@ -1,4 +1,4 @@
-"""`foldwise pretrain`: train one configuration on all clips of a cache, as a start for other studies."""
+"""`foldwise pretrain`: train one configuration on all clips of a cache, for studies to start from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
 """How studies, progress and findings look in a terminal.
 
-May not live here: calls to a coordinator, work on data.
+Not allowed here: calls to a coordinator, work on data.
 """

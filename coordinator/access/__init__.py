@@ -1,5 +1,5 @@
 """Authentication, scopes, rate limits, browser sessions, and errors as problem responses.
 
-May not live here: rules about studies, trials or folds, and HTML. The application passes in the function that
+Not allowed here: rules about studies, trials or folds, and HTML. The application passes in the function that
 renders an error page.
 """

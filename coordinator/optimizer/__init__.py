@@ -5,7 +5,7 @@ it needs no memory and survives any restart; what Optuna stores is a projection 
 
 Where to look: `search` suggests parameters; `importance` says which of them matter; `projection` writes our
 trials into Optuna's tables; `records` reads our rows for all three; `translation` puts them into Optuna's
-terms. May not live here: writes to our tables, leases, HTTP.
+terms. Not allowed here: writes to our tables, leases, HTTP.
 """
 
 from coordinator.optimizer.importance import importances

@@ -1,4 +1,4 @@
 """Applies a study's pruning rules (`services.pruning`), orders its folds, and reads what rules ask of trials.
 
-May not live here: writes to trials or leases; `coordinator.scheduling` acts on a decision.
+Not allowed here: writes to trials or leases; `coordinator.scheduling` acts on a decision.
 """

@@ -53,9 +53,9 @@ def accuracies_at_step(session: Session, study: StudyRow, trial: TrialRow, step:
 
 
 def middle_trial(session: Session, study: StudyRow, trial: TrialRow) -> MedianTrial | None:
-    """The complete trial in the middle by accuracy, of those with the trial's order; None where none has it.
+    """The median by accuracy of the complete trials with this trial's fold order; None if there are none.
 
-    With an even number of trials it is the lower of the two in the middle, with equal ones the earlier.
+    With an even number of trials it is the lower of the two in the middle; ties go to the earlier trial.
     """
     with _as_seen_by(session, study) as kept:
         return kept.of_order[trial.learnt_order].middle()

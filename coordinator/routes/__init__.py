@@ -1,4 +1,4 @@
 """Short REST handlers: check the request, call one function in one transaction, return a contract type.
 
-May not live here: SQL, rules about states.
+Not allowed here: SQL, rules about states.
 """

@@ -1,7 +1,7 @@
 """Every rule about folds, leases and trials. Optuna, HTTP and statistics may not live here.
 
 Where to look: `claims` answers a worker's claim; `reports` records its result, which `results` checks and
-scores and `counting` counts; `leases` holds the fence that every call on a lease must pass; `failures` ends
+scores and `counting` counts; `leases` rejects calls on leases that are no longer current; `failures` ends
 leases that failed or expired; `trials` adds and ends trials; `workers` drains workers.
 
 Rules that hold in all of them:
@@ -13,8 +13,9 @@ Rules that hold in all of them:
   only trials that nobody has locked, and after the first end only trials of the same study. A deletion locks
   all trials of its study in order of their ids.
 - **Terms.** A lease is fenced by its term, never by the clock: its result counts until the same fold is granted
-  again, even if the lease has expired. After that, every call with the old term raises `LeaseSuperseded`.
+  again, even if the lease has expired. After that, `report` and `fail` with the old term raise
+  `LeaseSuperseded`, `heartbeat` answers `abandon`, and `release` does nothing.
 - **Time.** All times are the database's.
-- **Reuse.** A fold that a trial with equal parameters has run is counted from there and not leased. Another
-  trial's results are read without its lock, because they never change.
+- **Reuse.** If the study reuses folds, a fold that a trial with equal parameters has run is not leased: its
+  result is counted again. Another trial's results are read without its lock, because they never change.
 """

@@ -74,15 +74,16 @@ def claim(
 ) -> FoldAssignment | None:
     """Lease a pending fold to a worker, or None when there is nothing to do now.
 
-    Folds of a running trial that no worker holds come first, then those of the next ready trial. The same `key`
-    gets the same lease. A worker runs one fold at a time: a claim with a new key releases the fold that it
-    held.
+    Studies with the highest priority come first. Among studies of equal priority, running trials without a
+    worker come first, then ready trials, then running trials of which other workers hold folds. The same `key`
+    gets the same lease. A worker runs one fold at a time: a claim with a new key releases the fold that the
+    worker held.
 
     Args:
-        session: its transaction.
+        session: the caller's open transaction.
         request: what the worker can run.
         key: idempotency key of the claim.
-        settings: of the coordinator.
+        settings: the coordinator's settings.
         pod_uid: uid of the worker's Kubernetes pod, recorded with the worker's first claim.
 
     Raises:
@@ -90,7 +91,7 @@ def claim(
         StudyOver: the named study has ended.
         NotFound: the named study does not exist.
         CacheMismatch: the worker cannot read the cache of the named study.
-        PlanNotSound: its device does not run the compute plan of the named study soundly.
+        PlanNotSound: the worker's device failed the check of the named study's compute plan.
         WorkerDrained: the worker was drained.
     """
     see_worker(session, request.worker, pod_uid)

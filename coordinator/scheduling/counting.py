@@ -82,14 +82,14 @@ class NextFold:
 def next_to_run(
     session: Session, study: StudyRow, spec: StudySpec, trial: TrialRow
 ) -> tuple[NextFold | None, Verdict | None]:
-    """Count the trial's next folds while a trial with equal parameters has run them.
+    """Count results of trials with equal parameters until a fold is left that must run.
 
     Equal parameters mean equal seeds on equal clips, so running these folds again would give the same results.
     The trial is judged after each of them, as if it had run it.
 
     Returns:
-        The fold to run next, None when the trial has ended or other workers hold the remaining folds; and the
-        verdict on the last fold counted, if any.
+        A pair: the fold to run next, or None when the trial has ended or other workers hold the remaining
+        folds; the verdict on the last fold counted, or None if none was counted.
     """
     if trial.state == TrialState.READY:
         trial.learnt_order = study.fold_order is not None
@@ -128,10 +128,10 @@ def judge(
     """Decide on a trial after a fold whose result, `row`, is not stored yet.
 
     Args:
-        session: only read from.
-        study: of the trial.
-        spec: of the study.
-        trial: whose lock the transaction holds.
+        session: the caller's open transaction, which holds the lock of the trial.
+        study: the trial's study.
+        spec: the study's spec.
+        trial: the trial that is judged.
         row: the new result.
         before: the trial's other finished folds.
     """

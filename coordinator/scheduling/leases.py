@@ -1,4 +1,4 @@
-"""Leases: their keys, the fence that every call on one must pass, heartbeats, and their end."""
+"""Leases: their keys, the check that a lease is current, heartbeats, and their end."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ def heartbeat(
 
 
 def release(session: Session, key: LeaseKey) -> None:
-    """Release a fold, as a worker does that shuts down: the fold is pending again and counts no failure.
+    """Release the fold of a worker that shuts down: the fold is pending again, and this is no failure of it.
 
     Raises:
         NotFound, TokenRefused: no such lease, or not its term and secret.

@@ -48,15 +48,15 @@ def report(
 ) -> Verdict:
     """Count a fold: store its result, decide on its trial and grant the worker's next fold.
 
-    Folds of the trial that a trial with equal parameters has run are counted too, up to the first that it has
-    not run; the verdict is the one on the last fold counted. A retry with the same result gets the stored
-    verdict, without a next fold.
+    If a trial with equal parameters has run this trial's next folds, they are counted too, up to the first that
+    it has not run; the verdict is the one on the last fold counted. A retry with the same result gets the
+    stored verdict, without a next fold.
 
     Args:
-        session: its transaction.
-        key: of the lease.
-        result: what the fold gave.
-        settings: of the coordinator.
+        session: the caller's open transaction.
+        key: key of the lease.
+        result: what the worker reported for the fold.
+        settings: the coordinator's settings.
         more: False when the worker ends and wants no next fold.
 
     Raises:

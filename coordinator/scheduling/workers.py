@@ -53,7 +53,7 @@ def drain(session: Session, worker: str, *, now: bool) -> None:
     """Drain a worker: it ends after the fold that it runs, or at once. Repeating it changes nothing.
 
     Args:
-        session: its transaction.
+        session: the caller's open transaction.
         worker: its id, or its name if only one worker of this name made contact recently.
         now: whether it releases its fold instead of finishing it.
 
@@ -76,8 +76,8 @@ def drain(session: Session, worker: str, *, now: bool) -> None:
 def end_worker(session: Session, name: str, pod_uid: str, *, disrupted: bool) -> int:
     """End the leases of the worker whose pod is gone, and return their number.
 
-    The fold of a pod that was taken away (`disrupted`) is released. The fold of a pod that crashed counts an
-    expired lease, so that a fold that crashes its workers eventually fails.
+    If the pod was taken away (`disrupted`), its fold is released. If it crashed, its lease is recorded as
+    expired, so that a fold that crashes its workers eventually fails.
     """
     of_pod = select(WorkerRow.id).where(
         or_(WorkerRow.pod_uid == pod_uid, and_(WorkerRow.pod_uid.is_(None), WorkerRow.name == name))

@@ -1,1 +1,1 @@
-"""Tables, migrations and queries. May not live here: rules about states, HTTP."""
+"""Tables, migrations and queries. Not allowed here: rules about states, HTTP."""

@@ -1,4 +1,4 @@
 """The life of a study: creation, start, pause, stop, export, import, deletion, final training.
 
-May not live here: leases and counting of folds (`coordinator.scheduling`), reading SQL (`coordinator.store`).
+Not allowed here: leases and counting of folds (`coordinator.scheduling`), reading SQL (`coordinator.store`).
 """

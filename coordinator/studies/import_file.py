@@ -57,7 +57,7 @@ def import_study(
     """Store a study as its file describes it; a study that was running is paused.
 
     Args:
-        session: its transaction is the import, all or nothing.
+        session: the caller's open transaction; the import is one transaction, all or nothing.
         lines: of a study file.
         cache_root: folder of the clip caches, needed for a study that is not over.
         name: the study's new name; None keeps the one in the file.

@@ -35,7 +35,7 @@ def create(session: Session, spec: StudySpec, cache_root: Path, models_root: Pat
     """Create a study: find its cache, split the clips, and start it unless `spec.start` is false.
 
     Args:
-        session: its transaction.
+        session: the caller's open transaction.
         spec: the study.
         cache_root: folder of the clip caches.
         models_root: folder of the model catalogue; None where the coordinator has none.

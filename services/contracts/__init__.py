@@ -1,6 +1,6 @@
 """Contracts between processes, as strict pydantic models: requests, leases, reports and replies.
 
-May not live here: behaviour beyond validation, I/O, defaults that a process decides.
+Not allowed here: behaviour beyond validation, I/O, defaults that a process decides.
 """
 
 from services.contracts.access import NewToken, Problem, TokenId, TokenScope, TokenSpec, TokenView

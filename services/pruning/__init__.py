@@ -2,7 +2,7 @@
 
 A rule is both the contract that a study names and the code that decides: values in, values out. To add one,
 write its file, add its class to the union in `services.contracts.pruning_rules`, test it, and describe it in
-`docs/pruning.md`; `make rest` then adds it to the REST reference. May not live here: a database, the order of
+`docs/pruning.md`; `make rest` then adds it to the REST reference. Not allowed here: a database, the order of
 folds, anything that acts on a decision.
 """
 

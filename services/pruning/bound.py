@@ -17,7 +17,9 @@ class BoundRule(Rule):
     mark: ClassVar[MarkColour] = "red"
 
     rule: Literal["bound"] = "bound"
-    threshold: FiniteFloat = Field(ge=0, le=1, description="of the metric; the paper prunes below 0.965")
+    threshold: FiniteFloat = Field(
+        ge=0, le=1, description="minimum of the metric that a trial must be able to reach; the paper's is 0.965"
+    )
     metric: Literal["accuracy", "uar", "uf1"] = Field(
         "accuracy", description="pooled accuracy, or mean recall or mean F1 of the classes, over all folds"
     )

@@ -14,8 +14,8 @@ from services.pruning.rule import (
     PruneDecision,
     Rule,
     TrialProgress,
-    default_warmup,
     running_accuracy,
+    warmup,
 )
 
 
@@ -36,8 +36,7 @@ class MedianRule(Rule):
         """See `Rule`."""
         # The semantics of optuna.pruners.MedianPruner(n_startup_trials, n_warmup_steps) with step = folds done.
         step = len(progress.prefix)
-        warmup = default_warmup(protocol) if self.warmup_folds is None else self.warmup_folds
-        if step < max(warmup, 1):
+        if step < max(warmup(self.warmup_folds, protocol), 1):
             return None
         others = table.complete_at_step(step)
         if len(others) < self.startup_trials:

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, FiniteFloat
 
 from services.folds import SplitProtocol
-from services.pruning.rule import FoldTable, MarkColour, PruneDecision, Rule, TrialProgress, default_warmup
+from services.pruning.rule import FoldTable, MarkColour, PruneDecision, Rule, TrialProgress, warmup
 
 
 class PairedRule(Rule):
@@ -23,7 +23,10 @@ class PairedRule(Rule):
 
     rule: Literal["paired"] = "paired"
     standard_errors: FiniteFloat = Field(
-        2.5, ge=0, le=100, description="distance below 0; a larger one lets a trial that is nearly as good run"
+        2.5,
+        ge=0,
+        le=100,
+        description="standard errors by which the mean difference must be below 0; more prune less",
     )
     startup_trials: int = Field(5, ge=1, description="complete trials before anything is pruned")
     warmup_folds: int | None = Field(
@@ -35,9 +38,8 @@ class PairedRule(Rule):
     ) -> PruneDecision | None:
         """See `Rule`."""
         step = len(progress.prefix)
-        warmup = default_warmup(protocol) if self.warmup_folds is None else self.warmup_folds
         # One difference has no standard error.
-        if step < max(warmup, 2):
+        if step < max(warmup(self.warmup_folds, protocol), 2):
             return None
         other = table.median_trial()
         if other is None or other.complete_trials < self.startup_trials:

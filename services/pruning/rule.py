@@ -1,4 +1,4 @@
-"""What every pruning rule is, what it is asked with, and what it decides.
+"""What every pruning rule is: its inputs and its decision.
 
 A trial's curve is its running pooled accuracy: correct clips over clips after 1, 2, ... finished folds of the
 trial's fold order. Step n of a curve is the accuracy after n folds.
@@ -59,9 +59,9 @@ class TrialProgress:
 
 @dataclass(frozen=True, kw_only=True)
 class MedianTrial:
-    """The complete trial in the middle by accuracy.
+    """The median of the complete trials by accuracy.
 
-    With an even number of trials it is the lower of the two in the middle, with equal ones the earlier.
+    With an even number of trials it is the lower of the two in the middle; ties go to the earlier trial.
     """
 
     number: int
@@ -74,17 +74,17 @@ class MedianTrial:
 
 @dataclass(frozen=True, kw_only=True)
 class FoldTable:
-    """What rules may ask about a study's folds; each is asked only if a rule needs it.
+    """Data about a study's folds for rules; each function is called only if a rule needs it.
 
     Complete trials are those that ran their folds in the same order as the trial that is judged: after n folds
-    of another order, other clips are done.
+    of another order, other clips are tested.
     """
 
     complete_at_step: Callable[[int], Sequence[float]]
     """Running accuracies of the complete trials after this number of folds."""
 
     median_trial: Callable[[], MedianTrial | None]
-    """None where no trial is complete."""
+    """None if no trial is complete."""
 
     confusion: Callable[[], tuple[Counts, Sequence[int]]]
     """Confusion counts over the trial's finished folds; and the remaining test clips of each class."""
@@ -134,8 +134,10 @@ def running_accuracy(prefix: Sequence[tuple[int, int]]) -> list[float]:
     return list(map(truediv, correct, clips))
 
 
-def default_warmup(protocol: SplitProtocol) -> int:
-    """Folds of a trial that a rule which compares trials lets run where its `warmup_folds` is null."""
+def warmup(folds: int | None, protocol: SplitProtocol) -> int:
+    """Number of folds of a trial that a rule with `warmup_folds=folds` always runs; null has a default."""
+    if folds is not None:
+        return folds
     match protocol:
         case LeaveOneSubjectOut():
             return 10

@@ -16,7 +16,7 @@ from typing import Any
 from unittest.mock import patch
 
 import psutil
-from sqlalchemy import create_engine, text
+from sqlalchemy import NullPool, create_engine, text
 
 from client.connection import Connection
 
@@ -79,17 +79,14 @@ class Up:
         return self.show(name)
 
     def query(self, statement: str) -> list[Any]:
-        engine = create_engine(self.service()["database_url"])
+        engine = create_engine(self.service()["database_url"], poolclass=NullPool)
         with engine.connect() as connection:
-            rows = [tuple(row) for row in connection.execute(text(statement))]
-        engine.dispose()
-        return rows
+            return [tuple(row) for row in connection.execute(text(statement))]
 
     def execute(self, statement: str) -> None:
-        engine = create_engine(self.service()["database_url"])
+        engine = create_engine(self.service()["database_url"], poolclass=NullPool)
         with engine.begin() as connection:
             connection.execute(text(statement))
-        engine.dispose()
 
     def worker(self, name: str) -> psutil.Process:
         for child in psutil.Process(self.process.pid).children():

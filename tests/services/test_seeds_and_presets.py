@@ -12,7 +12,7 @@ from services.contracts import Augmentation, BoundRule, MedianRule, StudySpec
 from services.errors import NotFound
 from services.folds import KFold, LeaveOneSubjectOut
 from services.presets import CKPLUS_AUGMENTATION, OULU_AUGMENTATION, PRESETS, get_preset
-from services.pruning.rule import default_warmup
+from services.pruning.rule import warmup
 from services.search_space import Hyperparameters, paper_space
 from services.seeds import augmentation_seed, canonical_json, derive_seed, fold_seed, sha256_of
 
@@ -161,7 +161,7 @@ def test_the_ten_fold_searches_prune_by_the_median_after_three_folds(name: str) 
     preset = get_preset(name)
     (rule,) = preset.pruning
     assert isinstance(rule, MedianRule)
-    assert (rule.startup_trials, rule.warmup_folds, default_warmup(preset.protocol)) == (5, None, 3)
+    assert (rule.startup_trials, rule.warmup_folds, warmup(None, preset.protocol)) == (5, None, 3)
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def load_predictor(root: Path, model: str, device: str | None) -> Predictor:
         device: torch device such as `cpu` or `cuda:0`; None takes a GPU if there is one.
 
     Raises:
-        NotFound: the catalogue has no such model, or several that begin so.
+        NotFound: the catalogue has no such model, or several whose ids begin with this text.
         InvalidInput: the device cannot be used.
     """
     card, network = open_model(root, find_model(root, model, by_beginning=True).id)

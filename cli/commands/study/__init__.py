@@ -1,6 +1,6 @@
 """`foldwise study ...`: running studies (`run`) and changing them (`edit`).
 
-May not live here: work that a test would want to call without a command line.
+Not allowed here: work that a test would want to call without a command line.
 """
 
 from cli.commands.study import edit

@@ -30,7 +30,7 @@ def enqueue(
         list[str] | None,
         typer.Option(
             metavar="NAME=VALUE",
-            help="Hyper-parameter of one configuration; give every one of the search space.",
+            help="Hyper-parameter of one configuration; repeat for each one of the search space.",
         ),
     ] = None,
     file: Annotated[
@@ -70,7 +70,7 @@ def budget(
     url: Url = None,
     state: State = None,
 ) -> None:
-    """Set the total number of trials of a study; a complete study continues with more."""
+    """Set the total number of trials of a study; a complete study continues if it is larger."""
     with reach(url, state) as client:
         study = client.set_budget(name, trials)
     print(f"{study.name} is {study.state} with {sum(study.trials.values())} of {study.spec.trials} trials")
@@ -130,7 +130,7 @@ def import_(
     state: State = None,
     json: Json = False,
 ) -> None:
-    """Import a study from a file and check every result; a study that was running is then paused."""
+    """Import a study from a file and check every result. If it ran when it was exported, it starts paused."""
     with reach(url, state) as client, file.open("rb") as content:
         study = client.import_study(content, name)
     _show(study, json)

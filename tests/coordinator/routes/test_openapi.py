@@ -77,7 +77,7 @@ def service(settings: CoordinatorSettings) -> Iterator[Service]:
 
 @pytest.mark.parametrize("mode", list(GenerationMode))
 def test_each_route_answers_as_its_description_says(service: Service, mode: GenerationMode) -> None:
-    call_all(service, mode, examples=1)
+    call_all(service, mode, examples=2)
 
 
 @pytest.mark.long

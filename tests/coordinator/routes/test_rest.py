@@ -60,7 +60,7 @@ def test_many_callers_at_once_wait_for_their_turn(client: httpx.Client) -> None:
 
     # Far more than the coordinator has threads and connections; each with a connection of its own.
     with ThreadPoolExecutor(100) as callers:
-        assert set(callers.map(ask, range(400))) == {200}
+        assert set(callers.map(ask, range(1000))) == {200}
 
 
 @pytest.mark.parametrize(
