@@ -1,4 +1,4 @@
-"""The warning beside an accuracy that was selected on the clips it is measured on."""
+"""The warning beside an accuracy that was selected on its own test clips."""
 
 from __future__ import annotations
 
@@ -21,15 +21,14 @@ def selection_warning(protocol: SplitProtocol, compared: int) -> str:
             return "Trained on all clips: this accuracy is measured on the training clips."
         case HeldOut():
             return (
-                "Nothing was chosen on these clips: configuration and epochs were fixed before, and the last "
+                "Nothing was selected on these clips: configuration and epochs were fixed before, and the last "
                 "epoch counts."
             )
         case LeaveOneSubjectOut() | KFold():
             best_of = f"it is the best of {compared} trials, and " if compared > 1 else ""
             return (
-                f"This number was chosen on the clips it is measured on: {best_of}each fold counts its best "
-                "epoch. Expect a lower accuracy on new people; `foldwise confirm` measures how much of it was "
-                "luck."
+                f"This accuracy was selected on its own test clips: {best_of}each fold counts its best epoch. "
+                "Expect a lower accuracy on new people; `foldwise confirm` measures how much of it was luck."
             )
         case _:
             assert_never(protocol)

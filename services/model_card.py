@@ -180,7 +180,7 @@ def _scores(card: ModelCard) -> Iterator[str]:
         yield (
             f"Its configuration is trial {before.trial} of study {before.study}, chosen from {before.trials} "
             f"trials. In cross-validation ({protocol_words(before.protocol, before.folds)}) it got "
-            f"{before.correct} of {before.clips} clips right:"
+            f"{before.correct} of {before.clips} clips correct:"
         )
         yield ""
         low, high = wilson(before.correct, before.clips)

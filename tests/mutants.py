@@ -21,11 +21,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-ROOT = Path(__file__).parent.parent
+from tests.harness.source_copy import PACKAGES, PROJECT, copy_package
+
 TESTS = (
     "tests/coordinator/scheduling/test_scheduling.py",
     "tests/coordinator/scheduling/test_failpoints.py",
-    # Last, since a failure of it is made small before it is told.
+    # Last, because Hypothesis shrinks its failure before it reports it.
     "tests/coordinator/scheduling/test_protocol.py",
 )
 SCHEDULING = "coordinator/scheduling"
@@ -151,19 +152,9 @@ def _tests_fail(mutant: Mutant) -> bool:
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         root.chmod(0o755)
-        for package in (
-            "services",
-            "client",
-            "report",
-            "coordinator",
-            "worker",
-            "preprocessing",
-            "k8s",
-            "cli",
-            "tests",
-        ):
-            shutil.copytree(ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copy(ROOT / "pyproject.toml", root)
+        for package in (*PACKAGES, "tests"):
+            copy_package(package, root)
+        shutil.copy(PROJECT / "pyproject.toml", root)
         apply(mutant, root)
         command = [
             sys.executable,

@@ -81,10 +81,10 @@ class Callers:
         self._guesses = RateLimit(
             rate=settings.guesses_per_minute / 60, burst=settings.guesses_per_minute, clock=clock
         )
-        self._use_noted: TTLCache[str, None] = TTLCache(
-            MAX_CACHED_TOKENS, tokens.USE_NOTED_SECONDS, timer=clock
+        self._recently_used: TTLCache[str, None] = TTLCache(
+            MAX_CACHED_TOKENS, tokens.LAST_USE_INTERVAL_SECONDS, timer=clock
         )
-        self._notes = ThreadPoolExecutor(max_workers=1, thread_name_prefix="token-use")
+        self._use_writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="token-use")
 
     async def identify(self, authorization: str, address: str) -> Caller:
         """Find the caller of a request with this `Authorization` header from this client address.
@@ -122,7 +122,7 @@ class Callers:
 
     def _admit(self, caller: Caller, address: str) -> Caller:
         if caller.token_id is not None:
-            self._note_use(caller.token_id)
+            self._record_use(caller.token_id)
         # Workers may share a token; with a limit per address, one faulty worker does not block the others.
         wait = self._requests.take((caller, address))
         if wait:
@@ -135,7 +135,7 @@ class Callers:
 
     def close(self) -> None:
         """Finish pending writes of last uses."""
-        self._notes.shutdown()
+        self._use_writer.shutdown()
 
     def _configured_caller(self, digest: bytes) -> Caller | None:
         matching = [caller for known, caller in self._configured if compare_digest(known, digest)]
@@ -197,18 +197,18 @@ class Callers:
             return Caller(name=known.name, scope=known.scope, token_id=known.id)
         return configured
 
-    def _note_use(self, token_id: str) -> None:
-        if token_id not in self._use_noted:
-            self._use_noted[token_id] = None
-            self._notes.submit(self._write_use, token_id)
+    def _record_use(self, token_id: str) -> None:
+        if token_id not in self._recently_used:
+            self._recently_used[token_id] = None
+            self._use_writer.submit(self._write_use, token_id)
 
     def _write_use(self, token_id: str) -> None:
         try:
             with self._sessions.begin() as session:
-                tokens.note_use(session, token_id)
+                tokens.record_use(session, token_id)
         except SQLAlchemyError as error:
             # The last use is only information for people; the next use writes it again.
-            log.warning("token_use_not_noted", token=token_id, error=str(error).splitlines()[0])
+            log.warning("token_use_not_recorded", token=token_id, error=str(error).splitlines()[0])
 
 
 def _sha256(token: str) -> bytes:

@@ -21,7 +21,7 @@ from services.errors import Conflict, NotFound
 
 log = structlog.get_logger()
 
-USE_NOTED_SECONDS = 60.0
+LAST_USE_INTERVAL_SECONDS = 60.0
 """Minimum seconds between two writes of a token's last use."""
 
 _TOKEN = re.compile(r"fw_([0-9a-f]{12})_[A-Za-z0-9_-]{43}")
@@ -88,9 +88,9 @@ def find_by_sha256(session: Session, sha256: str) -> TokenView | None:
     return None if row is None else _view(row)
 
 
-def note_use(session: Session, token_id: str) -> None:
-    """Set a token's last use to now, unless it was set within `USE_NOTED_SECONDS`."""
-    since = func.clock_timestamp() - seconds(USE_NOTED_SECONDS)
+def record_use(session: Session, token_id: str) -> None:
+    """Set a token's last use to now, unless it was set within `LAST_USE_INTERVAL_SECONDS`."""
+    since = func.clock_timestamp() - seconds(LAST_USE_INTERVAL_SECONDS)
     session.execute(
         update(TokenRow)
         .where(TokenRow.id == token_id, or_(TokenRow.last_used.is_(None), TokenRow.last_used < since))

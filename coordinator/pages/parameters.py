@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cachetools import LRUCache
 from markupsafe import Markup
 
 from coordinator.optimizer import importances, trial_record
@@ -26,6 +27,9 @@ MAX_TRIALS = 2000
 
 MAX_LABEL_CHARACTERS = 14
 """Characters of all labels that fit on one line under a small chart."""
+
+MAX_CACHED_STUDIES = 64
+"""Maximum number of studies whose importance is kept in memory."""
 
 JITTER = 0.32
 """Maximum distance of a dot from the middle of its column, as a share of the column's width."""
@@ -155,4 +159,4 @@ class _Log(_Linear):
 
 
 _importance_lock = threading.Lock()
-_importance_cache: dict[int, tuple[tuple[int, int, float], dict[str, float]]] = {}
+_importance_cache: LRUCache[int, tuple[tuple[int, int, float], dict[str, float]]] = LRUCache(MAX_CACHED_STUDIES)

@@ -36,9 +36,9 @@ def _beginning(
     ] = None,
     last_event_id: Annotated[str | None, Header(max_length=50)] = None,
 ) -> Cursor:
-    told = last_event_id or after
-    if told is not None:
-        return parse_cursor(told)
+    start = last_event_id or after
+    if start is not None:
+        return parse_cursor(start)
     with runtime.sessions() as session:
         return newest_cursor(session)
 

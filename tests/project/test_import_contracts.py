@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-PROJECT = Path(__file__).parents[2]
+from tests.harness.source_copy import PACKAGES, PROJECT, copy_package
+
 SETTINGS = tomllib.loads((PROJECT / "pyproject.toml").read_text())["tool"]["importlinter"]
 CONTRACTS = [contract["name"] for contract in SETTINGS["contracts"]]
 
@@ -55,7 +56,7 @@ def verdicts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """KEPT or BROKEN by contract, in a copy with all the planted imports."""
     copy = tmp_path_factory.mktemp("copy")
     for package in SETTINGS["root_packages"]:
-        shutil.copytree(PROJECT / package, copy / package, ignore=shutil.ignore_patterns("__pycache__"))
+        copy_package(package, copy)
     shutil.copy(PROJECT / "pyproject.toml", copy)
     for file, line in PLANTED.values():
         with (copy / file).open("a", encoding="utf-8") as code:
@@ -82,5 +83,4 @@ def test_the_contract_breaks(contract: str, verdicts: dict[str, str]) -> None:
 
 
 def test_the_contracts_hold_for_every_package_of_the_project() -> None:
-    packages = {path.parent.name for path in PROJECT.glob("*/__init__.py")}
-    assert packages == set(SETTINGS["root_packages"])
+    assert set(PACKAGES) == set(SETTINGS["root_packages"])

@@ -129,7 +129,7 @@ def test_every_number_of_a_report_is_that_of_the_database(
     said += check_account(desk.engine, trials, numbers["account"])
 
     page = page_text(tmp_path)
-    for words in (*said, "chosen on the clips it is measured on: it is the best of 8 trials"):
+    for words in (*said, "selected on its own test clips: it is the best of 8 trials"):
         assert words in page
     assert "literature" not in page.lower()
     assert not re.search(r'(src|href)="(?!data:)', (tmp_path / "report.html").read_text()), (

@@ -168,7 +168,7 @@ def test_a_model_is_published_with_its_result(
     assert (card.dataset, card.clips, card.subjects) == ("tiny", 10, 5)
     assert card.training.epochs == 2
     text = (tmp_path / "models" / card.id / TEXT).read_text()
-    assert "In cross-validation (2-fold, by subject) it got 9 of 10 clips right" in text
+    assert "In cross-validation (2-fold, by subject) it got 9 of 10 clips correct" in text
     assert "The scores above are optimistic" in text
     assert "2 epochs, the median of the folds' best epochs" in text
     assert len(open_pretrained(tmp_path / "models", card.id).state) > 10

@@ -320,7 +320,7 @@ def test_the_last_use_is_noted_once_a_minute(engine: Engine, settings: Coordinat
     with replica.sessions() as session:
         noted = tokens.list_all(session)[0].last_used
     with replica.sessions.begin() as session:
-        tokens.note_use(session, token.id)
+        tokens.record_use(session, token.id)
     with replica.sessions() as session:
         assert tokens.list_all(session)[0].last_used == noted
 

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parent
-while not (ROOT / "pyproject.toml").exists():
-    ROOT = ROOT.parent
+from tests.harness.source_copy import PACKAGES, PROJECT, copy_package
 
 CHANGES = (
     # The setting of a study.
@@ -105,21 +101,11 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the scenario saw on the changed copy."""
     root = tmp_path_factory.mktemp("copy")
     copied = {change[0].partition("/")[0] for change in CHANGES}
-    for package in (
-        "services",
-        "client",
-        "report",
-        "coordinator",
-        "worker",
-        "preprocessing",
-        "k8s",
-        "cli",
-        "tests",
-    ):
+    for package in (*PACKAGES, "tests"):
         if package in copied:
-            shutil.copytree(ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__"))
+            copy_package(package, root)
         else:
-            (root / package).symlink_to(ROOT / package)
+            (root / package).symlink_to(PROJECT / package)
     for file, code, changed in CHANGES:
         text = (root / file).read_text()
         assert text.count(code) == 1, f"{file} has {text.count(code)} times {code!r}"
