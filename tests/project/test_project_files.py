@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import tomllib
-from pathlib import Path
 from typing import Any
 
 import yaml
 
-PROJECT = Path(__file__).parents[2]
+from tests.harness.source_copy import PROJECT
 
 
 def read_yaml(path: str) -> Any:
@@ -30,3 +29,15 @@ def test_commit_hooks_run_only_the_tools_of_the_environment() -> None:
     for hook in repositories[0]["hooks"]:
         assert hook["language"] == "system"
         assert hook["entry"].startswith(".venv/bin/")
+
+
+def test_an_image_gets_every_package_that_is_installed() -> None:
+    settings = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))
+    packages = set(settings["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"])
+    lines = (PROJECT / "Dockerfile").read_text(encoding="utf-8").splitlines()
+    copies = [line.split()[1:-1] for line in lines if line.startswith("COPY ") and "--from=" not in line]
+    copied = {source for sources in copies for source in sources}
+    assert packages <= copied
+    allowed = (PROJECT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    assert allowed[0] == "*"
+    assert copied == {line[1:] for line in allowed if line.startswith("!")}
