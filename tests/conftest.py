@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import httpx
     from fastapi import FastAPI
 
-    from tests.harness.coordinator_harness import Desk
+    from tests.harness.coordinator_harness import Harness
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Threads of one test process that wait, spinning, for a core that another one has make both many times
@@ -84,21 +84,21 @@ def broken_cache_root(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def desk(engine: Engine, cache_root: Path) -> Desk:
+def harness(engine: Engine, cache_root: Path) -> Harness:
     """A coordinator without HTTP that projects nothing into Optuna's tables; see `projection`."""
-    from tests.harness.coordinator_harness import Desk, LeaderWithoutOptuna
+    from tests.harness.coordinator_harness import Harness, LeaderWithoutOptuna
 
-    desk = Desk(engine, cache_root)
-    desk.leader = LeaderWithoutOptuna(engine, desk.settings)
-    return desk
+    harness = Harness(engine, cache_root)
+    harness.leader = LeaderWithoutOptuna(engine, harness.settings)
+    return harness
 
 
 @pytest.fixture
-def projection(desk: Desk) -> None:
-    """Let the leader of `desk` project studies into Optuna's tables: three quarters of a short test's time."""
+def projection(harness: Harness) -> None:
+    """Let the leader project studies into Optuna's tables, three quarters of a short test's time."""
     from coordinator.leader import Leader
 
-    desk.leader = Leader(desk.engine, desk.settings)
+    harness.leader = Leader(harness.engine, harness.settings)
 
 
 @pytest.fixture

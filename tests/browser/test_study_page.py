@@ -176,13 +176,13 @@ def test_the_heat_map_is_read_by_keyboard_and_follows_folds(browser: Browser, co
     heat.press("ArrowDown")
     expect(tip).to_contain_text("trial 1")
 
-    def told() -> Any:
+    def shown() -> Any:
         heat.press("ArrowUp")
         heat.press("ArrowDown")
         return tip.text_content()
 
     expect(page.locator("#panel-latest")).to_contain_text("1 of 5 folds")
-    assert "of 2 clips correct" in told()
+    assert "of 2 clips correct" in shown()
     heat.press("Enter")
     page.wait_for_url("**/studies/s/trials/1")
     still = page.locator("picture source").first.get_attribute("media")

@@ -17,7 +17,7 @@ from helm.generate import CHART
 from k8s.cluster import Cluster
 from services.errors import FoldwiseError
 from tests.cluster.control_plane import ControlPlane, control_plane, wait_until, why_not
-from tests.harness.coordinator_harness import Desk
+from tests.harness.coordinator_harness import Harness
 from tests.harness.programs import program
 
 pytestmark = [
@@ -36,8 +36,8 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
 
 
 @pytest.fixture
-def desk(engine: Engine, cache_root: Path) -> Desk:
-    return Desk(engine, cache_root)
+def harness(engine: Engine, cache_root: Path) -> Harness:
+    return Harness(engine, cache_root)
 
 
 def helm(plane: ControlPlane, *arguments: str) -> str:
@@ -60,14 +60,14 @@ def install(plane: ControlPlane, namespace: str, *arguments: str) -> str:
 
 
 class Place:
-    """A namespace with the chart in it, a desk beside it, and the thread's rounds taken one by one."""
+    """A namespace with the chart in it, a harness beside it, and the thread's rounds taken one by one."""
 
-    def __init__(self, plane: ControlPlane, namespace: str, desk: Desk) -> None:
+    def __init__(self, plane: ControlPlane, namespace: str, harness: Harness) -> None:
         self.plane = plane
         self.namespace = namespace
-        self.desk = desk
+        self.harness = harness
         self.cluster: Cluster = plane.as_account(namespace, "f-foldwise")
-        self.jobs = WorkerJobs(self.cluster, "f-foldwise-worker", desk.sessions, is_leader=lambda: True)
+        self.jobs = WorkerJobs(self.cluster, "f-foldwise-worker", harness.sessions, is_leader=lambda: True)
 
     def until(self, condition: Callable[[], Any]) -> Any:
         def look() -> Any:
@@ -106,11 +106,11 @@ class Place:
         return len([p for p in self.jobs.view("s").pods if p.phase in {"Pending", "Running"}]) == number
 
     def study(self, change: Callable[..., Any], *arguments: Any) -> None:
-        with self.desk.sessions.begin() as session:
+        with self.harness.sessions.begin() as session:
             change(session, "s", *arguments)
 
     def outcome(self, lease: str) -> str | None:
-        with self.desk.engine.connect() as connection:
+        with self.harness.engine.connect() as connection:
             query = text("SELECT outcome FROM foldwise.leases WHERE id = :id")
             found: str | None = connection.scalar(query, {"id": lease})
             return found
@@ -138,10 +138,10 @@ class Place:
 
 
 @pytest.fixture
-def place(plane: ControlPlane, desk: Desk, request: pytest.FixtureRequest) -> Iterator[Place]:
+def place(plane: ControlPlane, harness: Harness, request: pytest.FixtureRequest) -> Iterator[Place]:
     namespace = request.node.name.replace("_", "-").removeprefix("test-")[:40].strip("-")
     install(plane, namespace)
-    made = Place(plane, namespace, desk)
+    made = Place(plane, namespace, harness)
     yield made
     made.jobs._ending = True
     for watched in (made.jobs._jobs, made.jobs._pods):
@@ -170,12 +170,12 @@ def test_pods_of_the_chart_pass_the_restricted_standard(place: Place) -> None:
     enforce = {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
     path = f"/api/v1/namespaces/{place.namespace}"
     place.plane.must("PATCH", path, enforce, "application/merge-patch+json")
-    place.desk.create(workers=2)
+    place.harness.create(workers=2)
     assert len(place.pods(2)) == 2
 
 
 def test_a_study_has_a_job_from_its_start_to_its_end(place: Place) -> None:
-    place.desk.create(workers=2)
+    place.harness.create(workers=2)
     job = place.job()
     assert job["metadata"]["name"].startswith("f-foldwise-s-")
     assert job["metadata"]["ownerReferences"][0]["name"] == "f-foldwise-worker"
@@ -201,14 +201,14 @@ def test_a_study_has_a_job_from_its_start_to_its_end(place: Place) -> None:
 
 
 def test_pausing_waits_for_folds_under_way_and_resuming_goes_on(place: Place) -> None:
-    place.desk.create()
+    place.harness.create()
     (pod,) = place.pods(1)
-    held = place.desk.must_claim(pod["metadata"]["name"])
+    held = place.harness.must_claim(pod["metadata"]["name"])
     place.study(life.pause)
     for _ in range(3):
         place.jobs.round()
     assert not place.job()["spec"].get("suspend")
-    place.desk.report(held, more=False)
+    place.harness.report(held, more=False)
     place.until(lambda: place.job()["spec"].get("suspend"))
     place.until(lambda: not place.living())
     assert place.jobs.view("s").suspended
@@ -217,13 +217,13 @@ def test_pausing_waits_for_folds_under_way_and_resuming_goes_on(place: Place) ->
 
 
 def test_the_fold_of_a_pod_that_is_taken_away_is_free_at_once(place: Place) -> None:
-    place.desk.create()
+    place.harness.create()
     (pod,) = place.pods(1)
-    held = place.desk.must_claim(pod["metadata"]["name"])
+    held = place.harness.must_claim(pod["metadata"]["name"])
     place.delete(pod)
     place.until(lambda: place.outcome(held.lease.id) == "released")
     (another,) = place.until(lambda: place.others(pod))
-    again = place.desk.must_claim(another["metadata"]["name"])
+    again = place.harness.must_claim(another["metadata"]["name"])
     assert (again.fold, again.lease.term) == (held.fold, held.lease.term + 1)
     # Evicted, as by a node under pressure: it is known by a condition, and not counted against the Job either.
     target = {"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet", "message": ""}
@@ -234,20 +234,20 @@ def test_the_fold_of_a_pod_that_is_taken_away_is_free_at_once(place: Place) -> N
 
 
 def test_a_pod_that_dies_of_itself_counts_against_its_fold(place: Place) -> None:
-    place.desk.create()
+    place.harness.create()
     (pod,) = place.pods(1)
-    held = place.desk.must_claim(pod["metadata"]["name"])
+    held = place.harness.must_claim(pod["metadata"]["name"])
     place.end(pod, 137)
 
-    def lapsed() -> bool:
-        place.desk.leader.round()
+    def expired() -> bool:
+        place.harness.leader.round()
         return place.outcome(held.lease.id) == "lapsed"
 
-    place.until(lapsed)
+    place.until(expired)
 
 
 def test_stalled_in_the_scheduler_s_words_until_there_is_a_node(place: Place) -> None:
-    place.desk.create()
+    place.harness.create()
     place.pods(1)
     said = place.until(lambda: place.jobs.stalled("s"))
     assert said.startswith("Unschedulable: ")
@@ -259,14 +259,14 @@ def test_stalled_in_the_scheduler_s_words_until_there_is_a_node(place: Place) ->
 def test_stalled_in_the_words_of_a_quota(place: Place) -> None:
     quota = {"metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
     place.plane.must("POST", f"/api/v1/namespaces/{place.namespace}/resourcequotas", quota)
-    place.desk.create()
+    place.harness.create()
     said = place.until(lambda: place.jobs.stalled("s"))
     assert said.startswith("FailedCreate: ")
     assert "exceeded quota" in said
 
 
 def test_a_job_that_failed_says_why_and_resuming_makes_another(place: Place) -> None:
-    place.desk.create()
+    place.harness.create()
     (pod,) = place.pods(1)
     first = place.job()
     # 64: its token or cache is wrong, and no other pod would fare better.
@@ -283,7 +283,7 @@ def test_a_job_that_failed_says_why_and_resuming_makes_another(place: Place) -> 
 def test_exit_code_75_is_replaced_and_not_counted(place: Place) -> None:
     # One failure that counts would fail the Job.
     install(place.plane, place.namespace, "--set", "worker.backoffLimit=0")
-    place.desk.create()
+    place.harness.create()
     (pod,) = place.pods(1)
     place.end(pod, 75)
     place.until(lambda: place.others(pod))
@@ -294,16 +294,16 @@ def test_exit_code_75_is_replaced_and_not_counted(place: Place) -> None:
 
 
 def test_more_trials_for_a_study_that_was_complete_make_another_job(place: Place) -> None:
-    place.desk.create(trials=1)
+    place.harness.create(trials=1)
     (pod,) = place.pods(1)
     first = place.job()["metadata"]["uid"]
     place.run(pod)
     place.until(lambda: place.jobs.view("s").pods[0].phase == "Running")
-    assignment = place.desk.claim(pod["metadata"]["name"])
+    assignment = place.harness.claim(pod["metadata"]["name"])
     while assignment is not None:
-        assignment = place.desk.report(assignment).next
-    place.desk.leader.round()
-    assert place.desk.study().state == "complete"
+        assignment = place.harness.report(assignment).next
+    place.harness.leader.round()
+    assert place.harness.study().state == "complete"
     place.end(pod, 0)
     place.until(lambda: (place.job()["status"].get("succeeded") or 0) >= 1)
     place.study(life.set_budget, 2)
@@ -311,7 +311,7 @@ def test_more_trials_for_a_study_that_was_complete_make_another_job(place: Place
 
 
 def test_a_release_that_goes_takes_its_jobs_along(place: Place) -> None:
-    place.desk.create()
+    place.harness.create()
     place.pods(1)
     helm(place.plane, "uninstall", "f", "--namespace", place.namespace)
     wait_until(lambda: not place.objects("jobs"))

@@ -15,12 +15,12 @@ from coordinator.events import BEGINNING, Cursor, events_after, newest_cursor, p
 from coordinator.studies import life
 from services.contracts import Event, EventKind
 from services.errors import InvalidInput
-from tests.harness.coordinator_harness import Desk
+from tests.harness.coordinator_harness import Harness
 from tests.harness.served_app import live_coordinator
 
 
-def told(desk: Desk, cursor: Cursor = BEGINNING) -> list[Event]:
-    with desk.sessions() as session:
+def events_of(harness: Harness, cursor: Cursor = BEGINNING) -> list[Event]:
+    with harness.sessions() as session:
         return events_after(session, cursor)
 
 
@@ -28,13 +28,13 @@ def kinds(found: list[Event]) -> list[tuple[str, Any]]:
     return [(event.kind.value, event.data.get("state", event.data.get("fold"))) for event in found]
 
 
-def test_what_happens_to_a_study_is_told_in_order(desk: Desk) -> None:
-    desk.create(trials=1)
-    assignment = desk.must_claim()
-    following = desk.report(assignment).next
+def test_what_happens_to_a_study_is_told_in_order(harness: Harness) -> None:
+    harness.create(trials=1)
+    assignment = harness.must_claim()
+    following = harness.report(assignment).next
     while following is not None:
-        following = desk.report(following).next
-    found = told(desk)
+        following = harness.report(following).next
+    found = events_of(harness)
     assert kinds(found) == [
         ("study_moved", "running"),
         *(("fold_accepted", fold) for fold in range(5)),
@@ -50,60 +50,60 @@ def test_what_happens_to_a_study_is_told_in_order(desk: Desk) -> None:
         "trial_accuracy": 1.0,
         "reused": False,
     }
-    assert told(desk, parse_cursor(found[4].id)) == found[5:]
-    with desk.sessions() as session:
+    assert events_of(harness, parse_cursor(found[4].id)) == found[5:]
+    with harness.sessions() as session:
         assert newest_cursor(session) == parse_cursor(found[-1].id)
 
 
-def test_a_lower_id_that_becomes_visible_later_is_not_skipped(desk: Desk) -> None:
-    with desk.sessions() as early, desk.sessions() as late:
+def test_a_lower_id_that_becomes_visible_later_is_not_skipped(harness: Harness) -> None:
+    with harness.sessions() as early, harness.sessions() as late:
         early.execute(text("SELECT pg_current_xact_id()"))
         publish(late, 1, EventKind.STUDY_CHANGED, first="by id")
         publish(early, 1, EventKind.STUDY_CHANGED, second="by id")
         early.commit()
-        seen = told(desk)
+        seen = events_of(harness)
         assert [list(event.data) for event in seen] == [["second"]]
         late.commit()
-        seen += told(desk, parse_cursor(seen[-1].id))
+        seen += events_of(harness, parse_cursor(seen[-1].id))
     assert [list(event.data) for event in seen] == [["second"], ["first"]]
     ids = [parse_cursor(event.id).id for event in seen]
     assert ids[0] > ids[1], "by id alone the second would have hidden the first"
 
 
-def test_a_transaction_that_ends_late_holds_newer_events_back(desk: Desk) -> None:
-    with desk.sessions() as slow, desk.sessions() as quick:
+def test_a_transaction_that_ends_late_holds_newer_events_back(harness: Harness) -> None:
+    with harness.sessions() as slow, harness.sessions() as quick:
         publish(slow, 1, EventKind.STUDY_CHANGED, who="slow")
         publish(quick, 1, EventKind.STUDY_CHANGED, who="quick")
         quick.commit()
-        assert told(desk) == []
-        with desk.sessions() as session:
+        assert events_of(harness) == []
+        with harness.sessions() as session:
             assert newest_cursor(session) == BEGINNING
         slow.commit()
-    assert [event.data["who"] for event in told(desk)] == ["slow", "quick"]
+    assert [event.data["who"] for event in events_of(harness)] == ["slow", "quick"]
 
 
-def test_what_is_rolled_back_was_not(desk: Desk) -> None:
-    with desk.sessions() as session:
+def test_what_is_rolled_back_was_not(harness: Harness) -> None:
+    with harness.sessions() as session:
         publish(session, 1, EventKind.STUDY_CHANGED)
         session.rollback()
-    assert told(desk) == []
+    assert events_of(harness) == []
 
 
-def test_old_events_and_too_many_are_dropped(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_events_and_too_many_are_dropped(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events, "KEPT_EVENTS", 3)
     for number in range(6):
-        with desk.sessions.begin() as session:
+        with harness.sessions.begin() as session:
             publish(session, 1, EventKind.STUDY_CHANGED, number=number)
-    with desk.engine.begin() as connection:
+    with harness.engine.begin() as connection:
         connection.execute(text("UPDATE foldwise.events SET at = at - interval '31 days' WHERE id = 5"))
-    desk.leader.round()
-    assert [event.data["number"] for event in told(desk)] == [2, 3, 5]
+    harness.leader.round()
+    assert [event.data["number"] for event in events_of(harness)] == [2, 3, 5]
 
 
-def test_a_place_of_another_database_counts_as_the_beginning(desk: Desk) -> None:
-    with desk.sessions.begin() as session:
+def test_a_place_of_another_database_counts_as_the_beginning(harness: Harness) -> None:
+    with harness.sessions.begin() as session:
         publish(session, 1, EventKind.STUDY_CHANGED)
-    assert len(told(desk, Cursor(2**60, 1))) == 1
+    assert len(events_of(harness, Cursor(2**60, 1))) == 1
 
 
 @pytest.mark.parametrize("wrong", ["", "1", "-", "1-", "a-b", "1-2-3", f"{2**63}-0", "\u0661-1"])
@@ -127,37 +127,37 @@ def sent(client: httpx.Client, path: str, **given: Any) -> Iterator[dict[str, st
                 fields = {}
 
 
-def test_a_stream_tells_what_happens_and_goes_on_where_it_was_cut(desk: Desk) -> None:
-    desk.create(trials=1)
-    with live_coordinator(desk.settings) as client, live_coordinator(desk.settings) as replica:
+def test_a_stream_tells_what_happens_and_goes_on_where_it_was_cut(harness: Harness) -> None:
+    harness.create(trials=1)
+    with live_coordinator(harness.settings) as client, live_coordinator(harness.settings) as replica:
         all_of_them = sent(client, "/events", params={"after": "0-0"})
         first = next(all_of_them)
         assert first["event"] == "study_moved"
         content = json.loads(first["data"])
         assert (content["id"], content["study"], content["kind"]) == (first["id"], "s", "study_moved")
-        desk.report(desk.must_claim())
+        harness.report(harness.must_claim())
         second = next(all_of_them)
         assert (second["event"], json.loads(second["data"])["data"]["fold"]) == ("fold_accepted", 0)
         all_of_them.close()  # type: ignore[attr-defined]
 
         again = sent(replica, "/studies/s/events", headers={"Last-Event-ID": first["id"]})
         assert next(again) == second
-        with desk.sessions.begin() as session:
+        with harness.sessions.begin() as session:
             life.pause(session, "s")
         assert json.loads(next(again)["data"])["data"] == {"state": "paused", "reason": None}
         again.close()  # type: ignore[attr-defined]
 
 
-def test_a_quiet_stream_carries_comments(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_quiet_stream_carries_comments(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastapi.routing._PING_INTERVAL", 0.05)
-    with live_coordinator(desk.settings) as client, client.stream("GET", "/api/v1/events") as response:
+    with live_coordinator(harness.settings) as client, client.stream("GET", "/api/v1/events") as response:
         assert next(response.iter_lines()) == ": ping"
 
 
-def test_the_stream_of_a_study_is_its_own_and_ends_with_it(desk: Desk) -> None:
-    desk.create(name="other")
-    desk.create(start=False)
-    with live_coordinator(desk.settings) as client:
+def test_the_stream_of_a_study_is_its_own_and_ends_with_it(harness: Harness) -> None:
+    harness.create(name="other")
+    harness.create(start=False)
+    with live_coordinator(harness.settings) as client:
         stream = sent(client, "/studies/s/events", params={"after": "0-0"})
         assert json.loads(next(stream)["data"])["data"]["state"] == "draft"
         assert client.delete("/api/v1/studies/s", params={"confirm": "s"}).status_code == 204

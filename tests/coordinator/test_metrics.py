@@ -11,7 +11,7 @@ from sqlalchemy.orm import sessionmaker
 from coordinator.app import create_app
 from coordinator.metrics import ServiceCollector
 from coordinator.store.database import connect
-from tests.harness.coordinator_harness import Desk, wait_until
+from tests.harness.coordinator_harness import Harness, wait_until
 from tests.harness.served_app import bearer, served
 
 Labels = frozenset[tuple[str, str]]
@@ -33,19 +33,19 @@ def key(name: str, **labels: str) -> tuple[str, Labels]:
     return name, frozenset(labels.items())
 
 
-def test_the_databases_counts_are_told_whichever_coordinator_is_asked(desk: Desk) -> None:
+def test_the_databases_counts_are_told_whichever_coordinator_is_asked(harness: Harness) -> None:
     # Two trials of equal parameters: the second reuses the first's five folds. Of the other study a fold is
     # run, one lapses and is held again.
-    desk.create(name="equal", space={"clahe": [True]}, trials=2)
-    assignment = desk.claim()
+    harness.create(name="equal", space={"clahe": [True]}, trials=2)
+    assignment = harness.claim()
     while assignment is not None:
-        assignment = desk.report(assignment).next
-    desk.create(name="other", space={"clahe": [True, False]}, trials=3)
-    following = desk.report(desk.must_claim()).next
+        assignment = harness.report(assignment).next
+    harness.create(name="other", space={"clahe": [True, False]}, trials=3)
+    following = harness.report(harness.must_claim()).next
     assert following is not None
-    desk.lapse(following)
-    desk.must_claim("w2")
-    settings = desk.settings
+    harness.expire(following)
+    harness.must_claim("w2")
+    settings = harness.settings
     apps = [create_app(settings) for _ in range(2)]
     expected = {
         key("foldwise_folds_counted", origin="run"): 6,
@@ -75,8 +75,10 @@ def test_the_databases_counts_are_told_whichever_coordinator_is_asked(desk: Desk
         assert scrape(one, admin)[key("process_resident_memory_bytes")] > 1e7
 
 
-def test_requests_are_counted_by_the_routes_template_and_never_by_what_a_client_writes(desk: Desk) -> None:
-    settings = desk.settings
+def test_requests_are_counted_by_the_routes_template_and_never_by_what_a_client_writes(
+    harness: Harness,
+) -> None:
+    settings = harness.settings
     admin = bearer(settings.admin_token)
     with served(create_app(settings)) as client:
         for name in ("a", "b"):
@@ -96,7 +98,7 @@ def test_requests_are_counted_by_the_routes_template_and_never_by_what_a_client_
     assert not any("/studies/a" in value for _, labels in told for _, value in labels)
 
 
-def test_without_the_database_the_rest_is_told(desk: Desk) -> None:
+def test_without_the_database_the_rest_is_told(harness: Harness) -> None:
     gone = connect("postgresql://nobody@127.0.0.1:9/nothing")
     collector = ServiceCollector(sessionmaker(gone), is_leader=lambda: True, connections=lambda: 3)
     told = {sample.name: sample.value for family in collector.collect() for sample in family.samples}
@@ -107,10 +109,10 @@ def test_without_the_database_the_rest_is_told(desk: Desk) -> None:
     }
 
 
-def test_the_reference_names_every_metric(desk: Desk) -> None:
-    with served(create_app(desk.settings)) as client:
+def test_the_reference_names_every_metric(harness: Harness) -> None:
+    with served(create_app(harness.settings)) as client:
         client.get("/livez")
-        answer = client.get("/metrics", headers=bearer(desk.settings.admin_token))
+        answer = client.get("/metrics", headers=bearer(harness.settings.admin_token))
     documented = REFERENCE.read_text()
     families = {family.name for family in text_string_to_metric_families(answer.text)}
     assert len(families) > 10

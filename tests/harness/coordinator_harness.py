@@ -37,7 +37,7 @@ from tests.harness.simulated_results import make_result
 from tests.harness.tiny_cache import FINGERPRINT
 
 
-class Desk:
+class Harness:
     """Each call is one transaction, as in a request."""
 
     def __init__(self, engine: Engine, cache_root: Path) -> None:
@@ -94,7 +94,7 @@ class Desk:
             beat = Heartbeat(epoch=0, step=step)
             return leases.heartbeat(session, key_of(assignment.lease), beat, self.settings).command
 
-    def lapse(self, assignment: FoldAssignment) -> None:
+    def expire(self, assignment: FoldAssignment) -> None:
         """Let the database's clock pass the end of a lease, and the leader see it."""
         with self.engine.begin() as connection:
             connection.execute(

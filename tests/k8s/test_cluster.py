@@ -19,7 +19,7 @@ from k8s.cluster import Cluster, WatchTooOld
 from k8s.logs import lines_of
 from k8s.watch import Watched
 from services.errors import Conflict, FoldwiseError, NotFound, Unavailable
-from tests.harness.coordinator_harness import Desk
+from tests.harness.coordinator_harness import Harness
 from tests.harness.served_app import bearer, served
 
 
@@ -200,10 +200,10 @@ def test_logs_name_their_pods_and_end_with_whoever_reads_them(api: tuple[Recorde
     assert "follow=true" in recorded.asked[-1]
 
 
-def test_without_a_cluster_studies_have_no_pods_and_all_else_works(desk: Desk) -> None:
-    desk.create()
-    admin = bearer(desk.settings.admin_token)
-    with served(create_app(desk.settings)) as client:
+def test_without_a_cluster_studies_have_no_pods_and_all_else_works(harness: Harness) -> None:
+    harness.create()
+    admin = bearer(harness.settings.admin_token)
+    with served(create_app(harness.settings)) as client:
         answer = client.get("/api/v1/studies/s/workers", headers=admin)
         assert answer.json() == {"job": None, "wanted": None, "suspended": False, "stalled": None, "pods": []}
         assert client.get("/api/v1/studies/none/workers", headers=admin).status_code == 404
@@ -215,7 +215,7 @@ def test_without_a_cluster_studies_have_no_pods_and_all_else_works(desk: Desk) -
         assert logs.status_code == 409
         assert "starts no workers" in logs.json()["detail"]
         assert client.get("/api/v1/studies/s", headers=admin).json()["stalled"] is None
-        desk.must_claim()
+        harness.must_claim()
         (worker,) = client.get("/api/v1/workers", headers=admin).json()
         assert worker["pod"] is None
         assert client.post("/api/v1/studies/s/stop", headers=admin).status_code == 200
@@ -223,17 +223,17 @@ def test_without_a_cluster_studies_have_no_pods_and_all_else_works(desk: Desk) -
 
 
 @pytest.mark.parametrize(("disrupted", "outcome"), [(True, "released"), (False, "lapsed")])
-def test_what_a_pod_held_is_free_when_it_is_gone(desk: Desk, disrupted: bool, outcome: str) -> None:
+def test_what_a_pod_held_is_free_when_it_is_gone(harness: Harness, disrupted: bool, outcome: str) -> None:
 
-    desk.create()
-    held = desk.must_claim("pod-1")
-    other = desk.must_claim("pod-2")
+    harness.create()
+    held = harness.must_claim("pod-1")
+    other = harness.must_claim("pod-2")
     for count in (1, 0 if disrupted else 1):
-        with desk.sessions.begin() as session:
+        with harness.sessions.begin() as session:
             assert workers.end_worker(session, "pod-1", "uid", disrupted=disrupted) == count
-    desk.leader.round()
-    found = desk.must_claim("pod-3")
+    harness.leader.round()
+    found = harness.must_claim("pod-3")
     assert (found.trial, found.fold, found.lease.term) == (held.trial, held.fold, held.lease.term + 1)
-    with desk.engine.connect() as connection:
+    with harness.engine.connect() as connection:
         rows = connection.execute(text("SELECT id, outcome FROM foldwise.leases")).all()
     assert dict(rows) == {held.lease.id: outcome, other.lease.id: None, found.lease.id: None}

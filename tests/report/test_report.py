@@ -21,7 +21,7 @@ from coordinator.scheduling import reports
 from coordinator.settings import CoordinatorSettings
 from report.write import write_report
 from services.contracts import FoldAssignment
-from tests.harness.coordinator_harness import Desk, key_of
+from tests.harness.coordinator_harness import Harness, key_of
 from tests.harness.served_app import study_client
 from tests.harness.simulated_results import make_result
 
@@ -33,12 +33,12 @@ CLASSES = ["anger", "happy"]
 
 @pytest.fixture
 def client(settings: CoordinatorSettings) -> Iterator[StudyClient]:
-    # The desk leads.
+    # The harness leads.
     with study_client(replace(settings, read_token=READ_TOKEN, leader_interval=60), READ_TOKEN) as client:
         yield client
 
 
-def search(desk: Desk, **given: Any) -> None:
+def search(harness: Harness, **given: Any) -> None:
     """A study of which each trial has its own skill; trial 2 has the parameters of trial 1."""
     configuration = {"clahe": True, "temporal_size": 3, "dropout": 0.25}
     spec = {
@@ -51,27 +51,27 @@ def search(desk: Desk, **given: Any) -> None:
         "pruning": [{"rule": "median", "startup_trials": 2, "warmup_folds": 1}],
         **given,
     }
-    desk.create(**spec)
+    harness.create(**spec)
 
 
-def run(desk: Desk, *, folds: int | None = None, epochs: int = EPOCHS) -> None:
+def run(harness: Harness, *, folds: int | None = None, epochs: int = EPOCHS) -> None:
     """Let a worker run all folds, or so many."""
     done = 0
     while folds is None or done < folds:
-        assignment = desk.claim()
+        assignment = harness.claim()
         if assignment is None:
-            desk.leader.round()
-            assignment = desk.claim()
+            harness.leader.round()
+            assignment = harness.claim()
         if assignment is None:
             return
-        report(desk, assignment, epochs)
+        report(harness, assignment, epochs)
         done += 1
 
 
-def report(desk: Desk, assignment: FoldAssignment, epochs: int) -> None:
+def report(harness: Harness, assignment: FoldAssignment, epochs: int) -> None:
     draw = np.random.default_rng(assignment.trial * 100 + assignment.fold)
     skill = (0.75, 0.9, 0.9, 0.3, 0.8, 0.5, 0.95, 0.6)[assignment.trial % 8]
-    with desk.sessions.begin() as session:
+    with harness.sessions.begin() as session:
         # The true labels are those of a clip's name.
         labels = [CLASSES.index(clip.split("_")[1]) for clip in assignment.test_clips]
         guesses = [[y if draw.random() < skill else 1 - y for y in labels] for _ in range(epochs)]
@@ -86,7 +86,7 @@ def report(desk: Desk, assignment: FoldAssignment, epochs: int) -> None:
         result = made.model_copy(
             update={"epochs": tuple(epoch.model_copy(update={"predicted": tuple(guess)}) for guess in guesses)}
         )
-        reports.report(session, key_of(assignment.lease), result, desk.settings)
+        reports.report(session, key_of(assignment.lease), result, harness.settings)
 
 
 def query(engine: Engine, statement: str) -> list[Any]:
@@ -110,13 +110,15 @@ def percent(share: float) -> str:
 
 
 def test_every_number_of_a_report_is_that_of_the_database(
-    desk: Desk, client: StudyClient, tmp_path: Path
+    harness: Harness, client: StudyClient, tmp_path: Path
 ) -> None:
-    search(desk)
-    run(desk)
+    search(harness)
+    run(harness)
     write_report(client, "s", tmp_path)
     numbers = json.loads((tmp_path / "report.json").read_text())
-    trials = query(desk.engine, "SELECT number, state, value, parameters FROM foldwise.trials ORDER BY number")
+    trials = query(
+        harness.engine, "SELECT number, state, value, parameters FROM foldwise.trials ORDER BY number"
+    )
     states = {state: sum(t.state == state for t in trials) for state in numbers["trials"]}
     assert numbers["trials"] == states
     assert states["complete"] >= 4
@@ -125,8 +127,8 @@ def test_every_number_of_a_report_is_that_of_the_database(
     assert [(int(t["Trial"]), t["State"]) for t in listed] == [(t.number, t.state) for t in trials]
     assert [float(t["Dropout"]) for t in listed] == [t.parameters["dropout"] for t in trials]
     best = max((t for t in trials if t.state == "complete"), key=lambda t: (t.value, -t.number))
-    said = check_scores(desk.engine, best, numbers["shown"], tmp_path)
-    said += check_account(desk.engine, trials, numbers["account"])
+    said = check_scores(harness.engine, best, numbers["shown"], tmp_path)
+    said += check_account(harness.engine, trials, numbers["account"])
 
     page = page_text(tmp_path)
     for words in (*said, "selected on its own test clips: it is the best of 8 trials"):
@@ -224,16 +226,16 @@ def check_account(engine: Engine, trials: list[Any], account: dict[str, Any]) ->
 
 
 def test_a_study_without_a_complete_trial_gets_an_honest_report(
-    desk: Desk, client: StudyClient, tmp_path: Path
+    harness: Harness, client: StudyClient, tmp_path: Path
 ) -> None:
-    search(desk, pruning=[{"rule": "bound", "threshold": 1.0}], trials=3)
+    search(harness, pruning=[{"rule": "bound", "threshold": 1.0}], trials=3)
     write_report(client, "s", tmp_path)
     page = page_text(tmp_path)
     assert "No trial is complete and none was pruned, so there is no result to show yet" in page
     assert json.loads((tmp_path / "report.json").read_text())["account"]["to_come"] == 6
 
     # One trial: every fold gets one clip wrong, so its first ends it.
-    desk.report(desk.must_claim(), wrong=1)
+    harness.report(harness.must_claim(), wrong=1)
     found = write_report(client, "s", tmp_path)
     page = page_text(tmp_path)
     assert "No trial is complete, so the study has no accuracy" in page
@@ -247,11 +249,11 @@ def test_a_study_without_a_complete_trial_gets_an_honest_report(
 
 
 def test_epochs_that_an_early_stop_cut_are_not_recorded_and_subjects_can_be_unknown(
-    desk: Desk, client: StudyClient, tmp_path: Path
+    harness: Harness, client: StudyClient, tmp_path: Path
 ) -> None:
-    search(desk, trials=1, enqueue=[])
-    run(desk, epochs=EPOCHS - 1)
-    with desk.engine.begin() as connection:
+    search(harness, trials=1, enqueue=[])
+    run(harness, epochs=EPOCHS - 1)
+    with harness.engine.begin() as connection:
         # As in a study that was imported where its clips are not.
         connection.execute(text("UPDATE foldwise.studies SET fingerprint = repeat('0', 64)"))
     found = write_report(client, "s", tmp_path)

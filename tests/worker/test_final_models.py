@@ -20,7 +20,7 @@ from services.clip_cache import cache_folder, open_cache
 from services.contracts import ComputePlan, FoldAssignment, FoldResult, StudyState, TrainFinal, WorkerInfo
 from services.errors import CacheMismatch, Conflict, InvalidInput, LeaseSuperseded
 from services.model_catalogue import TEXT, add_model, find_model, list_models, read_weights, staged_models
-from tests.harness.coordinator_harness import Desk, key_of
+from tests.harness.coordinator_harness import Harness, key_of
 from tests.harness.served_app import live_coordinator
 from tests.harness.simulated_results import make_result
 from tests.harness.tiny_cache import FINGERPRINT
@@ -39,34 +39,34 @@ SPEC = {
 
 
 @pytest.fixture
-def searched(engine: Engine, cache_root: Path) -> Desk:
+def searched(engine: Engine, cache_root: Path) -> Harness:
     """A study `s` of one complete trial of two folds, whose best epochs were 1 and 2."""
-    desk = Desk(engine, cache_root)
-    desk.create(**SPEC)
-    first = desk.must_claim()
-    second = desk.report(first, wrong=1).next
+    harness = Harness(engine, cache_root)
+    harness.create(**SPEC)
+    first = harness.must_claim()
+    second = harness.report(first, wrong=1).next
     assert second is not None
-    with desk.sessions.begin() as session:
-        good = desk.result(session, second, wrong=0)
-        bad = desk.result(session, second, wrong=2)
+    with harness.sessions.begin() as session:
+        good = harness.result(session, second, wrong=0)
+        bad = harness.result(session, second, wrong=2)
     two = good.model_copy(update={"epochs": (*bad.epochs, *good.epochs)})
-    _report(desk, second, two)
-    return desk
+    _report(harness, second, two)
+    return harness
 
 
-def _report(desk: Desk, assignment: FoldAssignment, result: FoldResult) -> Any:
-    with desk.sessions.begin() as session:
-        return reports.report(session, key_of(assignment.lease), result, desk.settings)
+def _report(harness: Harness, assignment: FoldAssignment, result: FoldResult) -> Any:
+    with harness.sessions.begin() as session:
+        return reports.report(session, key_of(assignment.lease), result, harness.settings)
 
 
-def _train_final(desk: Desk, **wanted: Any) -> None:
-    with desk.sessions.begin() as session:
+def _train_final(harness: Harness, **wanted: Any) -> None:
+    with harness.sessions.begin() as session:
         spec = final_spec(session, "s", TrainFinal(**wanted))
-        life.create(session, spec, desk.settings.cache_root)
-    desk.leader.round()
+        life.create(session, spec, harness.settings.cache_root)
+    harness.leader.round()
 
 
-def test_the_best_trial_becomes_a_study_of_all_clips(searched: Desk) -> None:
+def test_the_best_trial_becomes_a_study_of_all_clips(searched: Harness) -> None:
     _train_final(searched)
     study = searched.study("s-final")
     assert (study.folds, study.clips, study.spec.trials, study.state) == (1, 10, 1, StudyState.RUNNING)
@@ -80,7 +80,7 @@ def test_the_best_trial_becomes_a_study_of_all_clips(searched: Desk) -> None:
     assert searched.trial(0, "s-final").parameters == {"dropout": 0.25, "epochs": 2}
 
 
-def test_only_a_worker_that_keeps_models_gets_it(searched: Desk) -> None:
+def test_only_a_worker_that_keeps_models_gets_it(searched: Harness) -> None:
     _train_final(searched)
     assert searched.claim() is None
     with pytest.raises(CacheMismatch, match=r"trains a model to keep.*--models"):
@@ -106,32 +106,32 @@ def test_only_a_worker_that_keeps_models_gets_it(searched: Desk) -> None:
 
 
 def test_a_fold_that_leaves_clips_out_has_no_model(engine: Engine, cache_root: Path) -> None:
-    desk = Desk(engine, cache_root)
-    desk.create(**SPEC)
-    task = desk.must_claim(keeps_models=True)
+    harness = Harness(engine, cache_root)
+    harness.create(**SPEC)
+    task = harness.must_claim(keeps_models=True)
     named = make_result(task, [0] * len(task.test_clips)).model_dump()
     model = {"id": f"s-{'a' * 12}", "sha256": "a" * 64}
     with pytest.raises(InvalidInput, match="model: the result names a model"):
-        _report(desk, task, FoldResult.model_validate({**named, "model": model}))
+        _report(harness, task, FoldResult.model_validate({**named, "model": model}))
 
 
 def test_what_cannot_become_a_model_is_refused(engine: Engine, cache_root: Path) -> None:
-    desk = Desk(engine, cache_root)
-    desk.create(**SPEC)
+    harness = Harness(engine, cache_root)
+    harness.create(**SPEC)
     with pytest.raises(Conflict, match="no trial of study s is complete"):
-        _train_final(desk)
+        _train_final(harness)
     with pytest.raises(Conflict, match="trial 0 of study s is ready, not complete"):
-        _train_final(desk, trial=0)
+        _train_final(harness, trial=0)
     for changes in ({"trials": 2}, {"pruning": [{"rule": "median"}]}):
         with pytest.raises(ValueError, match="set trials to 1 and pruning to"):
-            desk.create(**{**SPEC, "name": "all", "protocol": {"kind": "all"}, **changes})
+            harness.create(**{**SPEC, "name": "all", "protocol": {"kind": "all"}, **changes})
 
 
 # --- The worker's side --------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def client(searched: Desk) -> Iterator[CoordinatorClient]:
+def client(searched: Harness) -> Iterator[CoordinatorClient]:
     """A worker's client of a coordinator that has the study `s-final` to run."""
     _train_final(searched)
     settings = replace(searched.settings, lease_seconds=60.0)

@@ -30,7 +30,7 @@ from services.errors import (
     TokenRefused,
     Unavailable,
 )
-from tests.harness.coordinator_harness import Desk, wait_until
+from tests.harness.coordinator_harness import Harness, wait_until
 from tests.harness.served_app import WORKER_TOKEN
 from tests.harness.tiny_cache import FINGERPRINT, write_tiny_cache
 from tests.worker.conftest import LiveCoordinator
@@ -198,22 +198,22 @@ def test_a_signal_ends_the_wait_for_a_coordinator(coordinator: LiveCoordinator, 
     assert time.monotonic() - started < PROMPT_SECONDS
 
 
-def let_another_run_it(coordinator: LiveCoordinator, desk: Desk) -> None:
+def let_another_run_it(coordinator: LiveCoordinator, harness: Harness) -> None:
     """Expire the lease of the worker under test, and let another one report its fold."""
 
     def claimed() -> FoldAssignment | None:
         # A heartbeat that comes before the leader's round renews the lease.
         coordinator.expire_leases()
-        return desk.claim("other")
+        return harness.claim("other")
 
-    wait_until(lambda: (other := claimed()) and desk.report(other, more=False))
+    wait_until(lambda: (other := claimed()) and harness.report(other, more=False))
 
 
 # --- The coordinator ends a fold or the worker ------------------------------------------------------------
 
 
 def test_a_fold_that_was_granted_again_is_abandoned_and_the_next_one_claimed(
-    coordinator: LiveCoordinator, desk: Desk, cache_root: Path
+    coordinator: LiveCoordinator, harness: Harness, cache_root: Path
 ) -> None:
     def trains_the_next_fold() -> bool:
         return bool(
@@ -222,7 +222,7 @@ def test_a_fold_that_was_granted_again_is_abandoned_and_the_next_one_claimed(
 
     coordinator.create_study(epochs=ENDLESS)
     with (
-        when(coordinator.trains, lambda: let_another_run_it(coordinator, desk)),
+        when(coordinator.trains, lambda: let_another_run_it(coordinator, harness)),
         when(trains_the_next_fold, lambda: coordinator.call("POST", "/studies/s/stop")),
     ):
         assert make_worker(coordinator.url, cache_root, study="s").run() == EXIT_DONE
@@ -231,11 +231,11 @@ def test_a_fold_that_was_granted_again_is_abandoned_and_the_next_one_claimed(
 
 
 def test_a_result_that_is_refused_is_dropped_and_the_worker_goes_on(
-    coordinator: LiveCoordinator, desk: Desk, cache_root: Path
+    coordinator: LiveCoordinator, harness: Harness, cache_root: Path
 ) -> None:
     def count_it_first(number: int) -> None:
         if number == 0:
-            let_another_run_it(coordinator, desk)
+            let_another_run_it(coordinator, harness)
 
     coordinator.create_study()
     results = coordinator.interception

@@ -18,7 +18,7 @@ from cli.doctor.cluster import check_cluster
 from cli.main import app
 from coordinator.app import create_app
 from services.errors import InvalidInput, NotFound, Unavailable
-from tests.harness.coordinator_harness import Desk
+from tests.harness.coordinator_harness import Harness
 from tests.harness.served_app import served
 
 KUBECTL = """#!{python}
@@ -79,16 +79,16 @@ def kubectl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorde
 
 
 @pytest.fixture
-def coordinator(desk: Desk) -> Iterator[httpx.Client]:
-    with served(create_app(desk.settings)) as client:
+def coordinator(harness: Harness) -> Iterator[httpx.Client]:
+    with served(create_app(harness.settings)) as client:
         yield client
 
 
 def test_a_release_is_reached_with_its_own_token(
-    kubectl: Recorded, coordinator: httpx.Client, desk: Desk
+    kubectl: Recorded, coordinator: httpx.Client, harness: Harness
 ) -> None:
-    desk.create()
-    token = base64.b64encode(desk.settings.admin_token.encode()).decode()
+    harness.create()
+    token = base64.b64encode(harness.settings.admin_token.encode()).decode()
     kubectl.says(RELEASE | {"secret": {"data": {"admin-token": token}}, "port": coordinator.base_url.port})
     listed = CliRunner().invoke(app, ["--context", "lab", "--namespace", "search", "study", "list", "--json"])
     assert listed.exit_code == 0, listed.output

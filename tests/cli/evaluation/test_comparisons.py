@@ -35,7 +35,7 @@ from services.contracts import FoldAssignment, StudySpec, StudyView
 from services.errors import Conflict, FoldwiseError, InvalidInput, NotFound, StudyOver
 from services.folds import HeldOut, KFold, LeaveOneSubjectOut, OuterFold
 from services.search_space import SearchSpace
-from tests.harness.coordinator_harness import Desk, key_of
+from tests.harness.coordinator_harness import Harness, key_of
 from tests.harness.served_app import ADMIN_TOKEN, study_client
 from tests.harness.simulated_results import make_result
 
@@ -46,33 +46,33 @@ Watch = Callable[[StudyView], StudyView]
 
 @pytest.fixture
 def client(settings: CoordinatorSettings) -> Iterator[StudyClient]:
-    # The desk leads.
+    # The harness leads.
     with study_client(replace(settings, leader_interval=60), ADMIN_TOKEN) as client:
         yield client
 
 
 @pytest.fixture
-def watch(desk: Desk, client: StudyClient) -> Watch:
+def watch(harness: Harness, client: StudyClient) -> Watch:
     """Be the workers of a study until it is over, with errors that follow from seed, trial and fold."""
 
     def report(assignment: FoldAssignment) -> None:
         drawn = np.random.default_rng([assignment.study_seed, assignment.trial, assignment.fold])
-        desk.report(assignment, wrong=int(drawn.integers(0, 2 + assignment.trial % 2)))
+        harness.report(assignment, wrong=int(drawn.integers(0, 2 + assignment.trial % 2)))
 
-    return workers(desk, client, report)
+    return workers(harness, client, report)
 
 
-def workers(desk: Desk, client: StudyClient, report: Callable[[FoldAssignment], None]) -> Watch:
+def workers(harness: Harness, client: StudyClient, report: Callable[[FoldAssignment], None]) -> Watch:
     """Run all folds of a study, each ended by `report`."""
 
     def work(study: StudyView) -> StudyView:
         while True:
             try:
-                assignment = desk.claim(study=study.name)
+                assignment = harness.claim(study=study.name)
             except StudyOver:
                 return client.get(study.name)
             if assignment is None:
-                desk.leader.round()
+                harness.leader.round()
             else:
                 report(assignment)
 
@@ -90,30 +90,30 @@ SPEC = StudySpec.model_validate(
 )
 
 
-def fold_accuracies(desk: Desk, study: str, trial: int) -> list[float]:
+def fold_accuracies(harness: Harness, study: str, trial: int) -> list[float]:
     statement = text(
         """SELECT r.correct::float / r.clips FROM foldwise.results r
         JOIN foldwise.trials t ON t.id = r.trial_id JOIN foldwise.studies s ON s.id = t.study_id
         WHERE s.name = :study AND t.number = :trial ORDER BY r.fold"""
     )
-    with desk.engine.connect() as connection:
+    with harness.engine.connect() as connection:
         return list(connection.scalars(statement, {"study": study, "trial": trial}))
 
 
-def pooled(desk: Desk, study: str, trial: int) -> float:
+def pooled(harness: Harness, study: str, trial: int) -> float:
     statement = text(
         """SELECT sum(r.correct)::float / sum(r.clips) FROM foldwise.results r
         JOIN foldwise.trials t ON t.id = r.trial_id JOIN foldwise.studies s ON s.id = t.study_id
         WHERE s.name = :study AND t.number = :trial"""
     )
-    with desk.engine.connect() as connection:
+    with harness.engine.connect() as connection:
         return float(connection.scalar(statement, {"study": study, "trial": trial}) or 0.0)
 
 
 def test_a_comparison_runs_each_configuration_on_the_same_folds(
-    desk: Desk, client: StudyClient, watch: Watch, tmp_path: Path
+    harness: Harness, client: StudyClient, watch: Watch, tmp_path: Path
 ) -> None:
-    desk.create(space={"dropout": [0.1, 0.4], "epochs": [4]}, protocol=KFold(k=2))
+    harness.create(space={"dropout": [0.1, 0.4], "epochs": [4]}, protocol=KFold(k=2))
     watch(client.get("s"))
     (tmp_path / "other.yaml").write_text("activation: ELU\ndropout: 0.3\n")
     candidates = [
@@ -133,7 +133,7 @@ def test_a_comparison_runs_each_configuration_on_the_same_folds(
     assert (first.parameters["dropout"], first.parameters["epochs"]) == (best.parameters["dropout"], 4)
 
     for side in result.sides:
-        assert list(side.folds) == fold_accuracies(desk, "table", side.trial)
+        assert list(side.folds) == fold_accuracies(harness, "table", side.trial)
         assert side.mean == pytest.approx(fmean(side.folds))
     assert third.folds == first.folds, "equal parameters are equal folds, counted again"
     assert first.tests is None
@@ -151,9 +151,9 @@ def test_a_comparison_runs_each_configuration_on_the_same_folds(
     assert {len(row) for row in table.rows} == {len(table.columns)}
     assert "c1, c3: selected by a search on tiny itself" in " ".join(comparison_warnings(result))
 
-    leases = desk.leases()
+    leases = harness.leases()
     assert compare(client, candidates, SPEC, watch=watch) == result, "the same call runs nothing again"
-    assert desk.leases() == leases
+    assert harness.leases() == leases
     with pytest.raises(Conflict, match="a study table exists already and differs in trials"):
         compare(client, candidates[:2], SPEC, watch=watch)
 
@@ -168,10 +168,10 @@ def test_folds_of_other_clips_are_not_paired(client: StudyClient, watch: Watch) 
 
 
 def test_what_cannot_be_compared_or_confirmed_is_said_in_a_line(
-    desk: Desk, client: StudyClient, tmp_path: Path
+    harness: Harness, client: StudyClient, tmp_path: Path
 ) -> None:
-    desk.create()
-    desk.create(name="final", protocol={"kind": "all"}, trials=1)
+    harness.create()
+    harness.create(name="final", protocol={"kind": "all"}, trials=1)
     bad = tmp_path / "bad.json"
     bad.write_text(json.dumps({"activation": "relu"}))
     wrong: list[tuple[list[str], type[FoldwiseError], str]] = [
@@ -192,8 +192,10 @@ def test_what_cannot_be_compared_or_confirmed_is_said_in_a_line(
         confirm(client, "s", top=1, seeds=1, watch=lambda study: study)
 
 
-def test_the_best_trials_are_run_again_with_other_seeds(desk: Desk, client: StudyClient, watch: Watch) -> None:
-    desk.create(
+def test_the_best_trials_are_run_again_with_other_seeds(
+    harness: Harness, client: StudyClient, watch: Watch
+) -> None:
+    harness.create(
         space={"dropout": [0.1, 0.2], "clahe": [True, False]},
         trials=4,
         sampler={"kind": "grid"},
@@ -206,7 +208,7 @@ def test_the_best_trials_are_run_again_with_other_seeds(desk: Desk, client: Stud
     assert [one.trial for one in found.trials] == [trial.number for trial in by_value[:2]]
     assert (found.studies, found.seeds) == (("s-seed-1", "s-seed-2"), (1, 2))
     for place, one in enumerate(found.trials):
-        again = [pooled(desk, name, place) for name in found.studies]
+        again = [pooled(harness, name, place) for name in found.studies]
         assert one.selected == by_value[place].value
         assert list(one.again) == pytest.approx(again)
         assert one.optimism == pytest.approx(one.selected - fmean(again))
@@ -220,7 +222,7 @@ def test_the_best_trials_are_run_again_with_other_seeds(desk: Desk, client: Stud
 
 
 def test_a_search_is_measured_on_people_who_had_no_part_in_it(
-    desk: Desk, client: StudyClient, watch: Watch
+    harness: Harness, client: StudyClient, watch: Watch
 ) -> None:
     spec = SPEC.model_copy(
         update={
@@ -241,7 +243,7 @@ def test_a_search_is_measured_on_people_who_had_no_part_in_it(
         assert search.clips + measurement.clips == TINY_CLIPS
         assert search.best is not None
         assert (outer.trial, outer.selected) == (search.best.number, search.best.value)
-        assert outer.correct / outer.clips == pooled(desk, outer.measurement, 0)
+        assert outer.correct / outer.clips == pooled(harness, outer.measurement, 0)
         (measured,) = client.trials(outer.measurement)
         assert measured.parameters == {**outer.parameters, "epochs": outer.epochs}
         task = client.fold(outer.measurement, 0, 0).task
@@ -255,9 +257,9 @@ def test_a_search_is_measured_on_people_who_had_no_part_in_it(
     assert nested_table(found).text()[-1][:4] == ["all", "-", "-", str(TINY_CLIPS)]
     assert f"reaches {100 * found.accuracy:.2f} %" in nested_sentence(found)
 
-    leases = desk.leases()
+    leases = harness.leases()
     assert nested(client, spec, outer=2, watch=watch) == found, "the same call runs nothing again"
-    assert desk.leases() == leases
+    assert harness.leases() == leases
     with pytest.raises(InvalidInput, match="study honest-measure-1 only measures a configuration"):
         confirm(client, "honest-measure-1", top=1, seeds=1, watch=watch)
     on_held_out = spec.model_copy(update={"protocol": HeldOut(outer=OuterFold(k=2, fold=0))})
@@ -265,20 +267,22 @@ def test_a_search_is_measured_on_people_who_had_no_part_in_it(
         compare(client, [read_candidate("c1=s"), read_candidate("c2=s")], on_held_out, watch=watch)
 
 
-def test_the_measured_network_trains_for_the_median_of_the_best_epochs(desk: Desk, client: StudyClient) -> None:
+def test_the_measured_network_trains_for_the_median_of_the_best_epochs(
+    harness: Harness, client: StudyClient
+) -> None:
     def report(assignment: FoldAssignment) -> None:
         """Each fold has three epochs; the best is the third in fold 2, else the second."""
         best = 2 if assignment.fold == 2 else 1
-        with desk.sessions.begin() as session:
-            right, wrong = (desk.result(session, assignment, wrong=n).epochs[0] for n in (0, 1))
+        with harness.sessions.begin() as session:
+            right, wrong = (harness.result(session, assignment, wrong=n).epochs[0] for n in (0, 1))
             epochs = tuple(right if epoch == best else wrong for epoch in range(3))
-            result = desk.result(session, assignment, wrong=0).model_copy(update={"epochs": epochs})
-            reports.report(session, key_of(assignment.lease), result, desk.settings)
+            result = harness.result(session, assignment, wrong=0).model_copy(update={"epochs": epochs})
+            reports.report(session, key_of(assignment.lease), result, harness.settings)
 
     spec = spec_of_configurations(
         SPEC, [{"dropout": 0.1}], space={"dropout": [0.1]}, name="m", protocol=LeaveOneSubjectOut()
     )
-    found = nested(client, spec, outer=2, watch=workers(desk, client, report))
+    found = nested(client, spec, outer=2, watch=workers(harness, client, report))
     # Two inner folds with the second epoch best; three with 2, 2, 3.
     assert [one.epochs for one in found.folds] == [2, 2]
     assert [client.fold(one.measurement, 0, 0).task.training.epochs for one in found.folds] == [2, 2]
@@ -306,24 +310,24 @@ def test_what_cannot_be_judged_is_refused_before_anything_runs(
     assert client.studies() == []
 
 
-def test_held_out_clips_count_after_the_last_epoch(desk: Desk) -> None:
-    desk.create(protocol={"kind": "held_out", "outer": {"k": 2, "fold": 1}}, trials=1, pruning=())
-    assignment = desk.must_claim()
+def test_held_out_clips_count_after_the_last_epoch(harness: Harness) -> None:
+    harness.create(protocol={"kind": "held_out", "outer": {"k": 2, "fold": 1}}, trials=1, pruning=())
+    assignment = harness.must_claim()
     result = make_result(assignment, ())
     epoch, right = result.epochs[0], (0, 1) * 2
     epochs = tuple(
         epoch.model_copy(update={"predicted": predicted, "probabilities": ((0.5, 0.5),) * 4})
         for predicted in (right, (1, 1) * 2)
     )
-    with desk.sessions.begin() as session:
+    with harness.sessions.begin() as session:
         labels = tuple(session.get_one(StudyFoldRow, (1, 0)).labels)
         assert labels == right
         result = result.model_copy(update={"epochs": epochs})
-        reports.report(session, key_of(assignment.lease), result, desk.settings)
-    (fold,) = desk.folds(0)
+        reports.report(session, key_of(assignment.lease), result, harness.settings)
+    (fold,) = harness.folds(0)
     assert (fold.best_epoch, fold.correct, fold.clips) == (1, 2, 4)
 
 
-def test_a_study_on_held_out_clips_chooses_nothing(desk: Desk) -> None:
+def test_a_study_on_held_out_clips_chooses_nothing(harness: Harness) -> None:
     with pytest.raises(ValidationError, match="protocol held_out: trials is 2"):
-        desk.create(protocol={"kind": "held_out", "outer": {"k": 2, "fold": 1}}, trials=2, pruning=())
+        harness.create(protocol={"kind": "held_out", "outer": {"k": 2, "fold": 1}}, trials=2, pruning=())

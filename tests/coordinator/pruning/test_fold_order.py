@@ -20,7 +20,7 @@ from coordinator.store import views
 from coordinator.store.studies import get_study
 from coordinator.studies import life
 from services.contracts import FoldAssignment, StudySpec, StudyState, TrialState
-from tests.harness.coordinator_harness import Desk, key_of, wait_until
+from tests.harness.coordinator_harness import Harness, key_of, wait_until
 from tests.harness.optuna_projection import load_twin
 
 FOLDS, CLIPS = 5, 2
@@ -32,7 +32,7 @@ HARDEST = [3, 1, 0, 2, 4]
 Wrong = Callable[[FoldAssignment], int]
 
 
-def create(desk: Desk, trials: int, **spec: Any) -> None:
+def create(harness: Harness, trials: int, **spec: Any) -> None:
     """A study whose trials are all ready, each with parameters of its own."""
     wanted = StudySpec.model_validate(
         {
@@ -46,8 +46,8 @@ def create(desk: Desk, trials: int, **spec: Any) -> None:
             **spec,
         }
     )
-    with desk.sessions.begin() as session:
-        study = life.create(session, wanted, desk.settings.cache_root)
+    with harness.sessions.begin() as session:
+        study = life.create(session, wanted, harness.settings.cache_root)
         for number in range(trials):
             add_trial(session, study, {"dropout": number / 100}, number)
 
@@ -56,77 +56,77 @@ def by_fold(assignment: FoldAssignment) -> int:
     return WRONG.get(assignment.fold, 0)
 
 
-def run(desk: Desk, assignment: FoldAssignment | None, wrong: Wrong = by_fold) -> list[tuple[int, int]]:
+def run(harness: Harness, assignment: FoldAssignment | None, wrong: Wrong = by_fold) -> list[tuple[int, int]]:
     """Run folds until no other follows; (trial, fold) of each."""
     ran = []
     while assignment is not None:
         ran.append((assignment.trial, assignment.fold))
-        assignment = desk.report(assignment, wrong(assignment)).next
+        assignment = harness.report(assignment, wrong(assignment)).next
     return ran
 
 
-def run_to_the_last(desk: Desk, worker: str, wrong: Wrong = by_fold) -> FoldAssignment:
+def run_to_the_last(harness: Harness, worker: str, wrong: Wrong = by_fold) -> FoldAssignment:
     """Run the next trial but for its last fold."""
-    assignment = desk.must_claim(worker)
+    assignment = harness.must_claim(worker)
     for _ in range(FOLDS - 1):
-        following = desk.report(assignment, wrong(assignment)).next
+        following = harness.report(assignment, wrong(assignment)).next
         assert following is not None
         assignment = following
     return assignment
 
 
-def run_one(desk: Desk, worker: str, wrong: Wrong = by_fold) -> None:
+def run_one(harness: Harness, worker: str, wrong: Wrong = by_fold) -> None:
     """Run the next trial and no other."""
-    last = run_to_the_last(desk, worker, wrong)
-    assert desk.report(last, wrong(last), more=False).decision == "complete"
+    last = run_to_the_last(harness, worker, wrong)
+    assert harness.report(last, wrong(last), more=False).decision == "complete"
 
 
 @pytest.mark.usefixtures("projection")
-def test_once_enough_trials_are_complete_the_others_run_the_hardest_folds_first(desk: Desk) -> None:
-    create(desk, trials=7)
-    assert desk.study().fold_order is None
+def test_once_enough_trials_are_complete_the_others_run_the_hardest_folds_first(harness: Harness) -> None:
+    create(harness, trials=7)
+    assert harness.study().fold_order is None
     by_index = [(trial, fold) for trial in range(LEARNT_FROM) for fold in range(FOLDS)]
     learnt = [(trial, fold) for trial in (5, 6) for fold in HARDEST]
-    assert run(desk, desk.must_claim()) == by_index + learnt
-    study = desk.study()
+    assert run(harness, harness.must_claim()) == by_index + learnt
+    study = harness.study()
     assert study.state == StudyState.COMPLETE
     assert study.fold_order == tuple(HARDEST)
-    assert [desk.trial(number).learnt_order for number in range(7)] == [False] * 5 + [True] * 2
+    assert [harness.trial(number).learnt_order for number in range(7)] == [False] * 5 + [True] * 2
 
-    desk.leader.round()
-    twin = load_twin(desk.settings.database_url, "s")
+    harness.leader.round()
+    twin = load_twin(harness.settings.database_url, "s")
     assert twin.trials[4].intermediate_values == {1: 2 / 2, 2: 3 / 4, 3: 5 / 6, 4: 5 / 8, 5: 7 / 10}
     assert twin.trials[5].intermediate_values == {1: 0 / 2, 2: 1 / 4, 3: 3 / 6, 4: 5 / 8, 5: 7 / 10}
 
 
-def test_a_trial_under_way_keeps_its_order_and_one_that_waits_takes_the_learnt_one(desk: Desk) -> None:
-    create(desk, trials=8)
-    under_way = desk.report(desk.must_claim("w1"), 0).next
+def test_a_trial_under_way_keeps_its_order_and_one_that_waits_takes_the_learnt_one(harness: Harness) -> None:
+    create(harness, trials=8)
+    under_way = harness.report(harness.must_claim("w1"), 0).next
     assert under_way is not None
     for _ in range(LEARNT_FROM):
-        run_one(desk, "w2")
-    assert desk.study().fold_order == tuple(HARDEST)
-    first = desk.must_claim("w2")
-    with desk.sessions.begin() as session:
+        run_one(harness, "w2")
+    assert harness.study().fold_order == tuple(HARDEST)
+    first = harness.must_claim("w2")
+    with harness.sessions.begin() as session:
         leases.release(session, key_of(first.lease))
-    assert (first.fold, desk.must_claim("w3").fold) == (HARDEST[0], HARDEST[0])
-    assert run(desk, under_way)[: FOLDS - 1] == [(0, 1), (0, 2), (0, 3), (0, 4)]
-    assert not desk.trial(0).learnt_order
+    assert (first.fold, harness.must_claim("w3").fold) == (HARDEST[0], HARDEST[0])
+    assert run(harness, under_way)[: FOLDS - 1] == [(0, 1), (0, 2), (0, 3), (0, 4)]
+    assert not harness.trial(0).learnt_order
 
 
-def test_no_trial_is_pruned_before_the_order_is_learnt(desk: Desk) -> None:
-    create(desk, trials=7, pruning=[{"rule": "bound", "threshold": 1.0}])
-    ran = run(desk, desk.must_claim())
+def test_no_trial_is_pruned_before_the_order_is_learnt(harness: Harness) -> None:
+    create(harness, trials=7, pruning=[{"rule": "bound", "threshold": 1.0}])
+    ran = run(harness, harness.must_claim())
     assert ran[LEARNT_FROM * FOLDS :] == [(5, 3), (6, 3)]
-    states = [desk.trial(number).state for number in range(7)]
+    states = [harness.trial(number).state for number in range(7)]
     assert states == [TrialState.COMPLETE] * 5 + [TrialState.PRUNED] * 2
-    decision = desk.trial(6).pruned
+    decision = harness.trial(6).pruned
     assert decision is not None
     assert decision.fold == 3
 
 
 @pytest.mark.parametrize("order", ["fixed", "hardest_first"])
-def test_trials_end_as_in_a_replay_of_their_fold_table(desk: Desk, order: str) -> None:
+def test_trials_end_as_in_a_replay_of_their_fold_table(harness: Harness, order: str) -> None:
     rng = random.Random(11)
     trials = 12
     table = []
@@ -138,11 +138,11 @@ def test_trials_end_as_in_a_replay_of_their_fold_table(desk: Desk, order: str) -
         {"rule": "bound", "threshold": 0.4},
         {"rule": "median", "startup_trials": 3, "warmup_folds": 2},
     ]
-    create(desk, trials, fold_order=order, pruning=rules)
-    run(desk, desk.must_claim(), lambda assignment: table[assignment.trial][assignment.fold])
-    study = desk.study()
+    create(harness, trials, fold_order=order, pruning=rules)
+    run(harness, harness.must_claim(), lambda assignment: table[assignment.trial][assignment.fold])
+    study = harness.study()
     expected = replay(study.spec, [[(CLIPS - wrong, CLIPS) for wrong in folds] for folds in table])
-    there = [desk.trial(number) for number in range(trials)]
+    there = [harness.trial(number) for number in range(trials)]
     assert [trial.folds_done for trial in there] == expected.folds
     assert {trial.number: trial.pruned for trial in there if trial.pruned} == expected.pruned
     assert {decision.rule for decision in expected.pruned.values()} == {"bound", "paired", "median"}
@@ -150,63 +150,63 @@ def test_trials_end_as_in_a_replay_of_their_fold_table(desk: Desk, order: str) -
     assert study.best.number == expected.named
 
 
-def test_trials_that_end_together_learn_one_order(desk: Desk) -> None:
+def test_trials_that_end_together_learn_one_order(harness: Harness) -> None:
     workers = LEARNT_FROM + 1
-    create(desk, trials=workers + 1)
+    create(harness, trials=workers + 1)
 
     def wrong(assignment: FoldAssignment) -> int:
         return (assignment.trial + assignment.fold) % 3
 
-    last = [run_to_the_last(desk, f"w{i}", wrong) for i in range(workers)]
+    last = [run_to_the_last(harness, f"w{i}", wrong) for i in range(workers)]
     together = threading.Barrier(workers)
 
     def end(assignment: FoldAssignment) -> str:
         together.wait(30)
-        return desk.report(assignment, wrong(assignment), more=False).decision
+        return harness.report(assignment, wrong(assignment), more=False).decision
 
     with ThreadPoolExecutor(workers) as pool:
         assert list(pool.map(end, last)) == ["complete"] * workers
     folds = [[(CLIPS - (trial + fold) % 3, CLIPS) for fold in range(FOLDS)] for trial in range(workers)]
-    learnt = desk.study().fold_order
+    learnt = harness.study().fold_order
     assert learnt in [tuple(hardest_first(five)) for five in combinations(folds, LEARNT_FROM)]
-    assert [fold for _, fold in run(desk, desk.must_claim(), wrong)] == list(learnt)
-    assert desk.study().fold_order == learnt
+    assert [fold for _, fold in run(harness, harness.must_claim(), wrong)] == list(learnt)
+    assert harness.study().fold_order == learnt
 
 
-def test_an_order_learnt_in_an_unfinished_transaction_is_not_learnt_again(desk: Desk) -> None:
-    create(desk, trials=6)
+def test_an_order_learnt_in_an_unfinished_transaction_is_not_learnt_again(harness: Harness) -> None:
+    create(harness, trials=6)
 
     def wrong(assignment: FoldAssignment) -> int:
         # Learnt from trial 0 in place of trial 5, fold 4 would follow fold 1.
         return 2 if assignment.fold == (4 if assignment.trial == 0 else 1) else 0
 
-    late = run_to_the_last(desk, "w0", wrong)
+    late = run_to_the_last(harness, "w0", wrong)
     for _ in range(LEARNT_FROM - 1):
-        run_one(desk, "w1", wrong)
-    fifth = run_to_the_last(desk, "w1", wrong)
+        run_one(harness, "w1", wrong)
+    fifth = run_to_the_last(harness, "w1", wrong)
     with ThreadPoolExecutor(1) as pool:
-        with desk.sessions.begin() as session:
-            result = desk.result(session, fifth, wrong(fifth))
-            reports.report(session, key_of(fifth.lease), result, desk.settings, more=False)
-            reporting = pool.submit(desk.report, late, wrong(late), more=False)
-            wait_until(lambda: _waits_for_a_lock(desk))
+        with harness.sessions.begin() as session:
+            result = harness.result(session, fifth, wrong(fifth))
+            reports.report(session, key_of(fifth.lease), result, harness.settings, more=False)
+            reporting = pool.submit(harness.report, late, wrong(late), more=False)
+            wait_until(lambda: _waits_for_a_lock(harness))
         assert reporting.result(30).decision == "complete"
-    assert desk.study().fold_order == (1, 0, 2, 3, 4)
+    assert harness.study().fold_order == (1, 0, 2, 3, 4)
 
 
-def test_a_study_that_was_read_before_it_had_learnt_is_read_again(desk: Desk) -> None:
-    create(desk, trials=6)
-    with desk.sessions() as session:
+def test_a_study_that_was_read_before_it_had_learnt_is_read_again(harness: Harness) -> None:
+    create(harness, trials=6)
+    with harness.sessions() as session:
         study = get_study(session, "s")
         assert study.fold_order is None
         for _ in range(LEARNT_FROM):
-            run_one(desk, "w1")
-        desk.must_claim("w1")
+            run_one(harness, "w1")
+        harness.must_claim("w1")
         trial = views.get_trial(session, study, 5)
         assert list(order_of(session, study, trial)) == HARDEST
 
 
-def _waits_for_a_lock(desk: Desk) -> bool:
-    with desk.engine.connect() as connection:
+def _waits_for_a_lock(harness: Harness) -> bool:
+    with harness.engine.connect() as connection:
         waiting = connection.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted"))
     return bool(waiting)

@@ -19,11 +19,11 @@ from coordinator.scheduling import failures, leases
 from coordinator.scheduling.trials import add_trial
 from coordinator.studies import life
 from services.contracts import BoundRule, Failure, FoldAssignment, StudySpec
-from tests.harness.coordinator_harness import Desk, key_of
+from tests.harness.coordinator_harness import Harness, key_of
 from tests.harness.failpoints import crash_at
 from tests.harness.optuna_projection import load_twin
 
-Case = Callable[[Desk, str], Callable[[], object]]
+Case = Callable[[Harness, str], Callable[[], object]]
 """Prepares a study of this name, and gives the call that is to die."""
 
 TABLES = {
@@ -44,7 +44,7 @@ TABLES = {
 }
 
 
-def _begin(desk: Desk, name: str, *, trials: int = 2, ready: int = 1, **spec: Any) -> None:
+def _begin(harness: Harness, name: str, *, trials: int = 2, ready: int = 1, **spec: Any) -> None:
     """A study with trials that are ready; Optuna has not heard of them."""
     given = {
         "space": {"temporal_size": [3]},
@@ -52,111 +52,111 @@ def _begin(desk: Desk, name: str, *, trials: int = 2, ready: int = 1, **spec: An
         "pruning": [],
         **spec,
     }
-    with desk.sessions.begin() as session:
+    with harness.sessions.begin() as session:
         study = life.create(
-            session, StudySpec(name=name, cache="tiny", trials=trials, **given), desk.settings.cache_root
+            session, StudySpec(name=name, cache="tiny", trials=trials, **given), harness.settings.cache_root
         )
         for number in range(ready):
             add_trial(session, study, {"temporal_size": 3}, number)
 
 
-def _run_folds(desk: Desk, name: str, folds: int, wrong: int = 0) -> FoldAssignment:
+def _run_folds(harness: Harness, name: str, folds: int, wrong: int = 0) -> FoldAssignment:
     """The lease that follows after so many folds."""
-    assignment = desk.must_claim(study=name)
+    assignment = harness.must_claim(study=name)
     for _ in range(folds):
-        following = desk.report(assignment, wrong=wrong).next
+        following = harness.report(assignment, wrong=wrong).next
         assert following is not None
         assignment = following
     return assignment
 
 
-def claim(desk: Desk, name: str) -> Callable[[], object]:
-    _begin(desk, name)
+def claim(harness: Harness, name: str) -> Callable[[], object]:
+    _begin(harness, name)
     key = str(uuid.uuid4())
-    return lambda: desk.claim("w1", key, study=name)
+    return lambda: harness.claim("w1", key, study=name)
 
 
-def claim_while_holding_another_fold(desk: Desk, name: str) -> Callable[[], object]:
-    _begin(desk, name, ready=2)
-    desk.must_claim("w1", study=name)
+def claim_while_holding_another_fold(harness: Harness, name: str) -> Callable[[], object]:
+    _begin(harness, name, ready=2)
+    harness.must_claim("w1", study=name)
     key = str(uuid.uuid4())
-    return lambda: desk.claim("w1", key, study=name)
+    return lambda: harness.claim("w1", key, study=name)
 
 
-def claim_of_a_trial_whose_folds_are_reused(desk: Desk, name: str) -> Callable[[], object]:
-    _begin(desk, name, ready=2)
-    desk.report(_run_folds(desk, name, 4), more=False)
+def claim_of_a_trial_whose_folds_are_reused(harness: Harness, name: str) -> Callable[[], object]:
+    _begin(harness, name, ready=2)
+    harness.report(_run_folds(harness, name, 4), more=False)
     key = str(uuid.uuid4())
-    return lambda: desk.claim("w2", key, study=name)
+    return lambda: harness.claim("w2", key, study=name)
 
 
-def report_that_goes_on(desk: Desk, name: str) -> Callable[[], object]:
-    _begin(desk, name)
-    assignment = _run_folds(desk, name, 1)
-    return lambda: desk.report(assignment)
+def report_that_goes_on(harness: Harness, name: str) -> Callable[[], object]:
+    _begin(harness, name)
+    assignment = _run_folds(harness, name, 1)
+    return lambda: harness.report(assignment)
 
 
-def report_that_completes_a_trial(desk: Desk, name: str) -> Callable[[], object]:
-    _begin(desk, name, ready=2, economies={"reuse_folds": False})
-    assignment = _run_folds(desk, name, 4)
-    return lambda: desk.report(assignment)
+def report_that_completes_a_trial(harness: Harness, name: str) -> Callable[[], object]:
+    _begin(harness, name, ready=2, economies={"reuse_folds": False})
+    assignment = _run_folds(harness, name, 4)
+    return lambda: harness.report(assignment)
 
 
-def report_that_completes_the_study(desk: Desk, name: str) -> Callable[[], object]:
-    _begin(desk, name, trials=1)
-    assignment = _run_folds(desk, name, 4)
-    return lambda: desk.report(assignment)
+def report_that_completes_the_study(harness: Harness, name: str) -> Callable[[], object]:
+    _begin(harness, name, trials=1)
+    assignment = _run_folds(harness, name, 4)
+    return lambda: harness.report(assignment)
 
 
-def report_that_prunes(desk: Desk, name: str) -> Callable[[], object]:
-    _begin(desk, name, pruning=[BoundRule(threshold=0.9)])
-    assignment = desk.must_claim(study=name)
-    return lambda: desk.report(assignment, wrong=2)
+def report_that_prunes(harness: Harness, name: str) -> Callable[[], object]:
+    _begin(harness, name, pruning=[BoundRule(threshold=0.9)])
+    assignment = harness.must_claim(study=name)
+    return lambda: harness.report(assignment, wrong=2)
 
 
-def heartbeat(desk: Desk, name: str) -> Callable[[], object]:
-    _begin(desk, name)
-    assignment = desk.must_claim(study=name)
-    return lambda: desk.beat(assignment, 7)
+def heartbeat(harness: Harness, name: str) -> Callable[[], object]:
+    _begin(harness, name)
+    assignment = harness.must_claim(study=name)
+    return lambda: harness.beat(assignment, 7)
 
 
-def release(desk: Desk, name: str) -> Callable[[], object]:
-    _begin(desk, name)
-    assignment = desk.must_claim(study=name)
+def release(harness: Harness, name: str) -> Callable[[], object]:
+    _begin(harness, name)
+    assignment = harness.must_claim(study=name)
 
     def act() -> None:
-        with desk.sessions.begin() as session:
+        with harness.sessions.begin() as session:
             leases.release(session, key_of(assignment.lease))
 
     return act
 
 
-def second_failure_of_a_trial(desk: Desk, name: str) -> Callable[[], object]:
-    _begin(desk, name)
-    _fail(desk, desk.must_claim(study=name))
-    assignment = desk.must_claim(study=name)
-    return lambda: _fail(desk, assignment)
+def second_failure_of_a_trial(harness: Harness, name: str) -> Callable[[], object]:
+    _begin(harness, name)
+    _fail(harness, harness.must_claim(study=name))
+    assignment = harness.must_claim(study=name)
+    return lambda: _fail(harness, assignment)
 
 
-def creation(desk: Desk, name: str) -> Callable[[], object]:
-    return lambda: _begin(desk, name)
+def creation(harness: Harness, name: str) -> Callable[[], object]:
+    return lambda: _begin(harness, name)
 
 
-def leader_that_ends_a_lease_asks_and_projects(desk: Desk, name: str) -> Callable[[], object]:
-    _begin(desk, name, trials=2)
-    desk.report(_run_folds(desk, name, 1), more=False)
-    desk.must_claim("w2", study=name)
-    with desk.engine.begin() as connection:
+def leader_that_ends_a_lease_asks_and_projects(harness: Harness, name: str) -> Callable[[], object]:
+    _begin(harness, name, trials=2)
+    harness.report(_run_folds(harness, name, 1), more=False)
+    harness.must_claim("w2", study=name)
+    with harness.engine.begin() as connection:
         connection.execute(text("UPDATE foldwise.leases SET expires_at = now() WHERE outcome IS NULL"))
-    return lambda: Leader(desk.engine, desk.settings).round()
+    return lambda: Leader(harness.engine, harness.settings).round()
 
 
-def leader_that_cancels_a_stopped_study(desk: Desk, name: str) -> Callable[[], object]:
-    _begin(desk, name, ready=2)
-    desk.must_claim(study=name)
-    with desk.sessions.begin() as session:
+def leader_that_cancels_a_stopped_study(harness: Harness, name: str) -> Callable[[], object]:
+    _begin(harness, name, ready=2)
+    harness.must_claim(study=name)
+    with harness.sessions.begin() as session:
         life.stop(session, name, "enough")
-    return lambda: Leader(desk.engine, desk.settings).round()
+    return lambda: Leader(harness.engine, harness.settings).round()
 
 
 QUICK: list[Case] = [claim, report_that_goes_on, report_that_prunes, release]
@@ -174,8 +174,8 @@ OTHERS: list[Case] = [
 
 
 @pytest.mark.parametrize("case", QUICK, ids=lambda case: case.__name__)
-def test_dying_anywhere_and_being_asked_again_changes_nothing(desk: Desk, case: Case) -> None:
-    assert _sweep(desk, case) >= 5
+def test_dying_anywhere_and_being_asked_again_changes_nothing(harness: Harness, case: Case) -> None:
+    assert _sweep(harness, case) >= 5
 
 
 @pytest.mark.long
@@ -183,41 +183,41 @@ def test_dying_anywhere_and_being_asked_again_changes_nothing(desk: Desk, case: 
 # A process that dies closes nothing, and Optuna's connections are those of an object that was never finished.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("case", OTHERS, ids=lambda case: case.__name__)
-def test_dying_anywhere_else_changes_nothing_either(desk: Desk, case: Case) -> None:
-    assert _sweep(desk, case) >= 5
+def test_dying_anywhere_else_changes_nothing_either(harness: Harness, case: Case) -> None:
+    assert _sweep(harness, case) >= 5
 
 
-def _sweep(desk: Desk, case: Case) -> int:
+def _sweep(harness: Harness, case: Case) -> int:
     """Let a case die at each of its points; how many there are."""
-    case(desk, "undisturbed")()
-    expected = _tables(desk, "undisturbed")
-    _set_aside(desk)
+    case(harness, "undisturbed")()
+    expected = _tables(harness, "undisturbed")
+    _set_aside(harness)
     for point in count():
         name = f"dies-at-{point}"
-        act = case(desk, name)
+        act = case(harness, name)
         with crash_at(point) as failpoint:
             act()
         if not failpoint.struck:
             return point
         act()
-        assert _tables(desk, name) == expected, f"after a crash at point {point}"
-        _set_aside(desk)
+        assert _tables(harness, name) == expected, f"after a crash at point {point}"
+        _set_aside(harness)
     raise AssertionError("unreachable")
 
 
-def _set_aside(desk: Desk) -> None:
+def _set_aside(harness: Harness) -> None:
     """The leader is to meet the next study alone."""
-    with desk.engine.begin() as connection:
+    with harness.engine.begin() as connection:
         connection.execute(text("UPDATE foldwise.studies SET state = 'complete'"))
 
 
-def _tables(desk: Desk, name: str) -> dict[str, list[tuple[Any, ...]]]:
-    with desk.engine.connect() as connection:
+def _tables(harness: Harness, name: str) -> dict[str, list[tuple[Any, ...]]]:
+    with harness.engine.connect() as connection:
         ours = {
             table: [tuple(row) for row in connection.execute(text(query), {"name": name})]
             for table, query in TABLES.items()
         }
-    return ours | {"optuna": _optuna(desk.engine, name)}
+    return ours | {"optuna": _optuna(harness.engine, name)}
 
 
 def _optuna(engine: Engine, name: str) -> list[tuple[Any, ...]]:
@@ -234,6 +234,6 @@ def _optuna(engine: Engine, name: str) -> list[tuple[Any, ...]]:
     return [(trial.state, trial.params, trial.values, trial.intermediate_values) for trial in trials]
 
 
-def _fail(desk: Desk, assignment: FoldAssignment) -> None:
-    with desk.sessions.begin() as session:
+def _fail(harness: Harness, assignment: FoldAssignment) -> None:
+    with harness.sessions.begin() as session:
         failures.fail(session, key_of(assignment.lease), Failure(kind="trial", message="out of memory"))

@@ -42,7 +42,7 @@ from services.contracts import (
     Verdict,
 )
 from services.errors import LeaseSuperseded, StudyOver
-from tests.harness.coordinator_harness import Desk, key_of
+from tests.harness.coordinator_harness import Harness, key_of
 from tests.harness.database_clock import move_clock, take_over_clock
 from tests.harness.failpoints import crash_at
 from tests.harness.optuna_projection import load_twin
@@ -68,12 +68,12 @@ POINTS = st.one_of(st.none(), st.integers(0, 14))
 class Protocol(RuleBasedStateMachine):
     """A study under fire."""
 
-    desk: Desk
+    harness: Harness
 
     def __init__(self) -> None:
         super().__init__()
         self.name = f"p{uuid.uuid4().hex[:12]}"
-        self.leaders = [self.desk.leader, Leader(self.desk.engine, self.desk.settings)]
+        self.leaders = [self.harness.leader, Leader(self.harness.engine, self.harness.settings)]
         self.holds: dict[str, FoldAssignment] = {}
         """What each worker is at."""
 
@@ -92,7 +92,7 @@ class Protocol(RuleBasedStateMachine):
     @initialize(helpers=st.sampled_from([1, 2]), bound=st.booleans(), reuse=st.booleans())
     def begin(self, helpers: int, bound: bool, reuse: bool) -> None:
         self.bound = bound
-        self.desk.create(
+        self.harness.create(
             name=self.name,
             space=SPACE,
             enqueue=CONFIGURATIONS,
@@ -140,7 +140,7 @@ class Protocol(RuleBasedStateMachine):
     def beat(self, worker: str, step: int, point: int | None) -> None:
         assignment = self.holds.get(worker)
         if assignment is not None:
-            _dying(point, lambda: self.desk.beat(assignment, step))
+            _dying(point, lambda: self.harness.beat(assignment, step))
 
     @rule(worker=WORKERS, point=POINTS, failing=st.booleans())
     def give_back(self, worker: str, point: int | None, failing: bool) -> None:
@@ -159,7 +159,7 @@ class Protocol(RuleBasedStateMachine):
             return
         for place in held:
             self.lapses[place] = self.lapses.get(place, 0) + 1
-        move_clock(self.desk.engine, self.desk.settings.lease_seconds + 1)
+        move_clock(self.harness.engine, self.harness.settings.lease_seconds + 1)
         for worker in list(self.holds):
             self._let_go(worker)
         self.leaders[0].round()
@@ -168,12 +168,12 @@ class Protocol(RuleBasedStateMachine):
     def lead(self, which: int, point: int | None) -> None:
         """One of two coordinators does the leader's work; one that dies over it is started anew."""
         if _dying(point, self.leaders[which].round) == "crashed":
-            self.leaders[which] = Leader(self.desk.engine, self.desk.settings)
+            self.leaders[which] = Leader(self.harness.engine, self.harness.settings)
 
     @rule(point=POINTS, resume=st.booleans())
     def pause_or_resume(self, point: int | None, resume: bool) -> None:
         def act() -> None:
-            with self.desk.sessions.begin() as session:
+            with self.harness.sessions.begin() as session:
                 (life.resume if resume else life.pause)(session, self.name)
 
         if not self._state().over:
@@ -183,7 +183,7 @@ class Protocol(RuleBasedStateMachine):
 
     @invariant()
     def nothing_acknowledged_is_lost_or_counted_otherwise(self) -> None:
-        with self.desk.sessions() as session:
+        with self.harness.sessions() as session:
             rows = session.execute(
                 select(TrialRow.number, ResultRow.fold, ResultRow.lease_id, ResultRow.reused_from)
                 .join(TrialRow, TrialRow.id == ResultRow.trial_id)
@@ -200,7 +200,7 @@ class Protocol(RuleBasedStateMachine):
 
     @invariant()
     def a_fold_is_leased_exactly_while_one_lease_lives(self) -> None:
-        with self.desk.sessions() as session:
+        with self.harness.sessions() as session:
             leased = session.execute(
                 select(TrialRow.number, FoldRow.fold)
                 .join(TrialRow, TrialRow.id == FoldRow.trial_id)
@@ -241,23 +241,23 @@ class Protocol(RuleBasedStateMachine):
         for number, parameters in enumerate(CONFIGURATIONS):
             wrong = sum(_wrong(parameters, fold) for fold in range(FOLDS))
             clips = FOLDS * CLIPS_PER_FOLD
-            trial = self.desk.trial(number, self.name)
+            trial = self.harness.trial(number, self.name)
             if self.bound and (clips - wrong) / clips < BOUND:
                 assert trial.state == TrialState.PRUNED
                 continue
             assert (trial.state, trial.value) == (TrialState.COMPLETE, (clips - wrong) / clips)
-            confusion = np.array(self.desk.confusion(number, self.name).counts)
+            confusion = np.array(self.harness.confusion(number, self.name).counts)
             assert confusion.sum(axis=1).tolist() == [FOLDS, FOLDS]
             assert confusion.trace() == clips - wrong
 
     def _optuna_is_equal(self) -> None:
-        twins = load_twin(self.desk.settings.database_url, self.name).trials
+        twins = load_twin(self.harness.settings.database_url, self.name).trials
         assert [twin.number for twin in twins] == list(range(len(CONFIGURATIONS)))
         for twin in twins:
-            trial = self.desk.trial(twin.number, self.name)
+            trial = self.harness.trial(twin.number, self.name)
             assert twin.state.name == {"complete": "COMPLETE", "pruned": "PRUNED"}[trial.state]
             assert twin.params == trial.parameters
-            folds = [fold for fold in self.desk.folds(twin.number, self.name) if fold.state == "done"]
+            folds = [fold for fold in self.harness.folds(twin.number, self.name) if fold.state == "done"]
             prefix = [fold for place, fold in enumerate(folds) if fold.index == place]
             right = np.cumsum([fold.correct for fold in prefix])
             seen = np.cumsum([fold.clips for fold in prefix])
@@ -271,7 +271,7 @@ class Protocol(RuleBasedStateMachine):
 
     def _claim(self, worker: str, key: str) -> FoldAssignment | Literal["over"] | None:
         try:
-            return self.desk.claim(worker, key, study=self.name, wait_seconds=0)
+            return self.harness.claim(worker, key, study=self.name, wait_seconds=0)
         except StudyOver:
             return "over"
 
@@ -279,7 +279,7 @@ class Protocol(RuleBasedStateMachine):
         """Also the checker of reports: what may be accepted, what must be, and what is told."""
         place, lease = (assignment.trial, assignment.fold), assignment.lease
         try:
-            verdict = self.desk.report(
+            verdict = self.harness.report(
                 assignment, wrong=_wrong(CONFIGURATIONS[assignment.trial], place[1]), more=more
             )
         except LeaseSuperseded:
@@ -296,11 +296,11 @@ class Protocol(RuleBasedStateMachine):
     def _is_superseded(self, assignment: FoldAssignment) -> bool:
         place, lease = (assignment.trial, assignment.fold), assignment.lease
         if (
-            self.desk.trial(assignment.trial, self.name).state.over
+            self.harness.trial(assignment.trial, self.name).state.over
             or self.counted.get(place, lease.id) != lease.id
         ):
             return True
-        with self.desk.engine.connect() as connection:
+        with self.harness.engine.connect() as connection:
             return bool(
                 connection.scalar(
                     text(
@@ -312,7 +312,7 @@ class Protocol(RuleBasedStateMachine):
             )
 
     def _give_back(self, assignment: FoldAssignment, *, failing: bool) -> None:
-        with self.desk.sessions.begin() as session:
+        with self.harness.sessions.begin() as session:
             if not failing:
                 leases.release(session, key_of(assignment.lease))
                 return
@@ -324,12 +324,12 @@ class Protocol(RuleBasedStateMachine):
 
     def _release_all(self) -> None:
         for lease in self._live():
-            with self.desk.sessions.begin() as session:
+            with self.harness.sessions.begin() as session:
                 leases.release(session, lease.key)
 
     def _resume(self) -> None:
         if self._state() == StudyState.PAUSED:
-            with self.desk.sessions.begin() as session:
+            with self.harness.sessions.begin() as session:
                 life.resume(session, self.name)
 
     # --- The model ---------------------------------------------------------------------------------------
@@ -348,10 +348,10 @@ class Protocol(RuleBasedStateMachine):
     # --- The database ------------------------------------------------------------------------------------
 
     def _state(self) -> StudyState:
-        return self.desk.study(self.name).state
+        return self.harness.study(self.name).state
 
     def _live(self) -> list[_LiveLease]:
-        with self.desk.sessions() as session:
+        with self.harness.sessions() as session:
             rows = session.execute(
                 select(TrialRow.number, LeaseRow)
                 .join(TrialRow, TrialRow.id == LeaseRow.trial_id)
@@ -364,7 +364,7 @@ class Protocol(RuleBasedStateMachine):
         ]
 
     def _trials(self) -> int:
-        with self.desk.sessions() as session:
+        with self.harness.sessions() as session:
             of_study = select(TrialRow).join(StudyRow, StudyRow.id == TrialRow.study_id)
             return len(session.scalars(of_study.where(StudyRow.name == self.name)).all())
 
@@ -391,9 +391,9 @@ def _wrong(parameters: dict[str, Any], fold: int) -> int:
 
 
 @pytest.fixture
-def clocked_desk(engine: Engine, cache_root: Path) -> Iterator[Desk]:
+def clocked_harness(engine: Engine, cache_root: Path) -> Iterator[Harness]:
     take_over_clock(engine)
-    yield Desk(engine, cache_root)
+    yield Harness(engine, cache_root)
     # What was connecting when it died is gone before the next test, which may not overlook it.
     gc.collect()
 
@@ -402,11 +402,11 @@ def clocked_desk(engine: Engine, cache_root: Path) -> Iterator[Desk]:
 pytestmark = pytest.mark.filterwarnings("ignore:.*was deleted while still open:ResourceWarning")
 
 
-def _run(desk: Desk, **how_long: Any) -> None:
+def _run(harness: Harness, **how_long: Any) -> None:
     class Fresh(Protocol):
         pass
 
-    Fresh.desk = desk
+    Fresh.harness = harness
     run_state_machine_as_test(
         Fresh,
         settings=settings(
@@ -419,10 +419,10 @@ def _run(desk: Desk, **how_long: Any) -> None:
     )
 
 
-def test_the_protocol_holds_under_any_sequence_of_faults(clocked_desk: Desk) -> None:
-    _run(clocked_desk, max_examples=8, stateful_step_count=40, derandomize=True)
+def test_the_protocol_holds_under_any_sequence_of_faults(clocked_harness: Harness) -> None:
+    _run(clocked_harness, max_examples=8, stateful_step_count=40, derandomize=True)
 
 
 @pytest.mark.long
-def test_the_protocol_holds_under_many_sequences_of_faults(clocked_desk: Desk) -> None:
-    _run(clocked_desk, max_examples=500, stateful_step_count=60)
+def test_the_protocol_holds_under_many_sequences_of_faults(clocked_harness: Harness) -> None:
+    _run(clocked_harness, max_examples=500, stateful_step_count=60)

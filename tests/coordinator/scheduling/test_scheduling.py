@@ -40,250 +40,250 @@ from services.errors import (
     TokenRefused,
     WorkerDrained,
 )
-from tests.harness.coordinator_harness import Desk, key_of, wait_until
+from tests.harness.coordinator_harness import Harness, key_of, wait_until
 from tests.harness.optuna_projection import load_twin, optuna_storage
 from tests.harness.simulated_results import make_result
 
 
-def test_idle_workers_help_with_a_trial_when_there_is_no_other(desk: Desk) -> None:
-    desk.create(trials=2, workers_per_trial=2)
-    held = {worker: desk.must_claim(worker) for worker in ("w1", "w2", "w3", "w4")}
+def test_idle_workers_help_with_a_trial_when_there_is_no_other(harness: Harness) -> None:
+    harness.create(trials=2, workers_per_trial=2)
+    held = {worker: harness.must_claim(worker) for worker in ("w1", "w2", "w3", "w4")}
     assert [(a.trial, a.fold) for a in held.values()] == [(0, 0), (1, 0), (0, 1), (1, 1)]
-    assert desk.claim("w5") is None
+    assert harness.claim("w5") is None
     for worker in ("w1", "w3"):
-        following = desk.report(held[worker]).next
+        following = harness.report(held[worker]).next
         assert following is not None
         held[worker] = following
     assert [(a.trial, a.fold) for a in held.values()] == [(0, 2), (1, 0), (0, 3), (1, 1)]
-    last = desk.report(held["w1"]).next
+    last = harness.report(held["w1"]).next
     assert last is not None
     assert (last.trial, last.fold) == (0, 4)
     # The other four folds are done or held, and the other trial has its two workers.
-    assert desk.report(held["w3"]).next is None
-    assert desk.report(last).decision == "complete"
+    assert harness.report(held["w3"]).next is None
+    assert harness.report(last).decision == "complete"
 
 
-def test_one_worker_runs_all_folds_of_a_trial_in_order_and_the_study_completes(desk: Desk) -> None:
-    desk.create(trials=2)
-    assignment: FoldAssignment | None = desk.must_claim()
+def test_one_worker_runs_all_folds_of_a_trial_in_order_and_the_study_completes(harness: Harness) -> None:
+    harness.create(trials=2)
+    assignment: FoldAssignment | None = harness.must_claim()
     seen = []
     while assignment is not None:
         seen.append((assignment.trial, assignment.fold))
-        verdict = desk.report(assignment, wrong=assignment.trial)
+        verdict = harness.report(assignment, wrong=assignment.trial)
         assignment = verdict.next
     assert seen == [(trial, fold) for trial in range(2) for fold in range(5)]
-    study = desk.study()
+    study = harness.study()
     assert study.state == StudyState.COMPLETE
     assert study.best is not None
     assert (study.best.number, study.best.value) == (0, 1.0)
-    assert desk.trial(1).value == 0.5
+    assert harness.trial(1).value == 0.5
     with pytest.raises(StudyOver):
-        desk.claim(study="s")
+        harness.claim(study="s")
 
 
-def test_the_budget_is_exact_and_trials_are_asked_ahead(desk: Desk) -> None:
-    desk.create(trials=3)
-    assert desk.study().trials[TrialState.READY] == desk.settings.ask_ahead
+def test_the_budget_is_exact_and_trials_are_asked_ahead(harness: Harness) -> None:
+    harness.create(trials=3)
+    assert harness.study().trials[TrialState.READY] == harness.settings.ask_ahead
     for _ in range(3):
-        desk.must_claim(worker=uuid.uuid4().hex)
-        desk.leader.round()
-    assert sum(desk.study().trials.values()) == 3
-    assert desk.claim("late") is None
+        harness.must_claim(worker=uuid.uuid4().hex)
+        harness.leader.round()
+    assert sum(harness.study().trials.values()) == 3
+    assert harness.claim("late") is None
 
 
-def test_the_same_key_gets_the_same_lease_and_a_new_key_gives_the_old_one_back(desk: Desk) -> None:
-    desk.create()
-    first = desk.must_claim(key="k" * 20)
-    assert desk.claim(key="k" * 20) == first
-    second = desk.must_claim()
+def test_the_same_key_gets_the_same_lease_and_a_new_key_gives_the_old_one_back(harness: Harness) -> None:
+    harness.create()
+    first = harness.must_claim(key="k" * 20)
+    assert harness.claim(key="k" * 20) == first
+    second = harness.must_claim()
     assert (second.trial, second.fold, second.lease.term) == (first.trial, first.fold, 2)
     with pytest.raises(LeaseSuperseded):
-        desk.claim(key="k" * 20)
+        harness.claim(key="k" * 20)
     with pytest.raises(LeaseSuperseded):
-        desk.report(first)
-    assert desk.beat(first, 1) == "abandon"
+        harness.report(first)
+    assert harness.beat(first, 1) == "abandon"
 
 
-def drain(desk: Desk, worker: str, *, now: bool = False) -> None:
-    with desk.sessions.begin() as session:
+def drain(harness: Harness, worker: str, *, now: bool = False) -> None:
+    with harness.sessions.begin() as session:
         workers.drain(session, worker, now=now)
 
 
-def test_a_drained_worker_ends_its_fold_and_gets_no_other(desk: Desk) -> None:
-    desk.create()
-    held = desk.must_claim("w1", key="k" * 20)
-    drain(desk, "w1")
-    assert desk.beat(held, 1) == "continue"
-    assert desk.claim("w1", key="k" * 20) == held, "the answer to a claim that was lost stays the same"
-    assert desk.report(held).next is None
+def test_a_drained_worker_ends_its_fold_and_gets_no_other(harness: Harness) -> None:
+    harness.create()
+    held = harness.must_claim("w1", key="k" * 20)
+    drain(harness, "w1")
+    assert harness.beat(held, 1) == "continue"
+    assert harness.claim("w1", key="k" * 20) == held, "the answer to a claim that was lost stays the same"
+    assert harness.report(held).next is None
     with pytest.raises(WorkerDrained, match="w1 was drained"):
-        desk.claim("w1")
-    assert desk.must_claim("w2").fold == 1, "another goes on with its trial"
+        harness.claim("w1")
+    assert harness.must_claim("w2").fold == 1, "another goes on with its trial"
 
 
-def test_a_worker_drained_at_once_is_told_with_its_heartbeat(desk: Desk) -> None:
-    desk.create()
-    held = desk.must_claim("w1")
-    drain(desk, "worker-w1", now=True)
-    assert desk.beat(held, 1) == "drain"
-    with desk.sessions.begin() as session:
+def test_a_worker_drained_at_once_is_told_with_its_heartbeat(harness: Harness) -> None:
+    harness.create()
+    held = harness.must_claim("w1")
+    drain(harness, "worker-w1", now=True)
+    assert harness.beat(held, 1) == "drain"
+    with harness.sessions.begin() as session:
         leases.release(session, key_of(held.lease))
-    assert desk.must_claim("w2").fold == 0
+    assert harness.must_claim("w2").fold == 0
 
 
-def test_a_worker_is_drained_by_a_name_that_only_it_has(desk: Desk) -> None:
-    desk.create()
-    desk.claim("w1")
+def test_a_worker_is_drained_by_a_name_that_only_it_has(harness: Harness) -> None:
+    harness.create()
+    harness.claim("w1")
     with pytest.raises(NotFound, match="no worker 'w2'"):
-        drain(desk, "w2")
-    with desk.engine.begin() as connection:
+        drain(harness, "w2")
+    with harness.engine.begin() as connection:
         connection.execute(text("INSERT INTO foldwise.workers (id, name, device) VALUES ('x', 'w1', 'cpu')"))
     with pytest.raises(Conflict, match="there are 2 workers 'w1'"):
-        drain(desk, "w1")
-    with desk.engine.begin() as connection:
+        drain(harness, "w1")
+    with harness.engine.begin() as connection:
         connection.execute(
             text("UPDATE foldwise.workers SET last_seen = now() - interval '1 h' WHERE id = 'x'")
         )
-    drain(desk, "w1")
+    drain(harness, "w1")
 
 
-def test_two_workers_never_hold_folds_of_one_trial(desk: Desk) -> None:
-    desk.create()
-    assert desk.must_claim("w1").trial != desk.must_claim("w2").trial
+def test_two_workers_never_hold_folds_of_one_trial(harness: Harness) -> None:
+    harness.create()
+    assert harness.must_claim("w1").trial != harness.must_claim("w2").trial
 
 
-def test_a_lapsed_fold_goes_to_another_worker_and_the_late_result_is_fenced(desk: Desk) -> None:
-    desk.create()
-    dead = desk.must_claim("w1")
-    desk.lapse(dead)
-    taken = desk.must_claim("w2")
+def test_a_lapsed_fold_goes_to_another_worker_and_the_late_result_is_fenced(harness: Harness) -> None:
+    harness.create()
+    dead = harness.must_claim("w1")
+    harness.expire(dead)
+    taken = harness.must_claim("w2")
     assert (taken.trial, taken.fold, taken.lease.term) == (dead.trial, dead.fold, dead.lease.term + 1)
     with pytest.raises(LeaseSuperseded, match="granted again"):
-        desk.report(dead)
-    assert desk.report(taken).decision == "continue"
+        harness.report(dead)
+    assert harness.report(taken).decision == "continue"
     with pytest.raises(LeaseSuperseded):
-        desk.report(dead)
-    assert desk.study().folds_done == 1
+        harness.report(dead)
+    assert harness.study().folds_done == 1
 
 
-def test_a_late_result_counts_while_nobody_else_was_granted_the_fold(desk: Desk) -> None:
-    desk.create()
-    slow = desk.must_claim()
-    desk.lapse(slow)
-    verdict = desk.report(slow)
+def test_a_late_result_counts_while_nobody_else_was_granted_the_fold(harness: Harness) -> None:
+    harness.create()
+    slow = harness.must_claim()
+    harness.expire(slow)
+    verdict = harness.report(slow)
     assert verdict.decision == "continue"
-    assert desk.study().folds_done == 1
+    assert harness.study().folds_done == 1
     # Of the trial's folds that were pending before, the one that was handed in is none any more.
     assert verdict.next is not None
     assert (slow.fold, verdict.next.fold) == (0, 1)
-    assert [fold.state for fold in desk.folds(0)[:2]] == ["done", "leased"]
+    assert [fold.state for fold in harness.folds(0)[:2]] == ["done", "leased"]
 
 
-def test_a_heartbeat_takes_up_a_lapsed_lease_again(desk: Desk) -> None:
-    desk.create()
-    slow = desk.must_claim("w1")
-    desk.lapse(slow)
-    assert desk.beat(slow, 1) == "continue"
-    assert desk.must_claim("w2").trial != slow.trial
+def test_a_heartbeat_takes_up_a_lapsed_lease_again(harness: Harness) -> None:
+    harness.create()
+    slow = harness.must_claim("w1")
+    harness.expire(slow)
+    assert harness.beat(slow, 1) == "continue"
+    assert harness.must_claim("w2").trial != slow.trial
 
 
-def test_a_late_heartbeat_does_not_take_a_released_fold_back(desk: Desk) -> None:
-    desk.create()
-    given_back = desk.must_claim("w1")
-    with desk.sessions.begin() as session:
+def test_a_late_heartbeat_does_not_take_a_released_fold_back(harness: Harness) -> None:
+    harness.create()
+    given_back = harness.must_claim("w1")
+    with harness.sessions.begin() as session:
         leases.release(session, key_of(given_back.lease))
-    assert desk.beat(given_back, 9) == "abandon"
-    assert desk.must_claim("w2").trial == given_back.trial
+    assert harness.beat(given_back, 9) == "abandon"
+    assert harness.must_claim("w2").trial == given_back.trial
 
 
-def test_a_step_counter_that_stands_still_is_not_renewed(desk: Desk) -> None:
-    desk.create()
-    desk.settings = replace(desk.settings, stall_seconds=0.0)
-    hung = desk.must_claim("w1")
-    desk.beat(hung, 7)
-    with desk.engine.begin() as connection:
+def test_a_step_counter_that_stands_still_is_not_renewed(harness: Harness) -> None:
+    harness.create()
+    harness.settings = replace(harness.settings, stall_seconds=0.0)
+    hung = harness.must_claim("w1")
+    harness.beat(hung, 7)
+    with harness.engine.begin() as connection:
         connection.execute(text("UPDATE foldwise.leases SET expires_at = clock_timestamp()"))
-    desk.beat(hung, 7)
-    desk.leader.round()
-    assert desk.must_claim("w2").lease.term == 2
+    harness.beat(hung, 7)
+    harness.leader.round()
+    assert harness.must_claim("w2").lease.term == 2
 
 
-def test_a_lease_that_is_renewed_before_it_is_ended_goes_on(desk: Desk) -> None:
+def test_a_lease_that_is_renewed_before_it_is_ended_goes_on(harness: Harness) -> None:
     """The leader finds lapsed leases first, and ends them one by one: a heartbeat may come between."""
-    desk.create()
-    held = desk.must_claim()
-    with desk.engine.begin() as connection:
+    harness.create()
+    held = harness.must_claim()
+    with harness.engine.begin() as connection:
         connection.execute(text("UPDATE foldwise.leases SET expires_at = clock_timestamp()"))
-    with desk.sessions() as session:
+    with harness.sessions() as session:
         (found,) = failures.expired_leases(session)
-    assert desk.beat(held, 1) == "continue"
-    with desk.sessions.begin() as session:
+    assert harness.beat(held, 1) == "continue"
+    with harness.sessions.begin() as session:
         failures.expire(session, found)
-    other = desk.must_claim("w2")
+    other = harness.must_claim("w2")
     assert (other.trial, other.fold) != (held.trial, held.fold), "nobody else is given its fold"
-    assert desk.report(held).next is not None
+    assert harness.report(held).next is not None
 
 
-def test_the_same_result_again_gets_the_same_verdict_and_counts_once(desk: Desk) -> None:
-    desk.create()
-    assignment = desk.must_claim()
-    verdict = desk.report(assignment)
-    again = desk.report(assignment)
+def test_the_same_result_again_gets_the_same_verdict_and_counts_once(harness: Harness) -> None:
+    harness.create()
+    assignment = harness.must_claim()
+    verdict = harness.report(assignment)
+    again = harness.report(assignment)
     assert again == verdict.model_copy(update={"next": None})
-    assert desk.study().folds_done == 1
+    assert harness.study().folds_done == 1
     with pytest.raises(ResultConflict):
-        desk.report(assignment, wrong=1)
+        harness.report(assignment, wrong=1)
 
 
-def test_a_worker_whose_reply_was_lost_gets_its_next_fold_by_claiming(desk: Desk) -> None:
-    desk.create()
-    assignment = desk.must_claim()
-    lost = desk.report(assignment).next
+def test_a_worker_whose_reply_was_lost_gets_its_next_fold_by_claiming(harness: Harness) -> None:
+    harness.create()
+    assignment = harness.must_claim()
+    lost = harness.report(assignment).next
     assert lost is not None
-    assert desk.report(assignment).next is None
-    regained = desk.must_claim()
+    assert harness.report(assignment).next is None
+    regained = harness.must_claim()
     assert (regained.trial, regained.fold, regained.lease.term) == (lost.trial, lost.fold, 2)
 
 
-def test_a_released_fold_is_free_at_once(desk: Desk) -> None:
-    desk.create()
-    assignment = desk.must_claim("w1")
+def test_a_released_fold_is_free_at_once(harness: Harness) -> None:
+    harness.create()
+    assignment = harness.must_claim("w1")
     for _ in range(2):
-        with desk.sessions.begin() as session:
+        with harness.sessions.begin() as session:
             leases.release(session, key_of(assignment.lease))
-    assert desk.must_claim("w2").trial == assignment.trial
+    assert harness.must_claim("w2").trial == assignment.trial
 
 
-def test_the_second_trial_failure_fails_the_trial_but_environment_failures_do_not(desk: Desk) -> None:
-    desk.create()
+def test_the_second_trial_failure_fails_the_trial_but_environment_failures_do_not(harness: Harness) -> None:
+    harness.create()
     for kind, worker in (("environment", "w1"), ("environment", "w2"), ("trial", "w3"), ("trial", "w3")):
-        assignment = desk.must_claim(worker)
+        assignment = harness.must_claim(worker)
         assert assignment.trial == 0
-        with desk.sessions.begin() as session:
+        with harness.sessions.begin() as session:
             failure = Failure.model_validate({"kind": kind, "message": "out of memory"})
             failures.fail(session, key_of(assignment.lease), failure)
-    trial = desk.trial(0)
+    trial = harness.trial(0)
     assert (trial.state, trial.end_reason) == (TrialState.FAILED, "out of memory")
-    assert desk.must_claim().trial == 1
+    assert harness.must_claim().trial == 1
 
 
-def test_three_lapses_of_one_fold_fail_the_trial(desk: Desk) -> None:
-    desk.create()
+def test_three_lapses_of_one_fold_fail_the_trial(harness: Harness) -> None:
+    harness.create()
     for worker in ("w1", "w2", "w3"):
-        desk.lapse(desk.must_claim(worker))
-    assert desk.trial(0).state == TrialState.FAILED
+        harness.expire(harness.must_claim(worker))
+    assert harness.trial(0).state == TrialState.FAILED
 
 
-def test_a_lease_answers_only_to_its_term_and_secret(desk: Desk) -> None:
-    desk.create()
-    lease = desk.must_claim().lease
+def test_a_lease_answers_only_to_its_term_and_secret(harness: Harness) -> None:
+    harness.create()
+    lease = harness.must_claim().lease
     for wrong in (
         LeaseKey(id=lease.id, term=lease.term, secret="guess"),
         LeaseKey(id=lease.id, term=9, secret=lease.secret),
     ):
-        with pytest.raises(TokenRefused), desk.sessions.begin() as session:
+        with pytest.raises(TokenRefused), harness.sessions.begin() as session:
             leases.release(session, wrong)
-    with pytest.raises(NotFound), desk.sessions.begin() as session:
+    with pytest.raises(NotFound), harness.sessions.begin() as session:
         leases.release(session, LeaseKey(id="nope", term=1, secret="x"))
 
 
@@ -291,14 +291,14 @@ def test_a_lease_answers_only_to_its_term_and_secret(desk: Desk) -> None:
     "predicted", [(0,), (0, 1, 0), (0, 2), (0, -1)], ids=["few", "many", "no class", "negative"]
 )
 def test_a_result_that_does_not_fit_the_fold_is_refused_and_nothing_is_stored(
-    desk: Desk, predicted: tuple[int, ...]
+    harness: Harness, predicted: tuple[int, ...]
 ) -> None:
-    desk.create()
-    assignment = desk.must_claim()
-    with pytest.raises(InvalidInput, match=r"epochs\.0"), desk.sessions.begin() as session:
-        reports.report(session, key_of(assignment.lease), make_result(assignment, predicted), desk.settings)
-    assert desk.study().folds_done == 0
-    assert desk.report(assignment).decision == "continue"
+    harness.create()
+    assignment = harness.must_claim()
+    with pytest.raises(InvalidInput, match=r"epochs\.0"), harness.sessions.begin() as session:
+        reports.report(session, key_of(assignment.lease), make_result(assignment, predicted), harness.settings)
+    assert harness.study().folds_done == 0
+    assert harness.report(assignment).decision == "continue"
 
 
 @pytest.mark.parametrize(
@@ -311,24 +311,24 @@ def test_a_result_that_does_not_fit_the_fold_is_refused_and_nothing_is_stored(
     ],
 )
 def test_a_result_of_another_task_is_refused_and_nothing_is_stored(
-    desk: Desk, field: str, other: object
+    harness: Harness, field: str, other: object
 ) -> None:
-    desk.create()
-    assignment = desk.must_claim()
+    harness.create()
+    assignment = harness.must_claim()
     result = make_result(assignment, (0, 1), **{field: other})
-    with pytest.raises(InvalidInput) as refused, desk.sessions.begin() as session:
-        reports.report(session, key_of(assignment.lease), result, desk.settings)
+    with pytest.raises(InvalidInput) as refused, harness.sessions.begin() as session:
+        reports.report(session, key_of(assignment.lease), result, harness.settings)
     assert refused.value.field == f"provenance.{field}"
-    assert desk.study().folds_done == 0
-    assert desk.report(assignment).decision == "continue"
+    assert harness.study().folds_done == 0
+    assert harness.report(assignment).decision == "continue"
 
 
-def test_bound_prunes_at_the_first_error_too_many(desk: Desk) -> None:
-    desk.create(pruning=[{"rule": "bound", "threshold": 0.8}])
-    verdict = desk.report(desk.must_claim(), wrong=2)
+def test_bound_prunes_at_the_first_error_too_many(harness: Harness) -> None:
+    harness.create(pruning=[{"rule": "bound", "threshold": 0.8}])
+    verdict = harness.report(harness.must_claim(), wrong=2)
     assert verdict.decision == "continue"
     assert verdict.next is not None
-    verdict = desk.report(verdict.next, wrong=1)
+    verdict = harness.report(verdict.next, wrong=1)
     assert verdict.decision == "pruned"
     assert verdict.pruned is not None
     assert verdict.pruned.model_dump() == {
@@ -338,17 +338,17 @@ def test_bound_prunes_at_the_first_error_too_many(desk: Desk) -> None:
     }
     assert verdict.next is not None
     assert verdict.next.trial == 1
-    assert desk.trial(0).state == TrialState.PRUNED
-    assert desk.study().best is not None, "with none complete, the pruned trial of the highest bound"
+    assert harness.trial(0).state == TrialState.PRUNED
+    assert harness.study().best is not None, "with none complete, the pruned trial of the highest bound"
 
 
 @pytest.mark.parametrize(
     ("metric", "decision"), [("accuracy", "continue"), ("uar", "continue"), ("uf1", "pruned")]
 )
-def test_bound_takes_the_metric_it_is_told(desk: Desk, metric: str, decision: str) -> None:
-    desk.create(pruning=[{"rule": "bound", "threshold": 0.9, "metric": metric}])
+def test_bound_takes_the_metric_it_is_told(harness: Harness, metric: str, decision: str) -> None:
+    harness.create(pruning=[{"rule": "bound", "threshold": 0.9, "metric": metric}])
     # One of five clips of anger is taken for happy: recalls reach 0.8 and 1, F1 0.889 and 0.909.
-    verdict = desk.report(desk.must_claim(), wrong=1)
+    verdict = harness.report(harness.must_claim(), wrong=1)
     assert verdict.decision == decision
     if metric == "uf1":
         assert verdict.pruned is not None
@@ -361,105 +361,105 @@ def test_bound_takes_the_metric_it_is_told(desk: Desk, metric: str, decision: st
 
 
 @pytest.mark.usefixtures("projection")
-def test_optuna_holds_the_same_trials(desk: Desk) -> None:
-    desk.create(trials=3, pruning=[{"rule": "bound", "threshold": 0.6}])
-    assignment: FoldAssignment | None = desk.must_claim()
+def test_optuna_holds_the_same_trials(harness: Harness) -> None:
+    harness.create(trials=3, pruning=[{"rule": "bound", "threshold": 0.6}])
+    assignment: FoldAssignment | None = harness.must_claim()
     while assignment is not None:
         wrong = 2 if assignment.trial == 1 else int(assignment.fold == 2)
-        assignment = desk.report(assignment, wrong=wrong).next
-        desk.leader.round()
-    twin = load_twin(desk.settings.database_url, "s")
+        assignment = harness.report(assignment, wrong=wrong).next
+        harness.leader.round()
+    twin = load_twin(harness.settings.database_url, "s")
     assert [t.state.name for t in twin.trials] == ["COMPLETE", "PRUNED", "COMPLETE"]
     for trial in twin.trials:
-        ours = desk.trial(trial.number)
+        ours = harness.trial(trial.number)
         assert trial.params == ours.parameters
         if trial.state.name == "COMPLETE":
             assert trial.value == ours.value
             assert list(trial.intermediate_values) == [1, 2, 3, 4, 5]
-    best = desk.study().best
+    best = harness.study().best
     assert best is not None
     assert (twin.best_trial.number, twin.best_value) == (best.number, best.value)
     assert twin.trials[1].intermediate_values == {1: 0.0, 2: 0.0, 3: 0.0}
 
 
 @pytest.mark.usefixtures("projection")
-def test_enqueued_configurations_run_first_and_in_order(desk: Desk) -> None:
+def test_enqueued_configurations_run_first_and_in_order(harness: Harness) -> None:
     wanted: list[dict[str, Any]] = [{"dropout": 0.7, "clahe": False}, {"clahe": True, "dropout": 0.123456}]
     space = {"clahe": [True, False], "dropout": {"low": 0.1, "high": 0.9}}
-    desk.create(trials=3, space=space, enqueue=wanted)
-    desk.must_claim()
-    desk.leader.round()
-    assert [desk.trial(n).parameters for n in range(2)] == [
+    harness.create(trials=3, space=space, enqueue=wanted)
+    harness.must_claim()
+    harness.leader.round()
+    assert [harness.trial(n).parameters for n in range(2)] == [
         {"clahe": False, "dropout": 0.7},
         {"clahe": True, "dropout": 0.1235},
     ]
-    twin = load_twin(desk.settings.database_url, "s")
-    assert [trial.params for trial in twin.trials] == [desk.trial(n).parameters for n in range(3)]
+    twin = load_twin(harness.settings.database_url, "s")
+    assert [trial.params for trial in twin.trials] == [harness.trial(n).parameters for n in range(3)]
 
 
 @pytest.mark.usefixtures("projection")
-def test_projecting_again_after_a_crash_changes_nothing(desk: Desk) -> None:
-    desk.create(trials=1)
-    desk.report(desk.must_claim())
-    desk.leader.round()
-    with desk.engine.begin() as connection:
+def test_projecting_again_after_a_crash_changes_nothing(harness: Harness) -> None:
+    harness.create(trials=1)
+    harness.report(harness.must_claim())
+    harness.leader.round()
+    with harness.engine.begin() as connection:
         connection.execute(text("INSERT INTO foldwise.outbox (trial_id) SELECT id FROM foldwise.trials"))
-    desk.leader.round()
-    twin = load_twin(desk.settings.database_url, "s")
+    harness.leader.round()
+    twin = load_twin(harness.settings.database_url, "s")
     assert len(twin.trials) == 1
     assert twin.trials[0].intermediate_values == {1: 1.0}
 
 
 @pytest.mark.usefixtures("projection")
-def test_one_broken_study_does_not_stop_the_others(desk: Desk) -> None:
-    desk.create(start=False)
-    with desk.engine.begin() as connection:
+def test_one_broken_study_does_not_stop_the_others(harness: Harness) -> None:
+    harness.create(start=False)
+    with harness.engine.begin() as connection:
         connection.execute(text("UPDATE foldwise.studies SET spec = '{}', state = 'running'"))
-    desk.create(name="other")
-    assert desk.study("other").trials[TrialState.READY] == desk.settings.ask_ahead
-    twin = load_twin(desk.settings.database_url, "other")
-    assert len(twin.trials) == desk.settings.ask_ahead
+    harness.create(name="other")
+    assert harness.study("other").trials[TrialState.READY] == harness.settings.ask_ahead
+    twin = load_twin(harness.settings.database_url, "other")
+    assert len(twin.trials) == harness.settings.ask_ahead
 
 
 @pytest.mark.usefixtures("projection")
-def test_a_trial_that_could_not_be_projected_keeps_its_number(desk: Desk) -> None:
-    OptunaProjection(desk.settings.database_url)
-    with desk.engine.begin() as connection:
+def test_a_trial_that_could_not_be_projected_keeps_its_number(harness: Harness) -> None:
+    OptunaProjection(harness.settings.database_url)
+    with harness.engine.begin() as connection:
         connection.execute(text("ALTER TABLE trial_params ADD CONSTRAINT closed CHECK (false) NOT VALID"))
     with pytest.raises(SQLAlchemyError):
-        desk.create(trials=3)
-    with desk.engine.begin() as connection:
+        harness.create(trials=3)
+    with harness.engine.begin() as connection:
         connection.execute(text("ALTER TABLE trial_params DROP CONSTRAINT closed"))
-    desk.report(desk.must_claim())
-    desk.leader.round()
-    twin = load_twin(desk.settings.database_url, "s")
-    assert [trial.params for trial in twin.trials] == [desk.trial(n).parameters for n in range(3)]
+    harness.report(harness.must_claim())
+    harness.leader.round()
+    twin = load_twin(harness.settings.database_url, "s")
+    assert [trial.params for trial in twin.trials] == [harness.trial(n).parameters for n in range(3)]
     assert twin.trials[0].intermediate_values == {1: 1.0}
 
 
 @pytest.mark.usefixtures("projection")
 def test_a_change_that_becomes_visible_late_is_not_taken_for_projected(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    desk.create(trials=2)
-    desk.report(desk.must_claim("w1"))
-    other = desk.must_claim("w2")
+    harness.create(trials=2)
+    harness.report(harness.must_claim("w1"))
+    other = harness.must_claim("w2")
     assert other.trial == 1
     project = OptunaProjection.project
-    with desk.engine.connect() as late:
+    with harness.engine.connect() as late:
         late.execute(
             text("INSERT INTO foldwise.outbox (trial_id) SELECT id FROM foldwise.trials WHERE number = 0")
         )
         # Its number is higher, and it is visible first.
-        desk.report(other)
+        harness.report(other)
 
         def then_the_late_one(self: OptunaProjection, *given: Any) -> Iterator[TrialRecord]:
             yield from project(self, *given)
             late.commit()
 
         monkeypatch.setattr(OptunaProjection, "project", then_the_late_one)
-        desk.leader.round()
-    with desk.engine.connect() as connection:
+        harness.leader.round()
+    with harness.engine.connect() as connection:
         left = connection.execute(
             text("SELECT number FROM foldwise.outbox JOIN foldwise.trials ON trials.id = trial_id")
         ).scalars()
@@ -467,196 +467,198 @@ def test_a_change_that_becomes_visible_late_is_not_taken_for_projected(
 
 
 @pytest.mark.usefixtures("projection")
-def test_a_study_deleted_in_optuna_is_projected_anew(desk: Desk) -> None:
-    desk.create(trials=2)
-    assignment: FoldAssignment | None = desk.must_claim()
+def test_a_study_deleted_in_optuna_is_projected_anew(harness: Harness) -> None:
+    harness.create(trials=2)
+    assignment: FoldAssignment | None = harness.must_claim()
     while assignment is not None and assignment.trial == 0:
-        assignment = desk.report(assignment).next
-    desk.leader.round()
-    with optuna_storage(desk.settings.database_url) as storage:
+        assignment = harness.report(assignment).next
+    harness.leader.round()
+    with optuna_storage(harness.settings.database_url) as storage:
         optuna.delete_study(study_name="s", storage=storage)
     assert assignment is not None
-    desk.report(assignment)
-    desk.leader.round()
-    twin = load_twin(desk.settings.database_url, "s")
+    harness.report(assignment)
+    harness.leader.round()
+    twin = load_twin(harness.settings.database_url, "s")
     assert [trial.state.name for trial in twin.trials] == ["COMPLETE", "RUNNING"]
-    assert twin.best_value == desk.trial(0).value
+    assert twin.best_value == harness.trial(0).value
 
 
 @pytest.mark.usefixtures("projection")
 @pytest.mark.parametrize("wrong", ["a trial of somebody else", "an end that we do not know of"])
-def test_a_study_that_somebody_else_wrote_to_in_optuna_is_made_anew(desk: Desk, wrong: str) -> None:
-    desk.create(trials=desk.settings.ask_ahead + 1)
-    assignment: FoldAssignment | None = desk.must_claim()
-    twin = load_twin(desk.settings.database_url, "s")
+def test_a_study_that_somebody_else_wrote_to_in_optuna_is_made_anew(harness: Harness, wrong: str) -> None:
+    harness.create(trials=harness.settings.ask_ahead + 1)
+    assignment: FoldAssignment | None = harness.must_claim()
+    twin = load_twin(harness.settings.database_url, "s")
     if wrong == "a trial of somebody else":
         twin.add_trial(optuna.create_trial(value=1.0))
     else:
         twin.tell(0, 1.0)
     while assignment is not None:
-        assignment = desk.report(assignment).next
-        desk.leader.round()
-    desk.leader.round()
-    twin = load_twin(desk.settings.database_url, "s")
-    ours = [desk.trial(number) for number in range(len(twin.trials))]
+        assignment = harness.report(assignment).next
+        harness.leader.round()
+    harness.leader.round()
+    twin = load_twin(harness.settings.database_url, "s")
+    ours = [harness.trial(number) for number in range(len(twin.trials))]
     assert [trial.params for trial in twin.trials] == [trial.parameters for trial in ours]
     assert [trial.value for trial in twin.trials] == [trial.value for trial in ours]
-    assert desk.study().state == StudyState.COMPLETE
+    assert harness.study().state == StudyState.COMPLETE
 
 
 @pytest.mark.usefixtures("projection")
-def test_trials_under_way_reach_optuna_at_a_bounded_rate_and_ended_ones_at_once(desk: Desk) -> None:
-    desk.leader = Leader(desk.engine, replace(desk.settings, projection_seconds=3600))
-    desk.create(trials=2)
-    assignment: FoldAssignment | None = desk.must_claim()
+def test_trials_under_way_reach_optuna_at_a_bounded_rate_and_ended_ones_at_once(harness: Harness) -> None:
+    harness.leader = Leader(harness.engine, replace(harness.settings, projection_seconds=3600))
+    harness.create(trials=2)
+    assignment: FoldAssignment | None = harness.must_claim()
     for _ in range(3):
         assert assignment is not None
-        assignment = desk.report(assignment).next
-        desk.leader.round()
-    running = load_twin(desk.settings.database_url, "s").trials[0]
+        assignment = harness.report(assignment).next
+        harness.leader.round()
+    running = load_twin(harness.settings.database_url, "s").trials[0]
     assert running.intermediate_values == {}
     while assignment is not None and assignment.trial == 0:
-        assignment = desk.report(assignment).next
-    desk.leader.round()
-    ended, _ = load_twin(desk.settings.database_url, "s").trials
-    assert ended.value == desk.trial(0).value
+        assignment = harness.report(assignment).next
+    harness.leader.round()
+    ended, _ = load_twin(harness.settings.database_url, "s").trials
+    assert ended.value == harness.trial(0).value
     assert len(ended.intermediate_values) == 5
 
 
-def test_a_leader_that_lost_its_footing_leads_again(desk: Desk) -> None:
-    desk.settings = replace(desk.settings, leader_interval=0.02)
-    leader = Leader(desk.engine, desk.settings)
+def test_a_leader_that_lost_its_footing_leads_again(harness: Harness) -> None:
+    harness.settings = replace(harness.settings, leader_interval=0.02)
+    leader = Leader(harness.engine, harness.settings)
     leader.start()
     try:
         wait_until(lambda: leader.is_leader)
-        with desk.engine.begin() as connection:
+        with harness.engine.begin() as connection:
             connection.execute(text("ALTER TABLE foldwise.leases RENAME TO lost"))
         wait_until(lambda: not leader.is_leader)
-        with desk.engine.begin() as connection:
+        with harness.engine.begin() as connection:
             connection.execute(text("ALTER TABLE foldwise.lost RENAME TO leases"))
         wait_until(lambda: leader.is_leader)
-        desk.leader = leader
-        with desk.sessions.begin() as session:
+        harness.leader = leader
+        with harness.sessions.begin() as session:
             spec = StudySpec.model_validate(
                 {"name": "s", "cache": "tiny", "training": {"frames": 2, "frame_size": 16}}
             )
-            life.create(session, spec, desk.settings.cache_root)
-        wait_until(lambda: desk.study().trials[TrialState.READY] == desk.settings.ask_ahead)
+            life.create(session, spec, harness.settings.cache_root)
+        wait_until(lambda: harness.study().trials[TrialState.READY] == harness.settings.ask_ahead)
     finally:
         leader.stop()
 
 
-def test_stopping_a_study_does_not_deadlock_with_a_result_that_ends_a_trial(desk: Desk) -> None:
-    desk.create(trials=4, pruning=[{"rule": "bound", "threshold": 1.0}])
-    held = [desk.must_claim(f"w{i}") for i in range(2)]
+def test_stopping_a_study_does_not_deadlock_with_a_result_that_ends_a_trial(harness: Harness) -> None:
+    harness.create(trials=4, pruning=[{"rule": "bound", "threshold": 1.0}])
+    held = [harness.must_claim(f"w{i}") for i in range(2)]
     ready = threading.Event()
 
     def end_the_second() -> None:
         key = key_of(held[1].lease)
-        with desk.sessions.begin() as session:
-            result = desk.result(session, held[1], 1)
+        with harness.sessions.begin() as session:
+            result = harness.result(session, held[1], 1)
             # Takes the trial's lock; the study's is wanted when the result ends the trial.
-            leases.heartbeat(session, key, Heartbeat(epoch=1, step=1), desk.settings)
+            leases.heartbeat(session, key, Heartbeat(epoch=1, step=1), harness.settings)
             ready.set()
-            wait_until(lambda: desk.trial(0).state == TrialState.CANCELLED)
-            reports.report(session, key, result, desk.settings, more=False)
+            wait_until(lambda: harness.trial(0).state == TrialState.CANCELLED)
+            reports.report(session, key, result, harness.settings, more=False)
 
-    with desk.sessions.begin() as session:
+    with harness.sessions.begin() as session:
         life.stop(session, "s", "enough")
     with ThreadPoolExecutor(1) as pool:
         reporting = pool.submit(end_the_second)
         assert ready.wait(30)
-        desk.leader.round()
+        harness.leader.round()
         reporting.result(30)
-    desk.leader.round()
-    assert desk.study().trials[TrialState.RUNNING] == 0
+    harness.leader.round()
+    assert harness.study().trials[TrialState.RUNNING] == 0
 
 
-def test_trials_of_a_study_that_end_at_the_same_moment_do_not_deadlock(desk: Desk) -> None:
+def test_trials_of_a_study_that_end_at_the_same_moment_do_not_deadlock(harness: Harness) -> None:
     workers = 6
-    desk.leader = Leader(desk.engine, replace(desk.settings, ask_ahead=workers))
-    desk.create(trials=workers, pruning=[{"rule": "bound", "threshold": 1.0}])
-    held = [desk.must_claim(f"w{i}") for i in range(workers)]
+    harness.leader = Leader(harness.engine, replace(harness.settings, ask_ahead=workers))
+    harness.create(trials=workers, pruning=[{"rule": "bound", "threshold": 1.0}])
+    held = [harness.must_claim(f"w{i}") for i in range(workers)]
     together = threading.Barrier(workers)
 
     def end(assignment: FoldAssignment) -> str:
         together.wait(30)
-        return desk.report(assignment, wrong=1).decision
+        return harness.report(assignment, wrong=1).decision
 
     with ThreadPoolExecutor(workers) as pool:
         assert list(pool.map(end, held)) == ["pruned"] * workers
-    desk.leader.round()
-    assert desk.study().state == StudyState.COMPLETE
+    harness.leader.round()
+    assert harness.study().state == StudyState.COMPLETE
 
 
-def test_pause_lets_the_fold_finish_and_gives_no_other(desk: Desk) -> None:
-    desk.create()
-    assignment = desk.must_claim()
-    with desk.sessions.begin() as session:
+def test_pause_lets_the_fold_finish_and_gives_no_other(harness: Harness) -> None:
+    harness.create()
+    assignment = harness.must_claim()
+    with harness.sessions.begin() as session:
         life.pause(session, "s")
-    assert desk.report(assignment).next is None
-    assert desk.claim() is None
-    with desk.sessions.begin() as session:
+    assert harness.report(assignment).next is None
+    assert harness.claim() is None
+    with harness.sessions.begin() as session:
         life.resume(session, "s")
-    assert desk.must_claim().fold == 1
+    assert harness.must_claim().fold == 1
 
 
 @pytest.mark.usefixtures("projection")
-def test_stop_cancels_what_is_under_way_and_absorbs(desk: Desk) -> None:
-    desk.create()
-    assignment = desk.must_claim()
-    with desk.sessions.begin() as session:
+def test_stop_cancels_what_is_under_way_and_absorbs(harness: Harness) -> None:
+    harness.create()
+    assignment = harness.must_claim()
+    with harness.sessions.begin() as session:
         life.stop(session, "s", "enough")
-    desk.leader.round()
-    assert desk.beat(assignment, 1) == "abandon"
-    study = desk.study()
+    harness.leader.round()
+    assert harness.beat(assignment, 1) == "abandon"
+    study = harness.study()
     assert (study.state, study.reason) == (StudyState.STOPPED, "enough")
     assert study.trials[TrialState.CANCELLED] == 2
-    with pytest.raises(Conflict, match="stopped"), desk.sessions.begin() as session:
+    with pytest.raises(Conflict, match="stopped"), harness.sessions.begin() as session:
         life.resume(session, "s")
-    twin = load_twin(desk.settings.database_url, "s")
+    twin = load_twin(harness.settings.database_url, "s")
     assert {t.state.name for t in twin.trials} == {"FAIL"}
 
 
 @pytest.mark.parametrize(
     "plan", [ComputePlan(precision="bf16"), ComputePlan(compiled=True), ComputePlan(precision="tf32")]
 )
-def test_a_study_is_run_only_by_workers_that_can_run_its_plan(desk: Desk, plan: ComputePlan) -> None:
-    desk.create(compute=plan, trials=2, pruning=[{"rule": "bound", "threshold": 1.0}])
-    assert desk.claim("plain") is None
-    assert desk.claim("none", plans=()) is None
+def test_a_study_is_run_only_by_workers_that_can_run_its_plan(harness: Harness, plan: ComputePlan) -> None:
+    harness.create(compute=plan, trials=2, pruning=[{"rule": "bound", "threshold": 1.0}])
+    assert harness.claim("plain") is None
+    assert harness.claim("none", plans=()) is None
     with pytest.raises(PlanNotSound, match=rf"computes in {plan.precision}.*compute\.precision=fp32"):
-        desk.claim("plain", study="s")
-    desk.create(name="plain")
-    assert desk.must_claim("plain").study == "plain"
-    able = desk.must_claim("able", study="s", plans=(ComputePlan(), plan))
+        harness.claim("plain", study="s")
+    harness.create(name="plain")
+    assert harness.must_claim("plain").study == "plain"
+    able = harness.must_claim("able", study="s", plans=(ComputePlan(), plan))
     assert able.compute == plan
-    ended = desk.report(able, wrong=1)
+    ended = harness.report(able, wrong=1)
     assert ended.next is not None
     assert (ended.next.study, ended.next.trial) == ("s", 1)
 
 
-def test_what_does_not_fit_the_cache_is_refused(desk: Desk) -> None:
+def test_what_does_not_fit_the_cache_is_refused(harness: Harness) -> None:
     with pytest.raises(CacheMismatch, match=r"frame_size is 112, the cache tiny/f+ has 16"):
-        desk.create(training={"frames": 2})
+        harness.create(training={"frames": 2})
     with pytest.raises(InvalidInput, match="joy"):
-        desk.create(training={"frames": 2, "frame_size": 16, "augmentation": {"counts": {"joy": {"flip": 1}}}})
+        harness.create(
+            training={"frames": 2, "frame_size": 16, "augmentation": {"counts": {"joy": {"flip": 1}}}}
+        )
     with pytest.raises(InvalidInput, match="10 folds need"):
-        desk.create(protocol={"kind": "kfold", "k": 10})
-    desk.create()
+        harness.create(protocol={"kind": "kfold", "k": 10})
+    harness.create()
     with pytest.raises(Conflict, match="exists already"):
-        desk.create()
+        harness.create()
     with pytest.raises(CacheMismatch, match="cannot read"):
-        desk.claim(caches=(), study="s")
+        harness.claim(caches=(), study="s")
     with pytest.raises(NotFound, match="no study"):
-        desk.claim(study="other")
-    assert desk.claim(caches=()) is None
+        harness.claim(study="other")
+    assert harness.claim(caches=()) is None
 
 
-def test_a_trial_is_added_under_the_next_number_and_never_above_the_budget(desk: Desk) -> None:
+def test_a_trial_is_added_under_the_next_number_and_never_above_the_budget(harness: Harness) -> None:
     """Two leaders may ask for the same number, and a budget may be lowered between question and answer."""
-    desk.create(trials=2, start=False)
-    with desk.sessions.begin() as session:
+    harness.create(trials=2, start=False)
+    with harness.sessions.begin() as session:
         study = life.start(session, "s")
         wanted = {"dropout": 0.1}
         assert trials.add_trial(session, study, wanted, 1) is None, "a number was left out"
@@ -666,20 +668,20 @@ def test_a_trial_is_added_under_the_next_number_and_never_above_the_budget(desk:
         assert trials.add_trial(session, study, wanted, 2) is None, "the budget is spent"
 
 
-def test_workers_that_claim_at_the_same_moment_do_not_share_a_trial(desk: Desk) -> None:
+def test_workers_that_claim_at_the_same_moment_do_not_share_a_trial(harness: Harness) -> None:
     workers, rounds = 8, 40
-    desk.leader = Leader(desk.engine, replace(desk.settings, ask_ahead=3))
-    desk.create(trials=3)
+    harness.leader = Leader(harness.engine, replace(harness.settings, ask_ahead=3))
+    harness.create(trials=3)
     together = threading.Barrier(workers)
 
     def claim(worker: int) -> FoldAssignment | None:
         together.wait(30)
-        return desk.claim(f"w{worker}")
+        return harness.claim(f"w{worker}")
 
     with ThreadPoolExecutor(workers) as pool:
         for _ in range(rounds):
             held = [assignment for assignment in pool.map(claim, range(workers)) if assignment is not None]
             assert sorted({assignment.trial for assignment in held}) == sorted(a.trial for a in held)
             for assignment in held:
-                with desk.sessions.begin() as session:
+                with harness.sessions.begin() as session:
                     leases.release(session, key_of(assignment.lease))

@@ -18,7 +18,7 @@ from coordinator.store.studies import get_study
 from coordinator.store.tables import SCHEMA
 from services.contracts import ComputePlan, TrialState
 from services.seeds import fold_seed, sha256_of
-from tests.harness.coordinator_harness import Desk
+from tests.harness.coordinator_harness import Harness
 from tests.harness.tiny_cache import FINGERPRINT
 
 SPEC_0001: dict[str, Any] = {
@@ -126,19 +126,19 @@ def test_migrating_again_changes_nothing(engine: Engine) -> None:
 
 def test_a_study_of_the_first_revision_is_read_and_goes_on(at_0001: Engine, cache_root: Path) -> None:
     migrate(at_0001)
-    desk = Desk(at_0001, cache_root)
-    spec = desk.study().spec
+    harness = Harness(at_0001, cache_root)
+    spec = harness.study().spec
     assert not spec.economies.stop_when_perfect
     assert [name for name, _ in spec.space.items()] == ["temporal_size", "dropout", "clahe"]
-    assert desk.study().fold_order is None
-    assert not desk.trial(0).learnt_order
+    assert harness.study().fold_order is None
+    assert not harness.trial(0).learnt_order
     with at_0001.connect() as connection:
         kept = connection.execute(text("SELECT spec FROM foldwise.studies")).scalar_one()
         assert [key for key in kept if key != "economies"] == list(SPEC_0001)
         hashes = connection.scalars(text("SELECT parameters_hash FROM foldwise.trials")).all()
         assert hashes == [sha256_of(PARAMETERS)] * 2
 
-    with desk.sessions.begin() as session:
+    with harness.sessions.begin() as session:
         study = get_study(session, "s")
         record = views.fold_record(session, study, views.get_trial(session, study, 0), 0)
     told = record.result.provenance
@@ -147,9 +147,9 @@ def test_a_study_of_the_first_revision_is_read_and_goes_on(at_0001: Engine, cach
     assert (told.fingerprint, told.split_hash, told.compute) == (FINGERPRINT, "split", ComputePlan())
     assert (told.seconds, record.correct) == (0.5, 2)
 
-    assert (desk.must_claim("w1").trial, desk.must_claim("w2").fold) == (0, 1)
-    assert [fold.reused_from for fold in desk.folds(1)] == [0, None]
-    assert desk.trial(1).state == TrialState.RUNNING
+    assert (harness.must_claim("w1").trial, harness.must_claim("w2").fold) == (0, 1)
+    assert [fold.reused_from for fold in harness.folds(1)] == [0, None]
+    assert harness.trial(1).state == TrialState.RUNNING
 
 
 def test_a_result_has_one_origin(at_0001: Engine) -> None:

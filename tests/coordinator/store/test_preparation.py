@@ -29,7 +29,7 @@ from coordinator.store.preparation import wait_for_database, wait_for_schema
 from services.contracts import TokenScope
 from services.errors import Conflict, InvalidInput, Unavailable
 from services.secrets import read_database_url
-from tests.harness.coordinator_harness import Desk
+from tests.harness.coordinator_harness import Harness
 from tests.harness.served_app import ADMIN_TOKEN, bearer, make_token, served
 
 
@@ -166,8 +166,8 @@ def test_a_database_s_url_comes_from_a_file_in_any_writing(
 
 
 @pytest.fixture
-def coordinator(desk: Desk) -> Iterator[httpx.Client]:
-    settings = replace(desk.settings, admin_token=ADMIN_TOKEN, token_seconds=0)
+def coordinator(harness: Harness) -> Iterator[httpx.Client]:
+    settings = replace(harness.settings, admin_token=ADMIN_TOKEN, token_seconds=0)
     with served(create_app(settings)) as client:
         yield client
 
@@ -271,8 +271,8 @@ def test_the_dashboard_listens_elsewhere_only_behind_tokens(database_url: str) -
     assert "has no login" in ended.exception.message
 
 
-def test_a_token_for_reading_can_be_given_at_the_start(desk: Desk) -> None:
-    with served(create_app(replace(desk.settings, read_token="for-prometheus"))) as client:
+def test_a_token_for_reading_can_be_given_at_the_start(harness: Harness) -> None:
+    with served(create_app(replace(harness.settings, read_token="for-prometheus"))) as client:
         assert client.get("/metrics", headers=bearer("for-prometheus")).status_code == 200
         refused = client.post("/api/v1/studies", headers=bearer("for-prometheus"), json={})
         assert refused.status_code == 403
@@ -305,10 +305,10 @@ def test_the_doctor_says_what_is_wrong_and_how_to_mend_it(
     assert "mount the volume" in said
 
 
-def test_readyz_says_what_is_running(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_readyz_says_what_is_running(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FOLDWISE_REVISION", "1f0c9d2")
     monkeypatch.setenv("FOLDWISE_IMAGE_DIGEST", "sha256:ab")
-    with served(create_app(desk.settings)) as client:
+    with served(create_app(harness.settings)) as client:
         assert client.get("/readyz").json()["revision"] == "1f0c9d2@sha256:ab"
         monkeypatch.delenv("FOLDWISE_IMAGE_DIGEST")
         assert client.get("/readyz").json()["revision"] == "1f0c9d2"

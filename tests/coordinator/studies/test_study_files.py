@@ -23,7 +23,7 @@ from coordinator.studies.import_file import import_study
 from services.contracts import FoldAssignment, StudyState
 from services.errors import CacheMismatch, Conflict, InvalidInput
 from services.seeds import sha256_of
-from tests.harness.coordinator_harness import Desk, LeaderWithoutOptuna
+from tests.harness.coordinator_harness import Harness, LeaderWithoutOptuna
 from tests.harness.optuna_projection import load_twin
 from tests.harness.served_app import live_coordinator
 
@@ -32,50 +32,50 @@ A = {"temporal_size": 1, "clahe": True}
 B = {"temporal_size": 3, "clahe": True}
 
 
-def exported(desk: Desk, name: str = "s") -> list[bytes]:
-    with desk.sessions() as session:
+def exported(harness: Harness, name: str = "s") -> list[bytes]:
+    with harness.sessions() as session:
         return list(export_lines(session, name))
 
 
-def imported(desk: Desk, lines: list[bytes], name: str | None = None) -> None:
-    with desk.sessions.begin() as session:
-        import_study(session, lines, desk.settings.cache_root, name)
-    desk.leader.round()
+def imported(harness: Harness, lines: list[bytes], name: str | None = None) -> None:
+    with harness.sessions.begin() as session:
+        import_study(session, lines, harness.settings.cache_root, name)
+    harness.leader.round()
 
 
 @pytest.fixture
-def elsewhere(desk: Desk, tmp_path: Path) -> Desk:
+def elsewhere(harness: Harness, tmp_path: Path) -> Harness:
     """Another coordinator on the same database server, with no clip cache."""
-    return Desk(desk.engine, tmp_path)
+    return Harness(harness.engine, tmp_path)
 
 
 @pytest.fixture
-def ended(desk: Desk) -> Desk:
+def ended(harness: Harness) -> Harness:
     """A study with a complete, a reused, a pruned and a failed trial."""
-    desk.leader = LeaderWithoutOptuna(desk.engine, replace(desk.settings, ask_ahead=4))
-    desk.create(
+    harness.leader = LeaderWithoutOptuna(harness.engine, replace(harness.settings, ask_ahead=4))
+    harness.create(
         space=SPACE,
         enqueue=[A, A, B, {"temporal_size": 5, "clahe": False}],
         trials=4,
         pruning=[{"rule": "bound", "threshold": 0.8}],
         seed=5,
     )
-    assignment: FoldAssignment | None = desk.must_claim()
+    assignment: FoldAssignment | None = harness.must_claim()
     while assignment is not None and assignment.trial < 3:
-        assignment = desk.report(assignment, wrong=2 if assignment.trial == 2 else 0).next
-    with desk.sessions.begin() as session:
+        assignment = harness.report(assignment, wrong=2 if assignment.trial == 2 else 0).next
+    with harness.sessions.begin() as session:
         trial_id = session.scalar(text("SELECT id FROM foldwise.trials WHERE number = 3"))
         assert trial_id is not None
         trials.cancel_trial(session, trial_id, "enough")
-    study = desk.study()
+    study = harness.study()
     assert study.state == StudyState.COMPLETE
-    assert [desk.trial(n).state.value for n in range(4)] == ["complete", "complete", "pruned", "cancelled"]
-    assert {fold.reused_from for fold in desk.folds(1)} == {0}
-    return desk
+    assert [harness.trial(n).state.value for n in range(4)] == ["complete", "complete", "pruned", "cancelled"]
+    assert {fold.reused_from for fold in harness.folds(1)} == {0}
+    return harness
 
 
 def test_a_study_exported_imported_and_exported_is_the_same_but_for_its_name(
-    ended: Desk, elsewhere: Desk
+    ended: Harness, elsewhere: Harness
 ) -> None:
     Leader(ended.engine, ended.settings).round()
     first = exported(ended)
@@ -104,7 +104,7 @@ def test_a_study_exported_imported_and_exported_is_the_same_but_for_its_name(
         )
 
 
-def test_an_imported_study_can_be_given_more_trials_where_its_cache_is(ended: Desk) -> None:
+def test_an_imported_study_can_be_given_more_trials_where_its_cache_is(ended: Harness) -> None:
     imported(ended, exported(ended), "t")
     with ended.sessions.begin() as session:
         life.set_budget(session, "t", 5)
@@ -122,31 +122,31 @@ def test_an_imported_study_can_be_given_more_trials_where_its_cache_is(ended: De
     assert exported(ended, "u")[0] == warm[0].replace(b'"name":"warm"', b'"name":"u"', 1)
 
 
-def test_a_study_under_way_is_paused_and_goes_on_from_there(desk: Desk, elsewhere: Desk) -> None:
-    desk.create(trials=3, space=SPACE, protocol={"kind": "kfold", "k": 2})
-    with desk.sessions.begin() as session:
+def test_a_study_under_way_is_paused_and_goes_on_from_there(harness: Harness, elsewhere: Harness) -> None:
+    harness.create(trials=3, space=SPACE, protocol={"kind": "kfold", "k": 2})
+    with harness.sessions.begin() as session:
         life.enqueue(session, "s", [A])
-    held = desk.report(desk.must_claim()).next
+    held = harness.report(harness.must_claim()).next
     assert held is not None
-    lines = exported(desk)
+    lines = exported(harness)
     with pytest.raises(CacheMismatch, match="is running and needs the clip cache tiny/"):
         imported(elsewhere, lines, "t")
-    imported(desk, lines, "t")
-    assert desk.study("t").state == StudyState.PAUSED
-    assert [fold.state.value for fold in desk.folds(0, "t")] == ["done", "pending"]
-    again = exported(desk, "t")
+    imported(harness, lines, "t")
+    assert harness.study("t").state == StudyState.PAUSED
+    assert [fold.state.value for fold in harness.folds(0, "t")] == ["done", "pending"]
+    again = exported(harness, "t")
     assert again[0] == lines[0].replace(b'"name":"s"', b'"name":"t"', 1).replace(b'"running"', b'"paused"', 1)
     assert again[1:] == lines[1:]
-    with desk.sessions.begin() as session:
+    with harness.sessions.begin() as session:
         life.resume(session, "t")
-    assignment: FoldAssignment | None = desk.must_claim("w2", study="t")
+    assignment: FoldAssignment | None = harness.must_claim("w2", study="t")
     assert assignment is not None
     assert (assignment.trial, assignment.fold) == (0, 1)
     while assignment is not None:
-        assignment = desk.report(assignment).next
-        desk.leader.round()
-    assert desk.study("t").state == StudyState.COMPLETE
-    assert desk.trial(2, "t").parameters == A
+        assignment = harness.report(assignment).next
+        harness.leader.round()
+    assert harness.study("t").state == StudyState.COMPLETE
+    assert harness.trial(2, "t").parameters == A
 
 
 Change = Callable[[list[Any]], None]
@@ -214,7 +214,7 @@ CHANGED: list[tuple[Change, str]] = [
 ]
 
 
-def test_a_file_that_was_changed_is_refused_whole_and_the_line_is_named(ended: Desk) -> None:
+def test_a_file_that_was_changed_is_refused_whole_and_the_line_is_named(ended: Harness) -> None:
     file = exported(ended)
     with pytest.raises(Conflict, match="import it under another name"):
         imported(ended, file)
@@ -231,7 +231,9 @@ def test_a_file_that_was_changed_is_refused_whole_and_the_line_is_named(ended: D
             assert connection.scalar(text("SELECT count(*) FROM foldwise.studies")) == 1
 
 
-def test_files_over_rest_and_by_commands(ended: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_over_rest_and_by_commands(
+    ended: Harness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "s.jsonl"
     monkeypatch.setenv("FOLDWISE_TOKEN", ended.settings.admin_token)
     with live_coordinator(ended.settings) as client:
@@ -280,7 +282,7 @@ def test_files_over_rest_and_by_commands(ended: Desk, tmp_path: Path, monkeypatc
         assert client.get("/api/v1/studies/s").status_code == 200
 
 
-def test_lists_are_filtered_and_paged_by_the_last_item(ended: Desk) -> None:
+def test_lists_are_filtered_and_paged_by_the_last_item(ended: Harness) -> None:
     for name in ("a", "b"):
         ended.create(name=name, start=name == "b")
     held = ended.must_claim("w7")
