@@ -20,7 +20,7 @@ from preprocessing.clips import ClipSettings
 from preprocessing.datasets.synthetic import write_ckplus_tree
 from preprocessing.job import preprocess
 from tests.acceptance.up import Up, foldwise, foldwise_here, wait_for
-from tests.harness.optuna_projection import load_twin
+from tests.harness.optuna_projection import load_projected
 
 
 @pytest.fixture(scope="module")
@@ -60,10 +60,10 @@ def test_one_worker_runs_cross_validations_that_optuna_agrees_with_and_that_peop
         assert done == [(str(trial), str(fold)) for trial in range(2) for fold in range(1, 5)]
 
         wait_for(lambda: not up.query("SELECT 1 FROM foldwise.outbox"))
-        twin = load_twin(up.service()["database_url"], "first")
+        projected = load_projected(up.service()["database_url"], "first")
         best = study["best"]
-        assert (twin.best_trial.number, twin.best_value) == (best["number"], best["value"])
-        assert twin.best_params == best["parameters"]
+        assert (projected.best_trial.number, projected.best_value) == (best["number"], best["value"])
+        assert projected.best_params == best["parameters"]
 
         assert json.loads(up.study("show", "first", "--json")) == study
         picture = state / "confusion.png"

@@ -44,7 +44,7 @@ from coordinator.store import trial_results, views
 from coordinator.store.tables import ResultRow, StudyRow, TrialRow
 from services.contracts import BoundRule, StudySpec, StudyState, TrialState
 from services.folds import LeaveOneSubjectOut
-from tests.harness.optuna_projection import load_twin
+from tests.harness.optuna_projection import load_projected
 from tests.harness.simulated_results import seeded_predictions
 from tests.harness.tiny_cache import write_tiny_cache
 
@@ -307,9 +307,9 @@ def _check(arena: Arena, outcome: Outcome) -> None:
             outcome.lost += stored.get((int(number), int(fold))) != lease
         trials = views.list_trials(session, study, state=None, after=-1, limit=1000)
         outcome.over_budget = max(0, len(trials) - TRIALS)
-        twins = load_twin(arena.database_url, arena.study).trials
-        outcome.optuna_mismatches = abs(len(twins) - len(trials))
-        for trial, twin in zip(trials, twins, strict=False):
+        projected_trials = load_projected(arena.database_url, arena.study).trials
+        outcome.optuna_mismatches = abs(len(projected_trials) - len(trials))
+        for trial, projected in zip(trials, projected_trials, strict=False):
             row = views.get_trial(session, study, trial.number)
             records = [
                 views.fold_record(session, study, row, fold.index)
@@ -337,12 +337,16 @@ def _check(arena: Arena, outcome: Outcome) -> None:
                 outcome.wrong_trials += 1
                 print(f"wrong: {trial}, {len(records)} folds with {wrong} wrong clips")
             state = {"complete": "COMPLETE", "pruned": "PRUNED", "failed": "FAIL"}[trial.state]
-            equal = (twin.number, twin.params, twin.state.name) == (trial.number, trial.parameters, state)
+            equal = (projected.number, projected.params, projected.state.name) == (
+                trial.number,
+                trial.parameters,
+                state,
+            )
             # Optuna gives a pruned trial its last intermediate value.
-            equal &= twin.value == trial.value or trial.state != TrialState.COMPLETE
+            equal &= projected.value == trial.value or trial.state != TrialState.COMPLETE
             prefix = [right[step] for step in range(len(right)) if all(i in right for i in range(step + 1))]
             curve = {step: sum(prefix[:step]) / (2 * step) for step in range(1, len(prefix) + 1)}
-            outcome.optuna_mismatches += not (equal and twin.intermediate_values == curve)
+            outcome.optuna_mismatches += not (equal and projected.intermediate_values == curve)
     engine.dispose()
 
 

@@ -20,7 +20,7 @@ from cli.cluster_access import KubeContext, Kubectl
 from coordinator.store.database import CONNECT_ARGS
 from helm.generate import CHART
 from tests.cluster.control_plane import wait_until
-from tests.harness.optuna_projection import load_twin
+from tests.harness.optuna_projection import load_projected
 from tests.harness.programs import program
 
 VALUES = Path(__file__).parent / "values.yaml"
@@ -176,15 +176,15 @@ class Release:
         assert all(lease["ended_at"] for lease in self.leases(study))
         until(lambda: not self.ask("SELECT seq FROM foldwise.outbox"))
         with self.database_url() as url:
-            twins = load_twin(url, study).trials
-        assert len(twins) == trials
-        for twin in twins:
-            own = [row for row in counted if row["number"] == twin.number]
+            projected_trials = load_projected(url, study).trials
+        assert len(projected_trials) == trials
+        for projected in projected_trials:
+            own = [row for row in counted if row["number"] == projected.number]
             assert sum(row["clips"] for row in own) == clips
             assert sum(sum(map(sum, row["confusion"])) for row in own) == clips
-            assert twin.state.name == "COMPLETE"
-            assert twin.value == sum(row["correct"] for row in own) / clips
-            assert len(twin.intermediate_values) == folds
+            assert projected.state.name == "COMPLETE"
+            assert projected.value == sum(row["correct"] for row in own) / clips
+            assert len(projected.intermediate_values) == folds
 
 
 def until(condition: Callable[[], Any]) -> Any:

@@ -59,7 +59,7 @@ def install(plane: ControlPlane, namespace: str, *arguments: str) -> str:
     return helm(plane, "upgrade", "--install", "f", str(CHART), *where, *size, *arguments)
 
 
-class Place:
+class Installation:
     """A namespace with the chart in it, a harness beside it, and the thread's rounds taken one by one."""
 
     def __init__(self, plane: ControlPlane, namespace: str, harness: Harness) -> None:
@@ -138,10 +138,12 @@ class Place:
 
 
 @pytest.fixture
-def place(plane: ControlPlane, harness: Harness, request: pytest.FixtureRequest) -> Iterator[Place]:
+def installation(
+    plane: ControlPlane, harness: Harness, request: pytest.FixtureRequest
+) -> Iterator[Installation]:
     namespace = request.node.name.replace("_", "-").removeprefix("test-")[:40].strip("-")
     install(plane, namespace)
-    made = Place(plane, namespace, harness)
+    made = Installation(plane, namespace, harness)
     yield made
     made.jobs._ending = True
     for watched in (made.jobs._jobs, made.jobs._pods):
@@ -165,175 +167,181 @@ def test_helm_keeps_its_secrets(plane: ControlPlane) -> None:
     assert stored() == first
 
 
-def test_pods_of_the_chart_pass_the_restricted_standard(place: Place) -> None:
+def test_pods_of_the_chart_pass_the_restricted_standard(installation: Installation) -> None:
     """The API server's own admission plugin judges the worker's pods, made by the Job controller."""
     enforce = {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
-    path = f"/api/v1/namespaces/{place.namespace}"
-    place.plane.must("PATCH", path, enforce, "application/merge-patch+json")
-    place.harness.create(workers=2)
-    assert len(place.pods(2)) == 2
+    path = f"/api/v1/namespaces/{installation.namespace}"
+    installation.plane.must("PATCH", path, enforce, "application/merge-patch+json")
+    installation.harness.create(workers=2)
+    assert len(installation.pods(2)) == 2
 
 
-def test_a_study_has_a_job_from_its_start_to_its_end(place: Place) -> None:
-    place.harness.create(workers=2)
-    job = place.job()
+def test_a_study_has_a_job_from_its_start_to_its_end(installation: Installation) -> None:
+    installation.harness.create(workers=2)
+    job = installation.job()
     assert job["metadata"]["name"].startswith("f-foldwise-s-")
     assert job["metadata"]["ownerReferences"][0]["name"] == "f-foldwise-worker"
     assert job["spec"]["parallelism"] == 2
     assert job["spec"]["completions"] is None if "completions" in job["spec"] else True
-    one, two = place.pods(2)
+    one, two = installation.pods(2)
     assert {"name": "FOLDWISE_STUDY", "value": "s"} in one["spec"]["containers"][0]["env"]
     for pod in (one, two):
-        place.run(pod)
-    place.study(life.set_workers, 4)
-    place.pods(4)
-    place.study(life.set_workers, 1)
-    place.pods(1)
-    last = place.living()[0]
-    place.run(last)
-    place.until(lambda: any(pod.phase == "Running" for pod in place.jobs.view("s").pods))
-    place.study(life.stop, "enough")
-    place.jobs.round()
+        installation.run(pod)
+    installation.study(life.set_workers, 4)
+    installation.pods(4)
+    installation.study(life.set_workers, 1)
+    installation.pods(1)
+    last = installation.living()[0]
+    installation.run(last)
+    installation.until(lambda: any(pod.phase == "Running" for pod in installation.jobs.view("s").pods))
+    installation.study(life.stop, "enough")
+    installation.jobs.round()
     # It ends of itself: the worker hears from the coordinator that the study is over.
-    assert place.job()["metadata"].get("deletionTimestamp") is None
-    place.end(last, 0)
-    place.until(lambda: (place.job()["status"].get("succeeded") or 0) >= 1)
+    assert installation.job()["metadata"].get("deletionTimestamp") is None
+    installation.end(last, 0)
+    installation.until(lambda: (installation.job()["status"].get("succeeded") or 0) >= 1)
 
 
-def test_pausing_waits_for_folds_under_way_and_resuming_goes_on(place: Place) -> None:
-    place.harness.create()
-    (pod,) = place.pods(1)
-    held = place.harness.must_claim(pod["metadata"]["name"])
-    place.study(life.pause)
+def test_pausing_waits_for_folds_under_way_and_resuming_goes_on(installation: Installation) -> None:
+    installation.harness.create()
+    (pod,) = installation.pods(1)
+    held = installation.harness.must_claim(pod["metadata"]["name"])
+    installation.study(life.pause)
     for _ in range(3):
-        place.jobs.round()
-    assert not place.job()["spec"].get("suspend")
-    place.harness.report(held, more=False)
-    place.until(lambda: place.job()["spec"].get("suspend"))
-    place.until(lambda: not place.living())
-    assert place.jobs.view("s").suspended
-    place.study(life.resume)
-    place.pods(1)
+        installation.jobs.round()
+    assert not installation.job()["spec"].get("suspend")
+    installation.harness.report(held, more=False)
+    installation.until(lambda: installation.job()["spec"].get("suspend"))
+    installation.until(lambda: not installation.living())
+    assert installation.jobs.view("s").suspended
+    installation.study(life.resume)
+    installation.pods(1)
 
 
-def test_the_fold_of_a_pod_that_is_taken_away_is_free_at_once(place: Place) -> None:
-    place.harness.create()
-    (pod,) = place.pods(1)
-    held = place.harness.must_claim(pod["metadata"]["name"])
-    place.delete(pod)
-    place.until(lambda: place.outcome(held.lease.id) == "released")
-    (another,) = place.until(lambda: place.others(pod))
-    again = place.harness.must_claim(another["metadata"]["name"])
+def test_the_fold_of_a_pod_that_is_taken_away_is_free_at_once(installation: Installation) -> None:
+    installation.harness.create()
+    (pod,) = installation.pods(1)
+    held = installation.harness.must_claim(pod["metadata"]["name"])
+    installation.delete(pod)
+    installation.until(lambda: installation.outcome(held.lease.id) == "released")
+    (another,) = installation.until(lambda: installation.others(pod))
+    again = installation.harness.must_claim(another["metadata"]["name"])
     assert (again.fold, again.lease.term) == (held.fold, held.lease.term + 1)
     # Evicted, as by a node under pressure: it is known by a condition, and not counted against the Job either.
     target = {"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet", "message": ""}
-    place.end(another, 137, [target])
-    place.until(lambda: place.outcome(again.lease.id) == "released")
-    place.until(lambda: len(place.living()) == 1)
-    assert place.job()["status"].get("failed", 0) == 0 or not place.job()["status"].get("conditions")
+    installation.end(another, 137, [target])
+    installation.until(lambda: installation.outcome(again.lease.id) == "released")
+    installation.until(lambda: len(installation.living()) == 1)
+    assert installation.job()["status"].get("failed", 0) == 0 or not installation.job()["status"].get(
+        "conditions"
+    )
 
 
-def test_a_pod_that_dies_of_itself_counts_against_its_fold(place: Place) -> None:
-    place.harness.create()
-    (pod,) = place.pods(1)
-    held = place.harness.must_claim(pod["metadata"]["name"])
-    place.end(pod, 137)
+def test_a_pod_that_dies_of_itself_counts_against_its_fold(installation: Installation) -> None:
+    installation.harness.create()
+    (pod,) = installation.pods(1)
+    held = installation.harness.must_claim(pod["metadata"]["name"])
+    installation.end(pod, 137)
 
     def expired() -> bool:
-        place.harness.leader.round()
-        return place.outcome(held.lease.id) == "lapsed"
+        installation.harness.leader.round()
+        return installation.outcome(held.lease.id) == "lapsed"
 
-    place.until(expired)
+    installation.until(expired)
 
 
-def test_stalled_in_the_scheduler_s_words_until_there_is_a_node(place: Place) -> None:
-    place.harness.create()
-    place.pods(1)
-    said = place.until(lambda: place.jobs.stalled("s"))
+def test_stalled_in_the_scheduler_s_words_until_there_is_a_node(installation: Installation) -> None:
+    installation.harness.create()
+    installation.pods(1)
+    said = installation.until(lambda: installation.jobs.stalled("s"))
     assert said.startswith("Unschedulable: ")
     assert "nodes available" in said or "nodes are available" in said
-    (pod,) = place.jobs.view("s").pods
+    (pod,) = installation.jobs.view("s").pods
     assert (pod.phase, pod.node, pod.gpus) == ("Pending", None, {"nvidia.com/gpu": "1"})
 
 
-def test_stalled_in_the_words_of_a_quota(place: Place) -> None:
+def test_stalled_in_the_words_of_a_quota(installation: Installation) -> None:
     quota = {"metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
-    place.plane.must("POST", f"/api/v1/namespaces/{place.namespace}/resourcequotas", quota)
-    place.harness.create()
-    said = place.until(lambda: place.jobs.stalled("s"))
+    installation.plane.must("POST", f"/api/v1/namespaces/{installation.namespace}/resourcequotas", quota)
+    installation.harness.create()
+    said = installation.until(lambda: installation.jobs.stalled("s"))
     assert said.startswith("FailedCreate: ")
     assert "exceeded quota" in said
 
 
-def test_a_job_that_failed_says_why_and_resuming_makes_another(place: Place) -> None:
-    place.harness.create()
-    (pod,) = place.pods(1)
-    first = place.job()
+def test_a_job_that_failed_says_why_and_resuming_makes_another(installation: Installation) -> None:
+    installation.harness.create()
+    (pod,) = installation.pods(1)
+    first = installation.job()
     # 64: its token or cache is wrong, and no other pod would fare better.
-    place.end(pod, 64)
-    said = place.until(lambda: (s := place.jobs.stalled("s")) and "PodFailurePolicy" in s and s)
+    installation.end(pod, 64)
+    said = installation.until(lambda: (s := installation.jobs.stalled("s")) and "PodFailurePolicy" in s and s)
     assert "exit code 64" in said
-    place.jobs.round()
-    assert place.job()["metadata"]["uid"] == first["metadata"]["uid"]
-    place.study(life.resume)
-    place.jobs.retry("s")
-    place.until(lambda: place.objects("jobs") and place.job()["metadata"]["uid"] != first["metadata"]["uid"])
+    installation.jobs.round()
+    assert installation.job()["metadata"]["uid"] == first["metadata"]["uid"]
+    installation.study(life.resume)
+    installation.jobs.retry("s")
+    installation.until(
+        lambda: (
+            installation.objects("jobs") and installation.job()["metadata"]["uid"] != first["metadata"]["uid"]
+        )
+    )
 
 
-def test_exit_code_75_is_replaced_and_not_counted(place: Place) -> None:
+def test_exit_code_75_is_replaced_and_not_counted(installation: Installation) -> None:
     # One failure that counts would fail the Job.
-    install(place.plane, place.namespace, "--set", "worker.backoffLimit=0")
-    place.harness.create()
-    (pod,) = place.pods(1)
-    place.end(pod, 75)
-    place.until(lambda: place.others(pod))
-    (another,) = place.pods(1)
-    place.end(another, 1)
-    said = place.until(lambda: place.jobs.stalled("s"))
+    install(installation.plane, installation.namespace, "--set", "worker.backoffLimit=0")
+    installation.harness.create()
+    (pod,) = installation.pods(1)
+    installation.end(pod, 75)
+    installation.until(lambda: installation.others(pod))
+    (another,) = installation.pods(1)
+    installation.end(another, 1)
+    said = installation.until(lambda: installation.jobs.stalled("s"))
     assert said.startswith("the Job has failed: BackoffLimitExceeded")
 
 
-def test_more_trials_for_a_study_that_was_complete_make_another_job(place: Place) -> None:
-    place.harness.create(trials=1)
-    (pod,) = place.pods(1)
-    first = place.job()["metadata"]["uid"]
-    place.run(pod)
-    place.until(lambda: place.jobs.view("s").pods[0].phase == "Running")
-    assignment = place.harness.claim(pod["metadata"]["name"])
+def test_more_trials_for_a_study_that_was_complete_make_another_job(installation: Installation) -> None:
+    installation.harness.create(trials=1)
+    (pod,) = installation.pods(1)
+    first = installation.job()["metadata"]["uid"]
+    installation.run(pod)
+    installation.until(lambda: installation.jobs.view("s").pods[0].phase == "Running")
+    assignment = installation.harness.claim(pod["metadata"]["name"])
     while assignment is not None:
-        assignment = place.harness.report(assignment).next
-    place.harness.leader.round()
-    assert place.harness.study().state == "complete"
-    place.end(pod, 0)
-    place.until(lambda: (place.job()["status"].get("succeeded") or 0) >= 1)
-    place.study(life.set_budget, 2)
-    place.until(lambda: place.objects("jobs") and place.job()["metadata"]["uid"] != first)
+        assignment = installation.harness.report(assignment).next
+    installation.harness.leader.round()
+    assert installation.harness.study().state == "complete"
+    installation.end(pod, 0)
+    installation.until(lambda: (installation.job()["status"].get("succeeded") or 0) >= 1)
+    installation.study(life.set_budget, 2)
+    installation.until(lambda: installation.objects("jobs") and installation.job()["metadata"]["uid"] != first)
 
 
-def test_a_release_that_goes_takes_its_jobs_along(place: Place) -> None:
-    place.harness.create()
-    place.pods(1)
-    helm(place.plane, "uninstall", "f", "--namespace", place.namespace)
-    wait_until(lambda: not place.objects("jobs"))
+def test_a_release_that_goes_takes_its_jobs_along(installation: Installation) -> None:
+    installation.harness.create()
+    installation.pods(1)
+    helm(installation.plane, "uninstall", "f", "--namespace", installation.namespace)
+    wait_until(lambda: not installation.objects("jobs"))
 
 
-def test_the_role_grants_nothing_else(place: Place) -> None:
+def test_the_role_grants_nothing_else(installation: Installation) -> None:
     for verb, resource in (("list", "secrets"), ("list", "configmaps"), ("delete", "pods"), ("list", "nodes")):
         review = {
             "apiVersion": "authorization.k8s.io/v1",
             "kind": "SubjectAccessReview",
             "spec": {
-                "user": f"system:serviceaccount:{place.namespace}:f-foldwise",
-                "resourceAttributes": {"namespace": place.namespace, "verb": verb, "resource": resource},
+                "user": f"system:serviceaccount:{installation.namespace}:f-foldwise",
+                "resourceAttributes": {"namespace": installation.namespace, "verb": verb, "resource": resource},
             },
         }
-        answer = place.plane.must("POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", review)
+        answer = installation.plane.must("POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", review)
         assert not answer["status"]["allowed"], (verb, resource)
     stranger = Cluster(
-        place.plane.url,
+        installation.plane.url,
         "kube-system",
-        token_file=place.plane.folder / f"{place.namespace}-f-foldwise.token",
-        ca_file=place.plane.folder / "ca.crt",
+        token_file=installation.plane.folder / f"{installation.namespace}-f-foldwise.token",
+        ca_file=installation.plane.folder / "ca.crt",
     )
     with pytest.raises(FoldwiseError, match="forbidden"):
         stranger.list("batch", "jobs")

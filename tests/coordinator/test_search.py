@@ -94,12 +94,12 @@ def test_a_search_that_is_kept_suggests_what_a_new_one_and_optuna_itself_do(
         assert suggested == suggest(spec, history, number)
         assert suggested == asked_of_optuna(spec, history, number)
         history.append(TrialRecord(number=number, state=TrialState.READY, parameters=suggested, value=None))
-        for place, record in enumerate(history):
+        for index, record in enumerate(history):
             if record.state.over or rng.random() < 0.4:
                 continue
             state = rng.choice([s for s in TrialState if s != TrialState.READY])
             running = state == TrialState.RUNNING
-            history[place] = replace(record, state=state) if running else ended(record, state, rng)
+            history[index] = replace(record, state=state) if running else ended(record, state, rng)
 
 
 def test_a_search_knows_which_trials_it_must_observe_again() -> None:

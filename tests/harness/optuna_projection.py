@@ -18,12 +18,12 @@ def optuna_storage(database_url: str) -> Iterator[optuna.storages.RDBStorage]:
         _close(storage)
 
 
-def load_twin(database_url: str, study: str) -> optuna.Study:
+def load_projected(database_url: str, study: str) -> optuna.Study:
     """Optuna's study; its connections are closed with it."""
     storage = optuna.storages.RDBStorage(database_url)
-    twin = optuna.load_study(study_name=study, storage=storage)
-    weakref.finalize(twin, _close, storage)
-    return twin
+    projected = optuna.load_study(study_name=study, storage=storage)
+    weakref.finalize(projected, _close, storage)
+    return projected
 
 
 def _close(storage: optuna.storages.RDBStorage) -> None:

@@ -224,9 +224,9 @@ def test_a_split_that_leaks_repeats_or_forgets_is_refused(folds: list[Fold], mes
 
 
 def test_two_clips_of_one_id_are_refused() -> None:
-    twins = [*PAIR, clip("S1_1", "S2")]
+    projected_trials = [*PAIR, clip("S1_1", "S2")]
     with pytest.raises(InvalidInput, match="two clips of the cache have the same id"):
-        make_folds(twins, LeaveOneSubjectOut())
+        make_folds(projected_trials, LeaveOneSubjectOut())
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from coordinator.store.studies import get_study
 from coordinator.studies import life
 from services.contracts import FoldAssignment, StudySpec, StudyState, TrialState
 from tests.harness.coordinator_harness import Harness, key_of, wait_until
-from tests.harness.optuna_projection import load_twin
+from tests.harness.optuna_projection import load_projected
 
 FOLDS, CLIPS = 5, 2
 WRONG = {3: 2, 1: 1}
@@ -94,9 +94,9 @@ def test_once_enough_trials_are_complete_the_others_run_the_hardest_folds_first(
     assert [harness.trial(number).learnt_order for number in range(7)] == [False] * 5 + [True] * 2
 
     harness.leader.round()
-    twin = load_twin(harness.settings.database_url, "s")
-    assert twin.trials[4].intermediate_values == {1: 2 / 2, 2: 3 / 4, 3: 5 / 6, 4: 5 / 8, 5: 7 / 10}
-    assert twin.trials[5].intermediate_values == {1: 0 / 2, 2: 1 / 4, 3: 3 / 6, 4: 5 / 8, 5: 7 / 10}
+    projected = load_projected(harness.settings.database_url, "s")
+    assert projected.trials[4].intermediate_values == {1: 2 / 2, 2: 3 / 4, 3: 5 / 6, 4: 5 / 8, 5: 7 / 10}
+    assert projected.trials[5].intermediate_values == {1: 0 / 2, 2: 1 / 4, 3: 3 / 6, 4: 5 / 8, 5: 7 / 10}
 
 
 def test_a_trial_under_way_keeps_its_order_and_one_that_waits_takes_the_learnt_one(harness: Harness) -> None:

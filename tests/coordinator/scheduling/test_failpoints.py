@@ -21,7 +21,7 @@ from coordinator.studies import life
 from services.contracts import BoundRule, Failure, FoldAssignment, StudySpec
 from tests.harness.coordinator_harness import Harness, key_of
 from tests.harness.failpoints import crash_at
-from tests.harness.optuna_projection import load_twin
+from tests.harness.optuna_projection import load_projected
 
 Case = Callable[[Harness, str], Callable[[], object]]
 """Prepares a study of this name, and gives the call that is to die."""
@@ -45,7 +45,7 @@ TABLES = {
 
 
 def _begin(harness: Harness, name: str, *, trials: int = 2, ready: int = 1, **spec: Any) -> None:
-    """A study with trials that are ready; Optuna has not heard of them."""
+    """A study with trials that are ready; Optuna has none of them yet."""
     given = {
         "space": {"temporal_size": [3]},
         "training": {"frames": 2, "frame_size": 16},
@@ -230,7 +230,7 @@ def _optuna(engine: Engine, name: str) -> list[tuple[Any, ...]]:
     if not known:
         return []
     url = engine.url.render_as_string(hide_password=False)
-    trials = load_twin(url, name).trials
+    trials = load_projected(url, name).trials
     return [(trial.state, trial.params, trial.values, trial.intermediate_values) for trial in trials]
 
 

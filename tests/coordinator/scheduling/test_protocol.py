@@ -45,7 +45,7 @@ from services.errors import LeaseSuperseded, StudyOver
 from tests.harness.coordinator_harness import Harness, key_of
 from tests.harness.database_clock import move_clock, take_over_clock
 from tests.harness.failpoints import crash_at
-from tests.harness.optuna_projection import load_twin
+from tests.harness.optuna_projection import load_projected
 
 T = TypeVar("T")
 
@@ -87,7 +87,7 @@ class Protocol(RuleBasedStateMachine):
         self.verdicts: dict[str, Verdict] = {}
         """Of a lease: what its first report was told."""
 
-        self.lapses: dict[tuple[int, int], int] = {}
+        self.expiries: dict[tuple[int, int], int] = {}
 
     @initialize(helpers=st.sampled_from([1, 2]), bound=st.booleans(), reuse=st.booleans())
     def begin(self, helpers: int, bound: bool, reuse: bool) -> None:
@@ -154,11 +154,11 @@ class Protocol(RuleBasedStateMachine):
     @rule()
     def let_leases_lapse(self) -> None:
         """So much time passes that every lease is over; never a third time for a fold, or it has failed."""
-        held = [lease.place for lease in self._live()]
-        if any(self.lapses.get(place, 0) >= 2 for place in held):
+        held = [lease.trial_fold for lease in self._live()]
+        if any(self.expiries.get(trial_fold, 0) >= 2 for trial_fold in held):
             return
-        for place in held:
-            self.lapses[place] = self.lapses.get(place, 0) + 1
+        for trial_fold in held:
+            self.expiries[trial_fold] = self.expiries.get(trial_fold, 0) + 1
         move_clock(self.harness.engine, self.harness.settings.lease_seconds + 1)
         for worker in list(self.holds):
             self._let_go(worker)
@@ -191,8 +191,8 @@ class Protocol(RuleBasedStateMachine):
                 .where(StudyRow.name == self.name)
             ).all()
         stored = {(number, fold): lease for number, fold, lease, reused in rows if reused is None}
-        for place, lease in self.counted.items():
-            assert stored.get(place) == lease
+        for trial_fold, lease in self.counted.items():
+            assert stored.get(trial_fold) == lease
 
     @invariant()
     def the_budget_holds(self) -> None:
@@ -208,7 +208,7 @@ class Protocol(RuleBasedStateMachine):
                 .where(StudyRow.name == self.name, FoldRow.state == FoldState.LEASED)
             ).all()
         assert sorted((number, fold) for number, fold in leased) == sorted(
-            lease.place for lease in self._live()
+            lease.trial_fold for lease in self._live()
         )
 
     # --- When all is quiet ------------------------------------------------------------------------------
@@ -251,21 +251,21 @@ class Protocol(RuleBasedStateMachine):
             assert confusion.trace() == clips - wrong
 
     def _optuna_is_equal(self) -> None:
-        twins = load_twin(self.harness.settings.database_url, self.name).trials
-        assert [twin.number for twin in twins] == list(range(len(CONFIGURATIONS)))
-        for twin in twins:
-            trial = self.harness.trial(twin.number, self.name)
-            assert twin.state.name == {"complete": "COMPLETE", "pruned": "PRUNED"}[trial.state]
-            assert twin.params == trial.parameters
-            folds = [fold for fold in self.harness.folds(twin.number, self.name) if fold.state == "done"]
-            prefix = [fold for place, fold in enumerate(folds) if fold.index == place]
+        projected_trials = load_projected(self.harness.settings.database_url, self.name).trials
+        assert [projected.number for projected in projected_trials] == list(range(len(CONFIGURATIONS)))
+        for projected in projected_trials:
+            trial = self.harness.trial(projected.number, self.name)
+            assert projected.state.name == {"complete": "COMPLETE", "pruned": "PRUNED"}[trial.state]
+            assert projected.params == trial.parameters
+            folds = [fold for fold in self.harness.folds(projected.number, self.name) if fold.state == "done"]
+            prefix = [fold for index, fold in enumerate(folds) if fold.index == index]
             right = np.cumsum([fold.correct for fold in prefix])
             seen = np.cumsum([fold.clips for fold in prefix])
-            assert twin.intermediate_values == {
+            assert projected.intermediate_values == {
                 step: int(r) / int(s) for step, (r, s) in enumerate(zip(right, seen, strict=True), start=1)
             }
             if trial.value is not None:
-                assert twin.value == trial.value
+                assert projected.value == trial.value
 
     # --- Calls ------------------------------------------------------------------------------------------
 
@@ -277,10 +277,10 @@ class Protocol(RuleBasedStateMachine):
 
     def _report(self, assignment: FoldAssignment, more: bool) -> Verdict | Literal["refused"]:
         """Also the checker of reports: what may be accepted, what must be, and what is told."""
-        place, lease = (assignment.trial, assignment.fold), assignment.lease
+        trial_fold, lease = (assignment.trial, assignment.fold), assignment.lease
         try:
             verdict = self.harness.report(
-                assignment, wrong=_wrong(CONFIGURATIONS[assignment.trial], place[1]), more=more
+                assignment, wrong=_wrong(CONFIGURATIONS[assignment.trial], trial_fold[1]), more=more
             )
         except LeaseSuperseded:
             assert self._is_superseded(assignment), "refused without a reason"
@@ -288,16 +288,16 @@ class Protocol(RuleBasedStateMachine):
         if lease.id in self.verdicts:
             assert verdict == self.verdicts[lease.id], "told otherwise the second time"
         else:
-            assert lease.term == self.newest_term[place], "written under an old term"
-        assert self.counted.setdefault(place, lease.id) == lease.id, "counted twice"
+            assert lease.term == self.newest_term[trial_fold], "written under an old term"
+        assert self.counted.setdefault(trial_fold, lease.id) == lease.id, "counted twice"
         self.verdicts[lease.id] = verdict.model_copy(update={"next": None})
         return verdict
 
     def _is_superseded(self, assignment: FoldAssignment) -> bool:
-        place, lease = (assignment.trial, assignment.fold), assignment.lease
+        trial_fold, lease = (assignment.trial, assignment.fold), assignment.lease
         if (
             self.harness.trial(assignment.trial, self.name).state.over
-            or self.counted.get(place, lease.id) != lease.id
+            or self.counted.get(trial_fold, lease.id) != lease.id
         ):
             return True
         with self.harness.engine.connect() as connection:
@@ -335,10 +335,10 @@ class Protocol(RuleBasedStateMachine):
     # --- The model ---------------------------------------------------------------------------------------
 
     def _granted(self, worker: str, assignment: FoldAssignment) -> None:
-        place = assignment.trial, assignment.fold
-        assert place not in self.counted, "leased though it is counted"
-        assert assignment.lease.term > self.newest_term.get(place, 0), "a term was granted twice"
-        self.newest_term[place] = assignment.lease.term
+        trial_fold = assignment.trial, assignment.fold
+        assert trial_fold not in self.counted, "leased though it is counted"
+        assert assignment.lease.term > self.newest_term.get(trial_fold, 0), "a term was granted twice"
+        self.newest_term[trial_fold] = assignment.lease.term
         self.holds[worker] = assignment
 
     def _let_go(self, worker: str) -> None:
@@ -370,7 +370,7 @@ class Protocol(RuleBasedStateMachine):
 
 
 class _LiveLease(NamedTuple):
-    place: tuple[int, int]
+    trial_fold: tuple[int, int]
     """Trial and fold."""
 
     key: LeaseKey
@@ -386,7 +386,7 @@ def _dying(point: int | None, act: Callable[[], T]) -> T | Literal["crashed"]:
 
 
 def _wrong(parameters: dict[str, Any], fold: int) -> int:
-    """How many test clips the training of a fold gets wrong: the same whoever runs it."""
+    """How many test clips the training of a fold gets wrong: the same on any worker."""
     return int(parameters["temporal_size"] + parameters["clahe"] + 2 * fold) % (CLIPS_PER_FOLD + 1)
 
 

@@ -19,7 +19,7 @@ from services.contracts import ClaimRequest, Failure, FoldAssignment, StudyState
 from services.errors import LeaseSuperseded, StudyOver
 from services.seeds import derive_seed
 from tests.harness.coordinator_harness import Harness, key_of
-from tests.harness.optuna_projection import load_twin
+from tests.harness.optuna_projection import load_projected
 from tests.harness.tiny_cache import FINGERPRINT
 
 SPACE = {"temporal_size": [1, 3, 5], "clahe": [True, False]}
@@ -97,7 +97,7 @@ def test_optuna_hears_of_a_trial_that_nobody_ran(harness: Harness) -> None:
     create(harness, A, A)
     run(harness, harness.must_claim())
     harness.leader.round()
-    ran, reused = load_twin(harness.settings.database_url, "s").trials
+    ran, reused = load_projected(harness.settings.database_url, "s").trials
     assert reused.state.name == "COMPLETE"
     assert (reused.params, reused.value) == (ran.params, ran.value)
     assert reused.intermediate_values == ran.intermediate_values

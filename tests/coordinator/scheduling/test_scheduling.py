@@ -41,7 +41,7 @@ from services.errors import (
     WorkerDrained,
 )
 from tests.harness.coordinator_harness import Harness, key_of, wait_until
-from tests.harness.optuna_projection import load_twin, optuna_storage
+from tests.harness.optuna_projection import load_projected, optuna_storage
 from tests.harness.simulated_results import make_result
 
 
@@ -368,9 +368,9 @@ def test_optuna_holds_the_same_trials(harness: Harness) -> None:
         wrong = 2 if assignment.trial == 1 else int(assignment.fold == 2)
         assignment = harness.report(assignment, wrong=wrong).next
         harness.leader.round()
-    twin = load_twin(harness.settings.database_url, "s")
-    assert [t.state.name for t in twin.trials] == ["COMPLETE", "PRUNED", "COMPLETE"]
-    for trial in twin.trials:
+    projected = load_projected(harness.settings.database_url, "s")
+    assert [t.state.name for t in projected.trials] == ["COMPLETE", "PRUNED", "COMPLETE"]
+    for trial in projected.trials:
         ours = harness.trial(trial.number)
         assert trial.params == ours.parameters
         if trial.state.name == "COMPLETE":
@@ -378,8 +378,8 @@ def test_optuna_holds_the_same_trials(harness: Harness) -> None:
             assert list(trial.intermediate_values) == [1, 2, 3, 4, 5]
     best = harness.study().best
     assert best is not None
-    assert (twin.best_trial.number, twin.best_value) == (best.number, best.value)
-    assert twin.trials[1].intermediate_values == {1: 0.0, 2: 0.0, 3: 0.0}
+    assert (projected.best_trial.number, projected.best_value) == (best.number, best.value)
+    assert projected.trials[1].intermediate_values == {1: 0.0, 2: 0.0, 3: 0.0}
 
 
 @pytest.mark.usefixtures("projection")
@@ -393,8 +393,8 @@ def test_enqueued_configurations_run_first_and_in_order(harness: Harness) -> Non
         {"clahe": False, "dropout": 0.7},
         {"clahe": True, "dropout": 0.1235},
     ]
-    twin = load_twin(harness.settings.database_url, "s")
-    assert [trial.params for trial in twin.trials] == [harness.trial(n).parameters for n in range(3)]
+    projected = load_projected(harness.settings.database_url, "s")
+    assert [trial.params for trial in projected.trials] == [harness.trial(n).parameters for n in range(3)]
 
 
 @pytest.mark.usefixtures("projection")
@@ -405,9 +405,9 @@ def test_projecting_again_after_a_crash_changes_nothing(harness: Harness) -> Non
     with harness.engine.begin() as connection:
         connection.execute(text("INSERT INTO foldwise.outbox (trial_id) SELECT id FROM foldwise.trials"))
     harness.leader.round()
-    twin = load_twin(harness.settings.database_url, "s")
-    assert len(twin.trials) == 1
-    assert twin.trials[0].intermediate_values == {1: 1.0}
+    projected = load_projected(harness.settings.database_url, "s")
+    assert len(projected.trials) == 1
+    assert projected.trials[0].intermediate_values == {1: 1.0}
 
 
 @pytest.mark.usefixtures("projection")
@@ -417,8 +417,8 @@ def test_one_broken_study_does_not_stop_the_others(harness: Harness) -> None:
         connection.execute(text("UPDATE foldwise.studies SET spec = '{}', state = 'running'"))
     harness.create(name="other")
     assert harness.study("other").trials[TrialState.READY] == harness.settings.ask_ahead
-    twin = load_twin(harness.settings.database_url, "other")
-    assert len(twin.trials) == harness.settings.ask_ahead
+    projected = load_projected(harness.settings.database_url, "other")
+    assert len(projected.trials) == harness.settings.ask_ahead
 
 
 @pytest.mark.usefixtures("projection")
@@ -432,9 +432,9 @@ def test_a_trial_that_could_not_be_projected_keeps_its_number(harness: Harness) 
         connection.execute(text("ALTER TABLE trial_params DROP CONSTRAINT closed"))
     harness.report(harness.must_claim())
     harness.leader.round()
-    twin = load_twin(harness.settings.database_url, "s")
-    assert [trial.params for trial in twin.trials] == [harness.trial(n).parameters for n in range(3)]
-    assert twin.trials[0].intermediate_values == {1: 1.0}
+    projected = load_projected(harness.settings.database_url, "s")
+    assert [trial.params for trial in projected.trials] == [harness.trial(n).parameters for n in range(3)]
+    assert projected.trials[0].intermediate_values == {1: 1.0}
 
 
 @pytest.mark.usefixtures("projection")
@@ -478,9 +478,9 @@ def test_a_study_deleted_in_optuna_is_projected_anew(harness: Harness) -> None:
     assert assignment is not None
     harness.report(assignment)
     harness.leader.round()
-    twin = load_twin(harness.settings.database_url, "s")
-    assert [trial.state.name for trial in twin.trials] == ["COMPLETE", "RUNNING"]
-    assert twin.best_value == harness.trial(0).value
+    projected = load_projected(harness.settings.database_url, "s")
+    assert [trial.state.name for trial in projected.trials] == ["COMPLETE", "RUNNING"]
+    assert projected.best_value == harness.trial(0).value
 
 
 @pytest.mark.usefixtures("projection")
@@ -488,19 +488,19 @@ def test_a_study_deleted_in_optuna_is_projected_anew(harness: Harness) -> None:
 def test_a_study_that_somebody_else_wrote_to_in_optuna_is_made_anew(harness: Harness, wrong: str) -> None:
     harness.create(trials=harness.settings.ask_ahead + 1)
     assignment: FoldAssignment | None = harness.must_claim()
-    twin = load_twin(harness.settings.database_url, "s")
+    projected = load_projected(harness.settings.database_url, "s")
     if wrong == "a trial of somebody else":
-        twin.add_trial(optuna.create_trial(value=1.0))
+        projected.add_trial(optuna.create_trial(value=1.0))
     else:
-        twin.tell(0, 1.0)
+        projected.tell(0, 1.0)
     while assignment is not None:
         assignment = harness.report(assignment).next
         harness.leader.round()
     harness.leader.round()
-    twin = load_twin(harness.settings.database_url, "s")
-    ours = [harness.trial(number) for number in range(len(twin.trials))]
-    assert [trial.params for trial in twin.trials] == [trial.parameters for trial in ours]
-    assert [trial.value for trial in twin.trials] == [trial.value for trial in ours]
+    projected = load_projected(harness.settings.database_url, "s")
+    ours = [harness.trial(number) for number in range(len(projected.trials))]
+    assert [trial.params for trial in projected.trials] == [trial.parameters for trial in ours]
+    assert [trial.value for trial in projected.trials] == [trial.value for trial in ours]
     assert harness.study().state == StudyState.COMPLETE
 
 
@@ -513,12 +513,12 @@ def test_trials_under_way_reach_optuna_at_a_bounded_rate_and_ended_ones_at_once(
         assert assignment is not None
         assignment = harness.report(assignment).next
         harness.leader.round()
-    running = load_twin(harness.settings.database_url, "s").trials[0]
+    running = load_projected(harness.settings.database_url, "s").trials[0]
     assert running.intermediate_values == {}
     while assignment is not None and assignment.trial == 0:
         assignment = harness.report(assignment).next
     harness.leader.round()
-    ended, _ = load_twin(harness.settings.database_url, "s").trials
+    ended, _ = load_projected(harness.settings.database_url, "s").trials
     assert ended.value == harness.trial(0).value
     assert len(ended.intermediate_values) == 5
 
@@ -614,8 +614,8 @@ def test_stop_cancels_what_is_under_way_and_absorbs(harness: Harness) -> None:
     assert study.trials[TrialState.CANCELLED] == 2
     with pytest.raises(Conflict, match="stopped"), harness.sessions.begin() as session:
         life.resume(session, "s")
-    twin = load_twin(harness.settings.database_url, "s")
-    assert {t.state.name for t in twin.trials} == {"FAIL"}
+    projected = load_projected(harness.settings.database_url, "s")
+    assert {t.state.name for t in projected.trials} == {"FAIL"}
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from services.contracts import FoldAssignment, StudyState
 from services.errors import CacheMismatch, Conflict, InvalidInput
 from services.seeds import sha256_of
 from tests.harness.coordinator_harness import Harness, LeaderWithoutOptuna
-from tests.harness.optuna_projection import load_twin
+from tests.harness.optuna_projection import load_projected
 from tests.harness.served_app import live_coordinator
 
 SPACE = {"temporal_size": [1, 3, 5], "clahe": [True, False]}
@@ -93,7 +93,7 @@ def test_a_study_exported_imported_and_exported_is_the_same_but_for_its_name(
         assert elsewhere.trial(number, "t") == ended.trial(number)
         assert elsewhere.confusion(number, "t") == ended.confusion(number)
     assert [fold.reused_from for fold in elsewhere.folds(1, "t")] == [0] * 5
-    ours, theirs = (load_twin(ended.settings.database_url, name).trials for name in ("s", "t"))
+    ours, theirs = (load_projected(ended.settings.database_url, name).trials for name in ("s", "t"))
     for a, b in zip(ours, theirs, strict=True):
         assert (a.state, a.params, a.values, a.intermediate_values, a.user_attrs) == (
             b.state,

@@ -16,7 +16,7 @@ from coordinator.studies import deletion, life
 from services.contracts import Clone, FoldAssignment, StudySpec, StudyState, TrialState
 from services.errors import Conflict, InvalidInput, NotFound, StudyOver
 from tests.harness.coordinator_harness import Harness
-from tests.harness.optuna_projection import load_twin, optuna_storage
+from tests.harness.optuna_projection import load_projected, optuna_storage
 
 SPACE: dict[str, Any] = {"temporal_size": [1, 3, 5], "clahe": [True, False]}
 A = {"temporal_size": 1, "clahe": True}
@@ -148,8 +148,8 @@ def test_a_complete_study_goes_on_with_a_larger_budget_and_its_trials_stay(harne
     study = harness.study()
     assert (study.state, study.spec.trials, sum(study.trials.values())) == (StudyState.COMPLETE, 3, 3)
     assert [harness.trial(0), harness.trial(1)] == first
-    twin = load_twin(harness.settings.database_url, "s")
-    assert [trial.state.name for trial in twin.trials] == ["COMPLETE"] * 3
+    projected = load_projected(harness.settings.database_url, "s")
+    assert [trial.state.name for trial in projected.trials] == ["COMPLETE"] * 3
 
 
 def test_a_budget_is_never_below_what_there_is(harness: Harness) -> None:
@@ -394,9 +394,9 @@ def test_a_crash_between_our_rows_and_optunas_leaves_work_and_nothing_half(harne
     delete(harness)
     assert optuna_names(harness) == ["s"]
     create(harness, trials=2)
-    twin = load_twin(harness.settings.database_url, "s")
-    assert [trial.state.name for trial in twin.trials] == ["RUNNING"] * 2, "another study by the same name"
-    assert [trial.params for trial in twin.trials] == [harness.trial(n).parameters for n in range(2)]
+    projected = load_projected(harness.settings.database_url, "s")
+    assert [trial.state.name for trial in projected.trials] == ["RUNNING"] * 2, "another study by the same name"
+    assert [trial.params for trial in projected.trials] == [harness.trial(n).parameters for n in range(2)]
 
 
 def test_results_and_a_deletion_at_the_same_moment_do_not_deadlock(harness: Harness) -> None:

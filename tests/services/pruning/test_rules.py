@@ -208,12 +208,12 @@ def test_bound_prunes_exactly_where_no_outcome_of_the_clips_to_come_reaches_the_
 def optuna_prunes(complete: list[list[float]], curve: list[float], *, startup: int, warmup: int) -> bool:
     """What Optuna's pruner says of a running trial with this curve; step n is the value after n folds."""
     pruner = optuna.pruners.MedianPruner(n_startup_trials=startup, n_warmup_steps=warmup)
-    twin = optuna.create_study(direction="maximize", pruner=pruner)
+    projected = optuna.create_study(direction="maximize", pruner=pruner)
     for one in complete:
-        twin.add_trial(
+        projected.add_trial(
             optuna.trial.create_trial(value=one[-1], intermediate_values=dict(enumerate(one, start=1)))
         )
-    running = twin.ask()
+    running = projected.ask()
     for step, value in enumerate(curve, start=1):
         running.report(value, step)
     return running.should_prune()
@@ -260,12 +260,12 @@ def test_a_whole_search_is_pruned_as_optuna_prunes_it(
 ) -> None:
     spec = study({"rule": "median", "startup_trials": startup, "warmup_folds": warmup})
     pruner = optuna.pruners.MedianPruner(n_startup_trials=startup, n_warmup_steps=warmup)
-    twin = optuna.create_study(direction="maximize", pruner=pruner)
+    projected = optuna.create_study(direction="maximize", pruner=pruner)
     complete: list[list[float]] = []
     others = table(lambda step: [curve[step - 1] for curve in complete])
     for _ in range(10):
         folds = [(rng.randint(0, size), size) for size in sizes]
-        curve, running = curve_of(folds), twin.ask()
+        curve, running = curve_of(folds), projected.ask()
         pruned_after = None
         for done in range(1, len(folds)):
             running.report(curve[done - 1], done)
@@ -276,10 +276,10 @@ def test_a_whole_search_is_pruned_as_optuna_prunes_it(
                 break
         if pruned_after is None:
             running.report(curve[-1], len(folds))
-            twin.tell(running, curve[-1])
+            projected.tell(running, curve[-1])
             complete.append(curve)
         else:
-            twin.tell(running, state=optuna.trial.TrialState.PRUNED)
+            projected.tell(running, state=optuna.trial.TrialState.PRUNED)
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=30))
