@@ -33,6 +33,10 @@ class PruneDecision(Contract):
     fold: int = Field(description="index of the last fold that counted")
     numbers: dict[str, FiniteFloat]
 
+    def describe_numbers(self) -> str:
+        """The compared numbers in words, such as `best running accuracy 0.7, median 0.8`."""
+        return ", ".join(f"{key.replace('_', ' ')} {number:.4g}" for key, number in self.numbers.items())
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrialProgress:

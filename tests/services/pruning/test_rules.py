@@ -320,6 +320,7 @@ def test_median_says_what_it_compared() -> None:
     assert decision == PruneDecision(
         rule="median", fold=1, numbers={"best_running_accuracy": 0.7, "median": 0.8, "complete_trials": 3}
     )
+    assert decision.describe_numbers() == "best running accuracy 0.7, median 0.8, complete trials 3"
 
 
 def test_a_trial_at_the_median_goes_on() -> None:
