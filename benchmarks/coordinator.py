@@ -336,7 +336,8 @@ def _idle_share(load: Load) -> float:
 @contextmanager
 def _databases(folder: Path, *, folds: int, names: list[str]) -> Iterator[list[InProcessCoordinator]]:
     write_cache(folder / "caches", subjects=folds)
-    with embedded_postgres(folder / "postgres") as url:
+    with embedded_postgres(folder / "postgres") as postgres:
+        url = postgres.url
         databases: list[InProcessCoordinator] = []
         server = create_engine(url, isolation_level="AUTOCOMMIT")
         for name in names:

