@@ -43,7 +43,7 @@ class OuterFold(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     k: int = Field(ge=2, le=1000)
-    fold: int = Field(ge=0, description="index, from 0")
+    fold: int = Field(ge=0, lt=1000, description="index, from 0")
 
     @model_validator(mode="after")
     def _is_one_of_them(self) -> OuterFold:
