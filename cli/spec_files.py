@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from services.contracts import StudySpec
 from services.errors import InvalidInput, NotFound
 from services.presets import get_preset
 from services.search_space import first_problem, load_space
+from services.yaml_text import parse_yaml
 
 
 def build_spec(
@@ -49,14 +49,15 @@ def read_file(path: Path, field: str) -> Any:
 
     Raises:
         NotFound: it cannot be read.
-        InvalidInput: it is neither.
+        InvalidInput: it is neither, or gives a key twice.
     """
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise NotFound(f"cannot read {path}: {error.strerror}", field=field) from error
-    except (yaml.YAMLError, ValueError) as error:
-        raise InvalidInput(f"{path} is neither YAML nor JSON", field=field) from error
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"{path} is not text in UTF-8", field=field) from error
+    return parse_yaml(text, str(path), field)
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:
@@ -94,8 +95,8 @@ def read_value(option: str, setting: str, value: str) -> Any:
         InvalidInput: it is not YAML.
     """
     try:
-        return yaml.safe_load(value)
-    except (yaml.YAMLError, ValueError) as error:
+        return parse_yaml(value, repr(value))
+    except InvalidInput as error:
         raise InvalidInput(
-            f"{option} {setting!r}: {value!r} is not a YAML value; quote it as a string"
+            f"{option} {setting!r}: {error.message}; quote the value to pass it as text"
         ) from error

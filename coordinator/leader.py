@@ -13,21 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import structlog
-from sqlalchemy import (
-    ARRAY,
-    BigInteger,
-    Connection,
-    Engine,
-    and_,
-    any_,
-    delete,
-    literal,
-    not_,
-    or_,
-    select,
-    text,
-    tuple_,
-)
+from sqlalchemy import Connection, Engine, and_, delete, not_, or_, select, text, tuple_
 from sqlalchemy.exc import NoResultFound, SQLAlchemyError
 from sqlalchemy.orm import sessionmaker
 
@@ -35,7 +21,8 @@ from coordinator.events import drop_old_events
 from coordinator.optimizer import OptunaProjection, ProjectionConflict, Search, inherited_trials, trial_records
 from coordinator.scheduling import failures, trials
 from coordinator.settings import CoordinatorSettings
-from coordinator.store.conditions import is_open
+from coordinator.store.conditions import among, is_open
+from coordinator.store.database import database_is_gone
 from coordinator.store.studies import lock_study, parsed_spec
 from coordinator.store.tables import DeletedStudyRow, OutboxRow, StudyRow, TrialRow
 from coordinator.store.views import enqueued_parameters
@@ -103,15 +90,20 @@ class Leader(threading.Thread):
             self._pause()
 
     def round(self) -> None:
-        """Do every step once. Public for tests."""
-        self._expire_leases()
-        self._end_overdue()
-        self._cancel_stopped()
-        self._ask_ahead()
-        self._complete_studies()
-        self._forget_deleted()
-        self._project_changes()
-        self._drop_old_events()
+        """Do every duty once; one that fails does not keep the others from being done. Public for tests."""
+        duties = (
+            self._expire_leases,
+            self._end_overdue,
+            self._cancel_stopped,
+            self._ask_ahead,
+            self._complete_studies,
+            self._forget_deleted,
+            self._project_changes,
+            self._drop_old_events,
+        )
+        for duty in duties:
+            with _contained(duty.__name__.lstrip("_")):
+                duty()
 
     def _pause(self) -> None:
         self._wake.wait(self._settings.leader_interval)
@@ -168,7 +160,7 @@ class Leader(threading.Thread):
                 search = self._searches[study_id] = Search(spec, inherited_trials(session, study_id))
             known = list(search.under_way.items())
             moved = and_(
-                TrialRow.number.in_(search.under_way),
+                among(TrialRow.number, search.under_way),
                 tuple_(TrialRow.number, TrialRow.state).not_in(known),
             )
             news = session.scalars(
@@ -246,7 +238,7 @@ class Leader(threading.Thread):
         projected in the order of their numbers up to the first that fails, because Optuna numbers by arrival.
         """
         projection = self._projection()
-        waiting = [TrialRow.id == any_(literal(list(changed), ARRAY(BigInteger)))]
+        waiting = [among(TrialRow.id, changed)]
         now, last = time.monotonic(), self._running_projected_at.get(study_id, -math.inf)
         if now - last >= self._settings.projection_seconds:
             self._running_projected_at[study_id] = now
@@ -278,8 +270,7 @@ class Leader(threading.Thread):
             # If this is not reached, they are projected again, which changes nothing.
             if projected:
                 with self._sessions.begin() as session:
-                    these = OutboxRow.seq == any_(literal(projected, ARRAY(BigInteger)))
-                    session.execute(delete(OutboxRow).where(these))
+                    session.execute(delete(OutboxRow).where(among(OutboxRow.seq, projected)))
 
 
 @contextmanager
@@ -289,9 +280,9 @@ def _contained(step: str, **what: int) -> Iterator[None]:
         yield
     except NoResultFound:
         log.info("deleted_meanwhile", step=step, **what)
-    except SQLAlchemyError:
-        raise
-    except Exception:
+    except Exception as error:
+        if isinstance(error, SQLAlchemyError) and database_is_gone(error):
+            raise
         log.exception("leader_step_failed", step=step, **what)
 
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from preprocessing.near_copies import find_near_copies
 from services.clip_cache import CacheRecord, ClipCache
 from services.errors import InvalidInput
-from services.folds import Clip, KFold, LeaveOneSubjectOut, make_folds
+from services.folds import MIN_CLASSES, Clip, KFold, LeaveOneSubjectOut, make_folds
 
 
 class Confidence(BaseModel):
@@ -121,7 +121,7 @@ def check_cache(cache: ClipCache) -> tuple[Check, ...]:
     return (
         Check(name="index and manifest agree", problems=tuple(_index_problems(cache)), broken=True),
         Check(name="clips and index agree", problems=tuple(_repeat_problems(cache)), broken=True),
-        Check(name="every class has clips", problems=tuple(_class_problems(cache))),
+        Check(name="every class has clips of several subjects", problems=tuple(_class_problems(cache))),
         Check(name="every clip shows something", problems=tuple(_flat_clips(cache))),
         Check(
             name="no clip appears under two subjects",
@@ -205,6 +205,13 @@ def _class_problems(cache: ClipCache) -> Iterator[str]:
     for label, count in cache.manifest.class_counts.items():
         if count == 0:
             yield f"{label} has no clip"
+        elif len({record.subject for record in cache.records if record.label == label}) == 1:
+            yield (
+                f"{label} has clips of one subject only: it is never trained in the fold that tests it, so "
+                "they all count as wrong"
+            )
+    if sum(count > 0 for count in cache.manifest.class_counts.values()) < MIN_CLASSES:
+        yield f"the clips have fewer than {MIN_CLASSES} classes; no study can run on them"
 
 
 def _flat_clips(cache: ClipCache) -> Iterator[str]:

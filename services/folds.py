@@ -16,6 +16,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from services.errors import InvalidInput
 from services.seeds import sha256_of
 
+MIN_CLASSES = 2
+"""Minimum number of classes of a classifier."""
+
+MIN_TRAIN_CLIPS = 2
+"""Minimum number of training clips; batch normalization needs more than one."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
@@ -43,7 +49,7 @@ class OuterFold(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     k: int = Field(ge=2, le=1000)
-    fold: int = Field(ge=0, description="index, from 0")
+    fold: int = Field(ge=0, lt=1000, description="index, from 0")
 
     @model_validator(mode="after")
     def _is_one_of_them(self) -> OuterFold:
@@ -186,6 +192,31 @@ def check_folds(clips: Sequence[Clip], folds: Sequence[Fold]) -> None:
             raise InvalidInput(f"fold {fold.name} names other subjects than it tests", field="folds")
     if missing := set(subject_of) - seen:
         raise InvalidInput(f"clip {min(missing)} is tested in no fold", field="folds")
+
+
+def check_trainable(
+    clips: Sequence[Clip], folds: Sequence[Fold], protocol: SplitProtocol, classes: Sequence[str]
+) -> None:
+    """Check before a study runs that a network can be trained in every fold.
+
+    Raises:
+        InvalidInput: the clips have fewer than two classes, or a fold has fewer than `MIN_TRAIN_CLIPS` clips to
+            train on.
+    """
+    found = sorted({classes[clip.label] for clip in clips})
+    if len(found) < MIN_CLASSES:
+        raise InvalidInput(
+            f"the clips have {len(found)} class ({', '.join(found)}), a study needs at least {MIN_CLASSES}; "
+            "add clips of another class",
+            field="cache",
+        )
+    for fold in folds:
+        if (left := len(train_clips(clips, fold, protocol))) < MIN_TRAIN_CLIPS:
+            raise InvalidInput(
+                f"fold {fold.name!r} leaves {left} of {len(clips)} clips to train on, at least "
+                f"{MIN_TRAIN_CLIPS} are needed; add clips or choose another protocol",
+                field="protocol",
+            )
 
 
 def protocol_words(protocol: SplitProtocol, folds: int) -> str:

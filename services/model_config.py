@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from services.contracts import Economies, FoldTask, TrainingSettings
 from services.errors import InvalidInput
+from services.folds import MIN_CLASSES
 from services.search_space import Hyperparameters
 
 MIN_FRAME_SIZE = 16
@@ -78,7 +79,7 @@ class ModelConfig:
             ("frames", self.frames, 1),
             ("frame_size", self.frame_size, MIN_FRAME_SIZE),
             ("width", self.width, 1),
-            ("classes", self.classes, 2),
+            ("classes", self.classes, MIN_CLASSES),
         ):
             if value < least:
                 raise InvalidInput(f"{name} is {value}, the network needs at least {least}", field=name)

@@ -16,7 +16,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -33,6 +32,7 @@ from pydantic import (
 )
 
 from services.errors import InvalidInput, NotFound
+from services.yaml_text import parse_yaml
 
 ParameterValue = bool | int | float | str
 Value = StrictBool | StrictInt | StrictFloat | StrictStr
@@ -196,13 +196,9 @@ def load_space(path: Path) -> SearchSpace:
     except OSError as error:
         raise NotFound(f"cannot read the space file {path}: {error.strerror}", field="space") from error
     try:
-        return SearchSpace.model_validate(yaml.safe_load(content.decode("utf-8")))
+        return SearchSpace.model_validate(parse_yaml(content.decode("utf-8"), str(path), "space"))
     except UnicodeDecodeError as error:
         raise InvalidInput(f"{path} is not text in UTF-8", field="space") from error
-    except yaml.YAMLError as error:
-        where = getattr(error, "problem_mark", None)
-        line = f" at line {where.line + 1}" if where else ""
-        raise InvalidInput(f"{path} is neither YAML nor JSON{line}", field="space") from error
     except ValidationError as error:
         raise InvalidInput(f"{path}: {first_problem(error)}", field="space") from error
 

@@ -43,7 +43,8 @@ def create(spec: StudySpec, session: Transaction, settings: Settings, wake_leade
     """Create a study; it starts at once unless `start` is false."""
     study = life.create(session, spec, settings.cache_root, settings.models_root)
     wake_leader()
-    return views.study_view(session, study)
+    warnings = life.data_warnings(session, study)
+    return views.study_view(session, study).model_copy(update={"warnings": warnings})
 
 
 @router.get("")

@@ -63,7 +63,8 @@ def clone(
     spec = life.cloned_spec(session, name, wanted)
     study = life.create(session, spec, settings.cache_root, settings.models_root)
     wake_leader()
-    return views.study_view(session, study)
+    warnings = life.data_warnings(session, study)
+    return views.study_view(session, study).model_copy(update={"warnings": warnings})
 
 
 @router.post("/{name}/final", status_code=201)

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import structlog
 from sqlalchemy import (
     ARRAY,
+    BigInteger,
     Integer,
+    any_,
     bindparam,
     func,
     select,
@@ -60,7 +62,7 @@ _NEXT_FOLD = (
 _EQUAL = (
     select(ResultRow)
     .where(
-        ResultRow.trial_id.in_(bindparam("trials", expanding=True)),
+        ResultRow.trial_id == any_(bindparam("trials", type_=ARRAY(BigInteger))),
         ResultRow.fold == bindparam("fold"),
         ResultRow.reused_from.is_(None),
     )

@@ -11,7 +11,15 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Dialect, Engine, create_engine, event, make_url, text
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import ArgumentError, InvalidatePoolError, OperationalError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    InterfaceError,
+    InvalidatePoolError,
+    OperationalError,
+    SQLAlchemyError,
+)
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from coordinator.store.tables import SCHEMA
@@ -115,6 +123,21 @@ def migrate(engine: Engine) -> None:
             f"the database does not answer: {str(error.orig).strip().splitlines()[0]}; "
             "start PostgreSQL or correct --database-url"
         ) from error
+
+
+def database_is_gone(error: SQLAlchemyError) -> bool:
+    """Whether an error means that the database does not answer; otherwise one statement was wrong."""
+    if not isinstance(error, DBAPIError):
+        # No connection was free in time.
+        return isinstance(error, PoolTimeoutError)
+    if error.connection_invalidated:
+        return True
+    # Class 08: connection; 53: out of disk, memory or connections; 57P: shut down or starting. An operational
+    # error without a code comes from the connection itself.
+    code: str | None = getattr(error.orig, "sqlstate", None)
+    if code is None:
+        return isinstance(error, OperationalError | InterfaceError)
+    return code.startswith(("08", "53", "57P"))
 
 
 def alembic_config() -> Config:

@@ -12,6 +12,7 @@ from sqlalchemy import Row, func, select
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.orm import Session
 
+from coordinator.store.conditions import among
 from coordinator.store.memory import StudyMemory
 from coordinator.store.tables import FoldRow, LeaseRow, ResultRow, StudyRow, TrialRow
 from services.contracts import FoldState, PruneDecision, TrialState
@@ -108,7 +109,7 @@ def _read(session: Session, study: StudyRow, trials: Sequence[Row[Any]]) -> dict
                 func.array_agg(aggregate_order_by(ResultRow.correct, ResultRow.fold)).label("correct"),
                 func.sum(ResultRow.clips).label("clips"),
             )
-            .where(ResultRow.trial_id.in_(ids))
+            .where(among(ResultRow.trial_id, ids))
             .group_by(ResultRow.trial_id)
         )
     }
@@ -121,7 +122,7 @@ def _read(session: Session, study: StudyRow, trials: Sequence[Row[Any]]) -> dict
             & LeaseRow.outcome.is_(None),
         )
         .where(
-            FoldRow.trial_id.in_(ids),
+            among(FoldRow.trial_id, ids),
             FoldRow.state.in_([FoldState.LEASED, FoldState.FAILED]),
             # As in the index of the folds that are not done.
             FoldRow.state != FoldState.DONE.value,

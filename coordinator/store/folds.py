@@ -10,6 +10,7 @@ import numpy as np
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from coordinator.store.conditions import among
 from coordinator.store.tables import (
     ResultRow,
     StudyFoldRow,
@@ -78,7 +79,7 @@ def fold_counts(session: Session, trial_ids: Sequence[int]) -> dict[int, list[Fo
     counts: dict[int, list[FoldCount]] = {trial_id: [] for trial_id in trial_ids}
     for trial_id, fold, correct, clips in session.execute(
         select(ResultRow.trial_id, ResultRow.fold, ResultRow.correct, ResultRow.clips)
-        .where(ResultRow.trial_id.in_(trial_ids))
+        .where(among(ResultRow.trial_id, trial_ids))
         .order_by(ResultRow.trial_id, ResultRow.fold)
     ):
         counts[trial_id].append(FoldCount(fold=fold, correct=correct, clips=clips))

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from sqlalchemy import ColumnElement, and_, exists, extract, func, or_, select
 from sqlalchemy.orm import Session
 
+from coordinator.store.conditions import among
 from coordinator.store.folds import confusion_counts, fold_task
 from coordinator.store.studies import get_study, parsed_spec, study_split
 from coordinator.store.tables import (
@@ -183,14 +184,14 @@ def trial_views(session: Session, study: StudyRow, trials: Sequence[TrialRow]) -
                 func.sum(ResultRow.correct),
                 func.sum(ResultRow.clips),
             )
-            .where(ResultRow.trial_id.in_(ids))
+            .where(among(ResultRow.trial_id, ids))
             .group_by(ResultRow.trial_id)
         )
     }
     held = session.execute(
         select(LeaseRow.trial_id, WorkerRow.name)
         .join(WorkerRow, WorkerRow.id == LeaseRow.worker_id)
-        .where(LeaseRow.trial_id.in_(ids), LeaseRow.outcome.is_(None))
+        .where(among(LeaseRow.trial_id, ids), LeaseRow.outcome.is_(None))
     ).all()
     holders = {row.trial_id: row.name for row in held}
     views = []
@@ -296,7 +297,7 @@ def trial_costs(session: Session, study: StudyRow, *, after: int, limit: int) ->
             func.sum(func.json_array_length(ResultRow.payload["epochs"])).label("epochs"),
             func.sum(provenance["clip_passes"].as_integer()).label("clip_passes"),
         )
-        .where(ResultRow.trial_id.in_(numbers))
+        .where(among(ResultRow.trial_id, numbers))
         .group_by("trial_id", "device", "reused")
         .order_by("device")
     ).all()

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, aliased
 
+from coordinator.store.conditions import among
 from coordinator.store.studies import get_study, parsed_spec, study_split
 from coordinator.store.tables import FoldRow, InheritedTrialRow, ResultRow, StudyRow, TrialRow
 from coordinator.store.views import enqueued_parameters
@@ -107,7 +108,7 @@ def _folds(session: Session, trial_ids: list[int]) -> dict[int, list[TrialFoldLi
         select(FoldRow, ResultRow, origin.number)
         .outerjoin(ResultRow, (ResultRow.trial_id == FoldRow.trial_id) & (ResultRow.fold == FoldRow.fold))
         .outerjoin(origin, origin.id == ResultRow.reused_from)
-        .where(FoldRow.trial_id.in_(trial_ids))
+        .where(among(FoldRow.trial_id, trial_ids))
         .order_by(FoldRow.trial_id, FoldRow.fold)
     )
     folds: dict[int, list[TrialFoldLine]] = {trial_id: [] for trial_id in trial_ids}

@@ -5,6 +5,7 @@ Each function runs inside its caller's transaction and commits nothing.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from coordinator.store.tables import EnqueuedRow, InheritedTrialRow, StudyFoldRo
 from services.clip_cache import CacheManifest, cache_folder, find_cache, open_cache
 from services.contracts import ANY_CLASS, Clone, EventKind, StudySpec, StudyState, TrialState
 from services.errors import CacheMismatch, Conflict, InvalidInput, NotFound
-from services.folds import make_folds, split_hash
+from services.folds import AllClips, HeldOut, check_trainable, make_folds, split_hash
 from services.model_catalogue import check_other_dataset, find_model
 from services.pruning.rule import running_accuracy
 from services.search_space import ParameterValue, first_problem
@@ -43,8 +44,8 @@ def create(session: Session, spec: StudySpec, cache_root: Path, models_root: Pat
     Raises:
         Conflict: the name is taken.
         CacheMismatch: no such cache, or its clips do not have the size that the training settings name.
-        InvalidInput: the spec does not fit the cache: too few subjects, unknown classes, or a pretrained model
-            that was trained on it; or no trial of the warm start fits the space.
+        InvalidInput: the spec does not fit the cache: too few subjects, classes or clips, unknown classes, or a
+            pretrained model that was trained on it; or no trial of the warm start fits the space.
         NotFound: no such pretrained model, or no such study for the warm start.
     """
     if session.scalar(select(StudyRow.id).where(StudyRow.name == spec.name)) is not None:
@@ -56,6 +57,7 @@ def create(session: Session, spec: StudySpec, cache_root: Path, models_root: Pat
     cache = open_cache(cache_folder(cache_root, manifest.dataset, manifest.fingerprint), verify=False)
     clips = cache.clips()
     folds = make_folds(clips, spec.protocol)
+    check_trainable(clips, folds, spec.protocol, manifest.classes)
     label_of = {clip.clip_id: clip.label for clip in clips}
     study = StudyRow(
         name=spec.name,
@@ -88,6 +90,20 @@ def create(session: Session, spec: StudySpec, cache_root: Path, models_root: Pat
     publish(session, study.id, EventKind.STUDY_MOVED, state=study.state, reason=None)
     log.info("study_created", study=spec.name, cache=spec.cache, folds=len(folds), trials=spec.trials)
     return study
+
+
+def data_warnings(session: Session, study: StudyRow) -> tuple[str, ...]:
+    """Sentences about what is wrong with a study's clips, though it can run on them."""
+    if isinstance(parsed_spec(study).protocol, AllClips | HeldOut):
+        return ()
+    labels = session.scalars(select(StudyFoldRow.labels).where(StudyFoldRow.study_id == study.id))
+    folds_of = Counter(label for of_fold in labels for label in set(of_fold))
+    return tuple(
+        f"the clips of class {study.classes[label]!r} are all in one fold: no network that is tested on them "
+        "was trained on this class, so they all count as wrong"
+        for label, folds in sorted(folds_of.items())
+        if folds == 1
+    )
 
 
 def start(session: Session, name: str) -> StudyRow:

@@ -8,6 +8,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    FiniteFloat,
 )
 
 StudyName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
@@ -30,6 +31,22 @@ TRIALS_ALLOWED = 100_000
 
 WORKERS_ALLOWED = 10_000
 """Maximum number of a study's worker pods in Kubernetes."""
+
+
+SECONDS_ALLOWED = 1e9
+"""Maximum of a study's time limits, about 31 years: PostgreSQL's times end, and no study takes longer."""
+
+
+Count = Annotated[int, Field(ge=0, lt=2**31)]
+"""A number of things that fits every integer column."""
+
+
+Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
+"""A part of a whole, from 0 to 1."""
+
+
+Loss = Annotated[FiniteFloat, Field(ge=-3.5e38, le=3.5e38)]
+"""A loss in single precision."""
 
 
 class Contract(BaseModel):

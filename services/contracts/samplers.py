@@ -10,7 +10,10 @@ from pydantic import (
     Tag,
 )
 
-from services.contracts.base import Contract, StudyName
+from services.contracts.base import TRIALS_ALLOWED, Contract, StudyName
+
+CANDIDATES_ALLOWED = 10_000
+"""Maximum number of candidates: the sampler scores them all at once, in memory."""
 
 
 class TpeSampler(Contract):
@@ -18,9 +21,11 @@ class TpeSampler(Contract):
 
     kind: Literal["tpe"] = "tpe"
     startup_trials: int = Field(
-        10, ge=1, description="trials that are drawn at random before the model is used"
+        10, ge=1, le=TRIALS_ALLOWED, description="trials that are drawn at random before the model is used"
     )
-    candidates: int = Field(24, ge=1, description="candidates scored for each suggestion")
+    candidates: int = Field(
+        24, ge=1, le=CANDIDATES_ALLOWED, description="candidates scored for each suggestion"
+    )
     multivariate: bool = True
     constant_liar: bool = Field(True, description="keeps suggestions away from open trials")
 

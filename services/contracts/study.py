@@ -12,7 +12,16 @@ from pydantic import (
     model_validator,
 )
 
-from services.contracts.base import PRINTABLE, TRIALS_ALLOWED, WORKERS_ALLOWED, Contract, StudyName
+from services.contracts.base import (
+    PRINTABLE,
+    SECONDS_ALLOWED,
+    TRIALS_ALLOWED,
+    WORKERS_ALLOWED,
+    Contract,
+    Count,
+    Share,
+    StudyName,
+)
 from services.contracts.pruning_rules import PruningRule
 from services.contracts.samplers import GridSampler, Sampler, TpeSampler, WarmStart
 from services.contracts.training import ComputePlan, Economies, TrainingSettings
@@ -27,18 +36,18 @@ class CrossValidated(Contract):
     """Result of a configuration in the folds of a study; stored with the model that is trained from it."""
 
     study: str
-    trial: int
-    trials: int = Field(description="ended trials of the study when this one was selected")
+    trial: Count
+    trials: Count = Field(description="ended trials of the study when this one was selected")
     protocol: Protocol
-    folds: int
+    folds: Count
     split_hash: str
-    seed: int
-    clips: int
-    correct: int = Field(description="correct clips, each fold at its best epoch")
-    accuracy: FiniteFloat
-    uar: FiniteFloat
-    uf1: FiniteFloat
-    best_epochs: tuple[int, ...] = Field(description="best epoch of each fold, from 1")
+    seed: Count
+    clips: Count
+    correct: Count = Field(description="correct clips, each fold at its best epoch")
+    accuracy: Share
+    uar: Share
+    uf1: Share
+    best_epochs: tuple[Count, ...] = Field(description="best epoch of each fold, from 1")
 
 
 class StudySpec(Contract):
@@ -91,10 +100,16 @@ class StudySpec(Contract):
     )
     warm_start: WarmStart | None = None
     trial_seconds: FiniteFloat | None = Field(
-        None, ge=1, description="seconds after its first lease at which a trial is cancelled; null: no limit"
+        None,
+        ge=1,
+        le=SECONDS_ALLOWED,
+        description="seconds after its first lease at which a trial is cancelled; null: no limit",
     )
     study_seconds: FiniteFloat | None = Field(
-        None, ge=1, description="seconds after its start at which the study is stopped; null: no limit"
+        None,
+        ge=1,
+        le=SECONDS_ALLOWED,
+        description="seconds after its start at which the study is stopped; null: no limit",
     )
     cross_validated: CrossValidated | None = Field(
         None, description="for a study that trains on all clips: the result of its configuration in folds"

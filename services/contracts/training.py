@@ -34,8 +34,8 @@ class Augmentation(Contract):
     rotation_degrees: FiniteFloat = Field(
         30.0, ge=0, le=180, description="angles are drawn from -x to +x degrees"
     )
-    contrast_low: FiniteFloat = Field(0.22, ge=0)
-    contrast_high: FiniteFloat = Field(2.2, ge=0)
+    contrast_low: FiniteFloat = Field(0.22, ge=0, le=100)
+    contrast_high: FiniteFloat = Field(2.2, ge=0, le=100)
     border: Literal["black", "replicate"] = Field(
         "black", description="fills the area that a rotation uncovers"
     )

@@ -10,7 +10,7 @@ from pydantic import (
     FiniteFloat,
 )
 
-from services.contracts.base import PRINTABLE, Contract, LeaseId, ModelId, StudyName
+from services.contracts.base import PRINTABLE, Contract, Count, LeaseId, Loss, ModelId, Share, StudyName
 from services.contracts.study import CrossValidated
 from services.contracts.training import ComputePlan, Economies, MemoryFormat, TrainingSettings
 from services.folds import OuterFold
@@ -104,9 +104,9 @@ class FoldAssignment(FoldTask):
 class EpochResult(Contract):
     """Predictions of one training epoch for the fold's test clips, in the order of `test_clips`."""
 
-    loss: FiniteFloat | None = Field(description="mean training loss; null if it was not finite")
-    predicted: tuple[int, ...]
-    probabilities: tuple[tuple[FiniteFloat, ...], ...] = Field(description="clips x classes, 6 decimals")
+    loss: Loss | None = Field(description="mean training loss; null if it was not finite")
+    predicted: tuple[Count, ...]
+    probabilities: tuple[tuple[Share, ...], ...] = Field(description="clips x classes, 6 decimals")
 
 
 _Word = Annotated[str, Field(max_length=128, pattern=PRINTABLE)]
@@ -119,7 +119,7 @@ class Provenance(Contract):
     torch: _Word
     cuda: _Word | None
     cudnn: _Word | None
-    threads: int
+    threads: Count
     compute: ComputePlan
     memory_format: MemoryFormat = Field(description="memory format of the convolutions, chosen by measurement")
     revision: str | None = Field(
@@ -127,14 +127,18 @@ class Provenance(Contract):
     )
     fingerprint: str = Field(description="fingerprint of the clip cache")
     split_hash: str
-    seed: int
+    seed: int = Field(ge=0, lt=2**63)
     seconds: FiniteFloat = Field(ge=0, lt=2**31)
     clip_passes: int = Field(ge=0, lt=2**31, description="training clips passed forward and backward")
-    redone_steps: int = Field(
+    redone_steps: Count = Field(
         0, description="steps that were repeated in fp32 because their gradient was not finite"
     )
-    device_memory: int | None = Field(None, description="peak memory on the GPU in bytes; null on a CPU")
-    host_memory: int | None = Field(None, description="peak memory of the worker process in bytes")
+    device_memory: int | None = Field(
+        None, ge=0, lt=2**63, description="peak memory on the GPU in bytes; null on a CPU"
+    )
+    host_memory: int | None = Field(
+        None, ge=0, lt=2**63, description="peak memory of the worker process in bytes"
+    )
 
 
 class TrainedModel(Contract):
@@ -177,7 +181,7 @@ class Heartbeat(Contract):
         lt=2**31,
         description="optimiser steps so far; if it stops growing, the lease is no longer renewed",
     )
-    loss: FiniteFloat | None = None
+    loss: Loss | None = None
 
 
 class HeartbeatReply(Contract):

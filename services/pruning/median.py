@@ -25,9 +25,12 @@ class MedianRule(Rule):
     mark: ClassVar[MarkColour] = "amber"
 
     rule: Literal["median"] = "median"
-    startup_trials: int = Field(5, ge=1, description="complete trials before anything is pruned")
+    startup_trials: int = Field(5, ge=1, le=100_000, description="complete trials before anything is pruned")
     warmup_folds: int | None = Field(
-        None, ge=0, description="folds of a trial that are always run; by default 10 for LOSO, 3 for k-fold"
+        None,
+        ge=0,
+        le=100_000,
+        description="folds of a trial that are always run; by default 10 for LOSO, 3 for k-fold",
     )
 
     def decide(

@@ -28,9 +28,12 @@ class PairedRule(Rule):
         le=100,
         description="standard errors by which the mean difference must be below 0; more prune less",
     )
-    startup_trials: int = Field(5, ge=1, description="complete trials before anything is pruned")
+    startup_trials: int = Field(5, ge=1, le=100_000, description="complete trials before anything is pruned")
     warmup_folds: int | None = Field(
-        None, ge=0, description="folds of a trial that are always run; by default 10 for LOSO, 3 for k-fold"
+        None,
+        ge=0,
+        le=100_000,
+        description="folds of a trial that are always run; by default 10 for LOSO, 3 for k-fold",
     )
 
     def decide(

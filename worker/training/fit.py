@@ -15,6 +15,7 @@ from torch import Tensor
 from services.clip_cache import ClipCache
 from services.contracts import EpochResult, FoldResult, FoldTask, MemoryFormat, Provenance
 from services.errors import CacheMismatch, FoldwiseError, InvalidInput
+from services.folds import MIN_TRAIN_CLIPS
 from services.seeds import derive_seed
 from worker.training.clips import Batches, ClipSet
 from worker.training.device import (
@@ -190,8 +191,8 @@ class _Training:
         pretrained: PretrainedModel | None,
         memory_format: MemoryFormat | None,
     ) -> None:
-        if len(rows) < 2:
-            raise InvalidInput("a fold needs at least 2 clips to train on", field="test_clips")
+        if len(rows) < MIN_TRAIN_CLIPS:
+            raise InvalidInput(f"a fold needs at least {MIN_TRAIN_CLIPS} clips to train on", field="test_clips")
         hp, settings = task.hyperparameters, task.training
         self.network = device.network(
             NetworkSettings.of(task, channels=batches.channels),

@@ -52,6 +52,8 @@ def create(
         return
     output = console(json)
     study_summary(output, study)
+    for warning in study.warnings:
+        output.print(f"warning: {warning}", style="yellow", markup=False, highlight=False)
     output.print(f"follow it with: foldwise study watch {study.name}")
 
 

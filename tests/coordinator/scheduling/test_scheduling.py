@@ -11,8 +11,7 @@ from typing import Any
 
 import optuna
 import pytest
-from sqlalchemy import text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import create_engine, text
 
 from coordinator.leader import Leader
 from coordinator.optimizer import OptunaProjection, TrialRecord
@@ -287,9 +286,7 @@ def test_a_lease_answers_only_to_its_term_and_secret(harness: Harness) -> None:
         leases.release(session, LeaseKey(id="nope", term=1, secret="x"))
 
 
-@pytest.mark.parametrize(
-    "predicted", [(0,), (0, 1, 0), (0, 2), (0, -1)], ids=["few", "many", "no class", "negative"]
-)
+@pytest.mark.parametrize("predicted", [(0,), (0, 1, 0), (0, 2)], ids=["few", "many", "no class"])
 def test_a_result_that_does_not_fit_the_fold_is_refused_and_nothing_is_stored(
     harness: Harness, predicted: tuple[int, ...]
 ) -> None:
@@ -426,8 +423,7 @@ def test_a_trial_that_could_not_be_projected_keeps_its_number(harness: Harness) 
     OptunaProjection(harness.settings.database_url)
     with harness.engine.begin() as connection:
         connection.execute(text("ALTER TABLE trial_params ADD CONSTRAINT closed CHECK (false) NOT VALID"))
-    with pytest.raises(SQLAlchemyError):
-        harness.create(trials=3)
+    harness.create(trials=3)
     with harness.engine.begin() as connection:
         connection.execute(text("ALTER TABLE trial_params DROP CONSTRAINT closed"))
     harness.report(harness.must_claim())
@@ -523,17 +519,23 @@ def test_trials_under_way_reach_optuna_at_a_bounded_rate_and_ended_ones_at_once(
     assert len(ended.intermediate_values) == 5
 
 
-def test_a_leader_that_lost_its_footing_leads_again(harness: Harness) -> None:
+def test_a_leader_that_lost_its_database_leads_again(harness: Harness, postgres: str) -> None:
+    database = harness.engine.url.database
+    server = create_engine(postgres, isolation_level="AUTOCOMMIT")
     harness.settings = replace(harness.settings, leader_interval=0.02)
     leader = Leader(harness.engine, harness.settings)
     leader.start()
     try:
         wait_until(lambda: leader.is_leader)
-        with harness.engine.begin() as connection:
-            connection.execute(text("ALTER TABLE foldwise.leases RENAME TO lost"))
-        wait_until(lambda: not leader.is_leader)
-        with harness.engine.begin() as connection:
-            connection.execute(text("ALTER TABLE foldwise.lost RENAME TO leases"))
+        with server.connect() as connection:
+            connection.execute(text(f"ALTER DATABASE {database} ALLOW_CONNECTIONS false"))
+            connection.execute(
+                text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name"),
+                {"name": database},
+            )
+            wait_until(lambda: not leader.is_leader)
+            connection.execute(text(f"ALTER DATABASE {database} ALLOW_CONNECTIONS true"))
+        server.dispose()
         wait_until(lambda: leader.is_leader)
         harness.leader = leader
         with harness.sessions.begin() as session:

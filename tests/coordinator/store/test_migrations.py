@@ -163,3 +163,21 @@ def test_a_result_has_one_origin(at_0001: Engine) -> None:
     ):
         with pytest.raises(IntegrityError), at_0001.begin() as connection:
             connection.execute(text(f"UPDATE foldwise.results SET {origin}"))  # noqa: S608
+
+
+def test_a_stored_number_without_bounds_gets_todays_bound(at_0001: Engine, cache_root: Path) -> None:
+    with at_0001.begin() as connection:
+        spec = {
+            **SPEC_0001,
+            "study_seconds": 1e300,
+            "trial_seconds": 2.0,
+            "sampler": {**SPEC_0001["sampler"], "candidates": 10**12},
+            "pruning": [{"rule": "median", "startup_trials": 2**70, "warmup_folds": 10**9}],
+        }
+        connection.execute(text("UPDATE foldwise.studies SET spec = :spec"), {"spec": json.dumps(spec)})
+    migrate(at_0001)
+    read = Harness(at_0001, cache_root).study().spec
+    assert (read.study_seconds, read.trial_seconds) == (1e9, 2.0)
+    assert read.sampler.model_dump()["candidates"] == 10_000
+    assert read.pruning[0].model_dump()["startup_trials"] == 100_000
+    assert read.pruning[0].model_dump()["warmup_folds"] == 100_000

@@ -1,0 +1,83 @@
+"""What can be known of a study's clips before it runs is said when it is created, not by failed trials."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from coordinator.studies import life
+from services.clip_cache import CacheRecord
+from services.clip_cache_writer import CacheWriter
+from services.contracts import StudySpec
+from services.errors import InvalidInput
+from tests.harness.coordinator_harness import Harness
+
+
+def write(harness: Harness, clips: list[tuple[str, str]], classes: tuple[str, ...]) -> None:
+    """Write a cache `other` with a clip of each (subject, class)."""
+    writer = CacheWriter(harness.settings.cache_root, "other", "e" * 64)
+    names = [f"{subject}_{label}_{index}" for index, (subject, label) in enumerate(clips)]
+    for name, (subject, label) in zip(names, clips, strict=True):
+        clip = np.full((2, 16, 16), 7, dtype=np.uint8)
+        record = CacheRecord(
+            clip_id=name,
+            subject=subject,
+            label=label,
+            source=name,
+            frames=("1.png", "2.png"),
+            detector="yunet",
+            boxes=((0.0, 0.0, 16.0, 16.0),) * 2,
+            confidences=(0.9, 0.9),
+            repeated=0,
+            flags=(),
+        )
+        writer.add(record, clip, clip)
+    writer.finish(clip_ids=names, classes=classes, settings={}, tools={}, skipped={}, warnings=())
+
+
+def create(harness: Harness, protocol: str) -> tuple[str, ...]:
+    spec = StudySpec.model_validate(
+        {
+            "name": "s",
+            "cache": "other",
+            "protocol": {"kind": protocol} | ({"k": 2} if protocol == "kfold" else {}),
+            "training": {"frames": 2, "frame_size": 16},
+            "trials": 1,
+            "pruning": [],
+        }
+    )
+    with harness.sessions.begin() as session:
+        return life.data_warnings(session, life.create(session, spec, harness.settings.cache_root))
+
+
+@pytest.fixture
+def harness(harness: Harness, tmp_path_factory: pytest.TempPathFactory) -> Harness:
+    """With caches of its own."""
+    return Harness(harness.engine, tmp_path_factory.mktemp("caches"))
+
+
+@pytest.mark.parametrize("protocol", ["loso", "kfold", "all"])
+@pytest.mark.parametrize("classes", [("happy",), ("happy", "sad")], ids=["one", "one of two has clips"])
+def test_one_class_is_refused(harness: Harness, classes: tuple[str, ...], protocol: str) -> None:
+    write(harness, [(subject, "happy") for subject in "abcd"], classes)
+    with pytest.raises(InvalidInput, match=r"the clips have 1 class \(happy\), a study needs at least 2"):
+        create(harness, protocol)
+
+
+def test_a_fold_with_one_clip_to_train_on_is_refused(harness: Harness) -> None:
+    write(harness, [("a", "happy"), ("b", "sad")], ("happy", "sad"))
+    with pytest.raises(InvalidInput, match="leaves 1 of 2 clips to train on, at least 2 are needed"):
+        create(harness, "loso")
+
+
+def test_two_clips_to_train_on_are_enough(harness: Harness) -> None:
+    write(harness, [(subject, label) for subject in "ab" for label in ("happy", "sad")], ("happy", "sad"))
+    assert create(harness, "loso") == ()
+
+
+@pytest.mark.parametrize("protocol", ["loso", "kfold"])
+def test_a_class_of_one_subject_is_warned_of(harness: Harness, protocol: str) -> None:
+    clips = [(subject, label) for subject in "abcd" for label in ("happy", "sad")]
+    write(harness, [*clips, ("a", "fear"), ("a", "fear")], ("fear", "happy", "sad"))
+    (warning,) = create(harness, protocol)
+    assert "the clips of class 'fear' are all in one fold" in warning
