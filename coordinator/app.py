@@ -25,6 +25,7 @@ from coordinator.pages import trials as trial_pages
 from coordinator.pages.headers import PageHeaders
 from coordinator.pages.rendering import render_problem
 from coordinator.routes import (
+    body_limits,
     events,
     leases,
     studies,
@@ -40,9 +41,6 @@ from coordinator.store.database import connect
 from coordinator.study_workers import WorkerJobs
 from k8s.cluster import Cluster
 from k8s.token_review import TokenReviewer
-
-MAX_BODY_BYTES = 16 * 2**20
-"""Maximum size of a request body; the predictions of a fold of a thousand clips take far less."""
 
 
 def create_app(
@@ -110,7 +108,7 @@ def create_app(
         title="foldwise",
         version=version("foldwise"),
         lifespan=lifespan,
-        max_body_size=MAX_BODY_BYTES,
+        max_body_size=body_limits.DEFAULT_BYTES,
         # Metrics go to Prometheus; looking for OpenTelemetry's providers costs a request a tenth of its time.
         telemetry={"tracing": False, "metrics": False, "logs": False},
         # These pages load scripts from other hosts; the description itself needs a token like all else.

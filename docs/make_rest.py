@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from coordinator.app import create_app
+from coordinator.routes import body_limits
 from coordinator.settings import CoordinatorSettings
 
 PAGE = Path(__file__).parent / "rest.md"
@@ -67,7 +68,9 @@ def description() -> Schema:
 
 def page(api: Schema) -> str:
     """The whole page in Markdown."""
-    return "\n".join([_HEAD, *_errors(api), *_operations(api), *_objects(api["components"]["schemas"])])
+    return "\n".join(
+        [_HEAD, *_errors(api), *_body_sizes(), *_operations(api), *_objects(api["components"]["schemas"])]
+    )
 
 
 def _errors(api: Schema) -> Iterator[str]:
@@ -84,6 +87,25 @@ def _errors(api: Schema) -> Iterator[str]:
         "next, and the `field` at fault where there is one.\n"
     )
     yield from _table(("status", "when"), sorted(answers.items()))
+
+
+def _body_sizes() -> Iterator[str]:
+    yield "## Sizes of bodies\n"
+    yield "A larger body is answered with 413. A list is checked up to its first wrong item.\n"
+    sizes = (
+        ("`PUT /leases/{lease_id}/result`", body_limits.RESULT_BYTES),
+        ("`POST /studies`, `.../clone`, `.../enqueue`", body_limits.SPEC_BYTES),
+        ("`POST /studies/import`", body_limits.IMPORT_BYTES),
+        ("all others", body_limits.DEFAULT_BYTES),
+    )
+    yield from _table(("request", "largest body"), [(name, _size(number)) for name, number in sizes])
+
+
+def _size(number: int) -> str:
+    for unit, factor in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if number >= factor:
+            return f"{number // factor} {unit}"
+    return f"{number} bytes"
 
 
 def _operations(api: Schema) -> Iterator[str]:

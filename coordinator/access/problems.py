@@ -40,7 +40,7 @@ _MEANINGS = {
     404: "a named object does not exist",
     409: "not possible in the current state",
     410: "the study has ended",
-    413: "the body is larger than 16 MiB; the answer is plain text",
+    413: "the body is larger than the route allows; the answer is plain text",
     422: "a value is invalid; `field` names it",
     429: "too many requests; retry after the seconds in `Retry-After`",
     503: "the database does not answer; retry later",

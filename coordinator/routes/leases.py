@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from coordinator.access.authorization import CallerOfRequest, require
 from coordinator.access.problems import problems
+from coordinator.routes import body_limits
 from coordinator.routes.transactions import Transaction, WakeLeader, in_transaction
 from coordinator.runtime import CurrentRuntime
 from coordinator.scheduling import claims, failures, leases, reports
@@ -85,7 +86,7 @@ async def claim(
     return assignment
 
 
-@router.put("/leases/{lease_id}/result")
+@router.put("/leases/{lease_id}/result", max_body_size=body_limits.RESULT_BYTES)
 async def report(key: Key, result: FoldResult, runtime: CurrentRuntime, more: bool = True) -> Verdict:
     """Report the result of a fold; the reply contains the decision about the trial, and the next fold."""
     verdict = await in_transaction(

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Path, Query
 
 from coordinator.access.authorization import require_by_method
 from coordinator.access.problems import problems
+from coordinator.routes import body_limits
 from coordinator.routes.transactions import Settings, Transaction, WakeLeader
 from coordinator.runtime import CurrentRuntime
 from coordinator.scheduling import leases
@@ -38,7 +39,7 @@ Name = Annotated[StudyName, Path()]
 Number = Annotated[int, Path(ge=0, lt=2**31)]
 
 
-@router.post("", status_code=201)
+@router.post("", status_code=201, max_body_size=body_limits.SPEC_BYTES)
 def create(spec: StudySpec, session: Transaction, settings: Settings, wake_leader: WakeLeader) -> StudyView:
     """Create a study; it starts at once unless `start` is false."""
     study = life.create(session, spec, settings.cache_root, settings.models_root)

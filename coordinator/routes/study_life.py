@@ -13,6 +13,7 @@ from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
 
 from coordinator.access.authorization import require_by_method
 from coordinator.access.problems import problems
+from coordinator.routes import body_limits
 from coordinator.routes.transactions import Settings, Transaction, WakeLeader
 from coordinator.runtime import CurrentRuntime, Runtime
 from coordinator.store import views
@@ -31,15 +32,12 @@ router = APIRouter(
     responses=problems(400, 401, 403, 404, 409, 413, 422, 429, 503),
 )
 
-MAX_IMPORT_BYTES = 4 * 2**30
-"""Maximum size of a study file; 800 trials of 118 folds take about a tenth of it."""
-
 JSON_LINES = "application/jsonl"
 
 Name = Annotated[StudyName, Path()]
 
 
-@router.post("/{name}/enqueue")
+@router.post("/{name}/enqueue", max_body_size=body_limits.SPEC_BYTES)
 def enqueue(name: Name, wanted: Enqueue, session: Transaction, wake_leader: WakeLeader) -> Enqueued:
     """Enqueue configurations; they run after the existing trials and count towards the budget."""
     numbers = life.enqueue(session, name, wanted.configurations)
@@ -55,7 +53,7 @@ def budget(name: Name, wanted: Budget, session: Transaction, wake_leader: WakeLe
     return views.study_view(session, study)
 
 
-@router.post("/{name}/clone", status_code=201)
+@router.post("/{name}/clone", status_code=201, max_body_size=body_limits.SPEC_BYTES)
 def clone(
     name: Name, wanted: Clone, session: Transaction, settings: Settings, wake_leader: WakeLeader
 ) -> StudyView:
@@ -92,7 +90,7 @@ def export(name: Name, runtime: CurrentRuntime, session: Transaction) -> Streami
 @router.post(
     "/import",
     status_code=201,
-    max_body_size=MAX_IMPORT_BYTES,
+    max_body_size=body_limits.IMPORT_BYTES,
     openapi_extra={"requestBody": {"required": True, "content": {JSON_LINES: {"schema": {"type": "string"}}}}},
 )
 async def import_(

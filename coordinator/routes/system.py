@@ -33,8 +33,9 @@ api_router = APIRouter(
 
 
 @router.get("/livez")
-def alive() -> dict[str, str]:
+async def alive() -> dict[str, str]:
     """Liveness probe: the process answers; the database is not queried."""
+    # Not in a thread: all of them may wait for a database that does not answer.
     return {"status": "alive"}
 
 

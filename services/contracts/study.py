@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     ConfigDict,
+    FailFast,
     Field,
     FiniteFloat,
     field_validator,
@@ -95,7 +96,7 @@ class StudySpec(Contract):
         le=1000,
         description="maximum number of workers that run folds of the same trial at the same time",
     )
-    enqueue: tuple[dict[str, ParameterValue], ...] = Field(
+    enqueue: Annotated[tuple[dict[str, ParameterValue], ...], FailFast()] = Field(
         (), description="configurations to run first, in this order, before the sampler suggests any"
     )
     warm_start: WarmStart | None = None
@@ -181,7 +182,9 @@ class StudySpec(Contract):
 class Enqueue(Contract):
     """`POST /studies/{name}/enqueue`: configurations to run next, before the sampler suggests more."""
 
-    configurations: tuple[dict[str, ParameterValue], ...] = Field(min_length=1, max_length=1000)
+    configurations: Annotated[tuple[dict[str, ParameterValue], ...], FailFast()] = Field(
+        min_length=1, max_length=1000
+    )
 
 
 class Enqueued(Contract):

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import (
     ConfigDict,
+    FailFast,
     Field,
     FiniteFloat,
 )
@@ -44,7 +45,7 @@ class ClaimRequest(Contract):
 
     worker: WorkerInfo
     study: StudyName | None = Field(None, description="claim only folds of this study; null: of any")
-    caches: tuple[Annotated[str, Field(max_length=200, pattern=PRINTABLE)], ...] = Field(
+    caches: Annotated[tuple[Annotated[str, Field(max_length=200, pattern=PRINTABLE)], ...], FailFast()] = Field(
         max_length=1000, description="fingerprints of the clip caches that this worker can read"
     )
     plans: tuple[ComputePlan, ...] = Field(
@@ -105,8 +106,10 @@ class EpochResult(Contract):
     """Predictions of one training epoch for the fold's test clips, in the order of `test_clips`."""
 
     loss: Loss | None = Field(description="mean training loss; null if it was not finite")
-    predicted: tuple[Count, ...]
-    probabilities: tuple[tuple[Share, ...], ...] = Field(description="clips x classes, 6 decimals")
+    predicted: Annotated[tuple[Count, ...], FailFast()]
+    probabilities: Annotated[tuple[Annotated[tuple[Share, ...], FailFast()], ...], FailFast()] = Field(
+        description="clips x classes, 6 decimals"
+    )
 
 
 _Word = Annotated[str, Field(max_length=128, pattern=PRINTABLE)]
@@ -151,7 +154,7 @@ class TrainedModel(Contract):
 class FoldResult(Contract):
     """`PUT /leases/{id}/result`: the predictions for every test clip after every epoch."""
 
-    epochs: tuple[EpochResult, ...] = Field(min_length=1, max_length=1000)
+    epochs: Annotated[tuple[EpochResult, ...], FailFast()] = Field(min_length=1, max_length=1000)
     diverged: bool = Field(
         False, description="whether the loss became infinite or NaN; the epochs before that count"
     )

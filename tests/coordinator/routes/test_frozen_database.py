@@ -1,0 +1,63 @@
+"""A database that hangs without closing its connections, as a failed-over or frozen one does."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import psutil
+
+from cli.local.embedded_postgres import PostgresServer, embedded_postgres
+from coordinator.app import create_app
+from coordinator.settings import CoordinatorSettings
+from coordinator.store.database import connect, migrate
+from tests.harness.served_app import ADMIN_TOKEN, WORKER_TOKEN, bearer, served
+
+THREADS = 60
+"""More than the threads that answer requests."""
+
+
+@contextmanager
+def frozen(server: PostgresServer) -> Iterator[None]:
+    postmaster = psutil.Process(server.pid)
+    processes = [*postmaster.children(recursive=True), postmaster]
+    for process in processes:
+        process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.send_signal(signal.SIGCONT)
+
+
+def test_the_process_is_alive_while_every_thread_waits(tmp_path: Path) -> None:
+    with embedded_postgres(tmp_path / "postgres") as server:
+        engine = connect(server.url)
+        migrate(engine)
+        engine.dispose()
+        settings = CoordinatorSettings(
+            database_url=server.url,
+            cache_root=tmp_path,
+            admin_token=ADMIN_TOKEN,
+            worker_token=WORKER_TOKEN,
+            requests_per_second=0,
+        )
+        with served(create_app(settings)) as client, ThreadPoolExecutor(THREADS) as callers:
+            url = str(client.base_url)
+
+            def ask(_: int) -> int:
+                # Each on a connection of its own, to a route that waits for the database in a thread.
+                return httpx.get(f"{url}/readyz", timeout=120, trust_env=False).status_code
+
+            assert ask(0) == 200
+            with frozen(server):
+                asked = [callers.submit(ask, number) for number in range(THREADS)]
+                for _ in range(5):
+                    assert httpx.get(f"{url}/livez", timeout=15, trust_env=False).status_code == 200
+                assert not any(call.done() for call in asked)
+            assert {call.result() for call in asked} <= {200, 503}
+            assert client.get("/api/v1/studies", headers=bearer(ADMIN_TOKEN)).status_code == 200

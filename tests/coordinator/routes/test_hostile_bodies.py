@@ -1,0 +1,62 @@
+"""Bodies that are too large or full of errors cost their sender an answer, and nobody else anything."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+from pydantic import ValidationError
+
+from coordinator.routes import body_limits
+from services.contracts import ClaimRequest, Contract, Enqueue, FoldResult, StudySpec
+from tests.harness.served_app import ADMIN_TOKEN, bearer
+
+OF_ROUTE = {
+    "/api/v1/leases/{lease_id}/result": body_limits.RESULT_BYTES,
+    "/api/v1/studies": body_limits.SPEC_BYTES,
+    "/api/v1/studies/{name}/clone": body_limits.SPEC_BYTES,
+    "/api/v1/studies/{name}/enqueue": body_limits.SPEC_BYTES,
+    "/api/v1/studies/import": body_limits.IMPORT_BYTES,
+}
+
+MANY = 10_000
+
+
+def test_every_route_has_its_limit(shared_client: httpx.Client) -> None:
+    api = shared_client.get("/openapi.json", headers=bearer(ADMIN_TOKEN)).json()
+    tried = 0
+    for path, methods in api["paths"].items():
+        for method, operation in methods.items():
+            limit = OF_ROUTE.get(path, body_limits.DEFAULT_BYTES)
+            if "requestBody" not in operation or limit == body_limits.IMPORT_BYTES:
+                continue
+            url = path.replace("{name}", "s").replace("{lease_id}", "l").replace("{worker}", "w")
+            headers = {
+                **bearer(ADMIN_TOKEN),
+                "Content-Type": "application/json",
+                "Origin": str(shared_client.base_url),
+            }
+            for size, large in ((limit, False), (limit + 1, True)):
+                answer = shared_client.request(method, url, content=b" " * size, headers=headers)
+                assert (answer.status_code == 413) == large, (method, path, size, answer.status_code)
+            tried += 1
+    assert tried >= 9
+
+
+@pytest.mark.parametrize(
+    ("contract", "given"),
+    [
+        (ClaimRequest, {"worker": {"id": "w", "name": "w", "device": "cpu"}, "caches": [1] * 1000}),
+        (FoldResult, {"epochs": [{}] * 1000}),
+        (FoldResult, {"epochs": [{"loss": 0, "predicted": [[]] * MANY, "probabilities": []}]}),
+        (FoldResult, {"epochs": [{"loss": 0, "predicted": [0], "probabilities": [[]] * 3 + ["x"] * MANY}]}),
+        (FoldResult, {"epochs": [{"loss": 0, "predicted": [0], "probabilities": [["x"] * MANY]}]}),
+        (StudySpec, {"name": "s", "cache": "c", "enqueue": [1] * MANY}),
+        (Enqueue, {"configurations": [1] * 1000}),
+    ],
+)
+def test_a_list_is_checked_up_to_its_first_error(contract: type[Contract], given: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError) as caught:
+        contract.model_validate(given)
+    assert caught.value.error_count() < 10
