@@ -19,7 +19,7 @@ from sqlalchemy.orm import sessionmaker
 
 from coordinator.events import drop_old_events
 from coordinator.optimizer import OptunaProjection, ProjectionConflict, Search, inherited_trials, trial_records
-from coordinator.scheduling import failures, trials
+from coordinator.scheduling import claims, failures, trials
 from coordinator.settings import CoordinatorSettings
 from coordinator.store.conditions import among, is_open
 from coordinator.store.database import database_is_gone
@@ -35,7 +35,7 @@ LEADER_LOCK = 0x666F6C64_00000002
 """Key of the advisory lock."""
 
 SECONDS_BETWEEN_DROPS = 60.0
-"""Seconds between two deletions of old events."""
+"""Seconds between two deletions of old events and claims."""
 
 
 class Leader(threading.Thread):
@@ -51,7 +51,7 @@ class Leader(threading.Thread):
         self._optuna: OptunaProjection | None = None
         self._searches: dict[int, Search] = {}
         self._running_projected_at: dict[int, float] = {}
-        self._events_dropped_at = -SECONDS_BETWEEN_DROPS
+        self._dropped_at = -SECONDS_BETWEEN_DROPS
         self.is_leader = False
 
     def wake(self) -> None:
@@ -99,7 +99,7 @@ class Leader(threading.Thread):
             self._complete_studies,
             self._forget_deleted,
             self._project_changes,
-            self._drop_old_events,
+            self._drop_old_rows,
         )
         for duty in duties:
             with _contained(duty.__name__.lstrip("_")):
@@ -204,12 +204,14 @@ class Leader(threading.Thread):
                 with self._sessions.begin() as session:
                     session.execute(delete(DeletedStudyRow).where(DeletedStudyRow.name == name))
 
-    def _drop_old_events(self) -> None:
-        if time.monotonic() - self._events_dropped_at < SECONDS_BETWEEN_DROPS:
+    def _drop_old_rows(self) -> None:
+        if time.monotonic() - self._dropped_at < SECONDS_BETWEEN_DROPS:
             return
         with self._sessions.begin() as session:
             drop_old_events(session)
-        self._events_dropped_at = time.monotonic()
+        with self._sessions.begin() as session:
+            claims.forget_claims_without_fold(session)
+        self._dropped_at = time.monotonic()
 
     def _projection(self) -> OptunaProjection:
         if self._optuna is None:

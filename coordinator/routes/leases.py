@@ -71,6 +71,9 @@ async def claim(
             # shuts down does not wait for the deadline.
             over = time.monotonic() >= deadline or runtime.ending() or await request.is_disconnected()
             if over:
+                await in_transaction(
+                    runtime, lambda session: claims.answer_without_fold(session, idempotency_key)
+                )
                 return Response(status_code=204)  # type: ignore[return-value]
             await asyncio.sleep(LONG_POLL_STEP)
             # Hundreds of claims may wait for the same folds; one of them tries for all. Once it gets a fold,

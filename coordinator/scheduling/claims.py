@@ -13,6 +13,7 @@ from sqlalchemy import (
     Select,
     and_,
     case,
+    delete,
     exists,
     false,
     func,
@@ -28,7 +29,7 @@ from coordinator.scheduling.counting import NextFold, next_to_run
 from coordinator.scheduling.leases import PENDING, end_leases, lock_trial
 from coordinator.scheduling.workers import see_worker
 from coordinator.settings import CoordinatorSettings
-from coordinator.store.conditions import is_open
+from coordinator.store.conditions import is_open, seconds
 from coordinator.store.fold_writes import NewLease, lease_fold
 from coordinator.store.folds import fold_task
 from coordinator.store.studies import parsed_spec, study_split
@@ -62,6 +63,9 @@ from services.errors import (
 from services.folds import AllClips
 
 log = structlog.get_logger()
+
+CLAIM_KEPT_SECONDS = 3600.0
+"""Seconds that a claim which got no fold is remembered; no network delivers a request later."""
 
 
 def claim(
@@ -97,7 +101,7 @@ def claim(
     see_worker(session, request.worker, pod_uid)
     answered = session.get(ClaimRow, key)
     if answered is not None:
-        return _replay_claim(session, answered, settings)
+        return None if answered.lease_id is None else _replay_claim(session, answered.lease_id, settings)
     if session.scalar(select(WorkerRow.drain).where(WorkerRow.id == request.worker.id)) is not None:
         raise WorkerDrained(f"worker {request.worker.name} was drained and gets no more folds")
     if request.study is not None:
@@ -107,6 +111,21 @@ def claim(
     if assignment is not None:
         session.execute(insert(ClaimRow).values(key=key, lease_id=assignment.lease.id))
     return assignment
+
+
+def answer_without_fold(session: Session, key: str) -> None:
+    """Record that a claim is answered without a fold.
+
+    The network can deliver it again later, when its worker holds a fold from a later claim. Without this, the
+    duplicate would take that fold away.
+    """
+    session.execute(insert(ClaimRow).values(key=key, lease_id=None).on_conflict_do_nothing())
+
+
+def forget_claims_without_fold(session: Session) -> None:
+    """Delete what `answer_without_fold` recorded more than `CLAIM_KEPT_SECONDS` ago."""
+    before = func.clock_timestamp() - seconds(CLAIM_KEPT_SECONDS)
+    session.execute(delete(ClaimRow).where(ClaimRow.lease_id.is_(None), ClaimRow.answered_at < before))
 
 
 def grant_any(session: Session, request: ClaimRequest, settings: CoordinatorSettings) -> FoldAssignment | None:
@@ -226,8 +245,8 @@ def claim_for_same_study(worker: WorkerRow, study: StudyRow, spec: StudySpec) ->
     )
 
 
-def _replay_claim(session: Session, answered: ClaimRow, settings: CoordinatorSettings) -> FoldAssignment:
-    lease = session.get_one(LeaseRow, answered.lease_id)
+def _replay_claim(session: Session, lease_id: str, settings: CoordinatorSettings) -> FoldAssignment:
+    lease = session.get_one(LeaseRow, lease_id)
     trial = lock_trial(session, lease.trial_id)
     session.refresh(lease)
     if lease.outcome is not None:

@@ -201,12 +201,13 @@ class LeaseRow(Base):
 
 
 class ClaimRow(Base):
-    """A claim by its idempotency key: a retry gets the same lease."""
+    """A claim by its idempotency key: a retry gets the same lease, or again none if `lease_id` is null."""
 
     __tablename__ = "claims"
     key: Mapped[str] = mapped_column(primary_key=True)
     # Indexed for the deletion of leases, each of which looks for the claims that name it.
-    lease_id: Mapped[str] = mapped_column(ForeignKey(LeaseRow.id), index=True)
+    lease_id: Mapped[str | None] = mapped_column(ForeignKey(LeaseRow.id), index=True)
+    answered_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
 
 
 class ResultRow(Base):

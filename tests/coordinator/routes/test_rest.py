@@ -36,10 +36,12 @@ def spec(**given: Any) -> dict[str, Any]:
     }
 
 
-def claim(client: httpx.Client, *, wait: float = 0, headers: dict[str, str] = WORKER) -> Any:
+def claim(
+    client: httpx.Client, *, wait: float = 0, headers: dict[str, str] = WORKER, key: str | None = None
+) -> Any:
     return client.post(
         "/api/v1/claims",
-        headers={**headers, "Idempotency-Key": str(uuid.uuid4())},
+        headers={**headers, "Idempotency-Key": key or str(uuid.uuid4())},
         json={
             "worker": {"id": "worker-one", "name": "one", "device": "cpu"},
             "caches": ["f" * 64],
@@ -130,6 +132,21 @@ def test_a_claim_waits_for_a_fold_and_gets_the_first_there_is(app: FastAPI, clie
     answer = claim(client, wait=20)
     assert answer.status_code == 200
     assert (answer.json()["trial"], answer.json()["fold"]) == (0, 0)
+
+
+def test_a_claim_delivered_again_takes_nothing_away(client: httpx.Client) -> None:
+    key = "delivered-twice-by-the-network"
+    assert claim(client, key=key).status_code == 204
+    client.post("/api/v1/studies", headers=ADMIN, json=spec())
+    assignment = claim(client, wait=20).json()
+    assert claim(client, key=key, wait=20).status_code == 204
+    lease = assignment["lease"]
+    answer = client.put(
+        f"/api/v1/leases/{lease['id']}/result",
+        headers={**WORKER, "Lease-Term": str(lease["term"]), "Lease-Secret": lease["secret"]},
+        json=result_of(assignment),
+    )
+    assert answer.status_code == 200
 
 
 def test_a_study_from_post_to_end(client: httpx.Client) -> None:

@@ -11,12 +11,13 @@ from typing import Any
 
 import optuna
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, select, text
 
 from coordinator.leader import Leader
 from coordinator.optimizer import OptunaProjection, TrialRecord
-from coordinator.scheduling import failures, leases, reports, trials, workers
+from coordinator.scheduling import claims, failures, leases, reports, trials, workers
 from coordinator.scheduling.leases import LeaseKey
+from coordinator.store.tables import ClaimRow
 from coordinator.studies import life
 from services.contracts import (
     ComputePlan,
@@ -193,6 +194,27 @@ def test_a_late_heartbeat_does_not_take_a_released_fold_back(harness: Harness) -
         leases.release(session, key_of(given_back.lease))
     assert harness.beat(given_back, 9) == "abandon"
     assert harness.must_claim("w2").trial == given_back.trial
+
+
+def test_a_claim_that_got_nothing_takes_nothing_away_when_it_comes_again(harness: Harness) -> None:
+    harness.create(start=False)
+    assert harness.claim("w1", key="first") is None
+    with harness.sessions.begin() as session:
+        claims.answer_without_fold(session, "first")
+        life.start(session, "s")
+    harness.leader.round()
+    held = harness.must_claim("w1")
+    assert harness.claim("w1", key="first") is None
+    assert harness.report(held).decision == "continue"
+
+    with harness.sessions.begin() as session:
+        claims.forget_claims_without_fold(session)
+        assert session.get(ClaimRow, "first") is not None
+        session.execute(text("UPDATE foldwise.claims SET answered_at = now() - interval '2 h'"))
+    with harness.sessions.begin() as session:
+        claims.forget_claims_without_fold(session)
+        assert session.get(ClaimRow, "first") is None
+        assert len(session.scalars(select(ClaimRow)).all()) == 1, "a claim that got a fold is kept"
 
 
 def test_a_step_counter_that_stands_still_is_not_renewed(harness: Harness) -> None:
