@@ -91,7 +91,7 @@ def claim(
         pod_uid: uid of the worker's Kubernetes pod, recorded with the worker's first claim.
 
     Raises:
-        LeaseSuperseded: `key` was answered with a lease that is no longer current.
+        LeaseSuperseded: `key` was answered without a fold, or with a lease that is no longer current.
         StudyOver: the named study has ended.
         NotFound: the named study does not exist.
         CacheMismatch: the worker cannot read the cache of the named study.
@@ -101,7 +101,7 @@ def claim(
     see_worker(session, request.worker, pod_uid)
     answered = session.get(ClaimRow, key)
     if answered is not None:
-        return None if answered.lease_id is None else _replay_claim(session, answered.lease_id, settings)
+        return _replay_claim(session, answered, settings)
     if session.scalar(select(WorkerRow.drain).where(WorkerRow.id == request.worker.id)) is not None:
         raise WorkerDrained(f"worker {request.worker.name} was drained and gets no more folds")
     if request.study is not None:
@@ -245,8 +245,10 @@ def claim_for_same_study(worker: WorkerRow, study: StudyRow, spec: StudySpec) ->
     )
 
 
-def _replay_claim(session: Session, lease_id: str, settings: CoordinatorSettings) -> FoldAssignment:
-    lease = session.get_one(LeaseRow, lease_id)
+def _replay_claim(session: Session, answered: ClaimRow, settings: CoordinatorSettings) -> FoldAssignment:
+    if answered.lease_id is None:
+        raise LeaseSuperseded("this claim was answered without a fold; claim again with a new key")
+    lease = session.get_one(LeaseRow, answered.lease_id)
     trial = lock_trial(session, lease.trial_id)
     session.refresh(lease)
     if lease.outcome is not None:

@@ -201,7 +201,7 @@ class LeaseRow(Base):
 
 
 class ClaimRow(Base):
-    """A claim by its idempotency key: a retry gets the same lease, or again none if `lease_id` is null."""
+    """A claim by its idempotency key: a retry gets the same lease; with `lease_id` null it got no fold."""
 
     __tablename__ = "claims"
     key: Mapped[str] = mapped_column(primary_key=True)

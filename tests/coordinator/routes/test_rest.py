@@ -139,7 +139,7 @@ def test_a_claim_delivered_again_takes_nothing_away(client: httpx.Client) -> Non
     assert claim(client, key=key).status_code == 204
     client.post("/api/v1/studies", headers=ADMIN, json=spec())
     assignment = claim(client, wait=20).json()
-    assert claim(client, key=key, wait=20).status_code == 204
+    assert claim(client, key=key, wait=20).status_code == 409
     lease = assignment["lease"]
     answer = client.put(
         f"/api/v1/leases/{lease['id']}/result",

@@ -204,7 +204,8 @@ def test_a_claim_that_got_nothing_takes_nothing_away_when_it_comes_again(harness
         life.start(session, "s")
     harness.leader.round()
     held = harness.must_claim("w1")
-    assert harness.claim("w1", key="first") is None
+    with pytest.raises(LeaseSuperseded, match="answered without a fold"):
+        harness.claim("w1", key="first")
     assert harness.report(held).decision == "continue"
 
     with harness.sessions.begin() as session:
