@@ -43,7 +43,9 @@ ENDLESS = 1000
 PROMPT_SECONDS = 10.0
 """Far less than a long poll of 20 s or a fold of 1000 epochs takes; far more than an interrupted one."""
 
-RESULT, CLAIM = r"PUT /api/v1/leases/.*/result", "POST /api/v1/claims"
+CLAIM = "POST /api/v1/claims"
+RESULT, FAIL = r"PUT /api/v1/leases/.*/result", r"POST /api/v1/leases/.*/fail"
+HEARTBEAT, RELEASE = r"POST /api/v1/leases/.*/heartbeat", r"POST /api/v1/leases/.*/release"
 
 
 @pytest.fixture(autouse=True)
@@ -109,19 +111,46 @@ def terminate(number: int = signal.SIGTERM) -> None:
     os.kill(os.getpid(), number)
 
 
+class HookedLoss:
+    """Torch's loss. Each call, which is one training step, first calls the next hook; the last one repeats."""
+
+    def __init__(self, *hooks: Callable[[], object]) -> None:
+        self._hooks, self._loss = list(hooks), F.cross_entropy
+
+    def __call__(self, *arguments: Any, **given: Any) -> Any:
+        hook = self._hooks.pop(0) if len(self._hooks) > 1 else self._hooks[0]
+        hook()
+        return self._loss(*arguments, **given)
+
+
 # --- Until the study is over ------------------------------------------------------------------------------
 
 
-def test_a_worker_runs_every_fold_and_exits_with_0(
-    coordinator: LiveCoordinator, cache_root: Path, tmp_path: Path
-) -> None:
+def test_a_worker_runs_every_fold_and_exits_with_0(coordinator: LiveCoordinator, cache_root: Path) -> None:
     coordinator.create_study()
-    alive = tmp_path / "alive"
-    assert make_worker(coordinator.url, cache_root, study="s", alive_file=alive).run() == EXIT_DONE
+    assert make_worker(coordinator.url, cache_root, study="s").run() == EXIT_DONE
     assert coordinator.outcomes() == ["done", "done"]
     study = coordinator.call("GET", "/studies/s")
     assert (study["state"], study["folds_done"]) == ("complete", 2)
-    assert alive.exists()
+
+
+def test_a_worker_touches_its_alive_file_while_it_waits_and_while_it_trains(
+    coordinator: LiveCoordinator, cache_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive = tmp_path / "alive"
+
+    def touches_it_again() -> None:
+        alive.unlink()
+        wait_until(alive.exists)
+        terminate()
+
+    monkeypatch.setattr("worker.loop.ALIVE_INTERVAL_SECONDS", 0.0)
+    with when(alive.exists, terminate):
+        assert make_worker(coordinator.url, cache_root, alive_file=alive).run() == EXIT_TRY_AGAIN
+    coordinator.create_study(epochs=ENDLESS)
+    with when(coordinator.trains, touches_it_again):
+        assert make_worker(coordinator.url, cache_root, alive_file=alive).run() == EXIT_TRY_AGAIN
+    assert coordinator.outcomes() == ["released"], "it was touched during the first fold, not after it"
 
 
 def test_a_claim_whose_answer_came_too_late_is_made_again(
@@ -189,6 +218,17 @@ def test_a_signal_ends_a_report_that_nobody_answers(coordinator: LiveCoordinator
     assert coordinator.outcomes() == [None], "its lease expires by itself"
 
 
+def test_a_signal_ends_the_worker_although_nobody_answers_its_release(
+    coordinator: LiveCoordinator, cache_root: Path
+) -> None:
+    coordinator.create_study(epochs=ENDLESS)
+    releases = coordinator.interception
+    releases.pattern, releases.unreachable = RELEASE, lambda number: True
+    with when(coordinator.trains, terminate):
+        assert make_worker(coordinator.url, cache_root).run() == EXIT_TRY_AGAIN
+    assert (releases.count, coordinator.outcomes()) == (1, [None]), "its lease expires by itself"
+
+
 def test_a_signal_ends_the_wait_for_a_coordinator(coordinator: LiveCoordinator, cache_root: Path) -> None:
     claims = coordinator.interception
     claims.pattern, claims.unreachable = CLAIM, lambda number: True
@@ -221,6 +261,8 @@ def test_a_fold_that_was_granted_again_is_abandoned_and_the_next_one_claimed(
         )
 
     coordinator.create_study(epochs=ENDLESS)
+    reports = coordinator.interception
+    reports.pattern = f"{RESULT}|{FAIL}"
     with (
         when(coordinator.trains, lambda: let_another_run_it(coordinator, harness)),
         when(trains_the_next_fold, lambda: coordinator.call("POST", "/studies/s/stop")),
@@ -228,6 +270,7 @@ def test_a_fold_that_was_granted_again_is_abandoned_and_the_next_one_claimed(
         assert make_worker(coordinator.url, cache_root, study="s").run() == EXIT_DONE
     outcomes = coordinator.query("SELECT fold, outcome, worker_id = 'worker-other' FROM foldwise.leases")
     assert sorted(outcomes) == [(0, "done", True), (0, "lapsed", False), (1, "abandoned", False)]
+    assert reports.count == 0, "both folds end during the training, and neither is a failure"
 
 
 def test_a_result_that_is_refused_is_dropped_and_the_worker_goes_on(
@@ -238,11 +281,28 @@ def test_a_result_that_is_refused_is_dropped_and_the_worker_goes_on(
             let_another_run_it(coordinator, harness)
 
     coordinator.create_study()
-    results = coordinator.interception
-    results.pattern, results.before = RESULT, count_it_first
+    reports = coordinator.interception
+    reports.pattern, reports.before = f"{RESULT}|{FAIL}", count_it_first
     assert make_worker(coordinator.url, cache_root, study="s").run() == EXIT_DONE
-    assert results.count == 2
+    assert reports.count == 2, "one result of each fold, and no failure"
     assert coordinator.call("GET", "/studies/s")["folds_done"] == 2
+
+
+def test_the_result_of_a_study_that_was_deleted_is_dropped_and_the_worker_goes_on(
+    coordinator: LiveCoordinator, cache_root: Path
+) -> None:
+    def delete_study(number: int) -> None:
+        coordinator.call("POST", "/studies/s/pause?now=true")
+        coordinator.call("DELETE", "/studies/s?confirm=s")
+
+    coordinator.create_study()
+    results = coordinator.interception
+    results.pattern, results.before = RESULT, delete_study
+    with (
+        structlog.testing.capture_logs() as events,
+        when(lambda: "result_refused" in [event["event"] for event in events], terminate),
+    ):
+        assert make_worker(coordinator.url, cache_root).run() == EXIT_TRY_AGAIN
 
 
 def test_a_worker_that_is_drained_now_releases_its_fold_and_exits_with_75(
@@ -255,30 +315,23 @@ def test_a_worker_that_is_drained_now_releases_its_fold_and_exits_with_75(
 
 
 def test_a_drained_worker_finishes_its_fold_and_exits_with_75(
-    coordinator: LiveCoordinator, cache_root: Path
+    coordinator: LiveCoordinator, cache_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    beats = coordinator.interception
+    beats.pattern = HEARTBEAT
+
+    def drain() -> None:
+        coordinator.call("POST", "/workers/w/drain")
+        answered = beats.count + 2
+        wait_until(lambda: beats.count >= answered)
+
+    monkeypatch.setattr(F, "cross_entropy", HookedLoss(drain))
     coordinator.create_study()
-    results = coordinator.interception
-    results.pattern, results.before = RESULT, lambda number: coordinator.call("POST", "/workers/w/drain")
     assert make_worker(coordinator.url, cache_root).run() == EXIT_TRY_AGAIN
     assert coordinator.outcomes() == ["done"]
 
 
 # --- Failures ---------------------------------------------------------------------------------------------
-
-
-class FailingLoss:
-    """Torch's loss; for the chosen calls, or for all, it calls `fail`. One call is one training step."""
-
-    def __init__(self, fail: Callable[[], object], *calls: int) -> None:
-        self._fail, self._calls, self._count = fail, calls, 0
-        self._loss = F.cross_entropy
-
-    def __call__(self, *arguments: Any, **given: Any) -> Any:
-        number, self._count = self._count, self._count + 1
-        if not self._calls or number in self._calls:
-            self._fail()
-        return self._loss(*arguments, **given)
 
 
 def sick_gpu() -> None:
@@ -293,10 +346,18 @@ def bad_shape() -> None:
     raise ValueError("a shape does not fit")
 
 
+def long_message() -> None:
+    raise ValueError("x" * 10_000)
+
+
+def nothing() -> None:
+    pass
+
+
 def test_a_sick_device_releases_the_fold_and_ends_the_worker_at_its_third_failure(
     coordinator: LiveCoordinator, cache_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(F, "cross_entropy", FailingLoss(sick_gpu))
+    monkeypatch.setattr(F, "cross_entropy", HookedLoss(sick_gpu))
     coordinator.create_study()
     with pytest.raises(FoldwiseError, match=r"3 consecutive folds failed on this worker: .* memory") as broken:
         make_worker(coordinator.url, cache_root, study="s").run()
@@ -305,14 +366,35 @@ def test_a_sick_device_releases_the_fold_and_ends_the_worker_at_its_third_failur
     assert coordinator.call("GET", "/studies/s")["trials"]["running"] == 1, "the trial is not at fault"
 
 
-def test_a_success_between_failures_keeps_the_worker_running(
-    coordinator: LiveCoordinator, cache_root: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("between", "outcome"), [(nothing, "done"), (bad_shape, "trial")])
+def test_only_consecutive_failures_of_its_device_end_the_worker(
+    coordinator: LiveCoordinator,
+    cache_root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    between: Callable[[], None],
+    outcome: str,
 ) -> None:
-    monkeypatch.setattr(F, "cross_entropy", FailingLoss(sick_gpu, 0, 1, 3, 4))
+    hooks = (sick_gpu, sick_gpu, between, sick_gpu, sick_gpu, nothing)
+    monkeypatch.setattr(F, "cross_entropy", HookedLoss(*hooks))
     coordinator.create_study()
     assert make_worker(coordinator.url, cache_root, study="s").run() == EXIT_DONE
-    failed = ["environment", "environment", "done"]
-    assert coordinator.outcomes() == failed * 2
+    failed = ["environment", "environment"]
+    assert coordinator.outcomes()[:6] == [*failed, outcome, *failed, "done"]
+
+
+def test_a_failure_that_is_reported_too_late_is_dropped_and_the_worker_goes_on(
+    coordinator: LiveCoordinator, desk: Desk, cache_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def count_it_first(number: int) -> None:
+        let_another_run_it(coordinator, desk)
+
+    monkeypatch.setattr(F, "cross_entropy", HookedLoss(bad_shape, nothing))
+    coordinator.create_study()
+    failures = coordinator.interception
+    failures.pattern, failures.before = FAIL, count_it_first
+    assert make_worker(coordinator.url, cache_root, study="s").run() == EXIT_DONE
+    assert failures.count == 1
+    assert coordinator.call("GET", "/studies/s")["folds_done"] == 2
 
 
 @pytest.mark.parametrize(
@@ -320,6 +402,7 @@ def test_a_success_between_failures_keeps_the_worker_running(
     [
         (bad_shape, "ValueError: a shape does not fit"),
         (too_large, "batches of 16 clips of 2 x 16 x 16 at width 1 do not fit the memory of cpu"),
+        (long_message, "ValueError: xxx"),
     ],
 )
 def test_a_configuration_that_cannot_be_trained_fails_its_trial(
@@ -329,14 +412,14 @@ def test_a_configuration_that_cannot_be_trained_fails_its_trial(
     fail: Callable[[], None],
     words: str,
 ) -> None:
-    monkeypatch.setattr(F, "cross_entropy", FailingLoss(fail))
+    monkeypatch.setattr(F, "cross_entropy", HookedLoss(fail))
     coordinator.create_study()
     assert make_worker(coordinator.url, cache_root, study="s").run() == EXIT_DONE
     # The coordinator asks twice: the first report may come from a broken worker.
     assert coordinator.outcomes() == ["trial"] * 2
     (trial,) = coordinator.call("GET", "/studies/s/trials")
     assert trial["state"] == "failed"
-    assert words in trial["end_reason"]
+    assert trial["end_reason"].startswith(words)
 
 
 def test_a_broken_cache_ends_the_worker_for_good(coordinator: LiveCoordinator, tmp_path: Path) -> None:

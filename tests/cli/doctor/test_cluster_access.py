@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.cluster_access import KubeContext, chosen_context, reach_release
-from cli.doctor.cluster import check_cluster
+from cli.doctor.cluster import check_cluster, pod_findings
 from cli.main import app
 from coordinator.app import create_app
 from services.errors import InvalidInput, NotFound, Unavailable
@@ -46,7 +46,12 @@ RELEASE: dict[str, Any] = {
                 "metadata": {"name": "f-foldwise"},
                 "spec": {
                     "template": {
-                        "spec": {"volumes": [{"name": "auth", "secret": {"secretName": "f-foldwise-auth"}}]}
+                        "spec": {
+                            "volumes": [
+                                {"name": "database", "secret": {"secretName": "f-foldwise-database"}},
+                                {"name": "auth", "secret": {"secretName": "f-foldwise-auth"}},
+                            ]
+                        }
                     }
                 },
             }
@@ -141,7 +146,8 @@ HEALTHY = {
     "nodes": {
         "items": [
             {"status": {"allocatable": {"cpu": "8", "nvidia.com/gpu": "2"}}},
-            {"status": {"allocatable": {"cpu": "8", "nvidia.com/gpu": "0"}}},
+            {"status": {"allocatable": {"cpu": "8", "nvidia.com/gpu": "0", "amd.com/gpu": "4"}}},
+            {"status": {"allocatable": {"cpu": "8", "gpu.intel.com/i915": "1"}}},
         ]
     },
     "storageclasses": {
@@ -160,7 +166,12 @@ HEALTHY = {
                 "metadata": {"name": "f-cache", "labels": {"app.kubernetes.io/component": "cache"}},
                 "spec": {"accessModes": ["ReadWriteMany"]},
                 "status": {"phase": "Bound"},
-            }
+            },
+            {
+                "metadata": {"name": "f-database", "labels": {"app.kubernetes.io/component": "postgresql"}},
+                "spec": {"accessModes": ["ReadWriteOnce"]},
+                "status": {"phase": "Bound"},
+            },
         ]
     },
     "pods": {
@@ -176,10 +187,20 @@ HEALTHY = {
 
 def test_a_healthy_cluster(kubectl: Recorded) -> None:
     kubectl.says(HEALTHY)
-    found = {finding.what: finding for finding in check_cluster(KubeContext(namespace="search"))}
-    assert all(finding.good for finding in found.values())
-    assert found["gpu nodes"].found == "2 nodes, 2 x nvidia.com/gpu"
-    assert found["volume f-cache"].fix is None
+    findings = list(check_cluster(KubeContext(namespace="search")))
+    assert {finding.what: finding.found for finding in findings} == {
+        "kubernetes": "v1.34.4",
+        "gpu nodes": "3 nodes, 4 x amd.com/gpu, 1 x gpu.intel.com/i915, 2 x nvidia.com/gpu",
+        "storage": "classes standard; default standard",
+        "volume f-cache": "Bound, ReadWriteMany",
+        "volume f-database": "Bound, ReadWriteOnce",
+        "pod f-0": "Running",
+    }
+    assert all(finding.good and finding.fix is None for finding in findings)
+    asked = kubectl.asked()
+    assert all(line.startswith("--namespace search ") for line in asked)
+    of_release = [line for line in asked if "--selector app.kubernetes.io/part-of=foldwise" in line]
+    assert [line.split()[3] for line in of_release] == ["persistentvolumeclaims", "pods"]
 
 
 def test_a_sick_cluster_is_told_what_to_do(kubectl: Recorded) -> None:
@@ -187,20 +208,65 @@ def test_a_sick_cluster_is_told_what_to_do(kubectl: Recorded) -> None:
     sick["version"]["serverVersion"]["minor"] = "28"
     sick["nodes"]["items"] = []
     sick["storageclasses"]["items"] = []
-    (claim,) = sick["persistentvolumeclaims"]["items"]
-    claim["status"]["phase"] = "Pending"
+    cache, database = sick["persistentvolumeclaims"]["items"]
+    cache["spec"]["accessModes"] = ["ReadWriteOnce"]
+    database["status"]["phase"] = "Pending"
     waiting = {"waiting": {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "x"'}}
     sick["pods"]["items"][0]["status"] = {"phase": "Pending", "containerStatuses": [{"state": waiting}]}
     kubectl.says(sick)
     found = {finding.what: finding for finding in check_cluster(KubeContext())}
     assert {what for what, finding in found.items() if not finding.good} == {
         "kubernetes",
-        "volume f-cache",
+        "volume f-database",
         "pod f-0",
     }
+    for what, words in {
+        "kubernetes": "use Kubernetes 1.29 or newer",
+        "gpu nodes": "device plugin",
+        "storage": "set cache.storageClass",
+        "volume f-cache": "only one node can mount it",
+        "volume f-database": "set a storage class",
+        "pod f-0": "kubectl describe pod f-0",
+    }.items():
+        assert words in str(found[what].fix)
     assert found["pod f-0"].found == 'Pending: ImagePullBackOff: Back-off pulling image "x"'
-    assert "device plugin" in str(found["gpu nodes"].fix)
-    assert "default none" in found["storage"].found
+    assert found["gpu nodes"].found == "0 nodes, no GPU"
+    assert found["storage"].found == "classes none; default none"
+    kubectl.says(sick | {"pods": {"items": []}})
+    found = {finding.what: finding for finding in check_cluster(KubeContext())}
+    assert (found["pods"].good, found["pods"].found) == (False, "the namespace has no foldwise pod")
+    assert "install the chart" in str(found["pods"].fix)
+
+
+RUNNING, READY = {"phase": "Running"}, {"type": "Ready", "status": "True"}
+UNSCHEDULED = {
+    "type": "PodScheduled",
+    "status": "False",
+    "reason": "Unschedulable",
+    "message": "no GPU is free",
+}
+
+
+@pytest.mark.parametrize(
+    ("status", "good", "found"),
+    [
+        (RUNNING | {"conditions": [READY]}, True, "Running"),
+        (RUNNING | {"conditions": [READY | {"status": "False"}]}, False, "Running"),
+        ({"phase": "Succeeded"}, True, "Succeeded"),
+        ({"phase": "Pending", "conditions": [UNSCHEDULED]}, False, "Pending: Unschedulable: no GPU is free"),
+        (
+            RUNNING | {"containerStatuses": [{"state": {"terminated": {"reason": "OOMKilled"}}}]},
+            False,
+            "Running: OOMKilled",
+        ),
+        ({"phase": "Failed", "reason": "Evicted"}, False, "Failed: Evicted"),
+    ],
+)
+def test_a_pod_that_neither_is_ready_nor_has_succeeded_is_a_problem(
+    status: dict[str, Any], good: bool, found: str
+) -> None:
+    (finding,) = pod_findings([{"metadata": {"name": "f-0"}, "status": status}])
+    assert (finding.good, finding.found) == (good, found)
 
 
 def test_what_may_not_be_read_is_no_fault(kubectl: Recorded) -> None:
@@ -208,6 +274,7 @@ def test_what_may_not_be_read_is_no_fault(kubectl: Recorded) -> None:
     found = {finding.what: finding for finding in check_cluster(KubeContext())}
     assert found["nodes"].good
     assert "Forbidden" in found["nodes"].found
+    assert {"storage", "volume f-cache", "pod f-0"} <= found.keys(), "the other checks go on"
     kubectl.says({})
     (only,) = check_cluster(KubeContext())
     assert (only.what, only.good) == ("kubernetes", False)

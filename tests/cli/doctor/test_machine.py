@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,12 +42,11 @@ def examine(*arguments: str, url: str | httpx.URL = NOWHERE, token: str = ADMIN_
 
 
 @contextmanager
-def answering(status: int, answer: object) -> Iterator[str]:
-    """The address of a small server that answers every GET with this JSON."""
+def answering(status: int, body: bytes) -> Iterator[str]:
+    """The address of a small server that answers every GET with this body."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            body = json.dumps(answer).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -89,7 +89,20 @@ def test_a_study_without_workers_is_a_problem(client: httpx.Client) -> None:
     client.post("/api/v1/studies", headers=bearer(ADMIN_TOKEN), json=spec).raise_for_status()
     code, found = examine(url=client.base_url)
     assert (code, found["workers"]["good"]) == (1, False)
-    assert "waiting" in found["workers"]["found"]
+    assert found["workers"]["found"] == "0 seen recently; running studies: waiting"
+    client.post("/api/v1/studies/waiting/pause", headers=bearer(ADMIN_TOKEN)).raise_for_status()
+    found = examine(url=client.base_url)[1]
+    assert found["workers"]["good"], "a paused study does not need them"
+    client.post("/api/v1/studies/waiting/resume", headers=bearer(ADMIN_TOKEN)).raise_for_status()
+    worker = {"id": "worker-w", "name": "w", "device": "cpu"}
+    client.post(
+        "/api/v1/claims",
+        headers=bearer(WORKER_TOKEN) | {"Idempotency-Key": "k" * 16},
+        json={"worker": worker, "caches": [], "wait_seconds": 0},
+    ).raise_for_status()
+    found = examine(url=client.base_url)[1]
+    assert found["workers"]["good"]
+    assert found["workers"]["found"] == "1 seen recently; running studies: waiting"
 
 
 def test_a_token_that_may_not_read_is_a_problem(client: httpx.Client) -> None:
@@ -102,20 +115,22 @@ def test_a_token_that_may_not_read_is_a_problem(client: httpx.Client) -> None:
 
 
 def test_a_coordinator_that_does_not_answer_is_a_problem() -> None:
-    code, found = examine()
-    assert (code, found["coordinator"]["good"]) == (1, False)
-    assert NOWHERE in found["coordinator"]["found"]
+    with answering(200, b"<p>another program</p>") as other:
+        for url in (NOWHERE, other):
+            code, found = examine(url=url)
+            assert (code, found["coordinator"]["good"]) == (1, False)
+            assert url in found["coordinator"]["found"]
 
 
 def test_a_coordinator_that_is_not_ready_says_why() -> None:
-    with answering(503, {"detail": "the database does not answer"}) as url:
+    with answering(503, b'{"detail": "the database does not answer"}') as url:
         code, found = examine(url=url)
     assert (code, found["coordinator"]["good"]) == (1, False)
     assert found["coordinator"]["found"] == "the database does not answer"
 
 
 def test_another_version_of_the_coordinator_is_a_problem() -> None:
-    with answering(200, {"version": "0.0.1"}) as url:
+    with answering(200, b'{"version": "0.0.1"}') as url:
         code, found = examine(url=url)
     assert (code, found["versions"]["good"]) == (1, False)
     assert "0.0.1" in found["versions"]["found"]
@@ -139,8 +154,14 @@ def test_a_cache_folder_is_listed_or_a_problem(cache_root: Path, tmp_path: Path)
 def test_a_database_with_our_schema(database_url: str) -> None:
     _, found = examine("--database-url", database_url)
     assert found["database"]["good"]
-    assert found["database"]["found"].startswith("PostgreSQL 1")
+    assert re.fullmatch(r"PostgreSQL \d\d", found["database"]["found"])
     assert found["schema"]["good"]
+
+
+def test_a_database_that_is_too_old_is_a_problem(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cli.doctor.machine.OLDEST_POSTGRESQL", 1_000_000)
+    _, found = examine("--database-url", database_url)
+    assert not found["database"]["good"]
 
 
 def test_a_database_without_our_schema_is_to_be_migrated(postgres: str) -> None:
