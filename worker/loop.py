@@ -120,8 +120,6 @@ class Worker:
             with self._interrupts():
                 report_staged(client, self._settings.models_root)
         while True:
-            if self._stopping:
-                raise Terminated
             self._touch_alive_file()
             if assignment is None:
                 # If the reply came too late, its lease has expired: claim again.

@@ -62,11 +62,13 @@ def check_service(connection: Connection) -> Iterator[Finding]:
     try:
         answer = httpx.get(f"{connection.url}/readyz", timeout=10, trust_env=False)
         ready = answer.json()
+        if not isinstance(ready, dict) or (answer.is_success and "version" not in ready):
+            raise ValueError("its answer is not that of a coordinator")
     except (httpx.HTTPError, ValueError) as error:
         yield Finding(
             what="coordinator",
             good=False,
-            found=f"{connection.url} does not answer: {error or type(error).__name__}",
+            found=f"no coordinator answers at {connection.url}: {error or type(error).__name__}",
             fix="start it, or correct --url; in a cluster, see `kubectl get pods` and the coordinator's log",
         )
         return

@@ -203,7 +203,7 @@ def test_a_signal_during_a_report_lets_the_answer_arrive(
     with structlog.testing.capture_logs() as events:
         assert make_worker(coordinator.url, cache_root).run() == EXIT_TRY_AGAIN
     assert "fold_done" in [event["event"] for event in events]
-    assert coordinator.outcomes()[0] == "done"
+    assert coordinator.outcomes() == ["done", "released"], "the answer brought the lease of the next fold"
     assert coordinator.call("GET", "/studies/s")["folds_done"] == 1
 
 
@@ -383,10 +383,10 @@ def test_only_consecutive_failures_of_its_device_end_the_worker(
 
 
 def test_a_failure_that_is_reported_too_late_is_dropped_and_the_worker_goes_on(
-    coordinator: LiveCoordinator, desk: Desk, cache_root: Path, monkeypatch: pytest.MonkeyPatch
+    coordinator: LiveCoordinator, harness: Harness, cache_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def count_it_first(number: int) -> None:
-        let_another_run_it(coordinator, desk)
+        let_another_run_it(coordinator, harness)
 
     monkeypatch.setattr(F, "cross_entropy", HookedLoss(bad_shape, nothing))
     coordinator.create_study()

@@ -115,11 +115,18 @@ def test_a_token_that_may_not_read_is_a_problem(client: httpx.Client) -> None:
 
 
 def test_a_coordinator_that_does_not_answer_is_a_problem() -> None:
-    with answering(200, b"<p>another program</p>") as other:
-        for url in (NOWHERE, other):
-            code, found = examine(url=url)
-            assert (code, found["coordinator"]["good"]) == (1, False)
-            assert url in found["coordinator"]["found"]
+    code, found = examine(url=NOWHERE)
+    assert (code, found["coordinator"]["good"]) == (1, False)
+    assert NOWHERE in found["coordinator"]["found"]
+
+
+@pytest.mark.parametrize("answer", [b"<p>another program</p>", b"{}", b"[]", b"null", b'{"version": "1"'])
+@pytest.mark.parametrize("status", [200, 404])
+def test_another_program_at_its_address_is_a_problem(status: int, answer: bytes) -> None:
+    with answering(status, answer) as url:
+        code, found = examine(url=url)
+    assert (code, found["coordinator"]["good"]) == (1, False)
+    assert set(found["coordinator"]) >= {"found", "fix"}
 
 
 def test_a_coordinator_that_is_not_ready_says_why() -> None:
