@@ -614,6 +614,27 @@ def test_trials_of_a_study_that_end_at_the_same_moment_do_not_deadlock(harness: 
     assert harness.study().state == StudyState.COMPLETE
 
 
+def test_the_last_two_folds_of_a_trial_reported_at_the_same_moment_complete_it(harness: Harness) -> None:
+    harness.create(protocol={"kind": "kfold", "k": 2}, trials=1, workers_per_trial=2)
+    first, second = harness.must_claim("w1"), harness.must_claim("w2")
+    assert first.trial == second.trial
+
+    def waits_for_a_lock() -> bool:
+        with harness.engine.connect() as connection:
+            waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = :name"
+            return bool(connection.scalar(text(waiting), {"name": harness.engine.url.database}))
+
+    with ThreadPoolExecutor(1) as pool:
+        with harness.sessions.begin() as session:
+            result = harness.result(session, first, 0)
+            reports.report(session, key_of(first.lease), result, harness.settings)
+            reporting = pool.submit(harness.report, second)
+            # The second report sees the first one's fold only if it waits for this transaction.
+            wait_until(lambda: waits_for_a_lock() or reporting.done())
+        assert reporting.result(30).decision == "complete"
+    assert harness.trial(0).state == TrialState.COMPLETE
+
+
 def test_pause_lets_the_fold_finish_and_gives_no_other(harness: Harness) -> None:
     harness.create()
     assignment = harness.must_claim()
