@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import os
 import re
 import shutil
@@ -113,7 +114,10 @@ class PostgresServer:
         deadline = time.monotonic() + START_TIMEOUT_SECONDS
         while True:
             began = self.log.stat().st_size if self.log.exists() else 0
-            self._process = self._spawn()
+            try:
+                self._process = self._spawn()
+            except OSError as error:
+                raise FoldwiseError(f"PostgreSQL does not start on {self.data}: {error}") from error
             while self._process.poll() is None:
                 if time.monotonic() > deadline:
                     self.stop()
@@ -240,7 +244,7 @@ def _initialized(folder: Path, log: Path) -> tuple[Account, Path]:
         return account, data
     if data.exists() and any(data.iterdir()):
         raise FoldwiseError(f"{data} is not a data folder of PostgreSQL; move it away, and start again")
-    for leftover in data.parent.glob(f"{data.name}.initdb-*"):
+    for leftover in data.parent.glob(f"{glob.escape(data.name)}.initdb-*"):
         _remove(leftover)
     new = Path(tempfile.mkdtemp(prefix=f"{data.name}.initdb-", dir=data.parent))
     account.give(new)
