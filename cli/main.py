@@ -16,6 +16,7 @@ from cli.cluster_access import KubeContext, chosen_context
 from cli.commands import cache, local, model, plan, processes, result, study, token, workers
 from cli.interruption import Interrupted, raise_on_signals
 from services.errors import EXIT_FAILURE, EXIT_TRY_AGAIN, FoldwiseError, InvalidInput
+from services.printable import escape_controls
 from services.revision import running_revision
 
 app = typer.Typer(
@@ -70,7 +71,7 @@ def main() -> None:
         _refuse_root()
         app()
     except FoldwiseError as error:
-        print(f"foldwise: {error.message}", file=sys.stderr)
+        print(f"foldwise: {escape_controls(error.message)}", file=sys.stderr)
         sys.exit(error.exit_code)
     except OSError as error:
         print(f"foldwise: {error.filename or 'the system'}: {error.strerror or error}", file=sys.stderr)

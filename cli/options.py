@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from cli.local.state import StateFolder
+from cli.terminal.consoles import PlainConsole
 from client.local_service import default_state
 
 Study = Annotated[str, typer.Argument(metavar="STUDY", help="Name of the study.")]
@@ -75,7 +76,7 @@ Out = Annotated[
 
 def console(json: bool) -> Console:
     """The console for messages: with --json, standard output belongs to the program that reads it."""
-    return Console(stderr=json)
+    return PlainConsole(stderr=json)
 
 
 def state_folder(state: Path | None) -> StateFolder:

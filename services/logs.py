@@ -13,6 +13,8 @@ import sys
 
 import structlog
 
+from services.printable import escape_controls
+
 
 def configure_logs() -> None:
     """Send structlog's events and the warnings of libraries to standard output, one line each."""
@@ -29,6 +31,7 @@ def configure_logs() -> None:
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="%Y-%m-%dT%H:%M:%SZ", utc=True),
+            *(() if as_json else (_escape_values,)),
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
@@ -38,3 +41,13 @@ def configure_logs() -> None:
     logging.basicConfig(
         level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stdout
     )
+
+
+def _escape_values(
+    _logger: object, _method: str, event: structlog.types.EventDict
+) -> structlog.types.EventDict:
+    # Names of workers and messages come from other programs: they must not write lines or steer a terminal.
+    return {
+        key: escape_controls(value, lines=False) if isinstance(value, str) else value
+        for key, value in event.items()
+    }

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from cli.options import Json, State, Url
 from cli.reach import reach
+from cli.terminal.consoles import PlainConsole
 from services.contracts import WorkerView
 
 app = typer.Typer(no_args_is_help=True, help="List workers and drain them.", rich_markup_mode="rich")
@@ -24,7 +24,7 @@ def list_(url: Url = None, state: State = None, json: Json = False) -> None:
     if json:
         print("[" + ",".join(worker.model_dump_json() for worker in workers) + "]")
     elif workers:
-        Console().print(_table(workers))
+        PlainConsole().print(_table(workers))
     else:
         print(
             "no worker was seen in the last five minutes; start one with: "

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from cli.local.service import local_service
 from cli.local.state import StateFolder
+from cli.terminal.consoles import bold
 from cli.terminal.progress import preprocessing_progress, writing_progress
 from cli.terminal.tables import confusion_table, study_summary, trials_table
 from cli.terminal.watch import watch
@@ -58,14 +59,15 @@ def run_demo(state: StateFolder, *, workers: int, new: bool, console: Console) -
     tree = state.folder / "faces"
 
     console.print(
-        f"[bold]1/5[/bold] synthetic faces: {DEMO_SUBJECTS} subjects with 7 emotions each, and some unlabelled "
+        bold("1/5"),
+        f"synthetic faces: {DEMO_SUBJECTS} subjects with 7 emotions each, and some unlabelled "
         f"sequences, in the folder layout of CK+: {tree}",
         soft_wrap=True,
     )
     with writing_progress(console) as progress:
         write_ckplus_tree(tree, subjects=DEMO_SUBJECTS, seed=SEED, difficulty=DIFFICULTY, progress=progress)
 
-    console.print("[bold]2/5[/bold] preprocessing: find the faces with YuNet, crop them, apply CLAHE")
+    console.print(bold("2/5"), "preprocessing: find the faces with YuNet, crop them, apply CLAHE")
     with preprocessing_progress(console) as report:
         outcome = preprocess(
             "ckplus",
@@ -82,7 +84,7 @@ def run_demo(state: StateFolder, *, workers: int, new: bool, console: Console) -
     )
 
     spec = spec.model_copy(update={"cache": f"ckplus/{outcome.manifest.fingerprint}"})
-    console.print(f"[bold]3/5[/bold] search: PostgreSQL, a coordinator and {workers} workers over HTTP")
+    console.print(bold("3/5"), f"search: PostgreSQL, a coordinator and {workers} workers over HTTP")
     threads = max(1, (os.cpu_count() or 1) // workers)
     with local_service(state, workers=0, port=0, notify=_indented(console), threads=threads) as service:
         client = service.client
@@ -96,7 +98,7 @@ def run_demo(state: StateFolder, *, workers: int, new: bool, console: Console) -
             for number in range(1, workers + 1):
                 service.start_worker(f"worker-{number}")
             study = watch(client, study.name, console, on_poll=service.restart_dead_workers)
-        console.print("[bold]4/5[/bold] result")
+        console.print(bold("4/5"), "result")
         _show_result(client, study, console)
         page = _write_report(client, study, state, console)
     seconds = time.monotonic() - started
@@ -142,7 +144,7 @@ def _show_result(client: StudyClient, study: StudyView, console: Console) -> Non
 def _write_report(client: StudyClient, study: StudyView, state: StateFolder, console: Console) -> Path:
     from report.write import PAGE, write_report
 
-    console.print("[bold]5/5[/bold] report: figures, tables and every number of the search")
+    console.print(bold("5/5"), "report: figures, tables and every number of the search")
     folder = state.folder / f"{study.name}-report"
     write_report(client, study.name, folder)
     return folder / PAGE

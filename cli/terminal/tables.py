@@ -11,6 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from cli.terminal.consoles import bold
 from report.outcome import trial_outcome
 from report.selection import selection_warning
 from services.contracts import (
@@ -163,7 +164,7 @@ def study_summary(console: Console, study: StudyView) -> None:
     """Print a study, its counts, and its best configuration."""
     counts = ", ".join(f"{count} {state}" for state, count in study.trials.items() if count)
     reason = f" ({study.reason})" if study.reason else ""
-    console.print(f"study [bold]{study.name}[/bold] is {study.state}{reason}")
+    console.print("study", bold(study.name), f"is {study.state}{reason}")
     console.print(
         f"  {study.clips} clips of {study.dataset}/{study.fingerprint[:12]}, {study.folds} folds, "
         f"split {study.split_hash[:12]}"
@@ -171,7 +172,7 @@ def study_summary(console: Console, study: StudyView) -> None:
     console.print(f"  {sum(study.trials.values())} of {study.spec.trials} trials: {counts or 'none yet'}")
     console.print(f"  {study.folds_done} folds done")
     if study.stalled is not None:
-        console.print(f"  [bold]stalled[/bold], no worker can run: {study.stalled}", highlight=False)
+        console.print("  stalled: no worker can run:", study.stalled, highlight=False)
     if study.best is None:
         console.print("  no trial has ended yet")
         return
