@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from cli.local.dashboard_auth import TokenAuthMiddleware
 from cli.local.ports import bind
 from cli.local.state import StateFolder
-from coordinator.store.database import CONNECT_ARGS, connect, with_driver
+from coordinator.store.database import CONNECT_ARGS, SESSION_OPTIONS, connect, with_driver
 from services.errors import InvalidInput, NotFound, Unavailable
 
 TABLES_TIMEOUT_SECONDS = 600.0
@@ -131,7 +131,7 @@ def _read_only(database_url: str) -> optuna.storages.RDBStorage:
             "pool_pre_ping": True,
             "connect_args": {
                 **CONNECT_ARGS,
-                "options": f"{CONNECT_ARGS['options']} -c default_transaction_read_only=on",
+                "options": f"{SESSION_OPTIONS} -c default_transaction_read_only=on",
             },
         },
     )

@@ -31,11 +31,26 @@ MIGRATION_LOCK = 0x666F6C64_00000001
 DRIVER = "postgresql+psycopg"
 """psycopg prepares statements that run often."""
 
-CONNECT_ARGS = {
+SESSION_OPTIONS = (
+    # The chart's role has the name of our schema, so Optuna's tables would go into it by default.
+    "-c search_path=public"
+    # The database ends the session of a machine that has vanished, and with it the leader's lock, after 25
+    # seconds; its own default is two hours.
+    " -c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3"
+    " -c tcp_user_timeout=25000"
+)
+"""Settings of every session, as options of PostgreSQL's command line."""
+
+CONNECT_ARGS: dict[str, str | int] = {
     # From a database without an encoding the driver would return bytes, before `migrate` can reject it.
     "client_encoding": "utf8",
-    # The chart's role has the name of our schema, so Optuna's tables would go into it by default.
-    "options": "-c search_path=public",
+    "options": SESSION_OPTIONS,
+    # As for the sessions, if the database's machine vanishes.
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 25000,
 }
 """Arguments of every connection, Optuna's too."""
 

@@ -17,7 +17,7 @@ import yaml
 from sqlalchemy import make_url
 
 from cli.cluster_access import KubeContext, Kubectl
-from coordinator.store.database import CONNECT_ARGS
+from coordinator.store.database import SESSION_OPTIONS
 from helm.generate import CHART
 from tests.cluster.control_plane import wait_until
 from tests.harness.optuna_projection import load_projected
@@ -153,7 +153,7 @@ class Release:
         with Kubectl(KubeContext(namespace=self.namespace)).forward(f"{NAME}-postgresql", 5432) as forwarded:
             here = url.set(host="127.0.0.1", port=int(forwarded.rpartition(":")[2]))
             # As foldwise connects: the role's own schema is not where Optuna looks for its tables.
-            here = here.update_query_dict({"options": CONNECT_ARGS["options"]})
+            here = here.update_query_dict({"options": SESSION_OPTIONS})
             yield here.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
 
     def check(self, study: str, trials: int = 2) -> None:
