@@ -7,6 +7,7 @@ k-fold puts subject i (from 0) into fold i modulo k, the rule of the ten CK+ sub
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, assert_never
@@ -210,8 +211,12 @@ def check_trainable(
             "add clips of another class",
             field="cache",
         )
+    clips_of = Counter(clip.subject for clip in clips)
+    outer = frozenset() if isinstance(protocol, AllClips) else outer_subjects(clips, protocol.outer)
     for fold in folds:
-        if (left := len(train_clips(clips, fold, protocol))) < MIN_TRAIN_CLIPS:
+        # As many as `train_clips` lists, without going through all clips for each fold.
+        away = frozenset() if isinstance(protocol, AllClips) else outer.union(fold.subjects)
+        if (left := len(clips) - sum(clips_of[subject] for subject in away)) < MIN_TRAIN_CLIPS:
             raise InvalidInput(
                 f"fold {fold.name!r} leaves {left} of {len(clips)} clips to train on, at least "
                 f"{MIN_TRAIN_CLIPS} are needed; add clips or choose another protocol",

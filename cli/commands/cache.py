@@ -198,11 +198,11 @@ def verify(cache: Cache, cache_root: CacheRoot = None, json: Json = False) -> No
 
     output = console(json)
     opened = open_cache(_folder(cache, cache_root))
-    output.print(f"{opened.folder}", highlight=False, markup=False, soft_wrap=True)
+    output.print(f"{opened.folder}", highlight=False, soft_wrap=True)
     output.print(f"  ok: {len(opened.manifest.files)} files have the SHA-256 that the manifest records")
     checks = check_cache(opened)
     for line in (line for check in checks for line in check.lines()):
-        output.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+        output.print(f"  {line}", highlight=False, soft_wrap=True)
     if json:
         print("[" + ",".join(check.model_dump_json() for check in checks) + "]")
     broken = [check.name for check in checks if check.broken and check.problems]
@@ -250,7 +250,7 @@ def _say_outcome(outcome: Outcome, output: Console) -> None:
     from cli.terminal.tables import skipped_lines
 
     def say(text: str) -> None:
-        output.print(text, highlight=False, markup=False, soft_wrap=True)
+        output.print(text, highlight=False, soft_wrap=True)
 
     manifest = outcome.manifest
     for warning in manifest.warnings:
@@ -288,7 +288,6 @@ def _register(url: str, outcome: Outcome, output: Console) -> None:
     output.print(
         f"the coordinator at {url} lists {manifest.dataset}/{manifest.fingerprint[:12]}",
         highlight=False,
-        markup=False,
         soft_wrap=True,
     )
 
@@ -306,7 +305,7 @@ def _folder(cache: str, cache_root: Path | None) -> Path:
 
 def _say_inspection(found: Inspection, output: Console) -> None:
     def say(text: str) -> None:
-        output.print(text, highlight=False, markup=False, soft_wrap=True)
+        output.print(text, highlight=False, soft_wrap=True)
 
     say(f"{found.dataset}/{found.fingerprint[:12]}  {found.folder}")
     kind = "gray" if found.channels == 1 else "colour"

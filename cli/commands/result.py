@@ -34,7 +34,6 @@ from cli.options import (
 )
 from cli.reach import reach
 from cli.spec_files import build_spec
-from cli.terminal.consoles import PlainConsole
 from cli.terminal.watch import watch
 from client.study_client import StudyClient
 from services.contracts import StudyView
@@ -63,7 +62,7 @@ def report(
     if json:
         print(findings.model_dump_json())
         return
-    PlainConsole().print(f"report of {name}: {out / PAGE}", highlight=False, soft_wrap=True)
+    console(False).print(f"report of {name}: {out / PAGE}", highlight=False, soft_wrap=True)
 
 
 @app.command(

@@ -11,9 +11,8 @@ import typer
 from pydantic import ValidationError
 from rich.table import Table
 
-from cli.options import Json, State, Url
+from cli.options import Json, State, Url, console
 from cli.reach import reach
-from cli.terminal.consoles import PlainConsole
 from services.contracts import TokenScope, TokenSpec, TokenView
 from services.errors import InvalidInput
 from services.search_space import first_problem
@@ -61,7 +60,7 @@ def list_(url: Url = None, state: State = None, json: Json = False) -> None:
     if json:
         print("[" + ",".join(token.model_dump_json() for token in tokens) + "]")
     elif tokens:
-        PlainConsole().print(_table(tokens))
+        console(False).print(_table(tokens))
     else:
         print("there is no token yet; create one with: foldwise token create NAME --scope read")
 

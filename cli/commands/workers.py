@@ -8,9 +8,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from cli.options import Json, State, Url
+from cli.options import Json, State, Url, console
 from cli.reach import reach
-from cli.terminal.consoles import PlainConsole
 from services.contracts import WorkerView
 
 app = typer.Typer(no_args_is_help=True, help="List workers and drain them.", rich_markup_mode="rich")
@@ -24,7 +23,7 @@ def list_(url: Url = None, state: State = None, json: Json = False) -> None:
     if json:
         print("[" + ",".join(worker.model_dump_json() for worker in workers) + "]")
     elif workers:
-        PlainConsole().print(_table(workers))
+        console(False).print(_table(workers))
     else:
         print(
             "no worker was seen in the last five minutes; start one with: "

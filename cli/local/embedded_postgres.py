@@ -135,15 +135,9 @@ class PostgresServer:
 
     def stop(self) -> None:
         """Stop the server; repeating it changes nothing."""
-        process = self._process
-        if process is None:
-            return
-        for stop in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
-            if process.poll() is not None:
-                break
-            process.send_signal(stop)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(STOP_TIMEOUT_SECONDS)
+        if self._process is not None and self._process.poll() is None:
+            _end(psutil.Process(self._process.pid))
+            self._process.wait()
 
     def close(self) -> None:
         """Remove the folder of the socket."""
@@ -283,12 +277,7 @@ def _end_leftover(data: Path) -> None:
     left = _Postmaster.read(data)
     process = left.process(data)
     if process is not None:
-        for stop in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
-            with contextlib.suppress(psutil.Error):
-                process.send_signal(stop)
-                process.wait(STOP_TIMEOUT_SECONDS)
-            if not process.is_running():
-                break
+        _end(process)
         left = _Postmaster.read(data)
     if left.lines == 0:
         return
@@ -303,6 +292,16 @@ def _end_leftover(data: Path) -> None:
     content = lock.read_text(encoding="utf-8").split("\n", 1)[1]
     with os.fdopen(os.open(lock, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW), "w", encoding="utf-8") as file:
         file.write(f"{os.getpid()}\n{content}")
+
+
+def _end(server: psutil.Process) -> None:
+    """End a server: in order, then at once, and finally by force."""
+    for stop in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
+        with contextlib.suppress(psutil.Error):
+            server.send_signal(stop)
+            server.wait(STOP_TIMEOUT_SECONDS)
+        if not server.is_running():
+            return
 
 
 def _socket_folder(account: Account) -> Path:

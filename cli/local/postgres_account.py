@@ -75,15 +75,7 @@ class Account:
         The environment is fixed: a locale that is not installed, the user's `PG...` variables or libraries of
         other programs would change or stop the server.
         """
-        changes = os.geteuid() != self.user
-        return ProcessOptions(
-            user=self.user if changes else None,
-            group=self.group if changes else None,
-            extra_groups=[] if changes else None,
-            umask=0o077,
-            cwd="/",
-            env=ENVIRONMENT,
-        )
+        return _process_options(self.user, self.group)
 
 
 def account_for(folder: Path) -> Account:
@@ -115,6 +107,18 @@ def account_for(folder: Path) -> Account:
         programs = _copied(programs)
     return Account(
         data=data, programs=programs, user=user, group=group, clients=(_client_name(me), _name(user))
+    )
+
+
+def _process_options(user: int, group: int) -> ProcessOptions:
+    changes = os.geteuid() != user
+    return ProcessOptions(
+        user=user if changes else None,
+        group=group if changes else None,
+        extra_groups=[] if changes else None,
+        umask=0o077,
+        cwd="/",
+        env=ENVIRONMENT,
     )
 
 
@@ -184,14 +188,7 @@ def _runs(program: Path, user: int, group: int) -> bool:
 def _succeeds(command: list[str], user: int, group: int) -> bool:
     try:
         done = subprocess.run(  # noqa: S603 - our own commands
-            command,
-            user=user,
-            group=group,
-            extra_groups=[],
-            cwd="/",
-            env=ENVIRONMENT,
-            capture_output=True,
-            check=False,
+            command, capture_output=True, check=False, **_process_options(user, group)
         )
     except PermissionError:
         return False

@@ -31,13 +31,25 @@ MIGRATION_LOCK = 0x666F6C64_00000001
 DRIVER = "postgresql+psycopg"
 """psycopg prepares statements that run often."""
 
-SESSION_OPTIONS = (
-    # The chart's role has the name of our schema, so Optuna's tables would go into it by default.
-    "-c search_path=public"
-    # The database ends the session of a machine that has vanished, and with it the leader's lock, after 25
-    # seconds; its own default is two hours.
-    " -c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3"
-    " -c tcp_user_timeout=25000"
+_VANISHED = {
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+}
+"""Seconds and attempts after which a machine that no longer answers counts as vanished, 25 seconds in all."""
+
+_UNANSWERED_MS = 25_000
+"""Milliseconds that sent data may stay unanswered."""
+
+SESSION_OPTIONS = " ".join(
+    (
+        # The chart's role has the name of our schema, so Optuna's tables would go into it by default.
+        "-c search_path=public",
+        # The database then ends the session of a machine that has vanished, and with it the leader's lock; its
+        # own default is two hours.
+        *(f"-c tcp_{name}={value}" for name, value in _VANISHED.items()),
+        f"-c tcp_user_timeout={_UNANSWERED_MS}",
+    )
 )
 """Settings of every session, as options of PostgreSQL's command line."""
 
@@ -45,12 +57,10 @@ CONNECT_ARGS: dict[str, str | int] = {
     # From a database without an encoding the driver would return bytes, before `migrate` can reject it.
     "client_encoding": "utf8",
     "options": SESSION_OPTIONS,
-    # As for the sessions, if the database's machine vanishes.
     "connect_timeout": 10,
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 25000,
+    # As for the sessions, if the database's machine vanishes.
+    **_VANISHED,
+    "tcp_user_timeout": _UNANSWERED_MS,
 }
 """Arguments of every connection, Optuna's too."""
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
-from pydantic import Field
-
 from services.folds import SplitProtocol
 from services.pruning.rule import (
     FoldTable,
     MarkColour,
     PruneDecision,
     Rule,
+    StartupTrials,
     TrialProgress,
+    WarmupFolds,
     running_accuracy,
     warmup,
 )
@@ -25,13 +25,8 @@ class MedianRule(Rule):
     mark: ClassVar[MarkColour] = "amber"
 
     rule: Literal["median"] = "median"
-    startup_trials: int = Field(5, ge=1, le=100_000, description="complete trials before anything is pruned")
-    warmup_folds: int | None = Field(
-        None,
-        ge=0,
-        le=100_000,
-        description="folds of a trial that are always run; by default 10 for LOSO, 3 for k-fold",
-    )
+    startup_trials: StartupTrials = 5
+    warmup_folds: WarmupFolds = None
 
     def decide(
         self, progress: TrialProgress, table: FoldTable, protocol: SplitProtocol

@@ -9,7 +9,16 @@ from typing import ClassVar, Literal
 from pydantic import Field, FiniteFloat
 
 from services.folds import SplitProtocol
-from services.pruning.rule import FoldTable, MarkColour, PruneDecision, Rule, TrialProgress, warmup
+from services.pruning.rule import (
+    FoldTable,
+    MarkColour,
+    PruneDecision,
+    Rule,
+    StartupTrials,
+    TrialProgress,
+    WarmupFolds,
+    warmup,
+)
 
 
 class PairedRule(Rule):
@@ -28,13 +37,8 @@ class PairedRule(Rule):
         le=100,
         description="standard errors by which the mean difference must be below 0; more prune less",
     )
-    startup_trials: int = Field(5, ge=1, le=100_000, description="complete trials before anything is pruned")
-    warmup_folds: int | None = Field(
-        None,
-        ge=0,
-        le=100_000,
-        description="folds of a trial that are always run; by default 10 for LOSO, 3 for k-fold",
-    )
+    startup_trials: StartupTrials = 5
+    warmup_folds: WarmupFolds = None
 
     def decide(
         self, progress: TrialProgress, table: FoldTable, protocol: SplitProtocol

@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from operator import truediv
-from typing import TYPE_CHECKING, ClassVar, Literal, assert_never
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, assert_never
 
 from pydantic import Field, FiniteFloat
 
-from services.contracts.base import Contract
+from services.contracts.base import TRIALS_ALLOWED, Contract
 from services.folds import AllClips, HeldOut, KFold, LeaveOneSubjectOut, SplitProtocol
 
 if TYPE_CHECKING:
@@ -24,6 +24,19 @@ if TYPE_CHECKING:
 
 MarkColour = Literal["red", "amber", "violet", "magenta", "brown"]
 """Colours that the study page's style sheet has for rules (`--mark-red`), for light and dark pages."""
+
+
+StartupTrials = Annotated[
+    int, Field(ge=1, le=TRIALS_ALLOWED, description="complete trials before anything is pruned")
+]
+WarmupFolds = Annotated[
+    int | None,
+    Field(
+        ge=0,
+        le=100_000,
+        description="folds of a trial that are always run; by default 10 for LOSO, 3 for k-fold",
+    ),
+]
 
 
 class PruneDecision(Contract):

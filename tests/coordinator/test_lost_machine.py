@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from cli.local.embedded_postgres import embedded_postgres
 from cli.local.postgres_account import account_for
 from tests.acceptance.up import wait_for
 
@@ -49,13 +50,9 @@ def network() -> Iterator[None]:
 @contextmanager
 def postgres_on_tcp(folder: Path) -> Iterator[str]:
     """PostgreSQL that the other machine can reach."""
+    with embedded_postgres(folder / "postgres") as made:
+        data = made.data
     account = account_for(folder / "postgres")
-    data = account.data
-    data.mkdir()
-    account.give(data)
-    options = ("--locale=C", "--encoding=UTF8", "--auth=trust", "--username=postgres")
-    initdb = [str(account.programs / "initdb"), *options, "-D", str(data)]
-    subprocess.run(initdb, check=True, capture_output=True, **account.process_options())
     allowed = folder / "pg_hba.conf"
     allowed.write_text(f"host all all {OUTSIDE}/30 trust\n")
     settings = {

@@ -24,28 +24,50 @@ def write_tiny_cache(
     fingerprint: str = FINGERPRINT,
 ) -> CacheManifest:
     """Write one clip of each class for each subject: `frames` x 16 x 16, uint8, named SUBJECT_CLASS."""
+    subjects_and_labels = [(f"S{subject:03d}", label) for subject in range(subjects) for label in classes]
+    return write_clips(
+        root,
+        [(f"{subject}_{label}", subject, label) for subject, label in subjects_and_labels],
+        dataset=dataset,
+        classes=classes,
+        frames=frames,
+        fingerprint=fingerprint,
+    )
+
+
+def write_clips(
+    root: Path,
+    clips: Sequence[tuple[str, str, str]],
+    *,
+    dataset: str,
+    classes: Sequence[str],
+    frames: int = 2,
+    fingerprint: str = FINGERPRINT,
+) -> CacheManifest:
+    """Write a random clip for each (id, subject, label): `frames` x 16 x 16, uint8."""
     writer = CacheWriter(root, dataset, fingerprint)
     rng = np.random.default_rng(0)
-    clip_ids = []
-    for subject in range(subjects):
-        for label in classes:
-            clip_id = f"S{subject:03d}_{label}"
-            clip = rng.integers(0, 256, size=(frames, 16, 16), dtype=np.uint8)
-            unknown = (None,) * (frames - 1)
-            record = CacheRecord(
-                clip_id=clip_id,
-                subject=f"S{subject:03d}",
-                label=label,
-                source=clip_id,
-                frames=tuple(f"{frame + 1}.png" for frame in range(frames)),
-                detector="yunet",
-                boxes=((0.0, 0.0, 16.0, 16.0), *unknown),
-                confidences=(0.9, *unknown),
-                repeated=0,
-                flags=(),
-            )
-            writer.add(record, clip, clip)
-            clip_ids.append(clip_id)
+    for clip_id, subject, label in clips:
+        clip = rng.integers(0, 256, size=(frames, 16, 16), dtype=np.uint8)
+        unknown = (None,) * (frames - 1)
+        record = CacheRecord(
+            clip_id=clip_id,
+            subject=subject,
+            label=label,
+            source=clip_id,
+            frames=tuple(f"{frame + 1}.png" for frame in range(frames)),
+            detector="yunet",
+            boxes=((0.0, 0.0, 16.0, 16.0), *unknown),
+            confidences=(0.9, *unknown),
+            repeated=0,
+            flags=(),
+        )
+        writer.add(record, clip, clip)
     return writer.finish(
-        clip_ids=clip_ids, classes=tuple(classes), settings={}, tools={}, skipped={}, warnings=()
+        clip_ids=[clip_id for clip_id, _, _ in clips],
+        classes=tuple(classes),
+        settings={},
+        tools={},
+        skipped={},
+        warnings=(),
     )

@@ -53,7 +53,7 @@ def create(
     output = console(json)
     study_summary(output, study)
     for warning in study.warnings:
-        output.print(f"warning: {warning}", style="yellow", markup=False, highlight=False)
+        output.print(f"warning: {warning}", style="yellow", highlight=False)
     output.print(f"follow it with: foldwise study watch {study.name}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 
 import pytest
 import structlog
@@ -32,8 +33,8 @@ def table_of(text: str) -> Table:
 
 
 @pytest.mark.parametrize("show", [lambda text: text, table_of], ids=["line", "table"])
-def test_a_text_is_printed_literally_and_without_controls(show: object) -> None:
-    text = shown(show(HOSTILE))  # type: ignore[operator]
+def test_a_text_is_printed_literally_and_without_controls(show: Callable[[str], object]) -> None:
+    text = shown(show(HOSTILE))
     assert "[/nonsense] [bold]x[/bold] :smile:" in text
     assert "\\x1b]0;pwned\\x07" in text
     assert not set(text) & set("\x1b\x07\x9b\u202e")

@@ -50,7 +50,7 @@ def test_the_process_is_alive_while_every_thread_waits(tmp_path: Path) -> None:
             url = str(client.base_url)
 
             def ask(_: int) -> int:
-                # Each on a connection of its own, to a route that waits for the database in a thread.
+                # Every call has its own connection; the route waits for the database in a thread.
                 return httpx.get(f"{url}/readyz", timeout=120, trust_env=False).status_code
 
             assert ask(0) == 200

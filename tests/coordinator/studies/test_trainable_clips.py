@@ -2,37 +2,19 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 from coordinator.studies import life
-from services.clip_cache import CacheRecord
-from services.clip_cache_writer import CacheWriter
 from services.contracts import StudySpec
 from services.errors import InvalidInput
 from tests.harness.coordinator_harness import Harness
+from tests.harness.tiny_cache import write_clips
 
 
 def write(harness: Harness, clips: list[tuple[str, str]], classes: tuple[str, ...]) -> None:
     """Write a cache `other` with a clip of each (subject, class)."""
-    writer = CacheWriter(harness.settings.cache_root, "other", "e" * 64)
-    names = [f"{subject}_{label}_{index}" for index, (subject, label) in enumerate(clips)]
-    for name, (subject, label) in zip(names, clips, strict=True):
-        clip = np.full((2, 16, 16), 7, dtype=np.uint8)
-        record = CacheRecord(
-            clip_id=name,
-            subject=subject,
-            label=label,
-            source=name,
-            frames=("1.png", "2.png"),
-            detector="yunet",
-            boxes=((0.0, 0.0, 16.0, 16.0),) * 2,
-            confidences=(0.9, 0.9),
-            repeated=0,
-            flags=(),
-        )
-        writer.add(record, clip, clip)
-    writer.finish(clip_ids=names, classes=classes, settings={}, tools={}, skipped={}, warnings=())
+    named = [(f"{subject}_{label}_{index}", subject, label) for index, (subject, label) in enumerate(clips)]
+    write_clips(harness.settings.cache_root, named, dataset="other", classes=classes)
 
 
 def create(harness: Harness, protocol: str) -> tuple[str, ...]:
@@ -52,7 +34,7 @@ def create(harness: Harness, protocol: str) -> tuple[str, ...]:
 
 @pytest.fixture
 def harness(harness: Harness, tmp_path_factory: pytest.TempPathFactory) -> Harness:
-    """With caches of its own."""
+    """A harness with its own folder of caches."""
     return Harness(harness.engine, tmp_path_factory.mktemp("caches"))
 
 
