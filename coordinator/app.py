@@ -37,7 +37,7 @@ from coordinator.routes import (
 )
 from coordinator.runtime import Runtime, runtime_of
 from coordinator.settings import CoordinatorSettings
-from coordinator.store.database import connect
+from coordinator.store.engines import connect_all
 from coordinator.study_workers import WorkerJobs
 from k8s.cluster import Cluster
 from k8s.token_review import TokenReviewer
@@ -71,24 +71,27 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        engine = connect(settings.database_url)
-        sessions = sessionmaker(engine, expire_on_commit=False)
-        leader = Leader(engine, settings)
-        assert isinstance(engine.pool, QueuePool)  # noqa: S101 - SQLAlchemy's default for PostgreSQL
+        engines = connect_all(settings.database_url)
+        sessions = sessionmaker(engines.requests, expire_on_commit=False)
+        probes = sessionmaker(engines.probes)
+        leader = Leader(engines.leader, engines.elections, settings)
+        pool = engines.requests.pool
+        assert isinstance(pool, QueuePool)  # noqa: S101 - SQLAlchemy's default for PostgreSQL
         jobs = _worker_jobs(sessions, leader)
         app.state.runtime = Runtime(
             settings=settings,
             sessions=sessions,
-            callers=Callers(sessions, settings, reviewer),
+            probes=probes,
+            callers=Callers(sessionmaker(engines.tokens), settings, reviewer),
             leader=leader,
             worker_jobs=jobs,
             metrics=registry,
             ending=ending,
         )
         service = ServiceCollector(
-            sessions,
-            is_leader=lambda: leader.is_leader,
-            connections=engine.pool.checkedout,
+            probes,
+            leader,
+            connections=pool.checkedout,
             stalled=None if jobs is None else jobs.stalled,
         )
         registry.register(service)
@@ -102,7 +105,7 @@ def create_app(
         # Waits for the end of the leader's round, while requests are still answered.
         await run_in_threadpool(leader.stop)
         await run_in_threadpool(runtime_of(app).callers.close)
-        engine.dispose()
+        engines.dispose()
 
     app = FastAPI(
         title="foldwise",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from http import HTTPMethod, HTTPStatus
-from typing import get_args
+from typing import Protocol, get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -26,6 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from coordinator.scheduling.leases import Outcome
 from coordinator.store.counts import ServiceCounts, service_counts
+from coordinator.store.leadership import leadership
 
 WORKER_SECONDS = 300.0
 """Seconds without contact after which a worker is no longer counted."""
@@ -81,14 +82,26 @@ class RequestMetrics:
             self._seconds.labels(method, route).observe(time.perf_counter() - started)
 
 
+class Leading(Protocol):
+    """What a collector asks the leader of this process."""
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether it leads now."""
+
+    @property
+    def round_seconds(self) -> float:
+        """Duration of its last round."""
+
+
 class ServiceCollector(Collector):
     """Reads this process and the database for each scrape."""
 
     def __init__(
         self,
         sessions: sessionmaker[Session],
+        leader: Leading,
         *,
-        is_leader: Callable[[], bool],
         connections: Callable[[], int],
         stalled: Callable[[str], str | None] | None = None,
     ) -> None:
@@ -96,30 +109,41 @@ class ServiceCollector(Collector):
 
         Args:
             sessions: of the database.
-            is_leader: whether this coordinator is the leader.
+            leader: of this coordinator.
             connections: the number of database connections in use.
             stalled: why a study has no workers; None where this coordinator starts no workers.
         """
         self._sessions = sessions
-        self._is_leader = is_leader
+        self._leader = leader
         self._connections = connections
         self._stalled = stalled
 
     def collect(self) -> Iterator[Metric]:
         """See prometheus_client."""
-        yield _gauge("foldwise_leader", "1 where this coordinator is the leader.", self._is_leader())
+        yield _gauge("foldwise_leader", "1 where this coordinator is the leader.", self._leader.is_leader)
+        yield _gauge(
+            "foldwise_leader_round_seconds",
+            "Duration of the last round of duties that this coordinator did as the leader.",
+            self._leader.round_seconds,
+        )
         yield _gauge(
             "foldwise_database_connections_in_use",
-            "Connections of this process's pool that are in use; the leader's own is not in the pool.",
+            "Connections in use, of this process's pool for requests.",
             self._connections(),
         )
         try:
             with self._sessions() as session:
                 counts = service_counts(session, seen_within=WORKER_SECONDS)
+                leading = leadership(session)
         except SQLAlchemyError:
             yield _gauge("foldwise_database_up", "1 when the database answered this request.", 0)
             return
         yield _gauge("foldwise_database_up", "1 when the database answered this request.", 1)
+        yield _gauge(
+            "foldwise_leader_round_age_seconds",
+            "Seconds since a leader last finished a round of duties.",
+            leading.round_age_seconds,
+        )
         yield from _of_database(counts)
         if self._stalled is not None:
             yield _gauge(
@@ -148,6 +172,16 @@ def _of_database(counts: ServiceCounts) -> Iterator[Metric]:
         {(outcome,): counts.leases_ended.get(outcome, 0) for outcome in get_args(Outcome)},
     )
     yield _gauge("foldwise_leases_live", "Folds that a worker holds now.", counts.leases_live)
+    yield _gauge(
+        "foldwise_lease_overdue_seconds",
+        "Seconds that the longest expired lease has waited for the leader to end it.",
+        counts.lease_overdue_seconds,
+    )
+    yield _gauge(
+        "foldwise_studies_failing",
+        "Studies for which a duty of the leader fails again and again; `foldwise study show` gives the reason.",
+        counts.studies_failing,
+    )
     yield _gauge_by(
         "foldwise_trials",
         "Trials by study and state.",

@@ -27,6 +27,9 @@ class Runtime:
 
     settings: CoordinatorSettings
     sessions: sessionmaker[Session]
+    probes: sessionmaker[Session]
+    """For readiness, with connections of its own."""
+
     callers: Callers
     leader: Leader
     worker_jobs: WorkerJobs | None

@@ -120,9 +120,9 @@ def harness(engine: Engine, cache_root: Path) -> Harness:
 @pytest.fixture
 def projection(harness: Harness) -> None:
     """Let the leader project studies into Optuna's tables, three quarters of a short test's time."""
-    from coordinator.leader import Leader
+    from tests.harness.coordinator_harness import SteppedLeader
 
-    harness.leader = Leader(harness.engine, harness.settings)
+    harness.leader = SteppedLeader(harness.engine, harness.settings)
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from rich.table import Table
 from tests.harness.source_copy import PACKAGES, PROJECT, copy_package
 
 TESTS = (
+    "tests/coordinator/leader/test_election.py",
     "tests/coordinator/scheduling/test_scheduling.py",
     "tests/coordinator/scheduling/test_failpoints.py",
     # Last, because Hypothesis shrinks its failure before it reports it.
@@ -48,6 +49,18 @@ MUTANTS = (
         f"{SCHEDULING}/leases.py",
         'if fold.term != lease.term or lease.outcome == "superseded":',
         "if False:",
+    ),
+    Mutant(
+        "the fence of the leader: a replaced one may write",
+        "coordinator/leader/election.py",
+        "if session.scalar(held.with_for_update(read=True, key_share=True)) is None:",
+        "if False:",
+    ),
+    Mutant(
+        "the leader's row is held: another leads while it writes",
+        "coordinator/leader/election.py",
+        "held.with_for_update(read=True, key_share=True)",
+        "held",
     ),
     Mutant(
         "the hash check: a second, other result",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from coordinator.optimizer import OptunaProjection
-from coordinator.store.database import connect, migrate
+from coordinator.optimizer import create_tables
+from coordinator.store.database import MIGRATION_SECONDS, connect, migrate
 from coordinator.store.preparation import let_read, wait_for_database
 
 
@@ -19,12 +19,12 @@ def bring_up_to_date(database_url: str, *, reader_url: str | None, wait_seconds:
         Unavailable: the database does not answer.
         InvalidInput: a URL is wrong, or the dashboard's role cannot be created.
     """
-    engine = connect(database_url)
+    engine = connect(database_url, answer_seconds=MIGRATION_SECONDS)
     try:
         wait_for_database(engine, wait_seconds)
         migrate(engine)
         # Create Optuna's tables, so that a dashboard can start before the first study.
-        OptunaProjection(engine.url.render_as_string(hide_password=False))
+        create_tables(engine.url.render_as_string(hide_password=False))
         if reader_url is not None:
             let_read(engine, reader_url)
     finally:

@@ -8,7 +8,7 @@ import uvicorn
 
 from coordinator.app import create_app
 from coordinator.settings import CoordinatorSettings
-from coordinator.store.database import connect, migrate
+from coordinator.store.database import MIGRATION_SECONDS, connect, migrate
 from coordinator.store.preparation import wait_for_schema
 from k8s.cluster import Cluster
 from k8s.token_review import TokenReviewer
@@ -39,7 +39,7 @@ def serve_coordinator(
         Conflict: the database's schema is newer than this program.
     """
     # Checked here, not in the application, so that a database error prints one line instead of a traceback.
-    engine = connect(settings.database_url)
+    engine = connect(settings.database_url, answer_seconds=MIGRATION_SECONDS)
     if migrates:
         migrate(engine)
     else:

@@ -9,19 +9,28 @@ terms. Not allowed here: writes to our tables, leases, HTTP.
 """
 
 from coordinator.optimizer.importance import importances
-from coordinator.optimizer.projection import OptunaProjection, ProjectionConflict
+from coordinator.optimizer.projection import (
+    ProjectionConflict,
+    create_tables,
+    delete_study,
+    open_study,
+    project,
+)
 from coordinator.optimizer.records import TrialRecord, inherited_trials, trial_record, trial_records
 from coordinator.optimizer.search import Search, suggest
 from coordinator.optimizer.translation import distributions
 
 __all__ = [
-    "OptunaProjection",
     "ProjectionConflict",
     "Search",
     "TrialRecord",
+    "create_tables",
+    "delete_study",
     "distributions",
     "importances",
     "inherited_trials",
+    "open_study",
+    "project",
     "suggest",
     "trial_record",
     "trial_records",

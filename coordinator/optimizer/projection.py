@@ -1,172 +1,303 @@
-"""Keeps Optuna's tables equal to ours, for its dashboard and tools."""
+"""Keeps Optuna's tables equal to ours, for its dashboard and tools.
+
+Optuna's own storage writes one parameter, value or step per statement. Here many trials are written with a few
+statements, inside the caller's transaction, so that what a replaced leader writes is rolled back.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import weakref
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
 
 import optuna
-from optuna.storages._rdb.models import StudyModel, TrialIntermediateValueModel, TrialModel
-from optuna.trial import FrozenTrial
-from optuna.trial import TrialState as OptunaState
-from sqlalchemy import func, select
-from sqlalchemy.dialects.postgresql import insert
+from optuna.distributions import distribution_to_json, json_to_distribution
+from optuna.storages._rdb import models
+from optuna.study import StudyDirection
+from sqlalchemy import ARRAY, Float, Integer, cast, delete, func, insert, literal, select, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import NullPool
 
 from coordinator.optimizer.records import TrialRecord
-from coordinator.optimizer.translation import OPTUNA_STATES, distributions, frozen_trial
+from coordinator.optimizer.translation import OPTUNA_STATES, distributions
+from coordinator.store.conditions import among
 from coordinator.store.database import CONNECT_ARGS
-from services.search_space import SearchSpace
+from services.contracts import TrialState
+from services.search_space import ParameterValue, SearchSpace
 
 
 class ProjectionConflict(Exception):
     """Another program wrote to Optuna's study, and adding to it cannot make it equal to ours."""
 
 
-class OptunaProjection:
-    """Optuna's tables in the default schema of the same PostgreSQL."""
+@dataclass(frozen=True)
+class OptunaStudy:
+    """Optuna's study of a name, as it is in the caller's transaction, which holds its row locked."""
 
-    def __init__(self, database_url: str) -> None:
-        """Create Optuna's tables where they are missing."""
-        self._storage = optuna.storages.RDBStorage(
-            database_url,
-            engine_kwargs={
-                "pool_size": 1,
-                "max_overflow": 2,
-                "pool_pre_ping": True,
-                "connect_args": CONNECT_ARGS,
-            },
-        )
-        self._studies: dict[str, optuna.Study] = {}
-        # Optuna has no call that closes a storage.
-        weakref.finalize(self, _close, self._storage)
+    id: int
+    trials: int
+    """Number of its trials."""
 
-    def count(self, study_name: str) -> int:
-        """Number of trials that Optuna has of a study; creates the study if Optuna does not have it."""
-        # Optuna's own count reads all trials.
-        counted = (
-            select(StudyModel.study_id, func.count(TrialModel.trial_id))
-            .outerjoin(TrialModel, TrialModel.study_id == StudyModel.study_id)
-            .where(StudyModel.study_name == study_name)
-            .group_by(StudyModel.study_id)
-        )
-        with self._storage.engine.connect() as connection:
-            study_id, trials = connection.execute(counted).one_or_none() or (None, 0)
-        if study_name in self._studies and self._studies[study_name]._study_id != study_id:
-            # Somebody deleted it in Optuna: it is created again, from our tables.
-            del self._studies[study_name]
-        self._study(study_name)
-        return trials
-
-    def project(
-        self, study_name: str, space: SearchSpace, records: Sequence[TrialRecord]
-    ) -> Iterator[TrialRecord]:
-        """Make Optuna's trials equal to these records, one by one; yields each record once it is projected.
-
-        Repeating it changes nothing.
-
-        Raises:
-            ProjectionConflict: Optuna lacks an earlier number, or its trial of a number is another one.
-        """
-        study = self._study(study_name)
-        known = distributions(space)
-        n_projected = self.count(study_name)
-        under_way = self._under_way(study) if any(not record.state.over for record in records) else {}
-        for record in records:
-            if record.number > n_projected:
-                raise ProjectionConflict(
-                    f"trial {record.number} of {study_name} cannot follow {n_projected} trials in Optuna"
-                )
-            if record.number == n_projected:
-                study.add_trial(frozen_trial(known, record, whole=True))
-                n_projected += 1
-            elif record.number in under_way and not record.state.over:
-                trial_id, first = under_way[record.number]
-                self._add_steps(trial_id, record.curve, first)
-            else:
-                self._update(study, self._trial(study, record.number), record)
-            yield record
-
-    def delete(self, study_name: str) -> None:
-        """Delete Optuna's study. Repeating it changes nothing."""
-        self._studies.pop(study_name, None)
-        with contextlib.suppress(KeyError):
-            optuna.delete_study(study_name=study_name, storage=self._storage)
-
-    def _study(self, name: str) -> optuna.Study:
-        if name not in self._studies:
-            self._studies[name] = optuna.create_study(
-                storage=self._storage, study_name=name, direction="maximize", load_if_exists=True
-            )
-        return self._studies[name]
-
-    def _under_way(self, study: optuna.Study) -> dict[int, tuple[int, int]]:
-        """Id of each trial that runs in Optuna, and the first step that it lacks, by number."""
-        # Optuna would read every step of every trial. Parameters are compared when a trial ends.
-        step = TrialIntermediateValueModel.step
-        wanted = (
-            select(TrialModel.number, TrialModel.trial_id, func.count(step), func.coalesce(func.max(step), 0))
-            .outerjoin(TrialIntermediateValueModel, TrialIntermediateValueModel.trial_id == TrialModel.trial_id)
-            .where(TrialModel.study_id == study._study_id, TrialModel.state == OptunaState.RUNNING)
-            .group_by(TrialModel.trial_id)
-        )
-        with self._storage.engine.connect() as connection:
-            return {
-                number: (trial_id, _first_missing(steps, last))
-                for number, trial_id, steps, last in connection.execute(wanted)
-            }
-
-    def _add_steps(self, trial_id: int, curve: Sequence[float], first: int) -> None:
-        # Optuna writes one step per transaction, which was most of the work of a coordinator.
-        steps = [
-            {
-                "trial_id": trial_id,
-                "step": step,
-                "intermediate_value": accuracy,
-                "intermediate_value_type": TrialIntermediateValueModel.TrialIntermediateValueType.FINITE,
-            }
-            for step, accuracy in enumerate(curve[first - 1 :], start=first)
-        ]
-        if steps:
-            with self._storage.engine.begin() as connection:
-                connection.execute(insert(TrialIntermediateValueModel).on_conflict_do_nothing(), steps)
-
-    def _trial(self, study: optuna.Study, number: int) -> FrozenTrial:
-        trial_id = self._storage.get_trial_id_from_study_id_trial_number(study._study_id, number)
-        return self._storage.get_trial(trial_id)
-
-    def _update(self, study: optuna.Study, theirs: FrozenTrial, record: TrialRecord) -> None:
-        """Make Optuna's trial equal to its record."""
-        if theirs.params != dict(record.parameters):
-            raise ProjectionConflict(
-                f"trial {record.number} of {study.study_name} has other parameters in Optuna"
-            )
-        if theirs.state.is_finished():
-            other_value = record.value is not None and theirs.value != record.value
-            if theirs.state != OPTUNA_STATES[record.state] or other_value:
-                raise ProjectionConflict(
-                    f"trial {record.number} of {study.study_name} ended otherwise in Optuna"
-                )
-            return
-        steps = theirs.intermediate_values
-        self._add_steps(theirs._trial_id, record.curve, _first_missing(len(steps), max(steps, default=0)))
-        for key, value in record.attributes.items():
-            if theirs.user_attrs.get(key) != value:
-                self._storage.set_trial_user_attr(theirs._trial_id, key, value)
-        if record.state.over:
-            study.tell(record.number, record.value, state=OPTUNA_STATES[record.state])
+    is_new: bool
+    """Whether it was created in this transaction."""
 
 
-def _first_missing(steps: int, last: int) -> int:
-    """The first step that a trial lacks; 1 where its steps have gaps.
-
-    Args:
-        steps: number of steps that it has.
-        last: the last of them, 0 for none.
-    """
-    return steps + 1 if steps == last else 1
-
-
-def _close(storage: optuna.storages.RDBStorage) -> None:
+def create_tables(database_url: str) -> None:
+    """Create Optuna's tables where they are missing; several processes may call it at once."""
+    storage = optuna.storages.RDBStorage(
+        database_url, engine_kwargs={"poolclass": NullPool, "connect_args": CONNECT_ARGS}
+    )
+    # Optuna has no call that closes a storage.
     storage.remove_session()
     storage.engine.dispose()
+
+
+def open_study(session: Session, name: str) -> OptunaStudy:
+    """Lock Optuna's study of this name; it is created if Optuna does not have it."""
+    study, direction = models.StudyModel, models.StudyDirectionModel
+    named = select(study.study_id).where(study.study_name == name).with_for_update()
+    study_id = session.scalar(named)
+    if study_id is not None:
+        trials = select(func.count()).where(models.TrialModel.study_id == study_id)
+        return OptunaStudy(study_id, session.scalar(trials) or 0, is_new=False)
+    study_id = session.scalar(insert(study).values(study_name=name).returning(study.study_id))
+    assert study_id is not None  # noqa: S101 - a row was inserted
+    session.execute(insert(direction).values(study_id=study_id, objective=0, direction=StudyDirection.MAXIMIZE))
+    return OptunaStudy(study_id, 0, is_new=True)
+
+
+def project(session: Session, study: OptunaStudy, space: SearchSpace, records: Sequence[TrialRecord]) -> None:
+    """Make Optuna's trials equal to these records. Repeating it changes nothing.
+
+    Args:
+        session: the caller's transaction.
+        study: opened in it.
+        space: of the study.
+        records: trials in order of their numbers.
+
+    Raises:
+        ProjectionConflict: Optuna lacks an earlier number, or its trial of a number is another one.
+    """
+    new = [record for record in records if record.number >= study.trials]
+    for expected, record in enumerate(new, start=study.trials):
+        if record.number != expected:
+            raise ProjectionConflict(f"trial {record.number} cannot follow {expected} trials in Optuna")
+    if len(new) < len(records):
+        _update(session, study, records[: len(records) - len(new)])
+    if new:
+        _add(session, study, space, new)
+
+
+def delete_study(session: Session, name: str) -> None:
+    """Delete Optuna's study of this name. Repeating it changes nothing."""
+    named = models.StudyModel.study_name == name
+    study_id = session.scalar(select(models.StudyModel.study_id).where(named).with_for_update())
+    if study_id is None:
+        return
+    of_study = select(models.TrialModel.trial_id).where(models.TrialModel.study_id == study_id)
+    for of_trial in _OF_TRIAL:
+        _delete(session, of_trial, of_trial.trial_id.in_(of_study))
+    for table in (*_OF_STUDY, models.StudyModel):
+        _delete(session, table, table.study_id == study_id)
+
+
+_OF_TRIAL: tuple[Any, ...] = (
+    models.TrialParamModel,
+    models.TrialValueModel,
+    models.TrialIntermediateValueModel,
+    models.TrialUserAttributeModel,
+    models.TrialSystemAttributeModel,
+    models.TrialHeartbeatModel,
+)
+
+_OF_STUDY: tuple[Any, ...] = (
+    models.TrialModel,
+    models.StudyDirectionModel,
+    models.StudyUserAttributeModel,
+    models.StudySystemAttributeModel,
+)
+
+
+@dataclass
+class _Theirs:
+    """A trial as Optuna has it."""
+
+    id: int
+    over: bool
+    state: optuna.trial.TrialState
+    value: float | None = None
+    parameters: dict[str, ParameterValue] = field(default_factory=dict)
+    first_missing: int = 1
+    """The first step that it lacks; 1 where its steps have gaps."""
+
+
+@dataclass(frozen=True)
+class _Step:
+    trial_id: int
+    step: int
+    value: float
+
+
+def _add(session: Session, study: OptunaStudy, space: SearchSpace, records: Sequence[TrialRecord]) -> None:
+    known = distributions(space)
+    now = _now()
+    trials = [
+        {
+            "number": record.number,
+            "study_id": study.id,
+            "state": OPTUNA_STATES[record.state],
+            "_datetime_start_utc": now,
+            "_datetime_complete_utc": now if record.state.over else None,
+        }
+        for record in records
+    ]
+    made = session.execute(
+        insert(models.TrialModel).returning(models.TrialModel.number, models.TrialModel.trial_id), trials
+    )
+    id_of: dict[int, int] = {row.number: row.trial_id for row in made}
+    as_json = {name: distribution_to_json(distribution) for name, distribution in known.items()}
+    parameters = [
+        {
+            "trial_id": id_of[record.number],
+            "param_name": name,
+            "param_value": known[name].to_internal_repr(value),
+            "distribution_json": as_json[name],
+        }
+        for record in records
+        for name, value in record.parameters.items()
+    ]
+    if parameters:
+        session.execute(insert(models.TrialParamModel), parameters)
+    _add_steps(session, [step for record in records for step in _steps(id_of[record.number], record, 1)])
+    _add_ends(session, [(id_of[record.number], record) for record in records])
+
+
+def _update(session: Session, study: OptunaStudy, records: Sequence[TrialRecord]) -> None:
+    theirs = _read(session, study, records)
+    ended: list[tuple[int, TrialRecord]] = []
+    steps: list[_Step] = []
+    for record in records:
+        trial = theirs.get(record.number)
+        if trial is None:
+            raise ProjectionConflict(f"Optuna has no trial {record.number}")
+        # Parameters are compared when a trial ends.
+        if record.state.over and trial.parameters != dict(record.parameters):
+            raise ProjectionConflict(f"trial {record.number} has other parameters in Optuna")
+        if trial.over:
+            other_value = record.value is not None and trial.value != record.value
+            if trial.state != OPTUNA_STATES[record.state] or other_value:
+                raise ProjectionConflict(f"trial {record.number} ended otherwise in Optuna")
+            continue
+        steps += _steps(trial.id, record, trial.first_missing)
+        if record.state.over:
+            ended.append((trial.id, record))
+    _add_steps(session, steps)
+    for state in {record.state for _, record in ended}:
+        ids = [trial_id for trial_id, record in ended if record.state == state]
+        session.execute(
+            update(models.TrialModel)
+            .where(among(models.TrialModel.trial_id, ids))
+            .values(state=OPTUNA_STATES[state], _datetime_complete_utc=_now()),
+            execution_options={"synchronize_session": False},
+        )
+    _add_ends(session, ended)
+
+
+def _read(session: Session, study: OptunaStudy, records: Sequence[TrialRecord]) -> Mapping[int, _Theirs]:
+    trial, step = models.TrialModel, models.TrialIntermediateValueModel
+    wanted = select(trial.number, trial.trial_id, trial.state).where(
+        trial.study_id == study.id, among(trial.number, [record.number for record in records])
+    )
+    theirs = {
+        number: _Theirs(trial_id, state.is_finished(), state)
+        for number, trial_id, state in session.execute(wanted)
+    }
+    by_id = {found.id: found for found in theirs.values()}
+    ended = [theirs[record.number].id for record in records if record.state.over and record.number in theirs]
+    parameter, value = models.TrialParamModel, models.TrialValueModel
+    of_ended = select(
+        parameter.trial_id, parameter.param_name, parameter.param_value, parameter.distribution_json
+    ).where(among(parameter.trial_id, ended))
+    for trial_id, name, internal, distribution in session.execute(of_ended):
+        by_id[trial_id].parameters[name] = json_to_distribution(distribution).to_external_repr(internal)
+    for trial_id, found in session.execute(
+        select(value.trial_id, value.value).where(among(value.trial_id, ended), value.objective == 0)
+    ):
+        by_id[trial_id].value = found
+    running = [found.id for found in theirs.values() if not found.over]
+    counted = (
+        select(step.trial_id, func.count(), func.max(step.step))
+        .where(among(step.trial_id, running))
+        .group_by(step.trial_id)
+    )
+    for trial_id, count, last in session.execute(counted):
+        by_id[trial_id].first_missing = count + 1 if count == last else 1
+    return theirs
+
+
+def _steps(trial_id: int, record: TrialRecord, first: int) -> Iterable[_Step]:
+    for number, accuracy in enumerate(record.curve[first - 1 :], start=first):
+        yield _Step(trial_id, number, accuracy)
+
+
+def _add_steps(session: Session, steps: Sequence[_Step]) -> None:
+    if not steps:
+        return
+    step = models.TrialIntermediateValueModel
+    rows = func.unnest(
+        literal([row.trial_id for row in steps], ARRAY(Integer)),
+        literal([row.step for row in steps], ARRAY(Integer)),
+        literal([row.value for row in steps], ARRAY(Float(53))),
+    ).table_valued("trial_id", "step", "accuracy")
+    rows = rows.render_derived()
+    finite = cast(step.TrialIntermediateValueType.FINITE, step.__table__.c.intermediate_value_type.type)
+    session.execute(
+        upsert(step)
+        .from_select(
+            ["trial_id", "step", "intermediate_value", "intermediate_value_type"],
+            select(rows.c.trial_id, rows.c.step, rows.c.accuracy, finite),
+        )
+        .on_conflict_do_nothing()
+    )
+
+
+def _add_ends(session: Session, ended: Sequence[tuple[int, TrialRecord]]) -> None:
+    """Write the values and attributes of trials that have just ended."""
+    values = [
+        {
+            "trial_id": trial_id,
+            "objective": 0,
+            "value": value,
+            "value_type": models.TrialValueModel.TrialValueType.FINITE,
+        }
+        for trial_id, record in ended
+        if (value := _value(record)) is not None
+    ]
+    if values:
+        session.execute(upsert(models.TrialValueModel).on_conflict_do_nothing(), values)
+    attributes = [
+        {"trial_id": trial_id, "key": key, "value_json": json.dumps(value)}
+        for trial_id, record in ended
+        for key, value in record.attributes.items()
+    ]
+    if attributes:
+        session.execute(upsert(models.TrialUserAttributeModel).on_conflict_do_nothing(), attributes)
+
+
+def _value(record: TrialRecord) -> float | None:
+    """The value that Optuna gives a trial; for a pruned one its last step, as `Study.tell` does."""
+    if record.state == TrialState.COMPLETE:
+        return record.value
+    return record.curve[-1] if record.state == TrialState.PRUNED and record.curve else None
+
+
+def _delete(session: Session, table: Any, which: Any) -> None:
+    session.execute(delete(table).where(which), execution_options={"synchronize_session": False})
+
+
+def _now() -> datetime:
+    # Optuna stores UTC without a zone.
+    return datetime.now(UTC).replace(tzinfo=None)

@@ -40,30 +40,23 @@ def frozen_trial(
     record: TrialRecord,
     *,
     running: bool = False,
-    whole: bool = False,
 ) -> FrozenTrial:
-    """Optuna's trial for a record.
+    """Optuna's trial for a record, with the last step of its curve.
 
     Args:
         known: distributions of the study's space.
         record: the trial.
         running: whether it runs in Optuna, without any step.
-        whole: whether it gets every step of its curve and its attributes, or the last step alone.
     """
     state = OptunaState.RUNNING if running else OPTUNA_STATES[record.state]
-    steps = dict(enumerate(record.curve, start=1)) if not running else {}
-    last = {len(steps): steps[len(steps)]} if steps else {}
+    last = {len(record.curve): record.curve[-1]} if record.curve and not running else {}
     value = record.value if state == OptunaState.COMPLETE else None
-    if whole and state == OptunaState.PRUNED and record.curve:
-        # As `Study.tell` does with a pruned trial.
-        value = record.curve[-1]
     return create_trial(
         state=state,
         params=dict(record.parameters),
         distributions=dict(known),
         value=value,
-        intermediate_values=steps if whole else last,
-        user_attrs=dict(record.attributes) if whole else None,
+        intermediate_values=last,
     )
 
 

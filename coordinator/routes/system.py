@@ -7,7 +7,6 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from coordinator.access.authorization import require, require_by_method
@@ -16,6 +15,7 @@ from coordinator.routes.transactions import Settings, Transaction
 from coordinator.runtime import CurrentRuntime
 from coordinator.scheduling.workers import drain as drain_worker
 from coordinator.store import views
+from coordinator.store.leadership import leadership
 from services.clip_cache import list_caches
 from services.contracts import PRINTABLE, DatasetView, TokenScope, WorkerView
 from services.errors import Unavailable
@@ -41,15 +41,19 @@ async def alive() -> dict[str, str]:
 
 @router.get("/readyz", responses=problems(503))
 def ready(request: Request, runtime: CurrentRuntime) -> dict[str, str | bool | None]:
-    """Readiness probe: the database answers; the reply has the version, and whether this is the leader."""
+    """Readiness probe: the database answers.
+
+    The reply has the version, whether this coordinator is the leader, and what is wrong with leadership.
+    """
     try:
-        with runtime.sessions() as session:
-            session.execute(text("SELECT 1 FROM foldwise.schema_version"))
+        with runtime.probes() as session:
+            trouble = leadership(session).trouble
     except SQLAlchemyError as error:
         raise Unavailable("the database does not answer") from error
     return {
         "status": "ready",
         "leader": runtime.leader.is_leader,
+        "trouble": trouble,
         "version": request.app.version,
         "revision": running_revision(),
     }

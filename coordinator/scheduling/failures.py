@@ -16,6 +16,7 @@ from coordinator.scheduling.leases import LeaseKey, Outcome, authorise, check_cu
 from coordinator.scheduling.trials import fail_trial
 from coordinator.store.tables import (
     LeaseRow,
+    TrialRow,
 )
 from services.contracts import (
     Failure,
@@ -54,11 +55,15 @@ def fail(session: Session, key: LeaseKey, failure: Failure) -> None:
         fail_trial(session, trial, lease.fold, failure.message)
 
 
-def expired_leases(session: Session) -> Sequence[str]:
-    """Ids of the live leases that are past their expiry time."""
-    return session.scalars(
-        select(LeaseRow.id).where(LeaseRow.outcome.is_(None), LeaseRow.expires_at < func.clock_timestamp())
-    ).all()
+def expired_leases(session: Session) -> Sequence[tuple[str, int]]:
+    """Ids of the live leases past their expiry time, the longest expired first, with their studies' ids."""
+    expired = session.execute(
+        select(LeaseRow.id, TrialRow.study_id)
+        .join(TrialRow, TrialRow.id == LeaseRow.trial_id)
+        .where(LeaseRow.outcome.is_(None), LeaseRow.expires_at < func.clock_timestamp())
+        .order_by(LeaseRow.expires_at)
+    )
+    return [(lease_id, study_id) for lease_id, study_id in expired]
 
 
 def expire(session: Session, lease_id: str) -> None:

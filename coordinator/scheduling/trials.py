@@ -74,15 +74,15 @@ def cancel_trial(session: Session, trial_id: int, reason: str) -> None:
         end_trial(session, trial, TrialState.CANCELLED, reason)
 
 
-def overdue_trials(session: Session) -> Sequence[tuple[int, str]]:
-    """Ids of the running trials that are past their study's `trial_seconds`, and the reason to cancel them.
+def overdue_trials(session: Session) -> Sequence[tuple[int, int, str]]:
+    """Running trials that are past their study's `trial_seconds`: id, study's id and the reason to cancel.
 
     The time of a trial counts from its first lease and includes pauses.
     """
     limit = type_coerce(StudyRow.spec, JSON)["trial_seconds"].as_float()
     begun = select(func.min(LeaseRow.granted_at)).where(LeaseRow.trial_id == TrialRow.id).scalar_subquery()
     overdue = session.execute(
-        select(TrialRow.id, limit)
+        select(TrialRow.id, TrialRow.study_id, limit)
         .join(StudyRow, StudyRow.id == TrialRow.study_id)
         .where(
             StudyRow.state == StudyState.RUNNING,
@@ -92,7 +92,10 @@ def overdue_trials(session: Session) -> Sequence[tuple[int, str]]:
         )
         .order_by(TrialRow.id)
     )
-    return [(trial_id, f"trial_seconds: {allowed:g} s since its first lease") for trial_id, allowed in overdue]
+    return [
+        (trial_id, study_id, f"trial_seconds: {allowed:g} s since its first lease")
+        for trial_id, study_id, allowed in overdue
+    ]
 
 
 def complete_if_done(session: Session, study_id: int) -> None:

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import func, select
+from sqlalchemy import Float, cast, distinct, func, select
 from sqlalchemy.orm import Session
 
 from coordinator.store.conditions import is_open, seconds
-from coordinator.store.tables import LeaseRow, OutboxRow, ResultRow, StudyRow, TrialRow, WorkerRow
+from coordinator.store.leadership import fails_repeatedly
+from coordinator.store.tables import (
+    FailingDutyRow,
+    LeaseRow,
+    OutboxRow,
+    ResultRow,
+    StudyRow,
+    TrialRow,
+    WorkerRow,
+)
 from services.contracts import StudyState, TrialState
 
 
@@ -26,6 +35,12 @@ class ServiceCounts:
     """By outcome."""
 
     leases_live: int
+    lease_overdue_seconds: float
+    """How long ago the longest expired lease expired that nobody has ended; 0 if there is none."""
+
+    studies_failing: int
+    """Studies for which a duty of the leader fails again and again."""
+
     trials: dict[tuple[str, TrialState], int]
     """By study and state, with a count for every state of every study."""
 
@@ -46,6 +61,9 @@ def service_counts(session: Session, *, seen_within: float) -> ServiceCounts:
     """Count everything; workers only if they made contact in the last `seen_within` seconds."""
     results, reused = session.execute(select(func.count(), func.count(ResultRow.reused_from))).one()
     live = select(func.count()).select_from(LeaseRow).where(LeaseRow.outcome.is_(None))
+    age = func.clock_timestamp() - func.min(LeaseRow.expires_at)
+    overdue = select(cast(func.extract("epoch", age), Float(53))).where(LeaseRow.outcome.is_(None))
+    failing = select(func.count(distinct(FailingDutyRow.study_id))).where(fails_repeatedly())
     ended = session.execute(
         select(LeaseRow.outcome, func.count()).where(LeaseRow.outcome.is_not(None)).group_by(LeaseRow.outcome)
     )
@@ -72,6 +90,8 @@ def service_counts(session: Session, *, seen_within: float) -> ServiceCounts:
         folds_reused=reused,
         leases_ended=outcomes,
         leases_live=session.scalar(live) or 0,
+        lease_overdue_seconds=max(0.0, session.scalar(overdue) or 0.0),
+        studies_failing=session.scalar(failing) or 0,
         trials=trials,
         running=frozenset(running),
         open_trials=open_trials or 0,

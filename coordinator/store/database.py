@@ -22,6 +22,7 @@ from sqlalchemy.exc import (
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
+from coordinator.store.deadlines import bound
 from coordinator.store.tables import SCHEMA
 from services.errors import InvalidInput, Unavailable
 
@@ -70,27 +71,60 @@ CONNECTIONS_FOR_REQUESTS = 4
 With more than a few, most would wait for Python, which runs one thread of a process at a time.
 """
 
-CONNECTIONS_BESIDE = 4
-"""Connections for the leader, tokens, metrics, events and exports."""
+CONNECTIONS_BESIDE = 2
+"""Connections for events and exports, beside those for requests."""
+
+POOL_SECONDS = 10.0
+"""Seconds to wait for a free connection of a pool."""
+
+ANSWER_SECONDS = 20.0
+"""Seconds to wait for the database's answer to a statement of a request."""
+
+LONG_SECONDS = 600.0
+"""Seconds to wait for a statement of an import or a deletion, which can touch hundreds of thousands of rows."""
+
+IDLE_TRANSACTION_SECONDS = 60.0
+"""Seconds after which the database ends a session that does nothing inside a transaction.
+
+So long may the client of an import or an export pause.
+"""
+
+MIGRATION_SECONDS = 3600.0
+"""Seconds to wait for a statement of a migration, which can rewrite whole tables."""
 
 IDLE_SECONDS = 1.0
 """Seconds since its last use after which a connection is tested before it is used again."""
 
 
-def connect(url: str) -> Engine:
+def connect(
+    url: str,
+    *,
+    connections: int = CONNECTIONS_FOR_REQUESTS,
+    overflow: int = CONNECTIONS_BESIDE,
+    answer_seconds: float = ANSWER_SECONDS,
+    idle_seconds: float = IDLE_TRANSACTION_SECONDS,
+) -> Engine:
     """An engine whose idle connections are tested before use, so that a restarted database causes no error.
+
+    Args:
+        url: of the database.
+        connections: number of connections that stay open.
+        overflow: number of further connections under load.
+        answer_seconds: maximum wait for each answer of the database, in seconds.
+        idle_seconds: maximum time that a transaction may be idle, in seconds.
 
     Raises:
         InvalidInput: `url` is not the URL of a PostgreSQL.
     """
-    # With the leader's own connection and Optuna's three, a coordinator has 12.
     engine = create_engine(
         with_driver(url),
-        pool_size=CONNECTIONS_FOR_REQUESTS,
-        max_overflow=CONNECTIONS_BESIDE,
+        pool_size=connections,
+        max_overflow=overflow,
+        pool_timeout=POOL_SECONDS,
         pool_recycle=1800,
         connect_args=CONNECT_ARGS,
     )
+    bound(engine, answer_seconds=answer_seconds, idle_seconds=idle_seconds)
     # SQLAlchemy's own test runs before every use, which is one more round trip to the database.
     event.listen(engine, "checkin", _record_use)
     event.listen(engine, "checkout", partial(_test_idle, engine.dialect))

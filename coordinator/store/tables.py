@@ -27,6 +27,7 @@ from sqlalchemy import (
     false,
     func,
     text,
+    true,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -300,3 +301,31 @@ class SessionRow(Base):
     sha256: Mapped[str] = mapped_column(primary_key=True)
     token_sha256: Mapped[str]
     expires_at: Mapped[datetime]
+
+
+class LeaderRow(Base):
+    """The one row that says which coordinator leads, until when, and when it last finished a round.
+
+    `term` is a key: a transaction that holds the row with FOR KEY SHARE keeps the term from changing, and lets
+    the leader renew `expires_at`.
+    """
+
+    __tablename__ = "leader"
+    __table_args__ = (UniqueConstraint("term"), CheckConstraint("single", name="single"))
+    single: Mapped[bool] = mapped_column(primary_key=True, server_default=true())
+    term: Mapped[int] = mapped_column(BigInteger)
+    holder: Mapped[str]
+    expires_at: Mapped[datetime]
+    round_at: Mapped[datetime]
+
+
+class FailingDutyRow(Base):
+    """A duty of the leader that fails for a study; deleted when it succeeds."""
+
+    __tablename__ = "failing_duties"
+    study_id: Mapped[int] = mapped_column(ForeignKey(StudyRow.id, ondelete="CASCADE"), primary_key=True)
+    duty: Mapped[str] = mapped_column(primary_key=True)
+    failures: Mapped[int]
+    message: Mapped[str]
+    since: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    last_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from coordinator.store.conditions import among
 from coordinator.store.folds import confusion_counts, fold_task
+from coordinator.store.leadership import failing_duties
 from coordinator.store.studies import get_study, parsed_spec, study_split
 from coordinator.store.tables import (
     EnqueuedRow,
@@ -83,6 +84,7 @@ def study_view(session: Session, study: StudyRow) -> StudyView:
         folds_done=done or 0,
         chance=1 / len(study.classes),
         best=best_trial(session, study),
+        failing=tuple(failing_duties(session, study.id)),
     )
 
 

@@ -238,20 +238,22 @@ def check_cache(spec: StudySpec, manifest: CacheManifest) -> None:
         )
 
 
-def overdue_studies(session: Session) -> Sequence[tuple[str, str]]:
-    """Names of the running studies that are past their `study_seconds`, and the reason to stop them.
+def overdue_studies(session: Session) -> Sequence[tuple[int, str, str]]:
+    """Running studies that are past their `study_seconds`: id, name and the reason to stop them.
 
     The time of a study counts from its start and includes pauses; a larger budget starts it again.
     """
     limit = type_coerce(StudyRow.spec, JSON)["study_seconds"].as_float()
     overdue = session.execute(
-        select(StudyRow.name, limit).where(
+        select(StudyRow.id, StudyRow.name, limit).where(
             StudyRow.state == StudyState.RUNNING,
             limit.is_not(None),
             StudyRow.started_at < func.clock_timestamp() - seconds(limit),
         )
     )
-    return [(name, f"study_seconds: {allowed:g} s since its start") for name, allowed in overdue]
+    return [
+        (study_id, name, f"study_seconds: {allowed:g} s since its start") for study_id, name, allowed in overdue
+    ]
 
 
 def _check_model(model_id: str | None, manifest: CacheManifest, models_root: Path | None) -> None:

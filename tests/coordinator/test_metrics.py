@@ -62,6 +62,8 @@ def test_the_databases_counts_are_told_whichever_coordinator_is_asked(harness: H
         key("foldwise_workers"): 2,
         key("foldwise_outbox_length"): 0,
         key("foldwise_database_up"): 1,
+        key("foldwise_lease_overdue_seconds"): 0,
+        key("foldwise_studies_failing"): 0,
     }
     with served(apps[0]) as one, served(apps[1]) as two:
         admin = settings.admin_token
@@ -100,10 +102,11 @@ def test_requests_are_counted_by_the_routes_template_and_never_by_what_a_client_
 
 def test_without_the_database_the_rest_is_told(harness: Harness) -> None:
     gone = connect("postgresql://nobody@127.0.0.1:9/nothing")
-    collector = ServiceCollector(sessionmaker(gone), is_leader=lambda: True, connections=lambda: 3)
+    collector = ServiceCollector(sessionmaker(gone), harness.leader, connections=lambda: 3)
     told = {sample.name: sample.value for family in collector.collect() for sample in family.samples}
     assert told == {
-        "foldwise_leader": 1,
+        "foldwise_leader": 0,
+        "foldwise_leader_round_seconds": 0,
         "foldwise_database_connections_in_use": 3,
         "foldwise_database_up": 0,
     }

@@ -37,6 +37,25 @@ from tests.harness.simulated_results import make_result
 from tests.harness.tiny_cache import FINGERPRINT
 
 
+class SteppedLeader(Leader):
+    """A leader without threads: each round is a call, and leads whoever led before."""
+
+    def __init__(self, engine: Engine, settings: CoordinatorSettings) -> None:
+        super().__init__(engine, engine, settings)
+
+    def round(self) -> None:
+        """Do every duty once and project every change."""
+        self._election.attempt()
+        if not self.is_leader:
+            self._election.attempt(by_force=True)
+        self._duties.attempt()
+        self.project()
+
+    def project(self) -> None:
+        """Project every change."""
+        self._projecting.attempt()
+
+
 class Harness:
     """Each call is one transaction, as in a request."""
 
@@ -50,7 +69,7 @@ class Harness:
         )
         self.engine = engine
         self.sessions = sessionmaker(engine, expire_on_commit=False)
-        self.leader = Leader(engine, self.settings)
+        self.leader = SteppedLeader(engine, self.settings)
 
     def create(self, **spec: Any) -> None:
         with self.sessions.begin() as session:
@@ -130,11 +149,11 @@ class Harness:
             return connection.scalar(text("SELECT count(*) FROM foldwise.leases")) or 0
 
 
-class LeaderWithoutOptuna(Leader):
+class LeaderWithoutOptuna(SteppedLeader):
     """Does everything but project, for tests that do not look into Optuna's tables: half their time."""
 
-    def _project_changes(self) -> None:
-        pass
+    def project(self) -> None:
+        """Do nothing."""
 
 
 def key_of(lease: Lease) -> LeaseKey:

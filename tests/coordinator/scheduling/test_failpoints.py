@@ -14,12 +14,11 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
-from coordinator.leader import Leader
 from coordinator.scheduling import failures, leases
 from coordinator.scheduling.trials import add_trial
 from coordinator.studies import life
 from services.contracts import BoundRule, Failure, FoldAssignment, StudySpec
-from tests.harness.coordinator_harness import Harness, key_of
+from tests.harness.coordinator_harness import Harness, SteppedLeader, key_of
 from tests.harness.failpoints import crash_at
 from tests.harness.optuna_projection import load_projected
 
@@ -148,7 +147,7 @@ def leader_that_ends_a_lease_asks_and_projects(harness: Harness, name: str) -> C
     harness.must_claim("w2", study=name)
     with harness.engine.begin() as connection:
         connection.execute(text("UPDATE foldwise.leases SET expires_at = now() WHERE outcome IS NULL"))
-    return lambda: Leader(harness.engine, harness.settings).round()
+    return lambda: SteppedLeader(harness.engine, harness.settings).round()
 
 
 def leader_that_cancels_a_stopped_study(harness: Harness, name: str) -> Callable[[], object]:
@@ -156,7 +155,7 @@ def leader_that_cancels_a_stopped_study(harness: Harness, name: str) -> Callable
     harness.must_claim(study=name)
     with harness.sessions.begin() as session:
         life.stop(session, name, "enough")
-    return lambda: Leader(harness.engine, harness.settings).round()
+    return lambda: SteppedLeader(harness.engine, harness.settings).round()
 
 
 QUICK: list[Case] = [claim, report_that_goes_on, report_that_prunes, release]

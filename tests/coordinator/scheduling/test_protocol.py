@@ -27,7 +27,6 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import Engine, select, text
 
-from coordinator.leader import Leader
 from coordinator.scheduling import failures, leases
 from coordinator.scheduling.leases import LeaseKey
 from coordinator.store.tables import FoldRow, LeaseRow, ResultRow, StudyRow, TrialRow
@@ -42,7 +41,7 @@ from services.contracts import (
     Verdict,
 )
 from services.errors import LeaseSuperseded, StudyOver
-from tests.harness.coordinator_harness import Harness, key_of
+from tests.harness.coordinator_harness import Harness, SteppedLeader, key_of
 from tests.harness.database_clock import move_clock, take_over_clock
 from tests.harness.failpoints import crash_at
 from tests.harness.optuna_projection import load_projected
@@ -73,7 +72,7 @@ class Protocol(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.name = f"p{uuid.uuid4().hex[:12]}"
-        self.leaders = [self.harness.leader, Leader(self.harness.engine, self.harness.settings)]
+        self.leaders = [self.harness.leader, SteppedLeader(self.harness.engine, self.harness.settings)]
         self.holds: dict[str, FoldAssignment] = {}
         """What each worker is at."""
 
@@ -168,7 +167,7 @@ class Protocol(RuleBasedStateMachine):
     def lead(self, which: int, point: int | None) -> None:
         """One of two coordinators does the leader's work; one that dies over it is started anew."""
         if _dying(point, self.leaders[which].round) == "crashed":
-            self.leaders[which] = Leader(self.harness.engine, self.harness.settings)
+            self.leaders[which] = SteppedLeader(self.harness.engine, self.harness.settings)
 
     @rule(point=POINTS, resume=st.booleans())
     def pause_or_resume(self, point: int | None, resume: bool) -> None:

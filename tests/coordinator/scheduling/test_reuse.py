@@ -13,12 +13,11 @@ import pytest
 from sqlalchemy import text
 
 from cli.terminal.tables import folds_table
-from coordinator.leader import Leader
 from coordinator.scheduling import claims, failures
 from services.contracts import ClaimRequest, Failure, FoldAssignment, StudyState, TrialState, WorkerInfo
 from services.errors import LeaseSuperseded, StudyOver
 from services.seeds import derive_seed
-from tests.harness.coordinator_harness import Harness, key_of
+from tests.harness.coordinator_harness import Harness, SteppedLeader, key_of
 from tests.harness.optuna_projection import load_projected
 from tests.harness.tiny_cache import FINGERPRINT
 
@@ -37,7 +36,7 @@ Wrong = Callable[[FoldAssignment], int]
 
 def create(harness: Harness, *enqueue: dict[str, Any], **spec: Any) -> None:
     """A study of exactly these trials, all of them ready at once."""
-    harness.leader = Leader(harness.engine, replace(harness.settings, ask_ahead=len(enqueue)))
+    harness.leader = SteppedLeader(harness.engine, replace(harness.settings, ask_ahead=len(enqueue)))
     harness.create(space=SPACE, enqueue=enqueue, trials=len(enqueue), **spec)
 
 

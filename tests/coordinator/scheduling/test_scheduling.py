@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -13,8 +12,9 @@ import optuna
 import pytest
 from sqlalchemy import create_engine, select, text
 
-from coordinator.leader import Leader
-from coordinator.optimizer import OptunaProjection, TrialRecord
+from coordinator import optimizer
+from coordinator.leader import projecting
+from coordinator.optimizer import create_tables
 from coordinator.scheduling import claims, failures, leases, reports, trials, workers
 from coordinator.scheduling.leases import LeaseKey
 from coordinator.store.tables import ClaimRow
@@ -40,7 +40,7 @@ from services.errors import (
     TokenRefused,
     WorkerDrained,
 )
-from tests.harness.coordinator_harness import Harness, key_of, wait_until
+from tests.harness.coordinator_harness import Harness, SteppedLeader, key_of, wait_until
 from tests.harness.optuna_projection import load_projected, optuna_storage
 from tests.harness.simulated_results import make_result
 
@@ -237,7 +237,7 @@ def test_a_lease_that_is_renewed_before_it_is_ended_goes_on(harness: Harness) ->
     with harness.engine.begin() as connection:
         connection.execute(text("UPDATE foldwise.leases SET expires_at = clock_timestamp()"))
     with harness.sessions() as session:
-        (found,) = failures.expired_leases(session)
+        ((found, _),) = failures.expired_leases(session)
     assert harness.beat(held, 1) == "continue"
     with harness.sessions.begin() as session:
         failures.expire(session, found)
@@ -443,7 +443,7 @@ def test_one_broken_study_does_not_stop_the_others(harness: Harness) -> None:
 
 @pytest.mark.usefixtures("projection")
 def test_a_trial_that_could_not_be_projected_keeps_its_number(harness: Harness) -> None:
-    OptunaProjection(harness.settings.database_url)
+    create_tables(harness.settings.database_url)
     with harness.engine.begin() as connection:
         connection.execute(text("ALTER TABLE trial_params ADD CONSTRAINT closed CHECK (false) NOT VALID"))
     harness.create(trials=3)
@@ -464,7 +464,6 @@ def test_a_change_that_becomes_visible_late_is_not_taken_for_projected(
     harness.report(harness.must_claim("w1"))
     other = harness.must_claim("w2")
     assert other.trial == 1
-    project = OptunaProjection.project
     with harness.engine.connect() as late:
         late.execute(
             text("INSERT INTO foldwise.outbox (trial_id) SELECT id FROM foldwise.trials WHERE number = 0")
@@ -472,11 +471,11 @@ def test_a_change_that_becomes_visible_late_is_not_taken_for_projected(
         # Its number is higher, and it is visible first.
         harness.report(other)
 
-        def then_the_late_one(self: OptunaProjection, *given: Any) -> Iterator[TrialRecord]:
-            yield from project(self, *given)
+        def then_the_late_one(*given: Any) -> None:
+            optimizer.project(*given)
             late.commit()
 
-        monkeypatch.setattr(OptunaProjection, "project", then_the_late_one)
+        monkeypatch.setattr(projecting, "project", then_the_late_one)
         harness.leader.round()
     with harness.engine.connect() as connection:
         left = connection.execute(
@@ -525,7 +524,7 @@ def test_a_study_that_somebody_else_wrote_to_in_optuna_is_made_anew(harness: Har
 
 @pytest.mark.usefixtures("projection")
 def test_trials_under_way_reach_optuna_at_a_bounded_rate_and_ended_ones_at_once(harness: Harness) -> None:
-    harness.leader = Leader(harness.engine, replace(harness.settings, projection_seconds=3600))
+    harness.leader = SteppedLeader(harness.engine, replace(harness.settings, projection_seconds=3600))
     harness.create(trials=2)
     assignment: FoldAssignment | None = harness.must_claim()
     for _ in range(3):
@@ -546,7 +545,7 @@ def test_a_leader_that_lost_its_database_leads_again(harness: Harness, postgres:
     database = harness.engine.url.database
     server = create_engine(postgres, isolation_level="AUTOCOMMIT")
     harness.settings = replace(harness.settings, leader_interval=0.02)
-    leader = Leader(harness.engine, harness.settings)
+    leader = SteppedLeader(harness.engine, harness.settings)
     leader.start()
     try:
         wait_until(lambda: leader.is_leader)
@@ -599,7 +598,7 @@ def test_stopping_a_study_does_not_deadlock_with_a_result_that_ends_a_trial(harn
 
 def test_trials_of_a_study_that_end_at_the_same_moment_do_not_deadlock(harness: Harness) -> None:
     workers = 6
-    harness.leader = Leader(harness.engine, replace(harness.settings, ask_ahead=workers))
+    harness.leader = SteppedLeader(harness.engine, replace(harness.settings, ask_ahead=workers))
     harness.create(trials=workers, pruning=[{"rule": "bound", "threshold": 1.0}])
     held = [harness.must_claim(f"w{i}") for i in range(workers)]
     together = threading.Barrier(workers)
@@ -716,7 +715,7 @@ def test_a_trial_is_added_under_the_next_number_and_never_above_the_budget(harne
 
 def test_workers_that_claim_at_the_same_moment_do_not_share_a_trial(harness: Harness) -> None:
     workers, rounds = 8, 40
-    harness.leader = Leader(harness.engine, replace(harness.settings, ask_ahead=3))
+    harness.leader = SteppedLeader(harness.engine, replace(harness.settings, ask_ahead=3))
     harness.create(trials=3)
     together = threading.Barrier(workers)
 

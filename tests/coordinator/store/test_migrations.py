@@ -11,7 +11,7 @@ from alembic import command
 from sqlalchemy import Engine, inspect, text
 from sqlalchemy.exc import IntegrityError
 
-from coordinator.optimizer import OptunaProjection
+from coordinator.optimizer import create_tables
 from coordinator.store import views
 from coordinator.store.database import alembic_config, migrate
 from coordinator.store.studies import get_study
@@ -109,7 +109,7 @@ def at_0001(engine: Engine) -> Engine:
 
 
 def test_migrations_leave_nothing_to_change_even_beside_optunas_tables(engine: Engine) -> None:
-    OptunaProjection(engine.url.render_as_string(hide_password=False))
+    create_tables(engine.url.render_as_string(hide_password=False))
     with engine.connect() as connection:
         config = alembic_config()
         config.attributes["connection"] = connection

@@ -15,7 +15,6 @@ from typer.testing import CliRunner
 
 from cli.commands.study.edit import app as study_app
 from cli.commands.study.edit import delete
-from coordinator.leader import Leader
 from coordinator.scheduling import trials
 from coordinator.studies import life
 from coordinator.studies.export_file import export_lines
@@ -23,7 +22,7 @@ from coordinator.studies.import_file import import_study
 from services.contracts import FoldAssignment, StudyState
 from services.errors import CacheMismatch, Conflict, InvalidInput
 from services.seeds import sha256_of
-from tests.harness.coordinator_harness import Harness, LeaderWithoutOptuna
+from tests.harness.coordinator_harness import Harness, LeaderWithoutOptuna, SteppedLeader
 from tests.harness.optuna_projection import load_projected
 from tests.harness.served_app import live_coordinator
 
@@ -77,7 +76,7 @@ def ended(harness: Harness) -> Harness:
 def test_a_study_exported_imported_and_exported_is_the_same_but_for_its_name(
     ended: Harness, elsewhere: Harness
 ) -> None:
-    Leader(ended.engine, ended.settings).round()
+    SteppedLeader(ended.engine, ended.settings).round()
     first = exported(ended)
     imported(elsewhere, first, "t")
     second = exported(elsewhere, "t")
