@@ -184,7 +184,7 @@ def _of_database(counts: ServiceCounts) -> Iterator[Metric]:
     )
     yield _gauge_by(
         "foldwise_trials",
-        "Trials by study and state.",
+        "Trials by study and state, of the studies that are not over.",
         ("study", "state"),
         {(study, state.value): count for (study, state), count in counts.trials.items()},
     )

@@ -81,6 +81,13 @@ def check_service(connection: Connection) -> Iterator[Finding]:
         )
         return
     yield Finding(what="coordinator", good=True, found=f"{ready['version']} at {connection.url}")
+    if ready.get("trouble"):
+        yield Finding(
+            what="leader",
+            good=False,
+            found=str(ready["trouble"]),
+            fix="check the coordinator's log; another coordinator leads if you end the one that hangs",
+        )
     if ready["version"] != version("foldwise"):
         yield Finding(
             what="versions",

@@ -173,6 +173,8 @@ def study_summary(console: Console, study: StudyView) -> None:
     console.print(f"  {study.folds_done} folds done")
     if study.stalled is not None:
         console.print("  stalled: no worker can run:", study.stalled, highlight=False)
+    for trouble in study.troubles:
+        console.print("  trouble:", trouble, highlight=False, style="yellow")
     if study.best is None:
         console.print("  no trial has ended yet")
         return

@@ -22,6 +22,7 @@ from coordinator.store import study_progress
 from coordinator.store.fold_map import MappedTrial, fold_map
 from coordinator.store.studies import get_study, parsed_spec
 from coordinator.store.tables import StudyRow
+from coordinator.store.troubles import study_troubles
 from services.contracts import PodView, StudyName, StudyState, TokenScope, TrialState
 from services.folds import protocol_words
 from services.search_space import Range
@@ -42,10 +43,24 @@ TABLE_ROWS = 8
 TRIALS_PER_PAGE = 200
 
 
+STUDIES_PER_PAGE = 200
+
+
 @router.get("/")
-def studies(request: Request, session: Transaction) -> Response:
-    """The list of studies."""
-    return render_page(request, "studies.html", studies=study_progress.listed_studies(session))
+def studies(
+    request: Request, session: Transaction, first: Annotated[int, Query(ge=0, lt=2**31)] = 0
+) -> Response:
+    """The list of studies, `STUDIES_PER_PAGE` at a time."""
+    # One more than fits tells whether there is a next page.
+    found = study_progress.listed_studies(session, first=first, limit=STUDIES_PER_PAGE + 1)
+    return render_page(
+        request,
+        "studies.html",
+        studies=found[:STUDIES_PER_PAGE],
+        first=first,
+        size=STUDIES_PER_PAGE,
+        more=len(found) > STUDIES_PER_PAGE,
+    )
 
 
 @router.get("/studies/{name}")
@@ -141,6 +156,7 @@ def _panels(runtime: Runtime, session: Session, row: StudyRow) -> dict[str, Any]
         "study": row,
         "state": state,
         "stalled": jobs.stalled(row.name) if jobs is not None and state == StudyState.RUNNING else None,
+        "troubles": study_troubles(session, row),
         "protocol": protocol_words(spec.protocol, row.fold_count),
         "rules": [rule.describe() for rule in spec.pruning],
         "sampler": spec.sampler.kind,

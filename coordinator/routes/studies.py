@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Path, Query
 
@@ -14,6 +14,7 @@ from coordinator.runtime import CurrentRuntime
 from coordinator.scheduling import leases
 from coordinator.store import trial_results, views
 from coordinator.store.studies import get_study
+from coordinator.store.troubles import study_troubles
 from coordinator.studies import life
 from services.contracts import (
     PRINTABLE,
@@ -61,12 +62,13 @@ def list_all(
 
 @router.get("/{name}")
 def show(name: Name, runtime: CurrentRuntime, session: Transaction) -> StudyView:
-    """Get a study with its counts, its best trial and, if Kubernetes cannot run its workers, the reason."""
-    view = views.study_view(session, get_study(session, name))
+    """Get a study with its counts, its best trial, and what keeps it from getting on."""
+    study = get_study(session, name)
+    found: dict[str, Any] = {"troubles": study_troubles(session, study)}
     jobs = runtime.worker_jobs
-    if jobs is None or view.state != StudyState.RUNNING:
-        return view
-    return view.model_copy(update={"stalled": jobs.stalled(name)})
+    if jobs is not None and study.state == StudyState.RUNNING:
+        found["stalled"] = jobs.stalled(name)
+    return views.study_view(session, study).model_copy(update=found)
 
 
 @router.post("/{name}/start")

@@ -42,7 +42,7 @@ class ServiceCounts:
     """Studies for which a duty of the leader fails again and again."""
 
     trials: dict[tuple[str, TrialState], int]
-    """By study and state, with a count for every state of every study."""
+    """By study and state, with a count for every state of every study that is not over."""
 
     running: frozenset[str]
     """Names of the running studies."""
@@ -68,10 +68,13 @@ def service_counts(session: Session, *, seen_within: float) -> ServiceCounts:
         select(LeaseRow.outcome, func.count()).where(LeaseRow.outcome.is_not(None)).group_by(LeaseRow.outcome)
     )
     outcomes = {str(outcome): count for outcome, count in ended}
-    trials = {(name, state): 0 for name in session.scalars(select(StudyRow.name)) for state in TrialState}
+    unfinished = StudyRow.state.in_([state for state in StudyState if not state.over])
+    names = session.scalars(select(StudyRow.name).where(unfinished))
+    trials = {(name, state): 0 for name in names for state in TrialState}
     for name, state, count in session.execute(
         select(StudyRow.name, TrialRow.state, func.count())
         .join(TrialRow, TrialRow.study_id == StudyRow.id)
+        .where(unfinished)
         .group_by(StudyRow.name, TrialRow.state)
     ):
         trials[name, TrialState(state)] = count

@@ -8,7 +8,7 @@ from datetime import datetime
 from sqlalchemy import Float, case, extract, func, select, tuple_
 from sqlalchemy.orm import Session
 
-from coordinator.store.conditions import seconds
+from coordinator.store.conditions import among, seconds
 from coordinator.store.studies import study_split
 from coordinator.store.tables import (
     EventRow,
@@ -77,19 +77,19 @@ class StudyWorker:
     """Message with which it failed its last fold, if it has finished none since."""
 
 
-def listed_studies(session: Session) -> list[ListedStudy]:
-    """All studies, newest first."""
+def listed_studies(session: Session, *, first: int, limit: int) -> list[ListedStudy]:
+    """At most `limit` studies, newest first, from the one at index `first` on."""
+    studies = session.scalars(select(StudyRow).order_by(StudyRow.id.desc()).offset(first).limit(limit)).all()
     counts: dict[int, dict[TrialState, int]] = {}
     best: dict[int, float] = {}
     for study_id, state, count, value in session.execute(
-        select(TrialRow.study_id, TrialRow.state, func.count(), func.max(TrialRow.value)).group_by(
-            TrialRow.study_id, TrialRow.state
-        )
+        select(TrialRow.study_id, TrialRow.state, func.count(), func.max(TrialRow.value))
+        .where(among(TrialRow.study_id, [study.id for study in studies]))
+        .group_by(TrialRow.study_id, TrialRow.state)
     ):
         counts.setdefault(study_id, {})[TrialState(state)] = count
         if value is not None:
             best[study_id] = value
-    studies = session.scalars(select(StudyRow).order_by(StudyRow.id.desc())).all()
     return [
         ListedStudy(
             name=study.name,

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, and_, exists, extract, func, or_, select
+from sqlalchemy import ColumnElement, Select, and_, exists, extract, func, or_, select
 from sqlalchemy.orm import Session
 
 from coordinator.store.conditions import among
 from coordinator.store.folds import confusion_counts, fold_task
-from coordinator.store.leadership import failing_duties
 from coordinator.store.studies import get_study, parsed_spec, study_split
 from coordinator.store.tables import (
     EnqueuedRow,
@@ -53,61 +52,74 @@ def list_studies(
         wanted = wanted.where(StudyRow.state == state)
     if after is not None:
         wanted = wanted.where(StudyRow.id > get_study(session, after).id)
-    return [study_view(session, study) for study in session.scalars(wanted).all()]
+    return study_views(session, session.scalars(wanted).all())
 
 
 def study_view(session: Session, study: StudyRow) -> StudyView:
     """A study with its counts and its best trial."""
-    states = session.execute(
-        select(TrialRow.state, func.count()).where(TrialRow.study_id == study.id).group_by(TrialRow.state)
-    ).all()
-    counts = dict.fromkeys(TrialState, 0) | {TrialState(state): count for state, count in states}
-    done = session.scalar(
-        select(func.count())
-        .select_from(ResultRow)
-        .join(TrialRow, TrialRow.id == ResultRow.trial_id)
-        .where(TrialRow.study_id == study.id)
-    )
-    return StudyView(
-        name=study.name,
-        state=StudyState(study.state),
-        reason=study.reason,
-        spec=parsed_spec(study),
-        dataset=study.dataset,
-        fingerprint=study.fingerprint,
-        classes=tuple(study.classes),
-        clips=study.clips,
-        folds=study.fold_count,
-        split_hash=study.split_hash,
-        fold_order=None if study.fold_order is None else tuple(study.fold_order),
-        trials=counts,
-        folds_done=done or 0,
-        chance=1 / len(study.classes),
-        best=best_trial(session, study),
-        failing=tuple(failing_duties(session, study.id)),
-    )
+    return study_views(session, [study])[0]
+
+
+def study_views(session: Session, studies: Sequence[StudyRow]) -> list[StudyView]:
+    """Studies with their counts and their best trials, in a few queries for any number of studies."""
+    ids = [study.id for study in studies]
+    counts = {study_id: dict.fromkeys(TrialState, 0) for study_id in ids}
+    for study_id, state, count in session.execute(
+        select(TrialRow.study_id, TrialRow.state, func.count())
+        .where(among(TrialRow.study_id, ids))
+        .group_by(TrialRow.study_id, TrialRow.state)
+    ):
+        counts[study_id][TrialState(state)] = count
+    of_results = select(TrialRow.study_id, func.count()).join(ResultRow, ResultRow.trial_id == TrialRow.id)
+    of_results = of_results.where(among(TrialRow.study_id, ids)).group_by(TrialRow.study_id)
+    done = {study_id: int(count) for study_id, count in session.execute(of_results)}
+    best = best_trials(session, studies)
+    return [
+        StudyView(
+            name=study.name,
+            state=StudyState(study.state),
+            reason=study.reason,
+            spec=parsed_spec(study),
+            dataset=study.dataset,
+            fingerprint=study.fingerprint,
+            classes=tuple(study.classes),
+            clips=study.clips,
+            folds=study.fold_count,
+            split_hash=study.split_hash,
+            fold_order=None if study.fold_order is None else tuple(study.fold_order),
+            trials=counts[study.id],
+            folds_done=done.get(study.id, 0),
+            chance=1 / len(study.classes),
+            best=best.get(study.id),
+        )
+        for study in studies
+    ]
 
 
 def best_trial(session: Session, study: StudyRow) -> TrialView | None:
     """The complete trial of highest value, earliest on ties; without any, the pruned one of highest bound."""
-    complete = session.scalar(
-        select(TrialRow)
-        .where(TrialRow.study_id == study.id, TrialRow.state == TrialState.COMPLETE)
-        .order_by(TrialRow.value.desc(), TrialRow.number)
-        .limit(1)
+    return best_trials(session, [study]).get(study.id)
+
+
+def best_trials(session: Session, studies: Sequence[StudyRow]) -> dict[int, TrialView]:
+    """The best trial of each study that has one, as `best_trial` says, by the study's id."""
+    complete = select(TrialRow.id, _rank(TrialRow.value.desc())).where(
+        among(TrialRow.study_id, [study.id for study in studies]), TrialRow.state == TrialState.COMPLETE
     )
-    if complete is not None:
-        return _trial_view(session, study, complete)
-    errors = func.sum(ResultRow.clips - ResultRow.correct)
-    pruned = session.scalar(
-        select(TrialRow)
+    best = _first(session, complete)
+    pruned = (
+        select(TrialRow.id, _rank(func.sum(ResultRow.clips - ResultRow.correct)))
         .join(ResultRow, ResultRow.trial_id == TrialRow.id)
-        .where(TrialRow.study_id == study.id, TrialRow.state == TrialState.PRUNED)
+        .where(
+            among(TrialRow.study_id, [study.id for study in studies if study.id not in best]),
+            TrialRow.state == TrialState.PRUNED,
+        )
         .group_by(TrialRow.id)
-        .order_by(errors, TrialRow.number)
-        .limit(1)
     )
-    return _trial_view(session, study, pruned) if pruned is not None else None
+    best |= _first(session, pruned)
+    folds = {study.id: study.fold_count for study in studies}
+    views = _trial_views(session, list(best.values()), folds)
+    return dict(zip(best, views, strict=True))
 
 
 def list_trials(
@@ -175,48 +187,8 @@ def get_trial(session: Session, study: StudyRow, number: int) -> TrialRow:
 
 
 def trial_views(session: Session, study: StudyRow, trials: Sequence[TrialRow]) -> list[TrialView]:
-    """Trials with their finished folds and their workers, in two queries for any number of trials."""
-    ids = [trial.id for trial in trials]
-    sums = {
-        trial_id: (int(folds), int(correct), int(clips))
-        for trial_id, folds, correct, clips in session.execute(
-            select(
-                ResultRow.trial_id,
-                func.count(),
-                func.sum(ResultRow.correct),
-                func.sum(ResultRow.clips),
-            )
-            .where(among(ResultRow.trial_id, ids))
-            .group_by(ResultRow.trial_id)
-        )
-    }
-    held = session.execute(
-        select(LeaseRow.trial_id, WorkerRow.name)
-        .join(WorkerRow, WorkerRow.id == LeaseRow.worker_id)
-        .where(among(LeaseRow.trial_id, ids), LeaseRow.outcome.is_(None))
-    ).all()
-    holders = {row.trial_id: row.name for row in held}
-    views = []
-    for trial in trials:
-        folds, correct, clips = sums.get(trial.id, (0, 0, 0))
-        views.append(
-            TrialView(
-                number=trial.number,
-                state=TrialState(trial.state),
-                parameters=trial.parameters,
-                value=trial.value,
-                folds_done=folds,
-                folds=study.fold_count,
-                correct=correct,
-                clips=clips,
-                running_accuracy=correct / clips if clips else None,
-                pruned=PruneDecision.model_validate(trial.pruned) if trial.pruned else None,
-                learnt_order=trial.learnt_order,
-                end_reason=trial.end_reason,
-                worker=holders.get(trial.id),
-            )
-        )
-    return views
+    """Trials of a study with their finished folds and their workers, in two queries for any number of them."""
+    return _trial_views(session, trials, {study.id: study.fold_count})
 
 
 def fold_record(session: Session, study: StudyRow, trial: TrialRow, index: int) -> FoldRecord:
@@ -366,5 +338,58 @@ def _behind(trial: TrialRow) -> ColumnElement[bool]:
     return or_(TrialRow.value < trial.value, equal, TrialRow.value.is_(None))
 
 
-def _trial_view(session: Session, study: StudyRow, trial: TrialRow) -> TrialView:
-    return trial_views(session, study, [trial])[0]
+def _trial_views(session: Session, trials: Sequence[TrialRow], folds_of: Mapping[int, int]) -> list[TrialView]:
+    """Trials of several studies; `folds_of` has the number of folds by the study's id."""
+    ids = [trial.id for trial in trials]
+    sums = {
+        trial_id: (int(folds), int(correct), int(clips))
+        for trial_id, folds, correct, clips in session.execute(
+            select(
+                ResultRow.trial_id,
+                func.count(),
+                func.sum(ResultRow.correct),
+                func.sum(ResultRow.clips),
+            )
+            .where(among(ResultRow.trial_id, ids))
+            .group_by(ResultRow.trial_id)
+        )
+    }
+    held = session.execute(
+        select(LeaseRow.trial_id, WorkerRow.name)
+        .join(WorkerRow, WorkerRow.id == LeaseRow.worker_id)
+        .where(among(LeaseRow.trial_id, ids), LeaseRow.outcome.is_(None))
+    ).all()
+    holders = {row.trial_id: row.name for row in held}
+    views = []
+    for trial in trials:
+        folds, correct, clips = sums.get(trial.id, (0, 0, 0))
+        views.append(
+            TrialView(
+                number=trial.number,
+                state=TrialState(trial.state),
+                parameters=trial.parameters,
+                value=trial.value,
+                folds_done=folds,
+                folds=folds_of[trial.study_id],
+                correct=correct,
+                clips=clips,
+                running_accuracy=correct / clips if clips else None,
+                pruned=PruneDecision.model_validate(trial.pruned) if trial.pruned else None,
+                learnt_order=trial.learnt_order,
+                end_reason=trial.end_reason,
+                worker=holders.get(trial.id),
+            )
+        )
+    return views
+
+
+def _rank(order: ColumnElement[Any]) -> ColumnElement[int]:
+    rank = func.row_number().over(partition_by=TrialRow.study_id, order_by=(order, TrialRow.number))
+    return rank.label("rank")
+
+
+def _first(session: Session, ranked: Select[int, int]) -> dict[int, TrialRow]:
+    """The trial of rank 1 of each study, by the study's id."""
+    rows = ranked.subquery()
+    first = select(TrialRow).join(rows, rows.c.id == TrialRow.id).where(rows.c.rank == 1)
+    return {trial.study_id: trial for trial in session.scalars(first)}

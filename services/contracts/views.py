@@ -58,8 +58,8 @@ class StudyView(Contract):
     stalled: str | None = Field(
         None, description="reason from the scheduler, the quota or Kueue why no worker pod starts"
     )
-    failing: tuple[str, ...] = Field(
-        (), description="what the coordinator fails to do for this study again and again, with the error"
+    troubles: tuple[str, ...] = Field(
+        (), description="in the reply for one study: what keeps it from getting on, in sentences"
     )
     warnings: tuple[str, ...] = Field(
         (), description="in the reply to the study's creation: what is wrong with its clips, though it can run"

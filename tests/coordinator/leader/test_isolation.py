@@ -13,11 +13,19 @@ from coordinator import optimizer
 from coordinator.leader import asking, projecting
 from coordinator.leader.projecting import FOLDS_AT_ONCE
 from coordinator.optimizer import Search
+from coordinator.scheduling import failures
+from coordinator.store.studies import get_study
+from coordinator.store.troubles import study_troubles
 from coordinator.studies import life
 from coordinator.studies.deletion import delete_study
-from services.contracts import TrialState
-from tests.harness.coordinator_harness import Harness, LeaderWithoutOptuna, SteppedLeader, wait_until
+from services.contracts import Failure, TrialState
+from tests.harness.coordinator_harness import Harness, LeaderWithoutOptuna, SteppedLeader, key_of, wait_until
 from tests.harness.optuna_projection import load_projected
+
+
+def troubles(harness: Harness, name: str) -> tuple[str, ...]:
+    with harness.sessions() as session:
+        return study_troubles(session, get_study(session, name))
 
 
 class BrokenSearch(Search):
@@ -45,18 +53,18 @@ def test_a_study_that_fails_again_and_again_says_why_and_the_others_go_on(harnes
     harness.create(name="broken", seed=13)
     harness.create(name="quiet")
     assert harness.study("quiet").trials[TrialState.READY] == 2
-    assert harness.study("broken").failing == ()
+    assert not any("failed" in trouble for trouble in troubles(harness, "broken"))
     for _ in range(2):
         harness.leader.round()
-    (sentence,) = harness.study("broken").failing
+    sentence = troubles(harness, "broken")[0]
     assert "failed 4 times" in sentence
     assert sentence.endswith("to suggest its next trial: Unable to allocate 7.28 TiB")
-    assert harness.study("quiet").failing == ()
+    assert not any("failed" in trouble for trouble in troubles(harness, "quiet"))
     # Another leader clears what this one recorded.
     BrokenSearch.broken = False
     harness.leader = SteppedLeader(harness.engine, harness.settings)
     harness.leader.round()
-    assert harness.study("broken").failing == ()
+    assert not any("failed" in trouble for trouble in troubles(harness, "broken"))
     assert harness.study("broken").trials[TrialState.READY] == 2
 
 
@@ -136,3 +144,22 @@ def test_a_large_study_is_projected_in_parts_and_a_small_one_between_them(
         assert [trial.params for trial in projected.trials] == [
             harness.trial(number, name).parameters for number in range(2)
         ]
+
+
+def test_repeated_failures_of_machines_and_missing_workers_are_told(harness: Harness) -> None:
+    harness.create()
+    assert any("no worker made contact in the last 5 minutes" in trouble for trouble in troubles(harness, "s"))
+    for _ in range(3):
+        assert not any("machines" in trouble for trouble in troubles(harness, "s"))
+        assignment = harness.must_claim()
+        with harness.sessions.begin() as session:
+            failure = Failure(kind="environment", message="no CUDA device")
+            failures.fail(session, key_of(assignment.lease), failure)
+    (told,) = troubles(harness, "s")
+    assert told == (
+        "workers could not run 3 folds in the last 15 minutes because of their machines; "
+        "w1 said: no CUDA device"
+    )
+    with harness.sessions.begin() as session:
+        life.stop(session, "s", "enough")
+    assert troubles(harness, "s") == ()

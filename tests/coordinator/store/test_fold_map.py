@@ -84,5 +84,5 @@ def test_who_works_and_how_fast_is_told_from_leases_and_results(harness: Harness
         assert (one.name, one.trial, one.fold, one.step, one.clips_per_second) == ("w1", 0, 1, 7, 1.0)
         assert (two.name, two.trial, two.clips_per_second) == ("w2", 1, None)
         assert len(study_progress.last_folds(session, study, 10)) == 1
-        (listed,) = study_progress.listed_studies(session)
+        (listed,) = study_progress.listed_studies(session, first=0, limit=10)
         assert (listed.name, listed.counts, listed.best) == ("s", {TrialState.RUNNING: 2}, None)
