@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from typing import Any
 
+import uvicorn
 from fastapi import FastAPI
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Counter
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import QueuePool
 from starlette.concurrency import run_in_threadpool
@@ -15,6 +17,7 @@ from starlette.staticfiles import StaticFiles
 
 from coordinator.access.authentication import Callers
 from coordinator.access.authorization import TokenMiddleware
+from coordinator.access.connections import limited_protocol
 from coordinator.access.paths import STATIC
 from coordinator.access.problems import add_handlers
 from coordinator.leader import Leader
@@ -42,6 +45,9 @@ from coordinator.study_workers import WorkerJobs
 from k8s.cluster import Cluster
 from k8s.token_review import TokenReviewer
 
+MAX_CONNECTIONS = 10_000
+"""Connections of a coordinator, most of which wait for a fold or an event; further ones get 503."""
+
 
 def create_app(
     settings: CoordinatorSettings,
@@ -63,6 +69,12 @@ def create_app(
     """
     registry = CollectorRegistry()
     add_process_metrics(registry)
+    refused = Counter(
+        "foldwise_connections_refused",
+        "Connections that were closed because a request's head or body was too large or too slow.",
+        ["reason"],
+        registry=registry,
+    )
 
     def _worker_jobs(sessions: sessionmaker[Session], leader: Leader) -> WorkerJobs | None:
         if cluster is None or settings.worker_template is None:
@@ -118,6 +130,7 @@ def create_app(
         docs_url=None,
         redoc_url=None,
     )
+    app.state.on_refused = lambda reason: refused.labels(reason).inc()
     app.include_router(leases.router)
     app.include_router(studies.router)
     app.include_router(study_life.router)
@@ -137,3 +150,14 @@ def create_app(
     app.add_middleware(RequestMetrics, registry=registry)
     add_handlers(app, render_problem)
     return app
+
+
+def server_config(app: FastAPI, **options: Any) -> uvicorn.Config:
+    """Configuration of a server for an application of `create_app`, with the limits of its connections."""
+    quiet = {"log_level": "warning", "access_log": False}
+    return uvicorn.Config(
+        app,
+        http=limited_protocol(app.state.on_refused),
+        limit_concurrency=MAX_CONNECTIONS,
+        **{**quiet, **options},
+    )

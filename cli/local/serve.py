@@ -6,7 +6,7 @@ import socket
 
 import uvicorn
 
-from coordinator.app import create_app
+from coordinator.app import create_app, server_config
 from coordinator.settings import CoordinatorSettings
 from coordinator.store.database import MIGRATION_SECONDS, connect, migrate
 from coordinator.store.preparation import wait_for_schema
@@ -46,6 +46,5 @@ def serve_coordinator(
         wait_for_schema(engine, SCHEMA_TIMEOUT_SECONDS)
     engine.dispose()
     app = create_app(settings, ending=lambda: server.should_exit, reviewer=reviewer, cluster=cluster)
-    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=5)
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(server_config(app, timeout_graceful_shutdown=5))
     server.run(sockets=[listener])

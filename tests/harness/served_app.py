@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import httpx
 import uvicorn
@@ -15,7 +16,7 @@ from fastapi import FastAPI
 from cli.local.ports import bind
 from client.connection import Connection
 from client.study_client import StudyClient
-from coordinator.app import create_app
+from coordinator.app import create_app, server_config
 from coordinator.runtime import runtime_of
 from coordinator.settings import CoordinatorSettings
 from services.contracts import NewToken, TokenScope
@@ -25,11 +26,10 @@ WORKER_TOKEN = "worker-token-of-this-test"
 
 
 @contextmanager
-def served(app: FastAPI, *, log_level: str = "warning") -> Iterator[httpx.Client]:
+def served(app: FastAPI, **options: Any) -> Iterator[httpx.Client]:
     """A client of the application, which runs while the context lasts."""
     listener = bind("127.0.0.1", 0)
-    config = uvicorn.Config(app, log_level=log_level, timeout_graceful_shutdown=1)
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(server_config(app, timeout_graceful_shutdown=1, **options))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:

@@ -419,7 +419,7 @@ def test_no_secret_is_ever_logged(
     logging.getLogger("httpcore").setLevel(logging.INFO)
     configure_logs()
     try:
-        with served(app, log_level="trace") as client:
+        with served(app, log_level="trace", access_log=True) as client:
             secrets = {ADMIN_TOKEN, WORKER_TOKEN, *use_everything(client)}
     finally:
         structlog.reset_defaults()
