@@ -18,6 +18,7 @@ from starlette.staticfiles import StaticFiles
 from coordinator.access.authentication import Callers
 from coordinator.access.authorization import TokenMiddleware
 from coordinator.access.connections import limited_protocol
+from coordinator.access.large_bodies import LargeBodies
 from coordinator.access.paths import STATIC
 from coordinator.access.problems import add_handlers
 from coordinator.leader import Leader
@@ -145,6 +146,7 @@ def create_app(
     app.include_router(trial_pages.router)
     app.include_router(actions.router)
     app.mount(STATIC, StaticFiles(packages=[("coordinator.pages", "static")]))
+    app.add_middleware(LargeBodies, streamed={study_life.IMPORT_PATH})
     app.add_middleware(TokenMiddleware, callers=lambda: runtime_of(app).callers)
     app.add_middleware(PageHeaders)
     app.add_middleware(RequestMetrics, registry=registry)

@@ -24,6 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from coordinator.access.causes import log_cause
 from coordinator.scheduling.leases import Outcome
 from coordinator.store.counts import ServiceCounts, service_counts
 from coordinator.store.leadership import leadership
@@ -135,7 +136,8 @@ class ServiceCollector(Collector):
             with self._sessions() as session:
                 counts = service_counts(session, seen_within=WORKER_SECONDS)
                 leading = leadership(session)
-        except SQLAlchemyError:
+        except SQLAlchemyError as error:
+            log_cause(error)
             yield _gauge("foldwise_database_up", "1 when the database answered this request.", 0)
             return
         yield _gauge("foldwise_database_up", "1 when the database answered this request.", 1)

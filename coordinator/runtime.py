@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -12,13 +12,12 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy.orm import Session, sessionmaker
 
 from coordinator.access.authentication import Callers
+from coordinator.access.exports import Exports
+from coordinator.access.waiting_claims import WaitingClaims
 from coordinator.leader import Leader
 from coordinator.settings import CoordinatorSettings
 from coordinator.store.database import CONNECTIONS_FOR_REQUESTS
 from coordinator.study_workers import WorkerJobs
-
-MAX_EXPORTS = 2
-"""Exports that run at once; further ones wait."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,16 +38,13 @@ class Runtime:
     ending: Callable[[], bool]
     """Whether the server was told to end."""
 
-    looked_at: dict[Hashable, float] = field(default_factory=dict)
-    """When a waiting claim last looked for folds of the kind it wants: seconds of the monotonic clock."""
+    waiting_claims: WaitingClaims = field(default_factory=WaitingClaims)
+    exports: Exports = field(default_factory=Exports)
 
     transaction_slots: asyncio.Semaphore = field(
         default_factory=lambda: asyncio.Semaphore(CONNECTIONS_FOR_REQUESTS)
     )
     """Held by a request during its transaction."""
-
-    export_slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_EXPORTS))
-    """Held by an export as long as its client reads."""
 
 
 def runtime_of(app: FastAPI) -> Runtime:

@@ -21,6 +21,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from starlette.concurrency import run_in_threadpool
 
 from coordinator.access import browser_sessions, tokens
+from coordinator.access.causes import cause_in_words, log_cause
 from coordinator.access.rate_limit import RateLimit
 from coordinator.settings import CoordinatorSettings
 from k8s.token_review import TokenReviewer
@@ -161,7 +162,8 @@ class Callers:
         try:
             caller = await run_in_threadpool(find, secret)
         except SQLAlchemyError as error:
-            raise Unavailable("the database does not answer; retry later") from error
+            log_cause(error)
+            raise Unavailable(f"{cause_in_words(error)}; retry later") from error
         if caller is None:
             self._found.pop(digest, None)
             raise TokenRefused("the token is unknown or was revoked; use another one")

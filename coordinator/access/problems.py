@@ -13,11 +13,13 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
-from sqlalchemy.exc import IntegrityError, NoResultFound, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError, NoResultFound, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
+from coordinator.access.causes import cause_in_words, log_cause
 from coordinator.access.paths import wants_html
+from coordinator.store.database import database_is_gone
 from services.contracts import Problem
 from services.errors import (
     Conflict,
@@ -66,8 +68,8 @@ def add_handlers(app: FastAPI, problem_page: ProblemPage) -> None:
     handle(FoldwiseError, _problem_of)
     handle(RequestValidationError, _bad_request)
     handle(HTTPException, _http_error)
-    handle(OperationalError, _database_down)
-    handle(PoolTimeout, _database_down)
+    handle(PoolTimeout, _database_trouble)
+    handle(DBAPIError, _database_trouble)
     handle(IntegrityError, _concurrent_write)
     handle(NoResultFound, _concurrent_deletion)
 
@@ -127,8 +129,12 @@ def _http_error(error: HTTPException) -> tuple[Problem, _Headers]:
     return problem, error.headers
 
 
-def _database_down(_error: Exception) -> tuple[Problem, _Headers]:
-    return _problem_of(Unavailable("the database does not answer; retry later"))
+def _database_trouble(error: DBAPIError | PoolTimeout) -> tuple[Problem, _Headers]:
+    if not (isinstance(error, OperationalError) or database_is_gone(error)):
+        # A statement of ours is wrong: the server answers 500 and logs it.
+        raise error
+    log_cause(error)
+    return _problem_of(Unavailable(f"{cause_in_words(error)}; retry later"))
 
 
 def _concurrent_write(_error: IntegrityError) -> tuple[Problem, _Headers]:

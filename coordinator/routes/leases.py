@@ -63,9 +63,9 @@ async def claim(
         return claims.claim(session, wanted, idempotency_key, runtime.settings, pod_uid=caller.pod_uid)
 
     deadline = time.monotonic() + wanted.wait_seconds
-    same = (wanted.study, wanted.caches, wanted.plans)
+    kind = (wanted.study, wanted.caches, wanted.plans)
     assignment = await in_transaction(runtime, attempt)
-    try:
+    with runtime.waiting_claims.joined(caller.name, kind):
         while assignment is None:
             # A client that has disconnected must not get a fold, because it would never run it; a server that
             # shuts down does not wait for the deadline.
@@ -76,15 +76,8 @@ async def claim(
                 )
                 return Response(status_code=204)  # type: ignore[return-value]
             await asyncio.sleep(LONG_POLL_STEP)
-            # Hundreds of claims may wait for the same folds; one of them tries for all. Once it gets a fold,
-            # the others try too.
-            if time.monotonic() - runtime.looked_at.get(same, 0.0) < LONG_POLL_STEP:
-                continue
-            runtime.looked_at[same] = time.monotonic()
-            assignment = await in_transaction(runtime, attempt)
-    finally:
-        # Removed in every case, so that no entry stays after the last claim that waits for these folds.
-        runtime.looked_at.pop(same, None)
+            if runtime.waiting_claims.may_look(caller.name, kind):
+                assignment = await in_transaction(runtime, attempt)
     runtime.leader.wake()
     return assignment
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from tempfile import TemporaryFile
 from typing import IO, Annotated
 
-from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from sqlalchemy.orm import Session, sessionmaker
-from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
+from starlette.concurrency import run_in_threadpool
 
-from coordinator.access.authorization import require_by_method
+from coordinator.access.authorization import CallerOfRequest, require_by_method
+from coordinator.access.exports import ExportResponse
 from coordinator.access.problems import problems
 from coordinator.routes import body_limits
-from coordinator.routes.transactions import Settings, Transaction, WakeLeader
+from coordinator.routes.transactions import Settings, Transaction, WakeLeader, in_transaction
 from coordinator.runtime import CurrentRuntime, Runtime
 from coordinator.store import views
 from coordinator.store.studies import get_study
@@ -33,6 +34,8 @@ router = APIRouter(
 )
 
 JSON_LINES = "application/jsonl"
+
+IMPORT_PATH = "/api/v1/studies/import"
 
 Name = Annotated[StudyName, Path()]
 
@@ -77,11 +80,12 @@ def train_final(
 
 
 @router.get("/{name}/export", response_class=StreamingResponse, responses={200: {"content": {JSON_LINES: {}}}})
-def export(name: Name, runtime: CurrentRuntime, session: Transaction) -> StreamingResponse:
-    """Export the study as JSON lines: the study, then its trials with all results."""
-    get_study(session, name)
-    return StreamingResponse(
-        _exported(runtime, name),
+async def export(name: Name, runtime: CurrentRuntime, caller: CallerOfRequest) -> Response:
+    """Export the study as JSON lines: the study, then its trials with all results. One export per token."""
+    await in_transaction(runtime, lambda session: get_study(session, name))
+    return ExportResponse(
+        lambda: _lines(runtime.sessions, name),
+        await runtime.exports.begin(caller.name),
         media_type=JSON_LINES,
         headers={"Content-Disposition": f'attachment; filename="{name}.jsonl"'},
     )
@@ -119,13 +123,6 @@ def delete(
     """Delete a study that is not running, with all its trials and results."""
     delete_study(session, name, confirm)
     wake_leader()
-
-
-async def _exported(runtime: Runtime, name: str) -> AsyncIterator[bytes]:
-    # Each export holds a database connection until its client has read everything.
-    async with runtime.export_slots:
-        async for line in iterate_in_threadpool(_lines(runtime.sessions, name)):
-            yield line
 
 
 def _lines(sessions: sessionmaker[Session], name: str) -> Iterator[bytes]:

@@ -10,6 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sqlalchemy.exc import SQLAlchemyError
 
 from coordinator.access.authorization import require, require_by_method
+from coordinator.access.causes import cause_in_words, log_cause
 from coordinator.access.problems import problems
 from coordinator.routes.transactions import Settings, Transaction
 from coordinator.runtime import CurrentRuntime
@@ -49,7 +50,8 @@ def ready(request: Request, runtime: CurrentRuntime) -> dict[str, str | bool | N
         with runtime.probes() as session:
             trouble = leadership(session).trouble
     except SQLAlchemyError as error:
-        raise Unavailable("the database does not answer") from error
+        log_cause(error)
+        raise Unavailable(cause_in_words(error)) from error
     return {
         "status": "ready",
         "leader": runtime.leader.is_leader,

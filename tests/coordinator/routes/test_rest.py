@@ -127,7 +127,7 @@ def test_a_claim_waits_for_a_fold_and_gets_the_first_there_is(app: FastAPI, clie
     started = time.monotonic()
     assert claim(client, wait=0.6).status_code == 204
     assert time.monotonic() - started >= 0.6
-    assert not runtime_of(app).looked_at, "nothing is kept of what was waited for"
+    assert not runtime_of(app).waiting_claims.count, "nothing is kept of what was waited for"
     client.post("/api/v1/studies", headers=ADMIN, json=spec())
     answer = claim(client, wait=20)
     assert answer.status_code == 200
