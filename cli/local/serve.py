@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 
 import uvicorn
@@ -46,5 +47,8 @@ def serve_coordinator(
         wait_for_schema(engine, SCHEMA_TIMEOUT_SECONDS)
     engine.dispose()
     app = create_app(settings, ending=lambda: server.should_exit, reviewer=reviewer, cluster=cluster)
+    # A body becomes millions of objects, and Python would search all of them for cycles again and again: five
+    # seconds instead of half a second for 14 MiB.
+    gc.set_threshold(100_000, 20, 100)
     server = uvicorn.Server(server_config(app, timeout_graceful_shutdown=5))
     server.run(sockets=[listener])

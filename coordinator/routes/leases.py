@@ -13,6 +13,7 @@ from coordinator.access.authorization import CallerOfRequest, require
 from coordinator.access.problems import problems
 from coordinator.routes import body_limits
 from coordinator.routes.transactions import Transaction, WakeLeader, in_transaction
+from coordinator.routes.typed_bodies import typed_route
 from coordinator.runtime import CurrentRuntime
 from coordinator.scheduling import claims, failures, leases, reports
 from services.contracts import (
@@ -33,6 +34,8 @@ router = APIRouter(
     dependencies=[Depends(require(TokenScope.WORKER))],
     responses=problems(400, 401, 403, 404, 409, 413, 422, 429, 503),
 )
+
+results = APIRouter(route_class=typed_route(FoldResult))
 
 LONG_POLL_STEP = 0.1
 """Seconds between two attempts to lease a fold while a claim waits."""
@@ -82,7 +85,7 @@ async def claim(
     return assignment
 
 
-@router.put("/leases/{lease_id}/result", max_body_size=body_limits.RESULT_BYTES)
+@results.put("/leases/{lease_id}/result", max_body_size=body_limits.RESULT_BYTES)
 async def report(key: Key, result: FoldResult, runtime: CurrentRuntime, more: bool = True) -> Verdict:
     """Report the result of a fold; the reply contains the decision about the trial, and the next fold."""
     verdict = await in_transaction(
@@ -92,6 +95,9 @@ async def report(key: Key, result: FoldResult, runtime: CurrentRuntime, more: bo
         # A trial has ended, so the leader must create another. The projection of running trials can wait.
         runtime.leader.wake()
     return verdict
+
+
+router.include_router(results)
 
 
 @router.post("/leases/{lease_id}/heartbeat")

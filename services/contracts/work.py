@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+from annotated_types import MinLen
 from pydantic import (
     ConfigDict,
     FailFast,
@@ -107,8 +108,8 @@ class EpochResult(Contract):
 
     loss: Loss | None = Field(description="mean training loss; null if it was not finite")
     predicted: Annotated[tuple[Count, ...], FailFast()]
-    probabilities: Annotated[tuple[Annotated[tuple[Share, ...], FailFast()], ...], FailFast()] = Field(
-        description="clips x classes, 6 decimals"
+    probabilities: Annotated[tuple[Annotated[tuple[Share, ...], MinLen(2), FailFast()], ...], FailFast()] = (
+        Field(description="clips x classes, 6 decimals")
     )
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 from pydantic import ValidationError
 
-from coordinator.routes import body_limits
+from coordinator.routes import body_limits, typed_bodies
 from services.contracts import ClaimRequest, Contract, Enqueue, FoldResult, StudySpec
+from services.errors import InvalidInput
 from tests.harness.served_app import ADMIN_TOKEN, bearer
 
 OF_ROUTE = {
@@ -42,6 +45,49 @@ def test_every_route_has_its_limit(shared_client: httpx.Client) -> None:
                 assert (answer.status_code == 413) == large, (method, path, size, answer.status_code)
             tried += 1
     assert tried >= 9
+
+
+WRONG = {
+    "numbers": ('{"epochs":[1,1]}', "epochs.0"),
+    "texts": ('{"epochs":["a"]}', "epochs.0"),
+    "lists": ('{"epochs":[[],[]]}', "epochs.0"),
+    "predictions": ('{"epochs":[{"loss":0,"predicted":[[]],"probabilities":[]}]}', "epochs.0.predicted.0"),
+    "probabilities": (
+        '{"epochs":[{"loss":0,"predicted":[0],"probabilities":[0]}]}',
+        "epochs.0.probabilities.0",
+    ),
+    "unknown": ('{"epochs":[],"other":[[],[]]}', None),
+    "provenance": ('{"epochs":[],"provenance":{"device":[[],[]]}}', "provenance.device"),
+    "malformed": ('{"epochs":[NaN', None),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_result_of_another_shape_is_refused_before_it_becomes_objects(
+    shared_client: httpx.Client, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body, field = WRONG[name]
+    headers = {
+        "Lease-Term": "1",
+        "Lease-Secret": "s",
+        "Content-Type": "application/json",
+        **bearer(ADMIN_TOKEN),
+    }
+    parsed: list[bytes] = []
+    monkeypatch.setattr("starlette.requests.json.loads", parsed.append)
+    answer = shared_client.put("/api/v1/leases/l/result", content=body, headers=headers)
+    monkeypatch.undo()
+    assert (answer.status_code, answer.json()["field"]) == (422, field), answer.text
+    assert parsed == []
+
+
+def test_whole_numbers_may_be_written_as_fractions_and_null_stands_for_nothing() -> None:
+    check = typed_bodies._check
+    decoder = msgspec.json.Decoder(typed_bodies._shape(FoldResult))
+    epoch = {"loss": None, "predicted": [0, 1.0], "probabilities": [[1, 0.5]]}
+    check(decoder, json.dumps({"epochs": [epoch], "diverged": False, "model": None}).encode())
+    with pytest.raises(InvalidInput, match=r"epochs\.0\.loss"):
+        check(decoder, json.dumps({"epochs": [{**epoch, "loss": "0"}]}).encode())
 
 
 @pytest.mark.parametrize(
