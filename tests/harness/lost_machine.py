@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -45,6 +45,9 @@ def namespace() -> Iterator[None]:
         connect()
         yield
     finally:
+        # The link goes with the namespace, but later.
+        with suppress(subprocess.CalledProcessError):
+            _ip("link", "del", "foldwise0")
         _ip("netns", "del", NAMESPACE)
 
 

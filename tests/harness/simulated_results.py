@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from services.contracts import EpochResult, FoldResult, FoldTask, Provenance
+from services.contracts import EpochResult, FoldAssignment, FoldResult, FoldTask, Provenance
 from services.seeds import derive_seed
 
 
@@ -85,9 +85,12 @@ def random_result(task: FoldTask, rng: random.Random, *, epochs: int = 4) -> Fol
     return result_of(task, made, device="simulated", seconds=0.0, clip_passes=0)
 
 
-def seeded_predictions(task: FoldTask) -> list[int]:
-    """Predictions for a tiny cache, better with larger `temporal_size`; the label is in the clip's name."""
-    rng = random.Random(derive_seed("chaos", task.seed))
-    truth = [task.classes.index(clip.rpartition("_")[2]) for clip in task.test_clips]
-    skill = 0.5 + 0.1 * (task.hyperparameters.temporal_size // 2)
+def leased_predictions(assignment: FoldAssignment) -> list[int]:
+    """Predictions for a tiny cache, better with larger `temporal_size`; the label is in the clip's name.
+
+    They follow from the lease, so that two attempts at a fold differ.
+    """
+    rng = random.Random(derive_seed("chaos", assignment.lease.id))
+    truth = [assignment.classes.index(clip.rpartition("_")[2]) for clip in assignment.test_clips]
+    skill = 0.5 + 0.1 * (assignment.hyperparameters.temporal_size // 2)
     return [label if rng.random() < skill else 1 - label for label in truth]
