@@ -151,7 +151,7 @@ def test_rows_that_are_no_clips_are_listed_with_their_lines(tmp_path: Path) -> N
         "line 13": f"a.mp4: start '1' and end '2s' {ends}",
         "line 14": "stills: it has no frame 1, only frames 0 to 0",
         "line 15": "stills: start and end of a folder of images are frames, not seconds",
-        "line 16": "notes.txt: neither a video (.mp4, .avi, .mov, .mkv) nor a folder of images",
+        "line 16": "notes.txt: neither a video nor an image, nor a folder of images",
         "line 17": "none: no images in it",
         "line 18": "no subject",
         "line 19": "a\\x00b.mp4 is not there",
