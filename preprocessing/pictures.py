@@ -15,7 +15,7 @@ from PIL import Image as Pillow
 from PIL import ImageOps, UnidentifiedImageError
 
 from preprocessing.faces import Image
-from preprocessing.jpeg_damage import jpeg_damage
+from preprocessing.jpegs import EXTRANEOUS_BYTES, Jpeg, decode_jpeg
 from preprocessing.png_chunks import PNG_SIGNATURE, read_png_chunks
 from preprocessing.tiff_pages import TIFF_SIGNATURES, TiffPage, read_tiff_pages
 from preprocessing.unreadable import GIT_LFS_ADVICE, GIT_LFS_POINTER, Unreadable
@@ -45,6 +45,15 @@ _PAGE_SECONDS = 0.04
 """Seconds that a page is shown if its file does not say."""
 
 _JPEG_SIGNATURE, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
+
+_ORIENTATION = 274
+"""Tag of EXIF that says how an image is to be turned."""
+
+_TURNS = {
+    **{2: (0, True), 3: (2, False), 4: (2, True), 5: (3, True)},
+    **{6: (3, False), 7: (1, True), 8: (1, False)},
+}
+"""Quarters of a turn to the left, and whether the result is mirrored, by orientation."""
 
 _MIN_16_BIT_PEAK = 4096
 """Minimum largest value of a picture of 16 bits; below it, 8 bits would have at most 16 grays of it."""
@@ -119,17 +128,38 @@ def count_pages(content: bytes) -> int:
 
 def _open_jpeg(content: bytes, colour: bool) -> PictureFile:
     flags: tuple[str, ...] = ()
-    damage = jpeg_damage(content) or ""
-    if "Premature end of JPEG file" in damage:
-        content += _JPEG_END
-        damage = jpeg_damage(content) or ""
+    jpeg = _decode_jpeg(content, colour)
+    if "Premature end of JPEG file" in (jpeg.complaint or ""):
+        jpeg = _decode_jpeg(content + _JPEG_END, colour)
         flags += ("lacks its end marker, but no pixels",)
-    if "extraneous bytes before marker" in damage:
-        # Some cameras pad their files; a changed byte can look the same.
-        flags += (f"may be damaged: {damage}",)
-    elif damage:
-        raise Unreadable(damage)
-    return PictureFile(pages=iter([Page(0.0, _decode_with_opencv(content, colour))]), flags=flags)
+    if jpeg.complaint and EXTRANEOUS_BYTES not in jpeg.complaint:
+        raise Unreadable(jpeg.complaint)
+    if jpeg.complaint:
+        flags += (f"may be damaged: {jpeg.complaint}",)
+    if jpeg.pixels.shape[2] == 4:
+        image = np.asarray(_decode(content, cv2.IMREAD_COLOR if colour else cv2.IMREAD_GRAYSCALE), np.uint8)
+    else:
+        image = _upright(jpeg.pixels if colour else jpeg.pixels[..., 0], content)
+    return PictureFile(pages=iter([Page(0.0, image)]), flags=flags)
+
+
+def _decode_jpeg(content: bytes, colour: bool) -> Jpeg:
+    try:
+        return decode_jpeg(content, colour=colour)
+    except ValueError as error:
+        raise Unreadable(str(error)) from error
+
+
+def _upright(image: Image, content: bytes) -> Image:
+    """An image turned as the metadata of its JPEG says."""
+    try:
+        with Pillow.open(io.BytesIO(content), formats=("JPEG", "MPO")) as header:
+            orientation = header.getexif().get(_ORIENTATION, 1)
+    except Exception:  # metadata of many kinds of damage; the pixels are fine
+        return image
+    quarters, mirrored = _TURNS.get(orientation, (0, False))
+    turned = np.rot90(image, quarters)
+    return np.ascontiguousarray(np.fliplr(turned) if mirrored else turned)
 
 
 def _open_png(content: bytes, colour: bool) -> PictureFile:
@@ -170,6 +200,8 @@ def _deep_tiff_pages(content: bytes, pages: Sequence[TiffPage], colour: bool) ->
         elif values.dtype == np.uint16:
             # OpenCV shifts 10, 12 and 14 bits to the left end of 16.
             made = _scaled(values >> (16 - page.bits), page.maximum, colour)
+            # OpenCV does this for 8 bits only.
+            made = made._replace(image=255 - made.image) if page.white_is_zero else made
         elif values.dtype == np.uint8:
             made = Page(0.0, _coloured(values, colour))
         else:
@@ -224,11 +256,6 @@ def _from_pillow(image: Pillow.Image, colour: bool) -> Page:
     if not colour and image.mode in {"1", "L", "LA", "La"}:
         return Page(0.0, np.array(image.convert("L")))
     return Page(0.0, _coloured(np.ascontiguousarray(np.asarray(image.convert("RGB"))[..., ::-1]), colour))
-
-
-def _decode_with_opencv(content: bytes, colour: bool) -> Image:
-    flag = cv2.IMREAD_COLOR if colour else cv2.IMREAD_GRAYSCALE
-    return np.asarray(_decode(content, flag), np.uint8)
 
 
 def _decode_depth(content: bytes) -> Any:

@@ -12,7 +12,7 @@ from preprocessing.unreadable import Unreadable
 
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*")
 
-_NEW_SUBFILE_TYPE, _BITS, _SAMPLE_FORMAT = 254, 258, 339
+_NEW_SUBFILE_TYPE, _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 254, 258, 262, 339
 _MAXIMA = (281, 341)
 """Tags that state the largest value: MaxSampleValue and SMaxSampleValue."""
 
@@ -35,6 +35,9 @@ class TiffPage:
 
     maximum: int
     """Largest possible value of a sample that is an integer."""
+
+    white_is_zero: bool
+    """Whether larger values are darker."""
 
     @property
     def ordinary(self) -> bool:
@@ -76,6 +79,7 @@ def _page(index: int, directory: Any) -> TiffPage:
         index=index,
         bits=bits,
         floating=3 in _values(directory, _SAMPLE_FORMAT, 1),
+        white_is_zero=_values(directory, _PHOTOMETRIC, 1)[0] == 0,
         maximum=max(ranges & stated, default=2**bits - 1),
     )
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
-from preprocessing.jpeg_damage import jpeg_damage
+from preprocessing.jpegs import EXTRANEOUS_BYTES, find_jpeg_damage
 
 _LENGTH_AT = {"h264": 4, "hevc": 21}
 """Index of the byte in the decoder configuration of MP4 that holds the length of unit lengths, by codec."""
@@ -30,6 +31,18 @@ _MAX_PADDING = 8
 """Zero bytes up to which the end of a unit is padding."""
 
 
+class Damage(StrEnum):
+    """What the bytes of a packet show."""
+
+    NONE = "none"
+
+    POSSIBLE = "possible"
+    """They are not what an encoder writes, but its frame may be fine or can be guessed by the decoder."""
+
+    LOST = "lost"
+    """Pixels are missing."""
+
+
 @dataclass(kw_only=True, eq=False, slots=True)
 class Packet:
     """What is known of a packet, which holds one frame in most codecs."""
@@ -39,6 +52,9 @@ class Packet:
 
     damaged: bool
     """Whether its bytes or its decoder say that it is damaged."""
+
+    lost: bool
+    """Whether its frame is not worth decoding, because pixels are missing and no other frame depends on it."""
 
     silent: bool
     """Whether it shows no frame, as the container or its own header says."""
@@ -50,7 +66,7 @@ class Packet:
     """Whether its frame was decoded."""
 
 
-def is_damaged(content: bytes, codec: str, extradata: bytes | None) -> bool:
+def find_damage(content: bytes, codec: str, extradata: bytes | None) -> Damage:
     """Whether a packet has bytes that no encoder of this codec writes, such as a hole of zeros.
 
     Args:
@@ -58,14 +74,18 @@ def is_damaged(content: bytes, codec: str, extradata: bytes | None) -> bool:
         codec: FFmpeg's name of the codec, such as `h264`.
         extradata: the decoder configuration that the container stores.
     """
+    if codec == "mjpeg":
+        complaint = find_jpeg_damage(content)
+        if complaint is None:
+            return Damage.NONE
+        return Damage.POSSIBLE if EXTRANEOUS_BYTES in complaint else Damage.LOST
     if codec in _LENGTH_AT:
         length_bytes = _length_bytes(extradata, codec)
-        if not length_bytes:
-            return _NO_ZEROS_BETWEEN.search(content) is not None
-        return any(_NO_START_CODES.search(_without_padding(unit)) for unit in _units(content, length_bytes))
-    if codec == "mjpeg":
-        return jpeg_damage(content) is not None
-    return codec in _WITHOUT_HOLES and _HOLE.search(content) is not None
+        pattern = _NO_START_CODES if length_bytes else _NO_ZEROS_BETWEEN
+        units = _units(content, length_bytes) if length_bytes else [content]
+    else:
+        pattern, units = _HOLE, [content] if codec in _WITHOUT_HOLES else []
+    return Damage.POSSIBLE if any(pattern.search(_without_padding(unit)) for unit in units) else Damage.NONE
 
 
 def find_tainted(packets: Sequence[Packet]) -> list[Packet]:

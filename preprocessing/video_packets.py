@@ -19,7 +19,7 @@ from av.video.stream import VideoStream
 
 from preprocessing.unreadable import GIT_LFS_ADVICE, GIT_LFS_POINTER, Unreadable
 from preprocessing.video_containers import HEAD_BYTES, has_index, missing_bytes, promised_frames
-from preprocessing.video_damage import Packet, is_damaged
+from preprocessing.video_damage import Damage, Packet, find_damage
 
 _CONTAINERS = (
     "mov,matroska,avi,flv,asf,mpeg,mpegts,mpegvideo,ogg,mxf,h264,hevc,m4v,mjpeg,ivf,obu,nut,dv,rm,vc1,"
@@ -88,7 +88,7 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
                 if not stream.disposition & Disposition.attached_pic:
                     yield container, stream
                     return
-            raise Unreadable("it holds no pictures")
+            raise Unreadable("it holds only sound" if container.streams.audio else _no_video(path))
     finally:
         os.close(descriptor)
 
@@ -136,12 +136,14 @@ def list_packets(path: Path) -> PacketList:
         decoded_at: list[int | None] = []
         for content in read_packets(container, stream):
             data = bytes(content)
+            damage = find_damage(data, codec, extradata)
             shown_at.append(content.pts)
             decoded_at.append(content.dts)
             packets.append(
                 Packet(
                     key=content.is_keyframe,
-                    damaged=content.is_corrupt or is_damaged(data, codec, extradata),
+                    damaged=content.is_corrupt or damage is not Damage.NONE,
+                    lost=damage is Damage.LOST,
                     silent=content.is_discard or (codec == "vp8" and not data[0] & _VP8_SHOWN),
                 )
             )

@@ -88,6 +88,8 @@ class Video:
             context.copy_opaque = True
             ratio = _pixel_ratio(stream.sample_aspect_ratio or context.sample_aspect_ratio)
             for packet, content in zip(self._list.packets, read_packets(container, stream), strict=False):
+                if packet.lost:
+                    continue
                 content.opaque = packet
                 decoded, sound = _decode(context, content)
                 packet.damaged |= not sound
@@ -154,7 +156,8 @@ def _decode(
     context: VideoCodecContext, content: EncodedPacket[VideoStream] | None
 ) -> tuple[list[VideoFrame], bool]:
     """The frames that are ready after a packet (None: after the last), and whether the decoder is content."""
-    # Decoders only log a wrong checksum.
+    # Decoders only log a wrong checksum; PyAV hides the second of two equal lines unless told otherwise.
+    av.logging.set_skip_repeated(False)
     av.logging.set_level(av.logging.ERROR)
     try:
         with av.logging.Capture() as lines:
