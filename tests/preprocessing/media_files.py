@@ -1,7 +1,7 @@
 """Makes small video, image and list files of every kind that people have, sound and damaged.
 
-Frame n has the level 40 + 15 n. Its top left quarter is dark, which shows whether a frame is turned or mirrored, and
-its top right quarter is noise, so that encoders have something to write.
+Frame n has the level 40 + 15 n. Its top left quarter is dark, which shows whether it is turned or mirrored. Its
+top right quarter is noise, so that encoders have something to write.
 """
 
 from __future__ import annotations
@@ -267,11 +267,11 @@ def stills(names: Sequence[str], content: Callable[[int], bytes]) -> Build:
 # --- lists --------------------------------------------------------------------------------------------------
 
 
-def listed(content: bytes, name: str = "v/a.avi") -> Build:
+def listed(content: bytes, name: str = "v/a.avi", codec: str = "mjpeg", **options: str) -> Build:
     """A list beside a video of which it names a part."""
 
     def build(root: Path) -> None:
-        video("made.avi", "mjpeg", pixels="yuvj420p")(root)
+        video("made.avi", codec, pixels="yuvj420p" if codec == "mjpeg" else "yuv420p", options=options)(root)
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         clip_path(root, "made.avi").rename(path)

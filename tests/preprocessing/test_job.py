@@ -488,6 +488,21 @@ def test_a_tree_without_labels_is_told(single: Path, tmp_path: Path) -> None:
         run(single, tmp_path / "caches")
 
 
+def test_the_reasons_of_rows_come_before_those_of_other_files(tmp_path: Path) -> None:
+    root = tmp_path / "videos"
+    (root / "v").mkdir(parents=True)
+    (root / "aaa.txt").write_text("unrelated")
+    (root / "v" / "a.mp4").write_bytes(b"video")
+    (root / "clips.csv").write_text("path,subject,label\nC:\\v\\a.mp4,anna,happy\nv\\gone.mp4,anna,happy\n")
+    settings = {"manifest": "clips.csv"}
+    with pytest.raises(InvalidInput) as refused:
+        preprocess("video-folder", root, tmp_path, settings=SETTINGS, processes=1, reader_settings=settings)
+    assert (
+        "2 rows were skipped, such as clips.csv line 2: C:\\v\\a.mp4 is not there; give it relative to root; "
+        "clips.csv line 3: v\\gone.mp4 is not there" in refused.value.message
+    )
+
+
 def test_no_process_is_too_few(tree: Tree, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="processes is 0; give 1 or more"):
         run(tree.root, tmp_path, processes=0)

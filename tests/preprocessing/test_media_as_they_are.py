@@ -116,6 +116,7 @@ H264, MPEG4, MJPEG = video("a.mp4"), video("a.avi", "mpeg4"), video("a.avi", "mj
 HEVC = {"x265-params": "log-level=none"}
 FAST = {"movflags": "faststart"}
 PNG, ROW = saved(gray(), "PNG"), "path,subject,label,start,end\nv/a.avi,anna,happy,2,4\n"
+SECONDS = ROW.replace("2,4", "0.2s,0.4s")
 NFC = unicodedata.normalize("NFC", "müller.avi")
 NFD = unicodedata.normalize("NFD", NFC)
 B_FRAMES = {"bf": "2", "b_strategy": "0"}
@@ -347,9 +348,13 @@ CASES: dict[str, Case] = {
     "list in UTF-16 BE": in_list(codecs.BOM_UTF16_BE + ROW.encode("utf-16-be")),
     "list in UTF-16 without a mark": in_list(ROW.encode("utf-16-le")),
     "list of pandas": in_list(",path,subject,label,start,end\n0,v/a.avi,anna,happy,2.0,4.0\n"),
-    "list with decimal commas": in_list(
-        "path;subject;label;start;end\nv/a.avi;anna;happy;0,2s;0,4s\n", frames=(2, 3, 4)
-    ),
+    "list with decimal commas": in_list("path;subject;label;start;end\nv/a.avi;anna;happy;0,2s;0,4s\n"),
+    **{
+        f"seconds of {codec} in avi with b-frames": Case(
+            build=listed(SECONDS.encode(), codec=codec, **B_FRAMES), list="clips.csv", frames=(2, 3, 4)
+        )
+        for codec in ("libx264", "mpeg4")
+    },
     "list with backslashes": in_list(ROW.replace("v/a.avi", "v\\a.avi")),
     "list with composed accents": in_list(ROW.replace("v/a.avi", NFC), NFD),
     "list with accents in two parts": in_list(ROW.replace("v/a.avi", NFD), NFC),

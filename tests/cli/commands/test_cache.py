@@ -180,6 +180,7 @@ def test_inspect_tells_classes_subjects_folds_and_flags(caches: Path) -> None:
         "flagged: S001_002: no face in any of",
         "look: S001_001 and S900_001 are near-identical",
         "loso: 3 folds",
+        "not read: 1 x no label file",
     ):
         assert words in done.stderr
 

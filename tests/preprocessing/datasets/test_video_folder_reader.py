@@ -192,6 +192,34 @@ def test_a_list_that_is_not_there_or_no_list(tmp_path: Path) -> None:
         listed(tmp_path, "path,subject,label\n" + "x" * 200_000 + ",a,b\n")
 
 
+@pytest.mark.parametrize("split", ["train", "Val", "validation", "test"])
+def test_folders_of_a_split_are_no_people(tmp_path: Path, split: str) -> None:
+    put(tmp_path, f"{split}/happy/1.mp4", f"{split}/sad/2.mp4", "anna/happy/1.mp4")
+    with pytest.raises(
+        InvalidInput, match=f"whose folder '{split}' is named like a part of a split"
+    ) as refused:
+        read_video_folder(tmp_path)
+    assert "write a list with the columns path, subject, label" in refused.value.message
+    list_of_people = f"path,subject,label\n{split}/happy/1.mp4,anna,happy\n"
+    assert set(by_id(listed(tmp_path, list_of_people))) == {f"{split}/happy/1.mp4"}
+
+
+def test_a_folder_of_a_split_without_clips_is_only_listed(tmp_path: Path) -> None:
+    put(tmp_path, "anna/happy/1.mp4", "test/notes/readme.txt")
+    assert set(by_id(read_video_folder(tmp_path))) == {"anna/happy/1.mp4"}
+
+
+def test_a_name_that_two_files_share_but_for_stored_accents_is_ambiguous(tmp_path: Path) -> None:
+    composed, half, apart = "\u01d6.mp4", "\u00fc\u0304.mp4", "u\u0308\u0304.mp4"
+    put(tmp_path, half, apart)
+    dataset = listed(tmp_path, f"path,subject,label\n{composed},anna,happy\n{apart},bert,happy\n")
+    assert [one.subject for one in dataset.sequences] == ["bert"]
+    assert (
+        "is ambiguous: several names differ only in how accents are stored"
+        in dataset.reasons(tmp_path)["clips.csv line 2"]
+    )
+
+
 def test_name_and_colour_are_settings(tmp_path: Path) -> None:
     put(tmp_path, "anna/happy/one.mp4")
     dataset = read_video_folder(tmp_path, name="my-films", colour="no")
