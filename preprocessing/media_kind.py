@@ -6,6 +6,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from preprocessing.pictures import SIGNATURE_BYTES, count_pages, is_picture
+from preprocessing.unreadable import is_heic
 from preprocessing.video_packets import is_video
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
@@ -41,16 +42,7 @@ def media_kind(path: Path) -> MediaKind | None:
         return MediaKind.VIDEO
     if suffix in _ONE_PAGE:
         return MediaKind.IMAGE
-    try:
-        with path.open("rb") as file:
-            head = file.read(SIGNATURE_BYTES)
-        if is_picture(head):
-            return MediaKind.PAGES if count_pages(path.read_bytes()) > 1 else MediaKind.IMAGE
-    except OSError:
-        return MediaKind.IMAGE if suffix in IMAGE_SUFFIXES else None
-    if is_video(path):
-        return MediaKind.VIDEO
-    return MediaKind.IMAGE if suffix in IMAGE_SUFFIXES else None
+    return _kind_of_content(path) or (MediaKind.IMAGE if suffix in IMAGE_SUFFIXES else None)
 
 
 def is_image(path: Path) -> bool:
@@ -60,3 +52,16 @@ def is_image(path: Path) -> bool:
     if path.suffix.casefold() in VIDEO_SUFFIXES:
         return False
     return media_kind(path) in {MediaKind.IMAGE, MediaKind.PAGES}
+
+
+def _kind_of_content(path: Path) -> MediaKind | None:
+    try:
+        with path.open("rb") as file:
+            head = file.read(SIGNATURE_BYTES)
+        if is_picture(head):
+            return MediaKind.PAGES if count_pages(path.read_bytes()) > 1 else MediaKind.IMAGE
+    except OSError:
+        return None
+    if is_heic(head):
+        return MediaKind.IMAGE  # it cannot be read, which is reported when it is
+    return MediaKind.VIDEO if is_video(path) else None

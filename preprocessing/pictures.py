@@ -18,7 +18,7 @@ from preprocessing.faces import Image
 from preprocessing.jpegs import EXTRANEOUS_BYTES, Jpeg, decode_jpeg
 from preprocessing.png_chunks import PNG_SIGNATURE, read_png_chunks
 from preprocessing.tiff_pages import TIFF_SIGNATURES, TiffPage, read_tiff_pages
-from preprocessing.unreadable import GIT_LFS_ADVICE, GIT_LFS_POINTER, Unreadable
+from preprocessing.unreadable import Unreadable, known_reason
 
 # OpenCV prints what libtiff says about a file; foldwise says it in its own words.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -215,7 +215,7 @@ def _open_with_pillow(content: bytes) -> Pillow.Image:
             warnings.simplefilter("ignore")  # such as Pillow's about large pictures and odd metadata
             return Pillow.open(io.BytesIO(content), formats=FORMATS)
     except UnidentifiedImageError:
-        raise Unreadable(_no_image(content)) from None
+        raise Unreadable(known_reason(content) or "it is no image that foldwise can read") from None
     except Pillow.DecompressionBombError:
         raise Unreadable("it has more pixels than foldwise reads") from None
     except Exception as error:  # Pillow raises errors of many kinds for damaged files
@@ -303,12 +303,6 @@ def _coloured(image: Any, colour: bool) -> Image:
     elif not colour and image.ndim == 3:
         image = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
     return np.asarray(image, np.uint8)
-
-
-def _no_image(content: bytes) -> str:
-    if content.startswith(GIT_LFS_POINTER):
-        return GIT_LFS_ADVICE
-    return "it is no image that foldwise can read" if content else "it is empty"
 
 
 def _early_end(content: bytes, name: str) -> tuple[str, ...]:

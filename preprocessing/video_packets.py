@@ -17,7 +17,7 @@ from av.packet import Packet as EncodedPacket
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
-from preprocessing.unreadable import GIT_LFS_ADVICE, GIT_LFS_POINTER, Unreadable
+from preprocessing.unreadable import Unreadable, is_heic, known_reason
 from preprocessing.video_containers import HEAD_BYTES, has_index, missing_bytes, promised_frames
 from preprocessing.video_damage import Damage, Packet, find_damage
 
@@ -74,6 +74,10 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         OSError: the file cannot be opened or read.
         Unreadable: the content is no video that FFmpeg can read.
     """
+    with path.open("rb") as file:
+        # FFmpeg takes it for a video, and each tile of the picture for a frame.
+        if is_heic(file.read(HEAD_BYTES)):
+            raise Unreadable(_no_video(path))
     # By descriptor: FFmpeg takes some names for addresses or patterns, and the end of others for the format.
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -199,13 +203,9 @@ def _find_gaps(ticks: Sequence[int]) -> dict[int, int]:
 def _no_video(path: Path) -> str:
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
-    if not head:
-        return "it is empty"
-    if head.startswith(GIT_LFS_POINTER):
-        return GIT_LFS_ADVICE
     if head[4:8] == b"ftyp":
-        return "it is an MP4 or MOV without its index, so its end is missing"
-    return "it is no video or image that foldwise can read"
+        return known_reason(head) or "it is an MP4 or MOV without its index, so its end is missing"
+    return known_reason(head) or "it is no video or image that foldwise can read"
 
 
 def _distinct(times: list[int | None], shown: list[int]) -> bool:

@@ -16,6 +16,7 @@ from pathlib import Path
 import av
 import numpy as np
 import numpy.typing as npt
+from av.audio.stream import AudioStream
 from av.video.stream import VideoStream
 from PIL import Image
 
@@ -93,26 +94,18 @@ def packets(path: Path) -> list[tuple[int, int]]:
         return [(packet.pos or 0, packet.size) for packet in container.demux(video=0) if packet.size]
 
 
-def remuxed(
-    build: Build,
-    source: str,
-    target: str,
-    *,
-    skip: int = 0,
-    shift: int = 0,
-    muxer: dict[str, str] | None = None,
-) -> Build:
-    """The packets of another video but the first `skip`, `shift` frames earlier, in another file."""
+def remuxed(build: Build, source: str, target: str, *, drop: Sequence[int] = (), shift: int = 0) -> Build:
+    """The packets of another video without those to `drop`, `shift` frames earlier, in another file."""
 
     def rebuild(root: Path) -> None:
         build(root)
         old, new = clip_path(root, source), clip_path(root, target)
-        with av.open(str(old)) as container, av.open(str(new), "w", options=muxer or {}) as out:
+        with av.open(str(old)) as container, av.open(str(new), "w") as out:
             stream = container.streams.video[0]
             copy = out.add_stream_from_template(stream)
             ticks = round(shift / RATE / (stream.time_base or 1))
             for number, packet in enumerate(container.demux(stream)):
-                if packet.dts is not None and packet.pts is not None and number >= skip:
+                if packet.dts is not None and packet.pts is not None and number not in drop:
                     packet.pts, packet.dts = packet.pts - ticks, packet.dts - ticks
                     packet.stream = copy
                     out.mux(packet)
@@ -157,6 +150,21 @@ def zeros_in_packet(index: int) -> Callable[[Path, bytes], bytes]:
 def flips_in_packet(index: int, count: int = 40) -> Callable[[Path, bytes], bytes]:
     """Random bytes in a packet."""
     return in_packet(index, np.random.default_rng(0).integers(1, 255, count, np.uint8).tobytes())
+
+
+def sound(name: str) -> Build:
+    """A file with sound only."""
+
+    def build(root: Path) -> None:
+        with av.open(str(clip_path(root, name)), "w") as out:
+            stream = out.add_stream("aac", rate=8000)
+            assert isinstance(stream, AudioStream)
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.float32), format="fltp", layout="mono")
+            frame.sample_rate = 8000
+            out.mux(stream.encode(frame))
+            out.mux(stream.encode())
+
+    return build
 
 
 # --- images -------------------------------------------------------------------------------------------------

@@ -39,6 +39,7 @@ from tests.preprocessing.media_files import (
     remuxed,
     saved,
     several,
+    sound,
     stills,
     tiff,
     values,
@@ -66,7 +67,7 @@ class Case:
     size: tuple[int, int] = (WIDTH, HEIGHT)
 
 
-def sound(build: Build, frames: tuple[int | None, ...] = LAST, **options: object) -> Case:
+def whole(build: Build, frames: tuple[int | None, ...] = LAST, **options: object) -> Case:
     return Case(build=build, frames=frames, **options)  # type: ignore[arg-type]
 
 
@@ -123,33 +124,33 @@ B_FRAMES = {"bf": "2", "b_strategy": "0"}
 
 CASES: dict[str, Case] = {
     # every container and codec
-    "h264.mp4": sound(H264),
-    "h264.m4v": sound(video("a.m4v", container="mp4")),
-    "h264.mov": sound(video("a.mov")),
-    "h264.mkv": sound(video("a.mkv")),
-    "h264.flv": sound(video("a.flv")),
-    "h264.mts": sound(video("a.mts", container="mpegts")),
-    "h264.avi": sound(video("a.avi")),
-    "hevc.mp4": sound(video("a.mp4", "libx265", options=HEVC)),
-    "mpeg4.avi": sound(MPEG4),
-    "mpeg4.3gp": sound(video("a.3gp", "mpeg4")),
-    "mpeg2.mpg": sound(video("a.mpg", "mpeg2video", container="mpeg")),
-    "mpeg2.ts": sound(video("a.ts", "mpeg2video", container="mpegts")),
-    "vp8.webm": sound(video("a.webm", "libvpx")),
-    "vp9.webm": sound(video("a.webm", "libvpx-vp9")),
-    "wmv": sound(video("a.wmv", "wmv2", container="asf")),
-    "mjpeg.avi": sound(MJPEG),
-    "ffv1.mkv": sound(video("a.mkv", "ffv1")),
-    "10 bits": sound(video("a.mp4", pixels="yuv420p10le")),
-    "full range": sound(video("a.mp4", full_range=True)),
-    "limited range": sound(video("a.mp4", "mpeg4")),
-    "no suffix": sound(video("a", container="mp4")),
-    "unknown suffix": sound(video("a.recording", container="matroska")),
-    "wrong suffix": sound(video("a.png", container="mp4")),
-    "pixels that are wide": sound(video("a.mp4", ratio=Fraction(16, 11)), size=(93, HEIGHT)),
-    "pixels that are tall": sound(video("a.mkv", ratio=Fraction(8, 9)), size=(WIDTH, 54)),
+    "h264.mp4": whole(H264),
+    "h264.m4v": whole(video("a.m4v", container="mp4")),
+    "h264.mov": whole(video("a.mov")),
+    "h264.mkv": whole(video("a.mkv")),
+    "h264.flv": whole(video("a.flv")),
+    "h264.mts": whole(video("a.mts", container="mpegts")),
+    "h264.avi": whole(video("a.avi")),
+    "hevc.mp4": whole(video("a.mp4", "libx265", options=HEVC)),
+    "mpeg4.avi": whole(MPEG4),
+    "mpeg4.3gp": whole(video("a.3gp", "mpeg4")),
+    "mpeg2.mpg": whole(video("a.mpg", "mpeg2video", container="mpeg")),
+    "mpeg2.ts": whole(video("a.ts", "mpeg2video", container="mpegts")),
+    "vp8.webm": whole(video("a.webm", "libvpx")),
+    "vp9.webm": whole(video("a.webm", "libvpx-vp9")),
+    "wmv": whole(video("a.wmv", "wmv2", container="asf")),
+    "mjpeg.avi": whole(MJPEG),
+    "ffv1.mkv": whole(video("a.mkv", "ffv1")),
+    "10 bits": whole(video("a.mp4", pixels="yuv420p10le")),
+    "full range": whole(video("a.mp4", full_range=True)),
+    "limited range": whole(video("a.mp4", "mpeg4")),
+    "no suffix": whole(video("a", container="mp4")),
+    "unknown suffix": whole(video("a.recording", container="matroska")),
+    "wrong suffix": whole(video("a.png", container="mp4")),
+    "pixels that are wide": whole(video("a.mp4", ratio=Fraction(16, 11)), size=(93, HEIGHT)),
+    "pixels that are tall": whole(video("a.mkv", ratio=Fraction(8, 9)), size=(WIDTH, 54)),
     # what containers promise, and damage
-    "edit list": sound(
+    "edit list": whole(
         remuxed(video("b.mp4", options=B_FRAMES), "b.mp4", "a.mp4", shift=3), tuple(range(3, COUNT))
     ),
     "faststart cut at 97 %": Case(
@@ -225,7 +226,7 @@ CASES: dict[str, Case] = {
         flags=("is damaged at frame 6, or these follow a damaged frame",),
     ),
     "no key frame at the start": Case(
-        build=remuxed(video("b.mkv", "mpeg4", gop=6), "b.mkv", "a.mkv", skip=1),
+        build=remuxed(video("b.mkv", "mpeg4", gop=6), "b.mkv", "a.mkv", drop=(0,)),
         frames=(*(None,) * 4, 6, 7, 8, 9, 10, 11),
         flags=("is damaged at frames 1 to 4, or these follow a damaged frame",),
     ),
@@ -234,18 +235,44 @@ CASES: dict[str, Case] = {
         frames=LAST,
         flags=("is stored as interlaced; if moving edges look like combs, deinterlace it",),
     ),
+    "ts cut": Case(
+        build=changed(video("a.ts", "mpeg2video", container="mpegts", gop=1), "a.ts", cut(0.9)),
+        frames=tuple(range(10)),
+        flags=("breaks off after 10 frames",),
+    ),
+    "flv cut": Case(
+        build=changed(video("a.flv", "flv", gop=1), "a.flv", cut(0.9)),
+        frames=(*range(9), None),
+        flags=("is damaged at frame 9, or these follow a damaged frame", "breaks off after 10 frames"),
+    ),
+    "zeros in wmv": Case(
+        build=changed(video("a.wmv", "wmv2", container="asf"), "a.wmv", zeros_in_packet(0)),
+        frames=(None,) * 10,
+        flags=("is damaged at frames 2 to 11, or these follow a damaged frame",),
+    ),
+    "webm that lacks packets": Case(
+        build=remuxed(video("b.webm", "libvpx"), "b.webm", "a.webm", drop=(4, 5)),
+        frames=(0, 1, 2, 3, *(None,) * 6),
+        flags=(
+            "is damaged at frames 4 to 9, or these follow a damaged frame",
+            "has a gap in its times before frame 4, where 2 frames may be missing",
+        ),
+    ),
+    "sound only": Case(build=sound("a.mp4"), refused="it holds only sound"),
+    "heic": refused("a.heic", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "it is a HEIC picture"),
+    "heic named .mp4": refused("a.mp4", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "it is a HEIC picture"),
     "text named .mp4": refused("a.mp4", b"no video at all", "it is no video or image that foldwise can read"),
     "a pointer of Git LFS": refused("a.mp4", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
     "empty": refused("a.mp4", b"", "an empty file"),
     # several pages
-    "gif": sound(file("a.gif", lambda: animation("GIF", duration=100))),
-    "animated webp": sound(file("a.webp", lambda: animation("WEBP", duration=100, lossless=True))),
-    "apng": sound(file("a.png", lambda: animation("PNG", duration=100))),
-    "apng with another first picture": sound(
+    "gif": whole(file("a.gif", lambda: animation("GIF", duration=100))),
+    "animated webp": whole(file("a.webp", lambda: animation("WEBP", duration=100, lossless=True))),
+    "apng": whole(file("a.png", lambda: animation("PNG", duration=100))),
+    "apng with another first picture": whole(
         file("a.png", lambda: animation("PNG", count=COUNT, default_image=True)), tuple(range(2, COUNT))
     ),
-    "tiff of pages": sound(file("a.tif", lambda: animation("TIFF"))),
-    "tiff of pages with lzw": sound(file("a.tiff", lambda: animation("TIFF", compression="tiff_lzw"))),
+    "tiff of pages": whole(file("a.tif", lambda: animation("TIFF"))),
+    "tiff of pages with lzw": whole(file("a.tiff", lambda: animation("TIFF", compression="tiff_lzw"))),
     "gif cut": Case(
         build=file("a.gif", lambda: animation("GIF", duration=100)[:-1]),
         frames=LAST,
@@ -270,6 +297,8 @@ CASES: dict[str, Case] = {
     "tiff of 16 bits with white as 0": one(
         "1.tif", tiff((65535 - deep(16)).astype(np.uint16), 16, white_is_zero=True)
     ),
+    "avif": one("1.avif", saved(Image.fromarray(picture(4)), "AVIF", quality=100)),
+    "jpeg 2000": one("1.jp2", saved(gray(), "JPEG2000")),
     "rgba": one("1.png", saved(gray().convert("RGBA"), "PNG")),
     "la": one("1.png", saved(gray().convert("LA"), "PNG")),
     "palette": one("1.png", saved(gray().convert("P"), "PNG")),
