@@ -120,7 +120,7 @@ PNG, ROW = saved(gray(), "PNG"), "path,subject,label,start,end\nv/a.avi,anna,hap
 SECONDS = ROW.replace("2,4", "0.2s,0.4s")
 NFC = unicodedata.normalize("NFC", "müller.avi")
 NFD = unicodedata.normalize("NFD", NFC)
-B_FRAMES = {"bf": "2", "b_strategy": "0"}
+B_FRAMES = {"bf": "2", "b_strategy": "0", "sc_threshold": "0"}
 
 CASES: dict[str, Case] = {
     # every container and codec
@@ -259,6 +259,7 @@ CASES: dict[str, Case] = {
         ),
     ),
     "sound only": Case(build=sound("a.mp4"), refused="it holds only sound"),
+    "a kind that is not on the list": refused("a.mp4", saved(gray(), "PCX"), "it is no video or image"),
     "heic": refused("a.heic", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "it is a HEIC picture"),
     "heic named .mp4": refused("a.mp4", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "it is a HEIC picture"),
     "text named .mp4": refused("a.mp4", b"no video at all", "it is no video or image that foldwise can read"),
@@ -269,7 +270,10 @@ CASES: dict[str, Case] = {
     "animated webp": whole(file("a.webp", lambda: animation("WEBP", duration=100, lossless=True))),
     "apng": whole(file("a.png", lambda: animation("PNG", duration=100))),
     "apng with another first picture": whole(
-        file("a.png", lambda: animation("PNG", count=COUNT, default_image=True)), tuple(range(2, COUNT))
+        file("a.png", lambda: animation("PNG", count=6, default_image=True)), tuple(range(1, 6))
+    ),
+    "animated webp cut": refused(
+        "a.webp", animation("WEBP", lossless=True)[:-8], "a.webp: could not create decoder"
     ),
     "tiff of pages": whole(file("a.tif", lambda: animation("TIFF"))),
     "tiff of pages with lzw": whole(file("a.tiff", lambda: animation("TIFF", compression="tiff_lzw"))),
