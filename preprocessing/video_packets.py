@@ -81,18 +81,16 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     # By descriptor: FFmpeg takes some names for addresses or patterns, and the end of others for the format.
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        try:
-            container = av.open(f"/dev/fd/{descriptor}", container_options={"format_whitelist": _CONTAINERS})
-        except OSError:
-            raise
-        except av.FFmpegError as error:
-            raise Unreadable(_no_video(path)) from error
-        with container:
+        with av.open(f"/dev/fd/{descriptor}", container_options={"format_whitelist": _CONTAINERS}) as container:
             for stream in container.streams.video:
                 if not stream.disposition & Disposition.attached_pic:
                     yield container, stream
                     return
             raise Unreadable("it holds only sound" if container.streams.audio else _no_video(path))
+    except av.FFmpegError as error:
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise Unreadable(_no_video(path)) from error
     finally:
         os.close(descriptor)
 

@@ -15,6 +15,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from preprocessing.faces import Image
+from preprocessing.unreadable import Unreadable
 from preprocessing.video_damage import Packet, find_tainted
 from preprocessing.video_packets import list_packets, open_video, read_packets
 
@@ -43,12 +44,20 @@ class DecodedFrame(NamedTuple):
     """Width of a pixel divided by its height."""
 
     def to_image(self) -> Image:
-        """The frame as it is to be seen: upright, with square pixels; uint8, height x width x 3 (BGR)."""
+        """The frame as it is to be seen: upright, with square pixels; uint8, height x width x 3 (BGR).
+
+        Raises:
+            Unreadable: FFmpeg cannot convert the format of its pixels.
+        """
         # One side is enlarged, so that no detail is lost.
         width = round(self.decoded.width * max(self.pixel_ratio, Fraction(1)))
         height = round(self.decoded.height / min(self.pixel_ratio, Fraction(1)))
-        scaled = self.decoded.reformat(width, height, "bgr24", interpolation="BICUBIC")
-        return np.ascontiguousarray(np.rot90(scaled.to_ndarray(), self.decoded.rotation // 90), np.uint8)
+        try:
+            scaled = self.decoded.reformat(width, height, "bgr24", interpolation="BICUBIC").to_ndarray()
+        except (av.FFmpegError, ValueError) as error:
+            pixels = self.decoded.format.name
+            raise Unreadable(f"its pixels of the format {pixels} cannot be converted") from error
+        return np.ascontiguousarray(np.rot90(scaled, self.decoded.rotation // 90), np.uint8)
 
 
 class Video:
@@ -126,7 +135,7 @@ class Video:
     def _flags(self, wanted: range) -> Iterator[str]:
         shown = [packet for packet in self._list.packets if not packet.silent]
         lost = [packet for packet in shown if not packet.decoded and self._is_past(packet)]
-        if len(shown) == 2 * self.count:
+        if self._interlaced and len(shown) == 2 * self.count:
             lost = []  # each packet is a field, half of a frame
         for packet in lost:
             packet.damaged = True

@@ -95,8 +95,9 @@ def read_video_list(manifest: Path) -> VideoList:
         InvalidInput: the file cannot be read, is no CSV, or lacks a column.
     """
     lines = _read_text(manifest).splitlines(keepends=True)
-    match = _SEPARATOR_LINE.fullmatch(lines[0].strip()) if lines else None
-    above = 1 if match else 0
+    above = next((index for index, line in enumerate(lines) if line.strip()), 0)
+    match = _SEPARATOR_LINE.fullmatch(lines[above].strip()) if lines else None
+    above += 1 if match else 0
     delimiters = (match[1],) if match else _DELIMITERS
     # The delimiter is the one that separates the names of the columns.
     lacking = {delimiter: _lacking(lines[above : above + 1], delimiter) for delimiter in delimiters}

@@ -375,6 +375,7 @@ CASES: dict[str, Case] = {
     "list with tabs": in_list(ROW.replace(",", "\t")),
     "list with quotes": in_list('"path","subject","label","start","end"\n"v/a.avi","anna","happy","2","4"\n'),
     "list with sep=;": in_list("sep=;\r\n" + ROW.replace(",", ";").replace("\n", "\r\n")),
+    "list after an empty line": in_list("\r\n" + ROW),
     "list of old Macs": in_list(ROW.replace("\n", "\r")),
     "list with a byte order mark": in_list(codecs.BOM_UTF8 + ROW.encode()),
     "list in UTF-16": in_list(ROW.replace(",", "\t").encode("utf-16")),
