@@ -97,16 +97,21 @@ def find_tainted(packets: Sequence[Packet]) -> list[Packet]:
     tainted = []
     # Before its first key frame, a stream predicts from nothing.
     spoiled = any(packet.key for packet in packets) and not packets[0].key
-    healed_at = 0
+    leading_spoiled = False
+    key_number = 0
     for packet in packets:
-        if packet.damaged:
-            spoiled = True
-        elif packet.key and spoiled:
-            spoiled = False
-            healed_at = packet.number or 0
-        # Frames decoded after this key frame but shown before it may depend on earlier ones.
-        leading = not packet.key and packet.number is not None and packet.number < healed_at
-        if spoiled or leading:
+        if packet.key:
+            leading_spoiled = spoiled
+            spoiled = packet.damaged
+            key_number = packet.number or 0
+        # A frame decoded after a key frame but shown before it may depend on frames before both. No frame that is
+        # shown after the key frame depends on it.
+        leading = packet.number is not None and packet.number < key_number
+        if leading:
+            leading_spoiled |= packet.damaged
+        else:
+            spoiled |= packet.damaged
+        if spoiled or (leading and leading_spoiled):
             tainted.append(packet)
     return tainted
 

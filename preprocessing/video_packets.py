@@ -136,15 +136,17 @@ def list_packets(path: Path) -> PacketList:
         packets: list[Packet] = []
         shown_at: list[int | None] = []
         decoded_at: list[int | None] = []
+        partial = False
         for content in read_packets(container, stream):
             data = bytes(content)
             damage = find_damage(data, codec, extradata)
+            partial = content.is_corrupt
             shown_at.append(content.pts)
             decoded_at.append(content.dts)
             packets.append(
                 Packet(
                     key=content.is_keyframe,
-                    damaged=content.is_corrupt or damage is not Damage.NONE,
+                    damaged=partial or damage is not Damage.NONE,
                     lost=damage is Damage.LOST,
                     silent=content.is_discard or (codec == "vp8" and not data[0] & _VP8_SHOWN),
                 )
@@ -180,7 +182,7 @@ def list_packets(path: Path) -> PacketList:
         gaps=gaps,
         rate=float(rate),
         promised=promised,
-        cut=missing or bool(packets and packets[-1].damaged),
+        cut=missing or partial,
     )
 
 
