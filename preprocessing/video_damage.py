@@ -104,7 +104,7 @@ def find_tainted(packets: Sequence[Packet]) -> list[Packet]:
             leading_spoiled = spoiled
             spoiled = packet.damaged
             key_number = packet.number or 0
-        # A frame decoded after a key frame but shown before it may depend on frames before both. No frame that is
+        # A frame decoded after a key frame but shown before it may depend on frames before both, but no frame
         # shown after the key frame depends on it.
         leading = packet.number is not None and packet.number < key_number
         if leading:
