@@ -71,7 +71,8 @@ def video(
         with av.open(str(path), "w", format=container, options=muxer or {}) as out:
             stream = out.add_stream(codec, rate=RATE, options={"g": str(gop), **(options or {})})
             assert isinstance(stream, VideoStream)
-            stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, pixels
+            turned = WIDTH if rotation % 180 == 0 else HEIGHT
+            stream.width, stream.height, stream.pix_fmt = turned, WIDTH + HEIGHT - turned, pixels
             if ratio is not None:
                 stream.sample_aspect_ratio = ratio
             if rotation:
@@ -79,7 +80,8 @@ def video(
             if full_range:
                 stream.codec_context.color_range = 2
             for number in range(count):
-                frame = av.VideoFrame.from_ndarray(picture(number), format="rgb24")
+                upright = np.rot90(picture(number), -rotation // 90)
+                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(upright), format="rgb24")
                 frame = frame.reformat(format=pixels, dst_color_range=2 if full_range else None)
                 frame.pts, frame.time_base = number, Fraction(1, RATE)
                 out.mux(stream.encode(frame))

@@ -120,6 +120,7 @@ PNG, ROW = saved(gray(), "PNG"), "path,subject,label,start,end\nv/a.avi,anna,hap
 SECONDS = ROW.replace("2,4", "0.2s,0.4s")
 NFC = unicodedata.normalize("NFC", "müller.avi")
 NFD = unicodedata.normalize("NFD", NFC)
+NO_B_FRAMES = {"bf": "0", "sc_threshold": "0"}
 B_FRAMES = {"bf": "2", "b_strategy": "0", "sc_threshold": "0"}
 
 CASES: dict[str, Case] = {
@@ -149,6 +150,7 @@ CASES: dict[str, Case] = {
     "wrong suffix": whole(video("a.png", container="mp4")),
     "pixels that are wide": whole(video("a.mp4", ratio=Fraction(16, 11)), size=(93, HEIGHT)),
     "pixels that are tall": whole(video("a.mkv", ratio=Fraction(8, 9)), size=(WIDTH, 54)),
+    **{f"turned by {angle} degrees": whole(video("a.mp4", rotation=angle)) for angle in (90, 180, 270)},
     # what containers promise, and damage
     "edit list": whole(
         remuxed(video("b.mp4", options=B_FRAMES), "b.mp4", "a.mp4", shift=3), tuple(range(3, COUNT))
@@ -229,6 +231,11 @@ CASES: dict[str, Case] = {
         build=remuxed(video("b.mkv", "mpeg4", gop=6), "b.mkv", "a.mkv", drop=(0,)),
         frames=(*(None,) * 4, 6, 7, 8, 9, 10, 11),
         flags=("is damaged at frames 1 to 4, or these follow a damaged frame",),
+    ),
+    "no key frame at the start of h264": Case(
+        build=remuxed(video("b.mkv", gop=6, options=NO_B_FRAMES), "b.mkv", "a.mkv", drop=(0,)),
+        frames=(6, 7, 8, 9, 10, 11),
+        flags=("cannot be decoded at frames 0 to 4",),
     ),
     "interlaced": Case(
         build=video("a.mpg", "mpeg2video", container="mpeg", options={"flags": "+ildct+ilme"}),
