@@ -246,7 +246,7 @@ def test_the_command_prints_writes_and_refuses(
     answer = CliRunner().invoke(app, [*arguments, "--csv", str(tmp_path / "out.csv"), "--json"])
     assert answer.exit_code == 2
     good, refused = json.loads(answer.stdout)
-    assert (good["model"], good["frames"], len(good["windows"])) == (card.id, 23, 4)
+    assert (good["model"], good["frames"], len(good["windows"]), good["flags"]) == (card.id, 23, 4, [])
     assert "is not a readable video" in refused["error"]
     assert "is not a readable video" in answer.stderr
     with (tmp_path / "out.csv").open(newline="") as file:
