@@ -113,6 +113,15 @@ def float_tiff(scale: float) -> bytes:
     return bytes(cv2.imencode(".tif", (values() / np.float32(255) * scale).astype(np.float32))[1].tobytes())
 
 
+def compressed_tiff() -> bytes:
+    noise = np.random.default_rng(0).integers(0, 65535, (HEIGHT, WIDTH)).astype(np.uint16)
+    return bytes(cv2.imencode(".tif", noise)[1].tobytes())
+
+
+def hole(content: bytes) -> bytes:
+    return content[:200] + bytes(200) + content[400:]
+
+
 H264, MPEG4, MJPEG = video("a.mp4"), video("a.avi", "mpeg4"), video("a.avi", "mjpeg", pixels="yuvj420p")
 HEVC = {"x265-params": "log-level=none"}
 FAST = {"movflags": "faststart"}
@@ -354,6 +363,7 @@ CASES: dict[str, Case] = {
         )
         for percent in (50, 90, 99)
     },
+    "tiff of 16 bits with a hole": refused("1.tif", hole(compressed_tiff()), "its page 0 cannot be decoded"),
     "one of several frames is damaged": Case(
         build=stills(
             [f"{number}.jpg" for number in range(COUNT)],
