@@ -125,8 +125,8 @@ def make_clip(
     """Crop the face of the last readable frames of a sequence.
 
     A frame that cannot be read is skipped, and a frame without a face gets the box of the nearest frame that
-    has one; the clip is flagged for both. If there are too few frames, the last one is repeated (paper,
-    section 4.1). A sequence without a readable frame is dropped; `settings.few_faces` decides about one with
+    has one. If there are too few frames, the last one is repeated (paper, section 4.1). The clip is flagged for
+    all of this. A sequence without a readable frame is dropped; `settings.few_faces` decides about one with
     too few faces. A clip that is kept without any face holds whole frames instead of crops.
 
     Args:
@@ -141,7 +141,8 @@ def make_clip(
     read = read_last_frames(sequence, settings.frames, colour=colour)
     frames = read.frames
     if not frames:
-        return DroppedClip(clip_id=sequence.clip_id, reason="none of its frames can be read as an image")
+        why = f": {read.flags[0]}" if read.flags else ""
+        return DroppedClip(clip_id=sequence.clip_id, reason=f"none of its frames can be read as an image{why}")
     images = [frame.image for frame in frames]
     faces = [find_faces(image, detector) for image in images]
     found = follow_one_face(faces)
@@ -164,12 +165,19 @@ def make_clip(
         boxes=tuple(_rounded(box) for box in recorded),
         confidences=tuple(round(box.confidence, 4) if box else None for box in recorded),
         repeated=repeated,
-        flags=(*read.flags, *_flags(faces, with_face, settings)),
+        flags=(*read.flags, *repeat_flags(len(frames), settings), *_flags(faces, with_face, settings)),
     )
     plain = np.stack(crops)
     return FaceClip(
         record=record, plain=plain, clahe=apply_clahe(plain, settings.clahe_clip_limit, settings.clahe_tiles)
     )
+
+
+def repeat_flags(frames: int, settings: ClipSettings) -> tuple[str, ...]:
+    """A flag for a clip with so few frames that the last one is repeated; none for a clip with enough."""
+    if frames >= settings.frames:
+        return ()
+    return (f"only {frames} of {settings.frames} frames; the last one is repeated",)
 
 
 def find_faces(image: Image, detector: FaceDetector) -> tuple[FaceBox, ...]:

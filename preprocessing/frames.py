@@ -1,15 +1,14 @@
-"""Reads the frames of a sequence from image files or a video."""
+"""Reads the frames of a sequence: from image files, a video, or an image file with several pages."""
 
 from __future__ import annotations
 
 import math
-import os
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -18,9 +17,9 @@ from preprocessing.datasets.image_files import images_of_clip
 from preprocessing.datasets.reader import FrameSequence, Span, as_text
 from preprocessing.datasets.tree import is_clutter, is_file, raise_if_disk_failed
 from preprocessing.faces import Image
-
-# OpenCV's copy of FFmpeg prints errors about broken files; foldwise records them as flags instead.
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+from preprocessing.pictures import SIGNATURE_BYTES, Page, PictureFile, is_picture, open_pictures
+from preprocessing.unreadable import Unreadable
+from preprocessing.videos import DecodedFrame, Video
 
 _TIME_TOLERANCE_SECONDS = 1e-3
 """Tolerance of playing times: some containers round them to milliseconds."""
@@ -28,18 +27,18 @@ _TIME_TOLERANCE_SECONDS = 1e-3
 _END_TOLERANCE_SECONDS = 0.1
 """Seconds before the end of a span at which its last frame may begin."""
 
-_DEFAULT_FRAMES_PER_SECOND = 25.0
-"""Assumed for folders of images, and where a video's header gives no usable rate."""
+_IMAGES_PER_SECOND = 25.0
+"""Assumed for images without times."""
 
-_MIN_READ_SHARE = 0.9
-"""Minimum share of the frames in a video's header that must be there; with fewer, the video breaks off."""
+_END = 2**62
+"""Number of a frame after every end."""
 
 
 class Frame(NamedTuple):
     """One frame that was read."""
 
     name: str
-    """Name of its file; for a video followed by `#` and the number of the frame, from 0."""
+    """Name of its file; for a video or one of several pages followed by `#` and its number, from 0."""
 
     image: Image
     """uint8, height x width, or height x width x 3 (BGR)."""
@@ -53,7 +52,7 @@ class LastFrames:
     """In temporal order."""
 
     flags: tuple[str, ...]
-    """What could not be read, in words, the last frame first."""
+    """What could not be read or is damaged, in words; of image files the last one first."""
 
 
 def read_last_frames(sequence: FrameSequence, count: int, *, colour: bool) -> LastFrames:
@@ -72,11 +71,16 @@ def read_last_frames(sequence: FrameSequence, count: int, *, colour: bool) -> La
     frames: list[Frame] = []
     flags: list[str] = []
     for path in reversed(sequence.frames):
-        image = _read_image(path, colour=colour)
-        if image is None:
-            flags.append(f"unreadable frame {as_text(path.name)}")
+        name = as_text(path.name)
+        try:
+            source = _ImageFile(path, colour)
+            last = deque(source.frames(), maxlen=count - len(frames))
+        except (Unreadable, OSError) as error:
+            flags.append(f"unreadable frame {name}: {_reason(path, error)}")
             continue
-        frames.insert(0, Frame(as_text(path.name), image))
+        several = source.count > 1
+        frames[:0] = [Frame(f"{name}#{each.number}" if several else name, each.image()) for each in last]
+        flags += [f"{name} {flag}" for flag in source.flags(last[0].number, _END)]
         if len(frames) == count:
             break
     return LastFrames(frames=tuple(frames), flags=tuple(flags))
@@ -95,61 +99,137 @@ class VideoFrame(NamedTuple):
     """uint8, height x width x 3 (BGR)."""
 
 
-def read_video(path: Path) -> Iterator[VideoFrame]:
-    """Yield all frames of a video that can be decoded, in order; none if the file is no video.
+class VideoReader:
+    """All frames of a video, an image file or a folder of images, which is recognized by its content.
 
-    A folder counts as a video of the images in it, in natural order of their names.
-
-    Raises:
-        OSError: the file or folder cannot be opened.
+    Images are in natural order of their names and count as 25 per second.
     """
-    if path.is_dir():
-        yield from _images_of(path)
-        return
-    with _open_video(path) as capture:
+
+    def __init__(self, path: Path) -> None:
+        """Open the video.
+
+        Raises:
+            OSError: the file or folder cannot be opened.
+            Unreadable: the file is neither a video nor an image.
+        """
+        self._name = as_text(path.name)
+        self._source: _Source = _ImageFolder(path) if path.is_dir() else _open_source(path, colour=True)
+
+    @property
+    def rate(self) -> float:
+        """Frames per second; 25 if the file does not say."""
+        return self._source.rate
+
+    def __iter__(self) -> Iterator[VideoFrame]:
+        """Yield the frames that can be decoded, in order; iterate once.
+
+        Raises:
+            OSError: the disk failed.
+            Unreadable: the file is an image that cannot be decoded.
+        """
+        for shown in self._source.frames():
+            yield VideoFrame(shown.number, shown.seconds, shown.image())
+
+    def flags(self) -> tuple[str, ...]:
+        """What could not be read or is damaged, in words, after all frames were read."""
+        return tuple(f"{self._name} {flag}" for flag in self._source.flags(0, _END))
+
+
+class _Shown(NamedTuple):
+    """A frame whose pixels are converted when they are needed."""
+
+    number: int
+    seconds: float
+    image: Callable[[], Image]
+
+
+class _Source(Protocol):
+    """What frames are read from."""
+
+    @property
+    def rate(self) -> float:
+        """Frames per second."""
+
+    def frames(self) -> Iterator[_Shown]:
+        """All frames in order."""
+
+    def flags(self, first: int, last: int) -> list[str]:
+        """What is wrong with these frames, each to be read after the name of the file."""
+
+
+class _VideoFile:
+    def __init__(self, path: Path, colour: bool) -> None:
+        self._video = Video(path)
+        self._colour = colour
+        self.rate = self._video.rate
+        self.flags = self._video.flags
+
+    def frames(self) -> Iterator[_Shown]:
+        for frame in self._video.frames():
+            yield _Shown(frame.number, frame.seconds, partial(self._image, frame))
+
+    def _image(self, frame: DecodedFrame) -> Image:
+        image = frame.to_image()
+        return image if self._colour else np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), np.uint8)
+
+
+class _ImageFile:
+    rate = _IMAGES_PER_SECOND
+
+    def __init__(self, path: Path, colour: bool) -> None:
+        self._file: PictureFile = open_pictures(path.read_bytes(), colour=colour)
+        self._page_flags: list[tuple[int, str]] = []
+        self.count = 0
+
+    def frames(self) -> Iterator[_Shown]:
+        try:
+            for number, page in enumerate(self._file.pages):
+                self.count += 1
+                self._page_flags += [(number, flag) for flag in page.flags]
+                yield _Shown(number, page.seconds, partial(_image_of, page))
+        except Unreadable as error:
+            if not self.count:
+                raise
+            self._page_flags.append((self.count, f"breaks off after {self.count} pages: {error}"))
+
+    def flags(self, first: int, last: int) -> list[str]:
+        return [*self._file.flags, *(flag for number, flag in self._page_flags if first <= number <= last)]
+
+
+def _image_of(page: Page) -> Image:
+    return page.image
+
+
+class _ImageFolder:
+    rate = _IMAGES_PER_SECOND
+
+    def __init__(self, folder: Path) -> None:
+        files = sorted(path for path in folder.iterdir() if is_file(path) and not is_clutter(path))
+        self._images = images_of_clip(files)
+        self._flags: list[str] = []
+
+    def frames(self) -> Iterator[_Shown]:
         number = 0
-        while capture.grab():
-            seconds = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
-            decoded, image = capture.retrieve()
-            if decoded:
-                yield VideoFrame(number, seconds, np.asarray(image, np.uint8))
-            number += 1
+        for path in self._images:
+            name = as_text(path.name)
+            try:
+                source = _ImageFile(path, colour=True)
+                for shown in source.frames():
+                    yield _Shown(number, number / _IMAGES_PER_SECOND, shown.image)
+                    number += 1
+                self._flags += [f"holds {name}, which {flag}" for flag in source.flags(0, _END)]
+            except (Unreadable, OSError) as error:
+                self._flags.append(f"holds the unreadable frame {name}: {_reason(path, error)}")
+                number += 1
+
+    def flags(self, first: int, last: int) -> list[str]:
+        return self._flags
 
 
-def frames_per_second(path: Path) -> float:
-    """The rate in a video's header; 25 if it gives none that is usable, and for a folder of images.
-
-    Raises:
-        OSError: the file cannot be opened.
-    """
-    if path.is_dir():
-        return _DEFAULT_FRAMES_PER_SECOND
-    with _open_video(path) as capture:
-        rate = capture.get(cv2.CAP_PROP_FPS)
-    return rate if 1.0 <= rate <= 1000.0 else _DEFAULT_FRAMES_PER_SECOND
-
-
-def _images_of(folder: Path) -> Iterator[VideoFrame]:
-    files = sorted(path for path in folder.iterdir() if is_file(path) and not is_clutter(path))
-    for number, path in enumerate(images_of_clip(files)):
-        image = _read_image(path, colour=True)
-        if image is not None:
-            yield VideoFrame(number, number / _DEFAULT_FRAMES_PER_SECOND, image)
-
-
-def _read_image(path: Path, *, colour: bool) -> Image | None:
-    try:
-        content = np.frombuffer(path.read_bytes(), dtype=np.uint8)
-    except OSError as error:
-        raise_if_disk_failed(path, error)
-        return None
-    if content.size == 0:
-        return None
-    try:
-        image: Any = cv2.imdecode(content, cv2.IMREAD_COLOR if colour else cv2.IMREAD_GRAYSCALE)
-    except cv2.error:  # a header that asks for more pixels than OpenCV allows
-        return None
-    return None if image is None else image.astype(np.uint8, copy=False)
+def _open_source(path: Path, *, colour: bool) -> _VideoFile | _ImageFile:
+    with path.open("rb") as file:
+        head = file.read(SIGNATURE_BYTES)
+    return _ImageFile(path, colour) if is_picture(head) else _VideoFile(path, colour)
 
 
 def _read_video_end(path: Path, span: Span, count: int, *, colour: bool) -> LastFrames:
@@ -157,40 +237,31 @@ def _read_video_end(path: Path, span: Span, count: int, *, colour: bool) -> Last
     name = as_text(path.name)
     start, end = span.start or 0.0, math.inf if span.end is None else span.end
     tolerance = _TIME_TOLERANCE_SECONDS if span.seconds else 0.0
-    last: deque[Frame] = deque(maxlen=count)
-    number, position, lost = 0, 0.0, 0
+    last: deque[_Shown] = deque(maxlen=count)
+    position, read = -1.0, 0
     try:
-        with _open_video(path) as capture:
-            while position <= end + tolerance and capture.grab():
-                position = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000 if span.seconds else float(number)
-                if start - tolerance <= position <= end + tolerance:
-                    decoded, image = capture.retrieve()
-                    lost += not decoded
-                    if decoded:
-                        frame = image if colour else cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
-                        last.append(Frame(f"{name}#{number}", np.asarray(frame, np.uint8)))
-                number += 1
-            # an estimate in some containers
-            promised = capture.get(cv2.CAP_PROP_FRAME_COUNT)
-    except OSError as error:
-        raise_if_disk_failed(path, error)
-        return LastFrames(frames=(), flags=(f"unreadable video {name}: {error.strerror}",))
-    flags = [f"{lost} frames of {name} cannot be decoded"] if lost else []
+        source = _open_source(path, colour=colour)
+        for shown in source.frames():
+            position = shown.seconds if span.seconds else float(shown.number)
+            if position > end + tolerance:
+                break
+            read = shown.number + 1
+            if position >= start - tolerance:
+                last.append(shown)
+        frames = tuple(Frame(f"{name}#{shown.number}", shown.image()) for shown in last)
+    except (Unreadable, OSError) as error:
+        return LastFrames(frames=(), flags=(f"unreadable video {name}: {_reason(path, error)}",))
+    first = last[0].number if len(last) == count else 0
+    flags = source.flags(first, _END if position <= end + tolerance else read - 1)
     earliest = end - (_END_TOLERANCE_SECONDS if span.seconds else 0.0)
-    if number < _MIN_READ_SHARE * promised if span.end is None else position < earliest:
-        flags.append(f"{name} breaks off after {number} frames")
-    return LastFrames(frames=tuple(last), flags=tuple(flags))
+    if span.end is not None and position < earliest and not any("breaks off" in flag for flag in flags):
+        flags.append(f"breaks off after {read} frames")
+    return LastFrames(frames=frames, flags=tuple(f"{name} {flag}" for flag in flags))
 
 
-@contextmanager
-def _open_video(path: Path) -> Iterator[cv2.VideoCapture]:
-    # By descriptor: OpenCV accepts only text, which not every file name is, and takes some for patterns.
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        capture = cv2.VideoCapture(f"/dev/fd/{descriptor}", cv2.CAP_FFMPEG)
-        try:
-            yield capture
-        finally:
-            capture.release()
-    finally:
-        os.close(descriptor)
+def _reason(path: Path, error: Unreadable | OSError) -> str:
+    """Why a file cannot be read; raises `error` if the disk failed."""
+    if isinstance(error, OSError):
+        raise_if_disk_failed(path, error)
+        return str(error.strerror)
+    return str(error)

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -29,6 +29,18 @@ from services.errors import EXIT_FAILURE, FoldwiseError, InvalidInput, Unavailab
 from services.seeds import sha256_of
 
 log = structlog.get_logger()
+
+_TOOLS = {
+    "opencv": "opencv-python-headless",
+    "pyav": "av",
+    "pillow": "pillow",
+    "simplejpeg": "simplejpeg",
+    "foldwise": "foldwise",
+}
+"""Packages whose code decides how pixels come out, by their names in the manifest."""
+
+_MAX_REASONS = 5
+"""Reasons in the error about a dataset without sequences."""
 
 Report = Callable[[str, int, int], None]
 """Called with the stage (`hash` or `clips`), the number of sequences done, and their total."""
@@ -115,9 +127,15 @@ def preprocess(
 
 def _no_sequence_message(found: Dataset, root: Path) -> str:
     message = f"{as_text(str(root))} holds no labelled sequence of {found.name}"
-    reasons = found.reasons(root)
-    first = next((f"; {where}: {reason}" for where, reason in reasons.items()), "; the folder is empty")
-    return message + (f"; {len(reasons)} things in it were skipped, such as" if reasons else "") + first
+    # Reasons of single rows of a list say more than those of files that are not in it.
+    for skipped in (tuple(skip for skip in found.skipped if skip.part), found.skipped):
+        reasons = [f"{where}: {why}" for where, why in replace(found, skipped=skipped).reasons(root).items()]
+        if reasons:
+            what = "rows" if skipped[0].part else "things in it"
+            shown = "; ".join(reasons[:_MAX_REASONS])
+            more = "; ..." if len(reasons) > _MAX_REASONS else ""
+            return f"{message}; {len(reasons)} {what} were skipped, such as {shown}{more}"
+    return f"{message}; the folder is empty"
 
 
 def _fingerprint(
@@ -210,7 +228,7 @@ def _make_missing_clips(
         clip_ids=[sequence.clip_id for sequence in found.sequences],
         classes=found.classes,
         settings={**settings.as_dict(), "reader": dict(found.settings)},
-        tools={"opencv": cv2.__version__, "foldwise": version("foldwise")},
+        tools={name: version(package) for name, package in _TOOLS.items()},
         skipped=found.reasons(root),
         warnings=found.warnings,
     )

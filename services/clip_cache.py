@@ -28,7 +28,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from services.errors import CacheMismatch
 from services.folds import Clip
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Version of the files and of how pixels are read: it rises when the same inputs give other clips or flags."""
 
 
 PLAIN, CLAHE, INDEX, MANIFEST = "clips.npy", "clips_clahe.npy", "index.csv", "manifest.json"

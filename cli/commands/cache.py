@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -180,7 +181,7 @@ def inspect(
     output = console(json)
     opened = open_cache(_folder(cache, cache_root))
     found = inspect_cache(opened)
-    _say_inspection(found, output)
+    _say_inspection(found, opened.manifest.skipped, output)
     if sheet is not None:
         from cli.terminal.contact_sheet import save_contact_sheet
 
@@ -303,7 +304,9 @@ def _folder(cache: str, cache_root: Path | None) -> Path:
     return cache_folder(root, manifest.dataset, manifest.fingerprint)
 
 
-def _say_inspection(found: Inspection, output: Console) -> None:
+def _say_inspection(found: Inspection, skipped: Mapping[str, str], output: Console) -> None:
+    from cli.terminal.tables import skipped_lines
+
     def say(text: str) -> None:
         output.print(text, highlight=False, soft_wrap=True)
 
@@ -349,8 +352,8 @@ def _say_inspection(found: Inspection, output: Console) -> None:
         say(f"  flagged: {clip_id}: {'; '.join(flags)}")
     for clip_id, reason in found.dropped.items():
         say(f"  dropped: {clip_id}: {reason}")
-    if found.skipped:
-        say(f"  {found.skipped} files or folders of the dataset were skipped; manifest.json lists them")
+    for line in skipped_lines(skipped):
+        say(f"  {line}")
     for check in found.checks:
         for line in check.lines():
             say(f"  {line}")

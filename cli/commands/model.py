@@ -185,6 +185,8 @@ def predict(
             failed[str(path)] = error.message
             continue
         done.append(found)
+        for flag in found.flags:
+            output.print(f"flagged: {flag}", highlight=False, soft_wrap=True)
         if not json:
             output.print(_table(found))
         if annotated is not None:
@@ -198,6 +200,7 @@ def predict(
                 "video": each.video,
                 "model": each.model,
                 "frames": each.frames,
+                "flags": each.flags,
                 "windows": [vars(window) for window in each.windows],
             }
             for each in done

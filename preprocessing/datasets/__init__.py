@@ -1,4 +1,5 @@
 """Readers, one module for each dataset layout, and the writer of synthetic sets.
 
-Readers list files. Not allowed in them: opening images or videos, detecting faces, writing files.
+Readers list files; `preprocessing.media_kind` tells them what a file is. Not allowed in them: decoding images
+or videos, detecting faces, writing files.
 """

@@ -17,6 +17,7 @@ from preprocessing.datasets.reader import (
     completeness_warnings,
     first_few,
 )
+from preprocessing.datasets.text_files import decode_text
 from preprocessing.datasets.tree import Tree, is_file, is_folder, raise_if_disk_failed
 from services.errors import InvalidInput
 
@@ -188,14 +189,10 @@ def _read_label(folder: Path | None, files: list[Path]) -> tuple[str | None, str
     """The class, or None and the reason."""
     if not files:
         return None, "no label folder" if folder is None else "no label file: its label folder is empty"
-    texts = set()
-    for path in files:
-        try:
-            with path.open("rb") as file:
-                texts.add(file.read(_MAX_LABEL_BYTES).decode("utf-8", "replace").strip())
-        except OSError as error:
-            raise_if_disk_failed(path, error)
-            return None, f"its label file cannot be read: {error.strerror}"
+    try:
+        texts = {_text_of(path) for path in files}
+    except (OSError, UnicodeDecodeError) as error:
+        return None, f"its label file cannot be read: {getattr(error, 'strerror', None) or error}"
     if len(texts) > 1:
         return None, f"{len(files)} label files that contradict each other"
     text = texts.pop()
@@ -208,6 +205,15 @@ def _read_label(folder: Path | None, files: list[Path]) -> tuple[str | None, str
         return None, "label 0 (neutral) is not one of the seven emotions"
     label = LABEL_OF_CODE.get(int(code)) if code.is_integer() else None
     return label, "" if label else f"label {shown} is not a code of CK+ (1 to 7)"
+
+
+def _text_of(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return decode_text(file.read(_MAX_LABEL_BYTES)).strip()
+    except OSError as error:
+        raise_if_disk_failed(path, error)
+        raise
 
 
 def _skip_reason(path: Path) -> str | None:

@@ -7,8 +7,7 @@ import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
-
+from preprocessing.media_kind import is_image
 
 OnDuplicate = Callable[[Path, Path], None]
 """Called with an unused image and the image of the same frame that is used, in another format."""
@@ -21,7 +20,7 @@ def images_of_clip(files: Iterable[Path], on_duplicate: OnDuplicate = lambda _, 
     """
     images: dict[str, Path] = {}
     for path in files:
-        if path.suffix.casefold() not in IMAGES:
+        if not is_image(path):
             continue
         if path.stem in images:
             on_duplicate(path, images[path.stem])

@@ -10,7 +10,8 @@ leader's term (root only), a study is imported beside it all, results come twice
 attempts at a fold, claims come twice or much later. What dies is started again. Then the tables are compared
 with what the workers sent and were told, with the rules of the study, and with Optuna's.
 
-Prints a table in Markdown, and one last line of JSON with the sums (the largest, for the names that begin with `overdue`):
+Prints a table in Markdown, and one last line of JSON with the sums, or the largest where the name begins with
+`overdue`:
     kills, stops, database_crashes, freezes, cuts, imports   what was done
     folds             results that were run and counted
     lost, doubled, altered, wrong_answers, wrong_trials, optuna_mismatches, over_budget, wrong_imports

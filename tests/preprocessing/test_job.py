@@ -180,7 +180,8 @@ def test_every_labelled_sequence_is_a_clip_or_dropped_with_its_reason(
     assert outcome.made == 13
     dropped = {
         tree.faceless.clip_id: "no face in its last 10 frames",
-        tree.unreadable.clip_id: "none of its frames can be read as an image",
+        tree.unreadable.clip_id: "none of its frames can be read as an image: unreadable frame "
+        f"{tree.unreadable.frames[-1].name}: it is no image that foldwise can read",
     }
     assert cache.manifest.dropped == dropped
     assert [(r.clip_id, r.subject, r.label) for r in cache.records] == [
@@ -258,7 +259,15 @@ def test_frames_that_cannot_be_read_are_left_out_and_told(tree: Tree, outcome: O
     readable = tuple(path for path in tree.holes.frames if path not in bad)[-10:]
     assert record.frames[: len(readable)] == names(readable)
     assert record.repeated == 10 - len(readable)
-    assert set(record.flags) == {f"unreadable frame {path.name}" for path in bad}
+    reasons = (
+        "it is empty",
+        "it breaks off before its end",
+        "it breaks off before its end",
+        "it has more pixels than foldwise reads",
+    )
+    named = {f"unreadable frame {path.name}: {why}" for path, why in zip(bad, reasons, strict=True)}
+    assert named <= set(record.flags)
+    assert all(flag in named or "the last one is repeated" in flag for flag in record.flags)
     assert outcome.flagged[tree.holes.clip_id] == record.flags
 
 
@@ -339,7 +348,7 @@ def test_a_pixel_or_a_setting_gives_another_cache(single: Path, tmp_path: Path) 
     assert {manifest.fingerprint for manifest in list_caches(caches)} == set(fingerprints)
 
 
-PINNED_FINGERPRINT = "4b0e57db592380b168530851495691c328b67a4162123fe4c06cd91bceff1c8b"
+PINNED_FINGERPRINT = "2c0fe71c133b4ac284baaf337f3e11bb5eb04ee1d4e40716646878bf1b1c31a9"
 
 
 def test_the_fingerprint_of_a_fixed_dataset_is_pinned(tmp_path: Path) -> None:
@@ -477,6 +486,21 @@ def test_a_tree_without_labels_is_told(single: Path, tmp_path: Path) -> None:
         path.unlink()
     with pytest.raises(InvalidInput, match="holds no labelled sequence of ckplus"):
         run(single, tmp_path / "caches")
+
+
+def test_the_reasons_of_rows_come_before_those_of_other_files(tmp_path: Path) -> None:
+    root = tmp_path / "videos"
+    (root / "v").mkdir(parents=True)
+    (root / "aaa.txt").write_text("unrelated")
+    (root / "v" / "a.mp4").write_bytes(b"video")
+    (root / "clips.csv").write_text("path,subject,label\nC:\\v\\a.mp4,anna,happy\nv\\gone.mp4,anna,happy\n")
+    settings = {"manifest": "clips.csv"}
+    with pytest.raises(InvalidInput) as refused:
+        preprocess("video-folder", root, tmp_path, settings=SETTINGS, processes=1, reader_settings=settings)
+    assert (
+        "2 rows were skipped, such as clips.csv line 2: C:\\v\\a.mp4 is not there; give it relative to root; "
+        "clips.csv line 3: v\\gone.mp4 is not there" in refused.value.message
+    )
 
 
 def test_no_process_is_too_few(tree: Tree, tmp_path: Path) -> None:

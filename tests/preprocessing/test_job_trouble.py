@@ -94,7 +94,10 @@ def test_a_file_that_is_gone_or_no_file_is_an_unreadable_frame(tree: Path, tmp_p
     folder.mkdir()
     read = read_last_frames(replace(sequence, frames=(sequence.frames[0], gone, folder)), 3, colour=False)
     assert [frame.name for frame in read.frames] == [sequence.frames[0].name]
-    assert read.flags == ("unreadable frame folder.png", "unreadable frame gone.png")
+    assert read.flags == (
+        "unreadable frame folder.png: Is a directory",
+        "unreadable frame gone.png: No such file or directory",
+    )
 
 
 def stopped_by_a_limit(tree: Path, caches: Path, kilobytes: int) -> str:

@@ -290,8 +290,8 @@ def test_a_cache_under_another_dataset_is_refused(tmp_path: Path) -> None:
 
 def test_another_format_is_refused(tmp_path: Path) -> None:
     folder = write_cache(tmp_path)
-    edit_manifest(folder, format_version=2)
-    with pytest.raises(CacheMismatch, match="has cache format 2, this foldwise reads 1; preprocess again"):
+    edit_manifest(folder, format_version=1)
+    with pytest.raises(CacheMismatch, match="has cache format 1, this foldwise reads 2; preprocess again"):
         open_cache(folder)
 
 
@@ -336,7 +336,7 @@ def test_the_list_holds_finished_caches_in_order_and_nothing_else(tmp_path: Path
     write_cache(tmp_path)
     add(CacheWriter(tmp_path, "partial", FINGERPRINT), "S1_1")
     broken = write_cache(tmp_path, dataset="broken")
-    edit_manifest(broken, format_version=2)
+    edit_manifest(broken, format_version=1)
     hidden = write_cache(tmp_path, dataset="hidden")
     hidden.rename(hidden.with_name(f".{FINGERPRINT}.partial"))
     (tmp_path / "file.txt").write_text("stray")

@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 
 from preprocessing.faces import FaceBox, Image
-from preprocessing.frames import frames_per_second, read_video
+from preprocessing.frames import VideoReader
 from services.errors import InvalidInput
 from worker.inference.predict import Prediction, Window
 
@@ -29,18 +29,20 @@ def write_annotated(video: Path, prediction: Prediction, target: Path) -> None:
     Raises:
         InvalidInput: the target cannot be written as a video, or is not named .mp4.
         OSError: the video cannot be read.
+        Unreadable: the file is neither a video nor an image.
     """
     if target.suffix != ".mp4":
         raise InvalidInput(f"--video {target}: the annotated video is an MP4; give a name that ends with .mp4")
     ends = [window.last_frame for window in prediction.windows]
     writer: cv2.VideoWriter | None = None
     size = (0, 0)
+    reader = VideoReader(video)
     with _partial(target) as partial:
         try:
-            for frame in read_video(video):
+            for frame in reader:
                 if writer is None:
                     size = frame.image.shape[1], frame.image.shape[0]
-                    writer = _open(partial, target, frames_per_second(video), size)
+                    writer = _open(partial, target, reader.rate, size)
                 window = prediction.windows[max(0, bisect_right(ends, frame.number) - 1)]
                 drawn = annotated(frame.image, prediction.boxes.get(frame.number), window)
                 # Images of a folder may differ in size, and the writer drops frames of another size.

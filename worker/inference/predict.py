@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,10 +13,18 @@ import cv2
 import numpy as np
 import torch
 
-from preprocessing.clips import ClipSettings, apply_clahe, crop_faces, find_faces, too_few_faces
+from preprocessing.clips import (
+    ClipSettings,
+    apply_clahe,
+    crop_faces,
+    find_faces,
+    repeat_flags,
+    too_few_faces,
+)
 from preprocessing.face_tracks import follow_one_face
 from preprocessing.faces import FaceBox, FaceDetector, Image, make_detector
-from preprocessing.frames import VideoFrame, read_video
+from preprocessing.frames import VideoFrame, VideoReader
+from preprocessing.unreadable import Unreadable
 from services.clip_cache import Frames
 from services.errors import InvalidInput, NotFound
 from services.model_card import ModelCard
@@ -61,6 +69,9 @@ class Prediction:
     model: str
     frames: int
     windows: list[Window]
+    flags: tuple[str, ...]
+    """What could not be read or is damaged, in words, as `foldwise preprocess` flags it."""
+
     boxes: dict[int, FaceBox] = field(repr=False)
     """The box of the analysed face by frame number; frames without a face are missing."""
 
@@ -120,27 +131,34 @@ class Predictor:
         """Label the windows of a video.
 
         A window has as many frames as the model takes. Windows start every `stride` frames; one more covers the
-        last frames. In each window one face is tracked and cropped in the same way as in the training clips.
+        last frames. In each window one face is tracked and cropped in the same way as in the training clips. As
+        in them, a video with too few frames for one window repeats its last frame.
 
         Raises:
             NotFound: the file does not exist or cannot be read.
-            InvalidInput: the file is not a readable video, has fewer frames than the model takes, or shows no
-                face in any window.
+            InvalidInput: the file is not a readable video, or shows no face in any window.
         """
         video = Path(video)
         boxes: dict[int, FaceBox] = {}
         windows: list[Window] = []
         clips: list[_Clip] = []
-        count = 0
+        count = length = 0
         try:
-            for window in self._windows(video, stride):
-                count = window[-1].number + 1
+            reader = VideoReader(video)
+            for window in self._windows(reader, stride):
+                count, length = window[-1].number + 1, len(window)
                 clips.append(self._clip(window, boxes))
                 if len(clips) == CLIPS_PER_BATCH:
                     windows += self._label(clips)
                     clips = []
         except OSError as error:
             raise NotFound(f"cannot read {video}: {error.strerror}", field="video") from error
+        except Unreadable as error:
+            raise InvalidInput(f"{video} is not a readable video: {error}", field="video") from error
+        flags = reader.flags()
+        if not length:
+            raise InvalidInput("; ".join((f"{video} is not a readable video", *flags)), field="video")
+        flags += repeat_flags(length, self._settings)
         windows += self._label(clips)
         if all(window.label is None for window in windows):
             raise InvalidInput(
@@ -148,24 +166,20 @@ class Predictor:
                 f"{self._settings.frames} frames do enough frames show one",
                 field="video",
             )
-        return Prediction(video=str(video), model=self.card.id, frames=count, windows=windows, boxes=boxes)
+        return Prediction(
+            video=str(video), model=self.card.id, frames=count, windows=windows, flags=flags, boxes=boxes
+        )
 
-    def _windows(self, video: Path, stride: int) -> Iterator[Sequence[_Frame]]:
+    def _windows(self, video: Iterable[VideoFrame], stride: int) -> Iterator[Sequence[_Frame]]:
         length = self._settings.frames
         latest: deque[_Frame] = deque(maxlen=length)
         read, covered = 0, 0
-        for frame in read_video(video):
+        for frame in video:
             latest.append(self._find_faces(frame))
             read += 1
             if read >= length and (read - length) % stride == 0:
                 covered = read
                 yield tuple(latest)
-        if read == 0:
-            raise InvalidInput(f"{video} is not a readable video", field="video")
-        if read < length:
-            raise InvalidInput(
-                f"{video} is too short: it has {read} frames, the model takes {length} at a time", field="video"
-            )
         if covered < read:
             # Clips of the training sets have their peak in their last frames.
             yield tuple(latest)
@@ -193,7 +207,8 @@ class Predictor:
         for frame, box in zip(frames, found, strict=True):
             if box is not None:
                 boxes.setdefault(frame.number, box)
-        crops = np.stack(crop_faces([frame.image for frame in frames], found, self._settings))
+        cropped = crop_faces([frame.image for frame in frames], found, self._settings)
+        crops = np.stack(cropped + [cropped[-1]] * (self._settings.frames - len(cropped)))
         if self.card.hyperparameters.clahe:
             crops = apply_clahe(crops, self._settings.clahe_clip_limit, self._settings.clahe_tiles)
         return _Clip(window=window, crops=crops)

@@ -79,7 +79,7 @@ def test_progress_is_lines_and_the_summary_has_counts_reasons_and_leaks(tree: Pa
     assert "dropped: S001_002: no face in its last" in said
     assert "leak: S001_001 and S900_001 are near-identical (correlation 0.99" in said
     assert "belong to subjects S001 and S900" in said
-    assert "15 made now, 0 flagged, 1 dropped; leaks between subjects: 1" in said
+    assert "15 made now, 1 flagged, 1 dropped; leaks between subjects: 1" in said
     assert "14 clips of 3 subjects" in said
     # Without a terminal progress is plain lines.
     (line,) = [line for line in said.splitlines() if "clips 15/15" in line]
@@ -170,7 +170,7 @@ def test_inspect_tells_classes_subjects_folds_and_flags(caches: Path) -> None:
     assert (found["clips"], found["subjects"], found["detector"]) == (15, 3, "yunet")
     assert sum(one["clips"] for one in found["classes"]) == 15
     assert [(one["protocol"], one["folds"], one["least_clips"]) for one in found["folds"]] == [("loso", 3, 1)]
-    assert list(found["flagged"]) == ["S001_002"]
+    assert list(found["flagged"]) == ["S001_002", "S001_004"]
     assert 0.85 < found["confidence"]["frames_with_face"] < 1.0
     assert 0.6 <= found["confidence"]["least"] <= found["confidence"]["median"] <= 1.0
     problems = {check["name"]: check["problems"] for check in found["checks"] if check["problems"]}
@@ -180,6 +180,7 @@ def test_inspect_tells_classes_subjects_folds_and_flags(caches: Path) -> None:
         "flagged: S001_002: no face in any of",
         "look: S001_001 and S900_001 are near-identical",
         "loso: 3 folds",
+        "not read: 1 x no label file",
     ):
         assert words in done.stderr
 
@@ -196,7 +197,7 @@ def test_the_contact_sheet_has_a_row_a_clip_and_marks_what_is_flagged(caches: Pa
         # ten cells of 72 pixels with a border of 3, and antialiased words beside
         assert red[:, 300:].sum() == 10 * (72**2 - 66**2)
         heights.append(sheet.shape[0])
-    assert heights[0] - heights[1] == 14 * 76
+    assert heights[0] - heights[1] == 13 * 76
 
 
 # --- verify -------------------------------------------------------------------------------------------------

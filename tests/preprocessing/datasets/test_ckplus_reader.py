@@ -64,6 +64,14 @@ def test_codes(root: Path, code: int, label: str) -> None:
     assert [sequence.label for sequence in read_ckplus(root).sequences] == [label]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le"])
+def test_a_label_as_editors_save_it(root: Path, encoding: str) -> None:
+    [label] = (root / "Emotion").rglob("*.txt")
+    label.write_bytes(HAPPY.encode(encoding))
+    (sequence,) = read_ckplus(root).sequences
+    assert sequence.label == "happy"
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [

@@ -151,7 +151,7 @@ def test_rows_that_are_no_clips_are_listed_with_their_lines(tmp_path: Path) -> N
         "line 13": f"a.mp4: start '1' and end '2s' {ends}",
         "line 14": "stills: it has no frame 1, only frames 0 to 0",
         "line 15": "stills: start and end of a folder of images are frames, not seconds",
-        "line 16": "notes.txt: neither a video (.mp4, .avi, .mov, .mkv) nor a folder of images",
+        "line 16": "notes.txt: neither a video nor an image, nor a folder of images",
         "line 17": "none: no images in it",
         "line 18": "no subject",
         "line 19": "a\\x00b.mp4 is not there",
@@ -190,6 +190,34 @@ def test_a_list_that_is_not_there_or_no_list(tmp_path: Path) -> None:
         read_video_folder(tmp_path, manifest=".")
     with pytest.raises(InvalidInput, match="whose line 2 is no CSV"):
         listed(tmp_path, "path,subject,label\n" + "x" * 200_000 + ",a,b\n")
+
+
+@pytest.mark.parametrize("split", ["train", "Val", "validation", "test"])
+def test_folders_of_a_split_are_no_people(tmp_path: Path, split: str) -> None:
+    put(tmp_path, f"{split}/happy/1.mp4", f"{split}/sad/2.mp4", "anna/happy/1.mp4")
+    with pytest.raises(
+        InvalidInput, match=f"whose folder '{split}' is named like a part of a split"
+    ) as refused:
+        read_video_folder(tmp_path)
+    assert "write a list with the columns path, subject, label" in refused.value.message
+    list_of_people = f"path,subject,label\n{split}/happy/1.mp4,anna,happy\n"
+    assert set(by_id(listed(tmp_path, list_of_people))) == {f"{split}/happy/1.mp4"}
+
+
+def test_a_folder_of_a_split_without_clips_is_only_listed(tmp_path: Path) -> None:
+    put(tmp_path, "anna/happy/1.mp4", "test/notes/readme.txt")
+    assert set(by_id(read_video_folder(tmp_path))) == {"anna/happy/1.mp4"}
+
+
+def test_a_name_that_two_files_share_but_for_stored_accents_is_ambiguous(tmp_path: Path) -> None:
+    composed, half, apart = "\u01d6.mp4", "\u00fc\u0304.mp4", "u\u0308\u0304.mp4"
+    put(tmp_path, half, apart)
+    dataset = listed(tmp_path, f"path,subject,label\n{composed},anna,happy\n{apart},bert,happy\n")
+    assert [one.subject for one in dataset.sequences] == ["bert"]
+    assert (
+        "is ambiguous: several names differ only in how accents are stored"
+        in dataset.reasons(tmp_path)["clips.csv line 2"]
+    )
 
 
 def test_name_and_colour_are_settings(tmp_path: Path) -> None:

@@ -121,6 +121,44 @@ def test_a_clip_is_made_as_for_training(
     assert list(window.probabilities.values()) == pytest.approx(expected, abs=1e-4)
 
 
+def test_a_short_video_repeats_its_last_frame_as_for_training(
+    predictor: Predictor, catalogue: tuple[Path, ModelCard], tmp_path: Path, photograph: Image
+) -> None:
+    path = write_video(tmp_path / "six.mp4", 6, lambda number: np.roll(photograph, number, axis=1))
+    sequence = FrameSequence(clip_id="c", subject="s", label="right", source="six.mp4", video=path)
+    card, model = open_model(catalogue[0], catalogue[1].id)
+    clip = make_clip(sequence, settings=clip_settings(card), detector=YuNet())
+    assert isinstance(clip, FaceClip)
+    with torch.inference_mode():
+        logits = model(network_input(torch.from_numpy(clip.clahe)[None], normalization=True))
+    found = predictor.predict(path, stride=5)
+    [window] = found.windows
+    assert (window.first_frame, window.last_frame, found.frames) == (0, 5, 6)
+    assert window.probabilities is not None
+    expected = torch.softmax(logits.double(), dim=1)[0].tolist()
+    assert list(window.probabilities.values()) == pytest.approx(expected, abs=1e-4)
+    assert found.flags == clip.record.flags == ("only 6 of 10 frames; the last one is repeated",)
+
+
+def test_a_damaged_video_is_flagged_as_for_training(
+    predictor: Predictor, catalogue: tuple[Path, ModelCard], video: Path, tmp_path: Path
+) -> None:
+    content = bytearray(video.read_bytes())
+    middle = content.index(b"mdat") + (len(content) - content.index(b"mdat")) // 2
+    content[middle : middle + 300] = bytes(300)
+    path = tmp_path / "face.mp4"
+    path.write_bytes(content)
+    sequence = FrameSequence(clip_id="c", subject="s", label="right", source="face.mp4", video=path)
+    clip = make_clip(sequence, settings=clip_settings(catalogue[1]), detector=YuNet())
+    assert isinstance(clip, FaceClip)
+    lost, damage = (flag for flag in predictor.predict(path, stride=5).flags if "frame" in flag)
+    assert lost == "face.mp4 cannot be decoded at frame 12"
+    assert "face.mp4 is damaged at frames 13 to 22, or these follow a damaged frame" in clip.record.flags
+    assert damage == "face.mp4 is damaged at frames 11, 13 to 22, or these follow a damaged frame"
+    shown = CliRunner().invoke(app, ["predict", catalogue[1].id, str(path), "--models", str(catalogue[0])])
+    assert f"flagged: {damage}" in shown.stdout
+
+
 def test_a_folder_of_images_is_a_video(
     predictor: Predictor, video: Path, photograph: Image, tmp_path: Path
 ) -> None:
@@ -150,7 +188,6 @@ def test_a_part_without_a_face_has_no_label(predictor: Predictor, tmp_path: Path
     ("content", "kind", "words"),
     [
         ("empty", InvalidInput, "no face was found in .*: in none of its 2 windows of 10 frames"),
-        ("short", InvalidInput, "is too short: it has 9 frames, the model takes 10 at a time"),
         ("text", InvalidInput, "is not a readable video"),
         ("missing", NotFound, "cannot read .*: No such file"),
     ],
@@ -161,8 +198,6 @@ def test_what_cannot_be_labelled_is_said(
     path = tmp_path / "video.mp4"
     if content == "empty":
         write_video(path, 12, lambda _: np.full_like(photograph, 90))
-    elif content == "short":
-        write_video(path, 9, lambda _: photograph)
     elif content == "text":
         path.write_text("no video")
     with pytest.raises(kind, match=words):
@@ -211,7 +246,7 @@ def test_the_command_prints_writes_and_refuses(
     answer = CliRunner().invoke(app, [*arguments, "--csv", str(tmp_path / "out.csv"), "--json"])
     assert answer.exit_code == 2
     good, refused = json.loads(answer.stdout)
-    assert (good["model"], good["frames"], len(good["windows"])) == (card.id, 23, 4)
+    assert (good["model"], good["frames"], len(good["windows"]), good["flags"]) == (card.id, 23, 4, [])
     assert "is not a readable video" in refused["error"]
     assert "is not a readable video" in answer.stderr
     with (tmp_path / "out.csv").open(newline="") as file:
