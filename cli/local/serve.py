@@ -40,11 +40,13 @@ def serve_coordinator(
     """
     # Checked here, not in the application, so that a database error prints one line instead of a traceback.
     engine = connect(settings.database_url)
-    if migrates:
-        migrate(engine)
-    else:
-        wait_for_schema(engine, SCHEMA_TIMEOUT_SECONDS)
-    engine.dispose()
+    try:
+        if migrates:
+            migrate(engine)
+        else:
+            wait_for_schema(engine, SCHEMA_TIMEOUT_SECONDS)
+    finally:
+        engine.dispose()
     app = create_app(settings, ending=lambda: server.should_exit, reviewer=reviewer, cluster=cluster)
     config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=5)
     server = uvicorn.Server(config)
