@@ -116,7 +116,7 @@ def delete(
         str | None, Query(max_length=100, description="the study's name again, as confirmation")
     ] = None,
 ) -> None:
-    """Delete a study that is not running, with all its trials and results."""
+    """Delete a study that is not running, with all its trials and results; export it first to keep a copy."""
     delete_study(session, name, confirm)
     wake_leader()
 

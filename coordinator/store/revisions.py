@@ -15,6 +15,9 @@ from services.errors import Conflict
 VERSION_TABLE = "schema_version"
 """Table in our schema that holds the database's revision."""
 
+RETURN = "run the newer foldwise again, or restore the database from before its upgrade"
+"""What to do about a database that a newer foldwise has migrated."""
+
 
 def alembic_config() -> Config:
     """Alembic's configuration, made without a file."""
@@ -37,12 +40,13 @@ def revision_of(connection: Connection) -> str | None:
     return found
 
 
-def refuse_newer(revision: str | None, what: str = "the database's schema") -> None:
+def refuse_newer(revision: str | None, what: str = "the database's schema", what_to_do: str = RETURN) -> None:
     """Refuse a schema that a newer foldwise has migrated, because this program would misread it.
 
     Args:
         revision: of the schema; None means that there is none yet.
         what: the schema in words, for the message.
+        what_to_do: the end of the message.
 
     Raises:
         Conflict: this program does not know the revision.
@@ -55,7 +59,7 @@ def refuse_newer(revision: str | None, what: str = "the database's schema") -> N
     except CommandError as error:
         raise Conflict(
             f"{what} has revision {revision}, this program knows revisions up to {scripts.get_current_head()}: "
-            "run the newer foldwise again, or restore the database from before its upgrade"
+            f"{what_to_do}"
         ) from error
 
 
