@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -47,7 +48,14 @@ CHUNK_BYTES = 2**16
 JSON_LINES = {"Content-Type": "application/jsonl"}
 
 STREAM_TIMEOUT = httpx.Timeout(600, connect=5)
-"""Seconds to wait for data of an upload or download: checking and storing a large study takes minutes."""
+"""Seconds to wait for the next data of an upload or download, not for all of it."""
+
+ANSWER_SECONDS_PER_MIB = 10.0
+"""Seconds to wait for the answer to an upload for each of its MiB, if this is longer.
+
+The coordinator checks and stores about 4 MiB of a study per second before it answers; here it may take 40 times
+as long.
+"""
 
 _ERRORS: tuple[type[FoldwiseError], ...] = (
     CacheMismatch,
@@ -211,6 +219,8 @@ class Connection:
     def upload(self, path: str, file: IO[bytes], *, params: Mapping[str, Any] | None = None) -> Any:
         """Send a file as the body of a POST, and decode the JSON of the answer. Not retried.
 
+        The longer the file, the longer the answer may take.
+
         Raises:
             Unavailable, InvalidInput, FoldwiseError: as `download`.
         """
@@ -221,7 +231,7 @@ class Connection:
                     path,
                     content=chunks,
                     params=params,
-                    timeout=STREAM_TIMEOUT,
+                    timeout=_upload_timeout(file),
                     headers={**JSON_LINES, **self._authorization()},
                 )
             )
@@ -248,6 +258,16 @@ class Connection:
         return InvalidInput(
             f"{self.url!r} is not the address of a coordinator; write http://HOST:PORT", field="url"
         )
+
+
+def _upload_timeout(file: IO[bytes]) -> httpx.Timeout:
+    try:
+        mib = os.fstat(file.fileno()).st_size / 2**20
+    except OSError:
+        # A file in memory.
+        mib = 0.0
+    timeout = STREAM_TIMEOUT.as_dict()
+    return httpx.Timeout(**{**timeout, "read": max(timeout["read"] or 0.0, mib * ANSWER_SECONDS_PER_MIB)})
 
 
 def _retry_after(response: httpx.Response) -> float:
