@@ -30,7 +30,10 @@ from services.errors import (
     TooManyRequests,
     Unavailable,
     WorkerDrained,
+    WorkerTooNew,
+    WorkerTooOld,
 )
+from services.replies import read_reply, read_reply_json
 
 log = structlog.get_logger()
 
@@ -71,6 +74,8 @@ _ERRORS: tuple[type[FoldwiseError], ...] = (
     TooManyRequests,
     Unavailable,
     WorkerDrained,
+    WorkerTooNew,
+    WorkerTooOld,
 )
 
 _RETRIED_STATUSES = {429, 500, 502, 503, 504}
@@ -280,13 +285,13 @@ def _retry_after(response: httpx.Response) -> float:
 
 
 def parse(contract: type[Answer], answer: Any) -> Answer:
-    """Validate an answer against its contract.
+    """Validate an answer against its contract; fields that this program does not know are ignored.
 
     Raises:
         FoldwiseError: the answer does not match.
     """
     try:
-        return contract.model_validate(answer)
+        return read_reply(contract, answer)
     except ValidationError as error:
         raise FoldwiseError(
             f"the coordinator's answer does not match {contract.__name__}; does it run the same version?"
@@ -302,7 +307,7 @@ def _decode(response: httpx.Response) -> Any:
                 f"{response.request.url} did not answer JSON; is this a foldwise coordinator?"
             ) from None
     try:
-        problem = Problem.model_validate_json(response.content)
+        problem = read_reply_json(Problem, response.content)
     except ValidationError:
         raise FoldwiseError(
             f"{response.request.url} answered status {response.status_code}; is this a foldwise coordinator?"

@@ -28,6 +28,8 @@ from services.errors import (
     ResultConflict,
     StudyOver,
     WorkerDrained,
+    WorkerTooNew,
+    WorkerTooOld,
 )
 from services.model_catalogue import StagedModel
 from services.revision import running_revision
@@ -51,6 +53,9 @@ PROGRESS_INTERVAL_SECONDS = 10.0
 MAX_ENVIRONMENT_FAILURES = 3
 """Consecutive failures of the worker's environment after which the worker stops."""
 
+UPGRADE_PAUSE_SECONDS = 10.0
+"""Seconds between two claims to a coordinator that must be upgraded first."""
+
 
 class Terminated(BaseException):
     """SIGTERM, Ctrl-C, or the worker is drained: release the fold and stop."""
@@ -72,6 +77,7 @@ class Worker:
         self._stopping = False
         self._interruptible = False
         self._failures_in_a_row = 0
+        self._too_new_since: float | None = None
         self._alive_at = -ALIVE_INTERVAL_SECONDS
 
     def run(self) -> int:
@@ -110,6 +116,9 @@ class Worker:
             except WorkerDrained as drained:
                 log.info("worker_stopped", reason=drained.message)
                 return drained.exit_code
+            except (WorkerTooOld, WorkerTooNew) as refused:
+                log.error("worker_version_refused", reason=refused.message)
+                return refused.exit_code
             except Terminated:
                 log.info("worker_stopped")
                 return EXIT_TRY_AGAIN
@@ -124,14 +133,29 @@ class Worker:
             if assignment is None:
                 # If the reply came too late, its lease has expired: claim again.
                 with self._interrupts(), contextlib.suppress(LeaseSuperseded):
-                    assignment = client.claim(
-                        study=self._settings.study,
-                        caches=self._fingerprints(),
-                        plans=self._device.plans,
-                        keeps_models=self._keeps_models,
-                    )
+                    assignment = self._claim(client)
                 continue
             assignment = self._run_one(client, assignment)
+
+    def _claim(self, client: CoordinatorClient) -> FoldAssignment | None:
+        try:
+            assignment = client.claim(
+                study=self._settings.study,
+                caches=self._fingerprints(),
+                plans=self._device.plans,
+                keeps_models=self._keeps_models,
+            )
+        except WorkerTooNew as refused:
+            # In an upgrade the first workers of the new version can meet the last coordinator of the old one.
+            now = time.monotonic()
+            self._too_new_since = self._too_new_since or now
+            if now - self._too_new_since >= self._settings.give_up_after:
+                raise
+            log.warning("coordinator_too_old", reason=refused.message, again_in=UPGRADE_PAUSE_SECONDS)
+            self._pause(UPGRADE_PAUSE_SECONDS)
+            return None
+        self._too_new_since = None
+        return assignment
 
     def _run_one(self, client: CoordinatorClient, assignment: FoldAssignment) -> FoldAssignment | None:
         lease = assignment.lease
