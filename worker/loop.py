@@ -41,6 +41,7 @@ from worker.training.device import choose_device, device_name, keep_freed_memory
 from worker.training.fit import Progress, run_fold, train_model
 from worker.training.pretrained import PretrainedModel, open_pretrained
 from worker.training.training_device import TrainingDevice
+from worker.unreported_results import UnreportedResult, keep_result, report_unreported, unreported_folder
 
 log = structlog.get_logger()
 
@@ -128,6 +129,8 @@ class Worker:
         if self._settings.models_root is not None and self._keeps_models:
             with self._interrupts():
                 report_staged(client, self._settings.models_root)
+                folder = unreported_folder(self._settings.models_root)
+                report_unreported(client, folder, self._settings.url)
         while True:
             self._touch_alive_file()
             if assignment is None:
@@ -181,9 +184,6 @@ class Worker:
         self._failures_in_a_row = 0
         try:
             verdict = report_result(client, lease, result, staged, more=not self._stopping)
-        except Terminated:
-            log.warning("result_not_handed_in", **where, reason="the coordinator does not answer")
-            raise
         except (LeaseSuperseded, NotFound, ResultConflict) as error:
             # NotFound: the study was deleted while the fold ran.
             log.warning("result_refused", **where, reason=error.message)
@@ -191,6 +191,10 @@ class Worker:
         except InvalidInput as error:
             self._report_failure(client, assignment, error)
             return None
+        except (Terminated, FoldwiseError) as error:
+            reason = error.message if isinstance(error, FoldwiseError) else "the coordinator does not answer"
+            log.warning("result_not_handed_in", **where, reason=reason, kept=self._keep(lease, result, staged))
+            raise
         log.info(
             "fold_done",
             **where,
@@ -202,6 +206,20 @@ class Worker:
             decision=verdict.decision if verdict.pruned is None else f"pruned by {verdict.pruned.rule}",
         )
         return verdict.next
+
+    def _keep(self, lease: Lease, result: FoldResult, staged: StagedModel | None) -> str | None:
+        """Keep a result for the next worker, and return where; None if it is lost with this process."""
+        root = self._settings.models_root
+        if staged is not None:
+            return str(staged.folder)
+        if root is None or not self._keeps_models:
+            return None
+        unreported = UnreportedResult(coordinator=self._settings.url, lease=lease, result=result)
+        try:
+            return str(keep_result(unreported_folder(root), unreported))
+        except OSError as error:
+            log.warning("result_not_kept", reason=f"{root}: {error.strerror}")
+            return None
 
     def _release(self, client: CoordinatorClient, lease: Lease, where: Mapping[str, object]) -> None:
         try:

@@ -27,6 +27,8 @@ from tests.worker.conftest import LiveCoordinator
 from tests.worker.test_loop import make_worker
 from worker import coordinator_client
 
+pytestmark = pytest.mark.usefixtures("workers_in_this_process")
+
 TASK_OF_PROTOCOL = {1: "693126e7450e9a32ac9ab66b45f06628ef3ea423c77c41f0cd9bced7e23f3c72"}
 """Hash of the names in a task, by version of the protocol."""
 
