@@ -83,3 +83,15 @@ def test_the_doctor_names_a_newer_database(database_url: str) -> None:
     assert "schema has revision 0099, this program knows" in run.stdout
     assert "run the newer foldwise again" in run.stdout
     assert "foldwise migrate" not in run.stdout
+
+
+def test_a_dashboard_behind_tokens_refuses_tables_of_a_newer_optuna(database_url: str) -> None:
+    bring_up_to_date(database_url, reader_url=None, wait_seconds=0)
+    engine = create_engine(database_url)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = 'v99.0.0.a'"))
+    engine.dispose()
+    elsewhere = ["--host", "0.0.0.0", "--port", "0", "--url", "http://127.0.0.1:1"]  # noqa: S104 - refused
+    run = foldwise_here("dashboard", *elsewhere, "--database-url", database_url)
+    assert run.returncode == 1
+    assert re.fullmatch(r"foldwise: the database has version v99\.0\.0\.a of Optuna's tables, .+\n", run.stderr)
