@@ -9,6 +9,7 @@ import psycopg
 from psycopg import sql
 from pydantic_core import to_json
 from sqlalchemy import JSON, Table
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from coordinator.store.tables import Base
@@ -24,6 +25,9 @@ def copy_rows(
         kind: class of the table.
         columns: names of the columns that are given; the others get their defaults.
         rows: values in the order of `columns`; those of JSON columns as Python objects.
+
+    Raises:
+        DBAPIError: as from a statement of SQLAlchemy.
     """
     session.flush()
     table = kind.__table__
@@ -36,11 +40,24 @@ def copy_rows(
     statement = sql.SQL("COPY {} ({}) FROM STDIN").format(
         sql.Identifier(str(table.schema), table.name), sql.SQL(", ").join(map(sql.Identifier, columns))
     )
-    with connection.cursor() as cursor, cursor.copy(statement) as copy:
-        for row in rows:
-            copy.write_row(
-                [
-                    to_json(value).decode() if encoded else value
-                    for value, encoded in zip(row, is_json, strict=True)
-                ]
-            )
+    try:
+        with connection.cursor() as cursor, cursor.copy(statement) as copy:
+            for row in rows:
+                copy.write_row(
+                    [
+                        to_json(value).decode() if encoded else value
+                        for value, encoded in zip(row, is_json, strict=True)
+                    ]
+                )
+    except psycopg.Error as error:
+        if connection.broken:
+            # So that the rollback does not try to use it.
+            session.connection().invalidate(error)
+        raise DBAPIError.instance(
+            statement.as_string(),
+            None,
+            error,
+            psycopg.Error,
+            connection_invalidated=connection.broken,
+            dialect=session.get_bind().dialect,
+        ) from error
