@@ -76,6 +76,7 @@ bench: venv  ## run all benchmarks, an hour on two cores; each ends with a JSON 
 	$(BIN)/python -m benchmarks.synthetic_sets
 	$(BIN)/python -m benchmarks.study_page
 	$(BIN)/python -m benchmarks.liveness
+	$(BIN)/python -m benchmarks.study_files
 
 clean:  ## remove the environment and build files; keep studies and caches
 	rm -rf .venv build dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info

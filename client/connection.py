@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -29,7 +30,10 @@ from services.errors import (
     TooManyRequests,
     Unavailable,
     WorkerDrained,
+    WorkerTooNew,
+    WorkerTooOld,
 )
+from services.replies import read_reply, read_reply_json
 
 log = structlog.get_logger()
 
@@ -47,7 +51,14 @@ CHUNK_BYTES = 2**16
 JSON_LINES = {"Content-Type": "application/jsonl"}
 
 STREAM_TIMEOUT = httpx.Timeout(600, connect=5)
-"""Seconds to wait for data of an upload or download: checking and storing a large study takes minutes."""
+"""Seconds to wait for the next data of an upload or download, not for all of it."""
+
+ANSWER_SECONDS_PER_MIB = 10.0
+"""Seconds to wait for the answer to an upload for each of its MiB, if this is longer.
+
+The coordinator checks and stores about 4 MiB of a study per second before it answers; here it may take 40 times
+as long.
+"""
 
 _ERRORS: tuple[type[FoldwiseError], ...] = (
     CacheMismatch,
@@ -63,6 +74,8 @@ _ERRORS: tuple[type[FoldwiseError], ...] = (
     TooManyRequests,
     Unavailable,
     WorkerDrained,
+    WorkerTooNew,
+    WorkerTooOld,
 )
 
 _RETRIED_STATUSES = {429, 500, 502, 503, 504}
@@ -211,6 +224,8 @@ class Connection:
     def upload(self, path: str, file: IO[bytes], *, params: Mapping[str, Any] | None = None) -> Any:
         """Send a file as the body of a POST, and decode the JSON of the answer. Not retried.
 
+        The longer the file, the longer the answer may take.
+
         Raises:
             Unavailable, InvalidInput, FoldwiseError: as `download`.
         """
@@ -221,7 +236,7 @@ class Connection:
                     path,
                     content=chunks,
                     params=params,
-                    timeout=STREAM_TIMEOUT,
+                    timeout=_upload_timeout(file),
                     headers={**JSON_LINES, **self._authorization()},
                 )
             )
@@ -250,6 +265,16 @@ class Connection:
         )
 
 
+def _upload_timeout(file: IO[bytes]) -> httpx.Timeout:
+    try:
+        mib = os.fstat(file.fileno()).st_size / 2**20
+    except OSError:
+        # A file in memory.
+        mib = 0.0
+    timeout = STREAM_TIMEOUT.as_dict()
+    return httpx.Timeout(**{**timeout, "read": max(timeout["read"] or 0.0, mib * ANSWER_SECONDS_PER_MIB)})
+
+
 def _retry_after(response: httpx.Response) -> float:
     """Seconds that the coordinator, or a proxy in front of it, asks to wait."""
     try:
@@ -260,13 +285,13 @@ def _retry_after(response: httpx.Response) -> float:
 
 
 def parse(contract: type[Answer], answer: Any) -> Answer:
-    """Validate an answer against its contract.
+    """Validate an answer against its contract; fields that this program does not know are ignored.
 
     Raises:
         FoldwiseError: the answer does not match.
     """
     try:
-        return contract.model_validate(answer)
+        return read_reply(contract, answer)
     except ValidationError as error:
         raise FoldwiseError(
             f"the coordinator's answer does not match {contract.__name__}; does it run the same version?"
@@ -282,7 +307,7 @@ def _decode(response: httpx.Response) -> Any:
                 f"{response.request.url} did not answer JSON; is this a foldwise coordinator?"
             ) from None
     try:
-        problem = Problem.model_validate_json(response.content)
+        problem = read_reply_json(Problem, response.content)
     except ValidationError:
         raise FoldwiseError(
             f"{response.request.url} answered status {response.status_code}; is this a foldwise coordinator?"

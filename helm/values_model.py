@@ -58,7 +58,8 @@ class Cache(SharedClaim):
 
 class Artifacts(SharedClaim):
     enabled: bool
-    """Mount a volume for the model catalogue. `false`: the release keeps no models."""
+    """Mount a volume for the model catalogue, and for results that a worker could not hand in. `false`: the
+    release keeps no models, and such results are lost with their pod."""
 
 
 class Ingress(Values):

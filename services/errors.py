@@ -71,6 +71,20 @@ class WorkerDrained(Conflict):
     exit_code = EXIT_TRY_AGAIN
 
 
+class WorkerTooOld(FoldwiseError):
+    """The worker's protocol is older than the coordinator supports; only another worker image helps."""
+
+    status = 409
+    exit_code = EXIT_PERMANENT
+
+
+class WorkerTooNew(FoldwiseError):
+    """The worker's protocol is newer than the coordinator's; it helps to upgrade the coordinator."""
+
+    status = 409
+    exit_code = EXIT_PERMANENT
+
+
 class ResultConflict(FoldwiseError):
     """Two different results were sent for the same lease."""
 

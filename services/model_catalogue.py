@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -146,6 +146,19 @@ def list_models(root: Path) -> list[ModelCard]:
         except (OSError, ValueError):
             continue
     return cards
+
+
+def model_files(root: Path) -> Iterator[Path]:
+    """The files of all models, also of staged ones with a receipt: for a copy made while workers go on.
+
+    A model may be published meanwhile. Its files then follow at its new place, and without the receipt a copy
+    ignores those at the old place.
+    """
+    for receipt in sorted(root.glob(f"{PARTIAL_PREFIX}*{RECEIPT_SUFFIX}")):
+        yield from sorted(receipt.with_name(receipt.name.removesuffix(RECEIPT_SUFFIX)).glob("*"))
+        yield receipt
+    for folder in sorted(root.glob("[!.]*")):
+        yield from sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def find_model(root: Path, model_id: str, *, by_beginning: bool = False) -> ModelCard:

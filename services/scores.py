@@ -16,9 +16,8 @@ Counts = NDArray[np.int64]
 
 def confusion(labels: Sequence[int], predicted: Sequence[int], classes: int) -> Counts:
     """Count true label (row) against predicted label (column); int64, `classes` x `classes`."""
-    counts = np.zeros((classes, classes), dtype=np.int64)
-    np.add.at(counts, (np.asarray(labels, dtype=np.intp), np.asarray(predicted, dtype=np.intp)), 1)
-    return counts
+    cells = np.asarray(labels, dtype=np.intp) * classes + np.asarray(predicted, dtype=np.intp)
+    return np.bincount(cells, minlength=classes * classes).astype(np.int64).reshape(classes, classes)
 
 
 def accuracy(counts: Counts) -> float:
@@ -50,10 +49,10 @@ def best_epoch(labels: Sequence[int], epochs: Sequence[Sequence[int]]) -> tuple[
         labels: true label of each test clip.
         epochs: for each epoch the predicted label of each test clip, in the same order.
     """
-    truth = np.asarray(labels)
-    correct = [int((truth == np.asarray(predicted)).sum()) for predicted in epochs]
-    best = max(range(len(correct)), key=lambda epoch: (correct[epoch], -epoch))
-    return best, correct[best]
+    correct = (np.asarray(epochs) == np.asarray(labels)).sum(axis=1)
+    # The first of equal numbers.
+    best = int(correct.argmax())
+    return best, int(correct[best])
 
 
 def best_common_epoch(correct: Sequence[Sequence[int]]) -> tuple[int, int]:

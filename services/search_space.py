@@ -27,11 +27,13 @@ from pydantic import (
     StrictStr,
     TypeAdapter,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
 
 from services.errors import InvalidInput, NotFound
+from services.replies import extra_fields
 from services.yaml_text import parse_yaml
 
 ParameterValue = bool | int | float | str
@@ -98,12 +100,12 @@ class SearchSpace(RootModel[dict[str, tuple[Value, ...] | Range]]):
 
     @field_validator("root", mode="before")
     @classmethod
-    def _well_formed(cls, root: Any) -> Any:
+    def _well_formed(cls, root: Any, info: ValidationInfo) -> Any:
         # Checked here, to name parameter and value: pydantic's errors for a union describe the wrong branch.
         for name, domain in root.items() if isinstance(root, Mapping) else ():
             if isinstance(domain, Mapping):
                 try:
-                    Range.model_validate(domain)
+                    Range.model_validate(domain, extra=extra_fields(info))
                 except ValidationError as error:
                     raise ValueError(f"{name} = {domain!r}: {first_problem(error)}") from error
             elif isinstance(domain, list | tuple):

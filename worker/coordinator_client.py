@@ -18,9 +18,13 @@ from services.contracts import (
     Verdict,
     WorkerInfo,
 )
+from services.contracts.protocol import PROTOCOL, PROTOCOL_HEADER
 
 RELEASE_TIMEOUT_SECONDS = 5.0
 """Maximum seconds that a stopping worker waits for the answer to a release."""
+
+# In a header, because a coordinator from before versions refuses unknown fields of a body.
+_VERSION = {PROTOCOL_HEADER: str(PROTOCOL)}
 
 
 class CoordinatorClient:
@@ -46,7 +50,8 @@ class CoordinatorClient:
         Raises:
             StudyOver, NotFound: the named study has ended or does not exist.
             CacheMismatch, PlanNotSound: this worker's caches or device cannot serve the named study.
-            WorkerDrained, TokenRefused: the worker must stop.
+            WorkerDrained, WorkerTooOld, TokenRefused: the worker must stop.
+            WorkerTooNew: the coordinator must be upgraded first.
             Unavailable: the coordinator did not answer for too long.
             LeaseSuperseded: the lease expired before the answer arrived; claim again.
         """
@@ -59,7 +64,7 @@ class CoordinatorClient:
             wait_seconds=LONG_POLL_SECONDS,
         )
         answer = self._connection.call(
-            "POST", "/claims", body=request, headers={"Idempotency-Key": str(uuid.uuid4())}
+            "POST", "/claims", body=request, headers={"Idempotency-Key": str(uuid.uuid4()), **_VERSION}
         )
         return None if answer is None else parse(FoldAssignment, answer)
 
@@ -79,7 +84,7 @@ class CoordinatorClient:
             f"/leases/{lease.id}/result",
             body=result,
             params={"more": more},
-            headers=_lease_headers(lease),
+            headers={**_lease_headers(lease), **_VERSION},
         )
         return parse(Verdict, answer)
 

@@ -28,6 +28,8 @@ from services.errors import (
     ResultConflict,
     StudyOver,
     WorkerDrained,
+    WorkerTooNew,
+    WorkerTooOld,
 )
 from services.model_catalogue import StagedModel
 from services.revision import running_revision
@@ -39,6 +41,7 @@ from worker.training.device import choose_device, device_name, keep_freed_memory
 from worker.training.fit import Progress, run_fold, train_model
 from worker.training.pretrained import PretrainedModel, open_pretrained
 from worker.training.training_device import TrainingDevice
+from worker.unreported_results import UnreportedResult, keep_result, report_unreported, unreported_folder
 
 log = structlog.get_logger()
 
@@ -50,6 +53,9 @@ PROGRESS_INTERVAL_SECONDS = 10.0
 
 MAX_ENVIRONMENT_FAILURES = 3
 """Consecutive failures of the worker's environment after which the worker stops."""
+
+UPGRADE_PAUSE_SECONDS = 10.0
+"""Seconds between two claims to a coordinator that must be upgraded first."""
 
 
 class Terminated(BaseException):
@@ -72,6 +78,7 @@ class Worker:
         self._stopping = False
         self._interruptible = False
         self._failures_in_a_row = 0
+        self._too_new_since: float | None = None
         self._alive_at = -ALIVE_INTERVAL_SECONDS
 
     def run(self) -> int:
@@ -110,6 +117,9 @@ class Worker:
             except WorkerDrained as drained:
                 log.info("worker_stopped", reason=drained.message)
                 return drained.exit_code
+            except (WorkerTooOld, WorkerTooNew) as refused:
+                log.error("worker_version_refused", reason=refused.message)
+                return refused.exit_code
             except Terminated:
                 log.info("worker_stopped")
                 return EXIT_TRY_AGAIN
@@ -119,19 +129,36 @@ class Worker:
         if self._settings.models_root is not None and self._keeps_models:
             with self._interrupts():
                 report_staged(client, self._settings.models_root)
+                folder = unreported_folder(self._settings.models_root)
+                report_unreported(client, folder, self._settings.url)
         while True:
             self._touch_alive_file()
             if assignment is None:
                 # If the reply came too late, its lease has expired: claim again.
                 with self._interrupts(), contextlib.suppress(LeaseSuperseded):
-                    assignment = client.claim(
-                        study=self._settings.study,
-                        caches=self._fingerprints(),
-                        plans=self._device.plans,
-                        keeps_models=self._keeps_models,
-                    )
+                    assignment = self._claim(client)
                 continue
             assignment = self._run_one(client, assignment)
+
+    def _claim(self, client: CoordinatorClient) -> FoldAssignment | None:
+        try:
+            assignment = client.claim(
+                study=self._settings.study,
+                caches=self._fingerprints(),
+                plans=self._device.plans,
+                keeps_models=self._keeps_models,
+            )
+        except WorkerTooNew as refused:
+            # In an upgrade the first workers of the new version can meet the last coordinator of the old one.
+            now = time.monotonic()
+            self._too_new_since = self._too_new_since or now
+            if now - self._too_new_since >= self._settings.give_up_after:
+                raise
+            log.warning("coordinator_too_old", reason=refused.message, again_in=UPGRADE_PAUSE_SECONDS)
+            self._pause(UPGRADE_PAUSE_SECONDS)
+            return None
+        self._too_new_since = None
+        return assignment
 
     def _run_one(self, client: CoordinatorClient, assignment: FoldAssignment) -> FoldAssignment | None:
         lease = assignment.lease
@@ -157,9 +184,6 @@ class Worker:
         self._failures_in_a_row = 0
         try:
             verdict = report_result(client, lease, result, staged, more=not self._stopping)
-        except Terminated:
-            log.warning("result_not_handed_in", **where, reason="the coordinator does not answer")
-            raise
         except (LeaseSuperseded, NotFound, ResultConflict) as error:
             # NotFound: the study was deleted while the fold ran.
             log.warning("result_refused", **where, reason=error.message)
@@ -167,6 +191,10 @@ class Worker:
         except InvalidInput as error:
             self._report_failure(client, assignment, error)
             return None
+        except (Terminated, FoldwiseError) as error:
+            reason = error.message if isinstance(error, FoldwiseError) else "the coordinator does not answer"
+            log.warning("result_not_handed_in", **where, reason=reason, kept=self._keep(lease, result, staged))
+            raise
         log.info(
             "fold_done",
             **where,
@@ -178,6 +206,20 @@ class Worker:
             decision=verdict.decision if verdict.pruned is None else f"pruned by {verdict.pruned.rule}",
         )
         return verdict.next
+
+    def _keep(self, lease: Lease, result: FoldResult, staged: StagedModel | None) -> str | None:
+        """Keep a result for the next worker, and return where; None if it is lost with this process."""
+        root = self._settings.models_root
+        if staged is not None:
+            return str(staged.folder)
+        if root is None or not self._keeps_models:
+            return None
+        unreported = UnreportedResult(coordinator=self._settings.url, lease=lease, result=result)
+        try:
+            return str(keep_result(unreported_folder(root), unreported))
+        except OSError as error:
+            log.warning("result_not_kept", reason=f"{root}: {error.strerror}")
+            return None
 
     def _release(self, client: CoordinatorClient, lease: Lease, where: Mapping[str, object]) -> None:
         try:

@@ -1,4 +1,4 @@
-"""`foldwise demo, synth, doctor`: trying foldwise out, and checking that a machine can run it."""
+"""`foldwise demo, synth, doctor, backup, restore`: trying foldwise out; health and backups of one machine."""
 
 from __future__ import annotations
 
@@ -123,3 +123,36 @@ def doctor(
     if json:
         print(json_library.dumps([finding.as_json() for finding in findings]))
     raise typer.Exit(0 if all(finding.good for finding in findings) else EXIT_FAILURE)
+
+
+@app.command(epilog="Example: foldwise backup foldwise-monday.tar")
+def backup(
+    file: Annotated[Path, typer.Argument(help="File to write; only you can read it, because it has tokens.")],
+    state: State = None,
+) -> None:
+    """Write the database, the models and the tokens of `foldwise up` to a file, while it runs or not."""
+    from cli.local.backup import back_up
+
+    manifest = back_up(state_folder(state), file)
+    size = sum(stored.bytes for stored in manifest.files.values())
+    print(f"{file}: {size / 2**20:.1f} MiB; restore it with: foldwise restore {file} --state FOLDER")
+    if manifest.caches:
+        print(f"clip caches are not in it, because they can be made again: {', '.join(manifest.caches)}")
+
+
+@app.command(epilog="Example: foldwise restore foldwise-monday.tar --state ~/restored")
+def restore(
+    file: Annotated[Path, typer.Argument(help="File that `foldwise backup` wrote.")],
+    state: State = None,
+) -> None:
+    """Restore a backup into a state folder without data; the next `foldwise up` continues its studies."""
+    from cli.local.backup import restore as restore_backup
+
+    folder = state_folder(state)
+    manifest = restore_backup(folder, file)
+    option = "" if state is None else f" --state {folder.folder}"
+    print(
+        f"{folder.folder} is as it was on {manifest.created_at:%Y-%m-%d %H:%M} UTC; next: foldwise up{option}"
+    )
+    if manifest.caches:
+        print(f"running studies need their clip caches in {folder.caches}: {', '.join(manifest.caches)}")

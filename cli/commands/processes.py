@@ -162,7 +162,7 @@ def coordinator(
     )
     listener = bind(host, port) if fd is None else socket.socket(fileno=fd)
     # On SIGTERM the server finishes its requests and then raises the signal again: a good end.
-    with contextlib.suppress(Interrupted):
+    with contextlib.suppress(Interrupted), listener:
         cluster = Cluster.in_cluster() if worker_template else None
         serve_coordinator(settings, listener, reviewer, cluster=cluster, migrates=migrates)
 

@@ -15,7 +15,7 @@ import httpx
 from client.connection import Connection
 from client.study_client import StudyClient
 from services.clip_cache import list_caches
-from services.errors import FoldwiseError
+from services.errors import Conflict, FoldwiseError
 
 OLDEST_POSTGRESQL = 140000
 """PostgreSQL 14, as `server_version_num` writes it."""
@@ -167,6 +167,7 @@ def check_database(url: str) -> Iterator[Finding]:
             fix="start PostgreSQL, or correct the URL",
         )
     except FoldwiseError as error:
-        yield Finding(what="schema", good=False, found=error.message, fix="run `foldwise migrate`")
+        fix = "install the newer foldwise" if isinstance(error, Conflict) else "run `foldwise migrate`"
+        yield Finding(what="schema", good=False, found=error.message, fix=fix)
     finally:
         engine.dispose()

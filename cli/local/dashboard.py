@@ -16,7 +16,7 @@ from cli.local.dashboard_auth import TokenAuthMiddleware
 from cli.local.ports import bind
 from cli.local.state import StateFolder
 from coordinator.store.database import CONNECT_ARGS, SESSION_OPTIONS, connect, with_driver
-from services.errors import InvalidInput, NotFound, Unavailable
+from services.errors import Conflict, InvalidInput, NotFound, Unavailable
 
 TABLES_TIMEOUT_SECONDS = 600.0
 """Seconds to wait until `foldwise migrate` has created Optuna's tables."""
@@ -70,6 +70,7 @@ def serve_behind_tokens(database_url: str | None, coordinator_url: str | None, h
     Raises:
         InvalidInput: the URL of the database or of the coordinator is missing, or the port is occupied.
         Unavailable: Optuna's tables do not exist.
+        Conflict: they are those of a newer Optuna.
     """
     if database_url is None or coordinator_url is None:
         raise InvalidInput(
@@ -94,6 +95,7 @@ def wait_for_tables(database_url: str) -> optuna.storages.RDBStorage:
 
     Raises:
         Unavailable: the tables do not exist after `TABLES_TIMEOUT_SECONDS`.
+        Conflict: they are those of a newer Optuna.
     """
     deadline = time.monotonic() + TABLES_TIMEOUT_SECONDS
     engine = connect(database_url)
@@ -123,10 +125,12 @@ class _SilentHandler(WSGIRequestHandler):
 
 
 def _read_only(database_url: str) -> optuna.storages.RDBStorage:
-    return optuna.storages.RDBStorage(
+    storage = optuna.storages.RDBStorage(
         with_driver(database_url),
         # The role may have no permission to create tables.
         skip_table_creation=True,
+        # Checked below: Optuna's own check leaves its connection open.
+        skip_compatibility_check=True,
         engine_kwargs={
             "pool_pre_ping": True,
             "connect_args": {
@@ -135,3 +139,11 @@ def _read_only(database_url: str) -> optuna.storages.RDBStorage:
             },
         },
     )
+    found, known = storage.get_current_version(), storage.get_head_version()
+    if found != known:
+        storage.engine.dispose()
+        raise Conflict(
+            f"the database has version {found} of Optuna's tables, this program knows {known}: run the "
+            "dashboard of the foldwise that migrated the database"
+        )
+    return storage

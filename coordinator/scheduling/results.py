@@ -6,7 +6,6 @@ from typing import Any, assert_never
 
 from pydantic import ValidationError
 
-from coordinator.store.folds import fold_task
 from coordinator.store.tables import (
     ResultRow,
     StudyFoldRow,
@@ -28,7 +27,12 @@ from services.seeds import sha256_of
 
 
 def imported_result(
-    study: StudyRow, spec: StudySpec, trial: TrialRow, split: StudyFoldRow, payload: dict[str, Any]
+    study: StudyRow,
+    spec: StudySpec,
+    trial: TrialRow,
+    split: StudyFoldRow,
+    task: FoldTask,
+    payload: dict[str, Any],
 ) -> ResultRow:
     """Build an unsaved row from another coordinator's result, checked and scored as in a report.
 
@@ -40,7 +44,7 @@ def imported_result(
         result = FoldResult.model_validate(payload)
     except ValidationError as error:
         raise InvalidInput(first_problem(error), field="payload") from error
-    check_result(result, split, fold_task(study, spec, trial, split))
+    check_result(result, split, task)
     row = score_result(study, spec, trial, split, result)
     row.imported, row.payload, row.sha256, row.verdict = True, payload, sha256_of(payload), {}
     return row

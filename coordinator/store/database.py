@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 import time
 from functools import partial
-from pathlib import Path
 
 from alembic import command
-from alembic.config import Config
 from sqlalchemy import Dialect, Engine, create_engine, event, make_url, text
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import (
@@ -23,6 +21,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from coordinator.store.deadlines import bound
+from coordinator.store.revisions import alembic_config, refuse_newer, revision_of
 from coordinator.store.tables import SCHEMA
 from services.errors import InvalidInput, Unavailable
 
@@ -155,6 +154,7 @@ def migrate(engine: Engine) -> None:
     Raises:
         Unavailable: the database does not answer.
         InvalidInput: its encoding cannot hold every text.
+        Conflict: the schema is newer than this program.
     """
     try:
         with engine.connect() as connection:
@@ -168,6 +168,7 @@ def migrate(engine: Engine) -> None:
                 )
             connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": MIGRATION_LOCK})
             try:
+                refuse_newer(revision_of(connection))
                 connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
                 connection.commit()
                 config = alembic_config()
@@ -197,13 +198,6 @@ def database_is_gone(error: SQLAlchemyError) -> bool:
     if code is None:
         return isinstance(error, OperationalError | InterfaceError)
     return code.startswith(("08", "53", "57P"))
-
-
-def alembic_config() -> Config:
-    """Alembic's configuration, made without a file."""
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    return config
 
 
 def _record_use(_connection: DBAPIConnection | None, record: ConnectionPoolEntry) -> None:

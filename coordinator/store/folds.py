@@ -56,12 +56,22 @@ def fold_task(study: StudyRow, spec: StudySpec, trial: TrialRow, split: StudyFol
         test_clips=tuple(split.clip_ids),
         split_hash=study.split_hash,
         outer=None if isinstance(spec.protocol, AllClips) else spec.protocol.outer,
-        seed=fold_seed(
-            study_seed=spec.seed, parameters=trial.parameters, fold=split.fold, fingerprint=study.fingerprint
-        ),
+        seed=_seed(spec.seed, study, trial, split),
         study_seed=spec.seed,
         trains_on_all=isinstance(spec.protocol, AllClips),
         cross_validated=spec.cross_validated,
+    )
+
+
+def next_task(task: FoldTask, study: StudyRow, trial: TrialRow, split: StudyFoldRow) -> FoldTask:
+    """The task of another fold of the same trial, in a fraction of the time of `fold_task`."""
+    return task.model_copy(
+        update={
+            "fold": split.fold,
+            "fold_name": split.name,
+            "test_clips": tuple(split.clip_ids),
+            "seed": _seed(task.study_seed, study, trial, split),
+        }
     )
 
 
@@ -97,3 +107,9 @@ def _economies(spec: StudySpec) -> Economies:
     if isinstance(spec.protocol, HeldOut):
         return spec.economies.model_copy(update={"stop_when_perfect": False})
     return spec.economies
+
+
+def _seed(study_seed: int, study: StudyRow, trial: TrialRow, split: StudyFoldRow) -> int:
+    return fold_seed(
+        study_seed=study_seed, parameters=trial.parameters, fold=split.fold, fingerprint=study.fingerprint
+    )

@@ -6,20 +6,16 @@ import time
 from collections.abc import Iterator
 
 import structlog
-from alembic.script import ScriptDirectory
-from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, make_url, text
 from sqlalchemy.exc import ArgumentError, OperationalError, ProgrammingError, SQLAlchemyError
 
-from coordinator.store.database import alembic_config
-from services.errors import Conflict, InvalidInput, Unavailable
+from coordinator.store.revisions import newest_revision, refuse_newer, revision_of
+from services.errors import InvalidInput, Unavailable
 
 log = structlog.get_logger()
 
 RETRY_SECONDS = 1.0
 """Seconds between two tries to connect."""
-
-SCHEMA_VERSION = text("SELECT version_num FROM foldwise.schema_version")
 
 
 def wait_for_database(engine: Engine, seconds: float) -> None:
@@ -54,28 +50,22 @@ def wait_for_schema(engine: Engine, seconds: float) -> None:
         Unavailable: the schema did not have it within `seconds`.
         Conflict: the schema belongs to a newer program.
     """
-    scripts = ScriptDirectory.from_config(alembic_config())
-    head = scripts.get_current_head()
+    head = newest_revision()
     trouble = ""
     for _ in _tries(seconds):
+        is_first = not trouble
         try:
             with engine.connect() as connection:
-                found = connection.scalar(SCHEMA_VERSION)
+                found = revision_of(connection)
         except (OperationalError, ProgrammingError) as error:
-            if not trouble:
-                log.info("waiting_for_schema", trouble=_first_line(error))
             trouble = _first_line(error)
-            continue
-        if found == head:
-            return
-        try:
-            scripts.get_revision(found)
-        except CommandError as error:
-            raise Conflict(
-                f"the database's schema has revision {found}, this program knows revisions up to {head}: "
-                "run the newer foldwise again, or restore the database from before its upgrade"
-            ) from error
-        trouble = f"its revision is {found}, not {head}"
+        else:
+            if found == head:
+                return
+            refuse_newer(found)
+            trouble = f"its revision is {found}, not {head}" if found else "the database has none yet"
+        if is_first:
+            log.info("waiting_for_schema", trouble=trouble)
     raise Unavailable(f"the schema was not ready for {seconds:g} s: {trouble}; run `foldwise migrate`")
 
 

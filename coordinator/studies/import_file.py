@@ -9,18 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
+from operator import attrgetter
 from pathlib import Path
 from typing import IO, NamedTuple, TypeVar
 
 import structlog
 from pydantic import BaseModel, ValidationError
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from coordinator.events import publish
-from coordinator.pruning.complete_trials import next_completed
-from coordinator.scheduling.results import imported_result, reused_result
+from coordinator.scheduling.results import imported_result
 from coordinator.store.appends import outbox_row
+from coordinator.store.copy_rows import copy_rows
+from coordinator.store.folds import fold_task, next_task
 from coordinator.store.tables import (
     EnqueuedRow,
     FoldRow,
@@ -36,18 +38,62 @@ from services.errors import CacheMismatch, Conflict, InvalidInput
 from services.folds import Fold, KFold, split_hash
 from services.search_space import ParameterValue, SearchSpace, first_problem
 from services.seeds import sha256_of
-from services.study_file import MAX_LINE_BYTES, ReusedLine, StudyLine, TrialLine
+from services.study_file import MAX_LINE_BYTES, ResultLine, ReusedLine, StudyLine, TrialLine
 
 log = structlog.get_logger()
 Line = TypeVar("Line", bound=BaseModel)
+
+_RESULT = (
+    "trial_id",
+    "fold",
+    "imported",
+    "sha256",
+    "payload",
+    "best_epoch",
+    "correct",
+    "clips",
+    "confusion",
+    "verdict",
+    "received_at",
+)
+"""Columns of a result that an import gives."""
+
+_REUSED = """
+    FROM unnest(
+        CAST(:trial_ids AS bigint[]), CAST(:folds AS integer[]), CAST(:origins AS integer[]),
+        CAST(:received_ats AS timestamptz[])
+    ) AS reused (trial_id, fold, origin, received_at)
+    JOIN foldwise.trials ON trials.id = reused.trial_id
+    {join} (
+        foldwise.trials AS ran
+        JOIN foldwise.results ON results.trial_id = ran.id AND results.reused_from IS NULL
+    ) ON ran.study_id = :study_id AND ran.number = reused.origin
+        AND ran.parameters_hash = trials.parameters_hash AND results.fold = reused.fold
+"""
+"""Folds that count another trial's result, and that result."""
+
+_STORE_REUSED = text(
+    "INSERT INTO foldwise.results (trial_id, fold, reused_from, sha256, payload, best_epoch, correct, clips,"
+    " confusion, verdict, received_at)"
+    " SELECT reused.trial_id, reused.fold, ran.id, sha256, payload, best_epoch, correct, clips, confusion,"
+    " '{}', reused.received_at" + _REUSED.format(join="JOIN")
+)
+
+_REUSED_OF_NOTHING = text(
+    "SELECT trials.number, reused.fold, reused.origin"
+    + _REUSED.format(join="LEFT JOIN")
+    + "WHERE ran.id IS NULL ORDER BY trials.number, reused.fold LIMIT 1"
+)
 
 
 class _Reused(NamedTuple):
     """A fold to count from another trial, once all trials are stored."""
 
-    trial: TrialRow
+    trial_id: int
     fold: int
     origin: int
+    """Number of the trial that ran it."""
+
     received_at: datetime
 
 
@@ -78,13 +124,15 @@ def import_study(
         raise Conflict(f"a study {spec.name!r} exists already; import it under another name", field="name")
     study, splits = _store_study(session, line, spec)
     reused: list[_Reused] = []
-    last = None
+    last, completed = None, 0
     for number in range(line.trials):
         with _at(number + 2):
             cut_off = f"the file ends after {number} of {line.trials} trials; export the study again"
             trial_line = _parse(TrialLine, _next(numbered, cut_off))
             _check_trial(trial_line, number, spec, study)
-            last = _store_trial(session, study, spec, splits, trial_line, reused)
+            completed += trial_line.state == TrialState.COMPLETE
+            last = _store_trial(session, study, spec, splits, trial_line, completed)
+            reused += _reused_folds(last, trial_line)
     if next(numbered, None) is not None:
         raise InvalidInput(
             f"the file has more lines after {line.trials} trials; export the study again", field="trials"
@@ -93,7 +141,7 @@ def import_study(
     _check_values(session, study)
     if last is not None:
         # One is enough: the leader projects every trial that Optuna does not have.
-        session.execute(outbox_row(last.id))
+        session.execute(outbox_row(last))
     publish(session, study.id, EventKind.STUDY_MOVED, state=study.state, reason=study.reason, imported=True)
     log.info("study_imported", study=study.name, trials=line.trials)
     return study
@@ -226,8 +274,9 @@ def _store_trial(
     spec: StudySpec,
     splits: list[StudyFoldRow],
     line: TrialLine,
-    reused: list[_Reused],
-) -> TrialRow:
+    completed: int,
+) -> int:
+    """Store a trial with its folds and the results that it ran itself, and return its id."""
     trial = TrialRow(
         study_id=study.id,
         number=line.number,
@@ -236,7 +285,7 @@ def _store_trial(
         state=line.state,
         learnt_order=line.learnt_order,
         value=line.value,
-        completed=next_completed(session, study.id) if line.state == TrialState.COMPLETE else None,
+        completed=completed if line.state == TrialState.COMPLETE else None,
         pruned=None if line.pruned is None else line.pruned.model_dump(mode="json"),
         end_reason=line.end_reason,
         created_at=line.created_at,
@@ -244,53 +293,53 @@ def _store_trial(
     )
     session.add(trial)
     session.flush()
-    session.add_all(
-        FoldRow(trial_id=trial.id, fold=index, state=fold.state, term=0)
-        for index, fold in enumerate(line.folds)
-    )
-    session.flush()
+    folds = ((trial.id, index, fold.state.value, 0) for index, fold in enumerate(line.folds))
+    copy_rows(session, FoldRow, ("trial_id", "fold", "state", "term"), folds)
+    results = _results(study, spec, splits, trial, line)
+    copy_rows(session, ResultRow, _RESULT, (attrgetter(*_RESULT)(row) for row in results))
+    session.expunge(trial)
+    return trial.id
+
+
+def _results(
+    study: StudyRow, spec: StudySpec, splits: list[StudyFoldRow], trial: TrialRow, line: TrialLine
+) -> Iterator[ResultRow]:
+    """The results that the trial ran itself, as unsaved rows, each checked and scored again."""
+    task = None
     for split, fold in zip(splits, line.folds, strict=True):
+        if not isinstance(fold.result, ResultLine):
+            continue
+        task = fold_task(study, spec, trial, split) if task is None else next_task(task, study, trial, split)
+        where = f"folds.{split.fold}.result"
+        try:
+            row = imported_result(study, spec, trial, split, task, fold.result.payload)
+        except InvalidInput as error:
+            raise InvalidInput(f"{where}: {error.message}", field=where) from error
+        for name in ("sha256", "best_epoch", "correct", "confusion"):
+            stated = getattr(fold.result, name)
+            stated = [list(counts) for counts in stated] if name == "confusion" else stated
+            _must(stated == getattr(row, name), f"{where}.{name}", "is not that of its payload")
+        row.received_at = fold.result.received_at
+        yield row
+
+
+def _reused_folds(trial_id: int, line: TrialLine) -> Iterator[_Reused]:
+    for index, fold in enumerate(line.folds):
         if isinstance(fold.result, ReusedLine):
-            reused.append(_Reused(trial, split.fold, fold.result.reused_from, fold.result.received_at))
-        elif fold.result is not None:
-            where = f"folds.{split.fold}.result"
-            try:
-                row = imported_result(study, spec, trial, split, fold.result.payload)
-            except InvalidInput as error:
-                raise InvalidInput(f"{where}: {error.message}", field=where) from error
-            for name in ("sha256", "best_epoch", "correct", "confusion"):
-                stated = getattr(fold.result, name)
-                stated = [list(counts) for counts in stated] if name == "confusion" else stated
-                _must(stated == getattr(row, name), f"{where}.{name}", "is not that of its payload")
-            row.received_at = fold.result.received_at
-            session.add(row)
-    session.flush()
-    return trial
+            yield _Reused(trial_id, index, fold.result.reused_from, fold.result.received_at)
 
 
 def _store_reused(session: Session, study: StudyRow, reused: list[_Reused]) -> None:
-    for trial, fold, origin, received_at in reused:
-        ran = session.scalar(
-            select(ResultRow)
-            .join(TrialRow, TrialRow.id == ResultRow.trial_id)
-            .where(
-                TrialRow.study_id == study.id,
-                TrialRow.number == origin,
-                TrialRow.parameters_hash == trial.parameters_hash,
-                ResultRow.fold == fold,
-                ResultRow.reused_from.is_(None),
-            )
+    """Count the results of other trials in one statement; each must have been run with equal parameters."""
+    given = {f"{name}s": [getattr(fold, name) for fold in reused] for name in _Reused._fields}
+    session.execute(_STORE_REUSED, {**given, "study_id": study.id})
+    missing = session.execute(_REUSED_OF_NOTHING, {**given, "study_id": study.id}).first()
+    if missing is not None:
+        where = f"folds.{missing.fold}.result.reused_from"
+        raise InvalidInput(
+            f"line {missing.number + 2}: {where}: trial {missing.origin} did not run it with equal parameters",
+            field=where,
         )
-        if ran is None:
-            raise InvalidInput(
-                f"line {trial.number + 2}: folds.{fold}.result.reused_from: trial {origin} did not run it "
-                "with equal parameters",
-                field=f"folds.{fold}.result.reused_from",
-            )
-        row = reused_result(trial, ran)
-        row.verdict, row.received_at = {}, received_at
-        session.add(row)
-        session.flush()
 
 
 def _check_values(session: Session, study: StudyRow) -> None:

@@ -50,6 +50,6 @@ Loss = Annotated[FiniteFloat, Field(ge=-3.5e38, le=3.5e38)]
 
 
 class Contract(BaseModel):
-    """Base of all wire types: frozen, and unknown fields are rejected."""
+    """Base of all wire types: frozen, and unknown fields are rejected, except where a client reads a reply."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from pydantic import (
-    Field,
-    FiniteFloat,
-)
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, FiniteFloat, ValidationInfo
 
 from services.contracts.base import Contract
 from services.contracts.states import FoldState, StudyState, TrialState
 from services.contracts.study import StudySpec
 from services.contracts.work import FoldResult, FoldTask
 from services.pruning.rule import PruneDecision
+from services.replies import is_reply
 from services.search_space import ParameterValue
+
+
+def _known_states(counts: Any, info: ValidationInfo) -> Any:
+    """Of a newer coordinator's counts, those of the states that this program knows."""
+    if not is_reply(info) or not isinstance(counts, Mapping):
+        return counts
+    known = {state.value for state in TrialState}
+    return {state: number for state, number in counts.items() if state in known}
 
 
 class TrialView(Contract):
@@ -49,7 +58,7 @@ class StudyView(Contract):
     fold_order: tuple[int, ...] | None = Field(
         description="indices of the folds, hardest first; null if the order is fixed or not learnt yet"
     )
-    trials: dict[TrialState, int]
+    trials: Annotated[dict[TrialState, int], BeforeValidator(_known_states)]
     folds_done: int
     chance: FiniteFloat = Field(description="chance level: 1 / number of classes")
     best: TrialView | None = Field(

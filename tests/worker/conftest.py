@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import signal
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -71,6 +74,23 @@ class LiveCoordinator:
     def trains(self) -> bool:
         """Whether a heartbeat has reported a step of a live lease."""
         return bool(self.query("SELECT 1 FROM foldwise.leases WHERE outcome IS NULL AND step > 0"))
+
+
+@pytest.fixture
+def workers_in_this_process() -> Iterator[None]:
+    """Workers change signal handlers and torch's threads; both are as before when the test has ended."""
+    import torch
+
+    # Hypothesis registers one; what a signal handler raises inside it is swallowed.
+    callbacks = list(gc.callbacks)
+    gc.callbacks.clear()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    gc.callbacks.extend(callbacks)
 
 
 @pytest.fixture

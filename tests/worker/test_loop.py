@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import threading
@@ -48,28 +47,7 @@ RESULT, FAIL = r"PUT /api/v1/leases/.*/result", r"POST /api/v1/leases/.*/fail"
 HEARTBEAT, RELEASE = r"POST /api/v1/leases/.*/heartbeat", r"POST /api/v1/leases/.*/release"
 
 
-@pytest.fixture(autouse=True)
-def _no_garbage_collection_callbacks() -> Iterator[None]:
-    """Hypothesis registers one; what a signal handler raises inside it is swallowed."""
-    callbacks = list(gc.callbacks)
-    gc.callbacks.clear()
-    yield
-    gc.callbacks.extend(callbacks)
-
-
-@pytest.fixture(autouse=True)
-def _handlers_of_the_test_runner() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-@pytest.fixture(autouse=True)
-def _threads_of_the_test_runner() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("workers_in_this_process")
 
 
 def make_worker(url: str, cache_root: Path, **given: Any) -> Worker:

@@ -145,7 +145,10 @@ def delete(
     url: Url = None,
     state: State = None,
 ) -> None:
-    """Delete a study with all its trials and results. This cannot be undone."""
+    """Delete a study with all its trials and results; this cannot be undone.
+
+    To keep a copy, write one first with `foldwise study export`.
+    """
     with reach(url, state) as client:
         study = client.get(name)
         if confirm is None:
@@ -154,7 +157,8 @@ def delete(
                     f"deleting {name} without a terminal needs --confirm {name}", field="confirm"
                 )
             print(
-                f"{name}: {sum(study.trials.values())} trials, {study.folds_done} folds; this cannot be undone"
+                f"{name}: {sum(study.trials.values())} trials, {study.folds_done} folds; this cannot be "
+                f"undone, so keep a copy first with: foldwise study export {name}"
             )
             confirm = typer.prompt("type the name of the study to delete it")
         client.delete(name, confirm)

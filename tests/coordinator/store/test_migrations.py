@@ -13,7 +13,8 @@ from sqlalchemy.exc import IntegrityError
 
 from coordinator.optimizer import create_tables
 from coordinator.store import views
-from coordinator.store.database import alembic_config, migrate
+from coordinator.store.database import migrate
+from coordinator.store.revisions import alembic_config
 from coordinator.store.studies import get_study
 from coordinator.store.tables import SCHEMA
 from services.contracts import ComputePlan, TrialState

@@ -231,7 +231,7 @@ def test_a_file_that_was_changed_is_refused_whole_and_the_line_is_named(ended: H
 
 
 def test_files_over_rest_and_by_commands(
-    ended: Harness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ended: Harness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "s.jsonl"
     monkeypatch.setenv("FOLDWISE_TOKEN", ended.settings.admin_token)
@@ -271,6 +271,7 @@ def test_files_over_rest_and_by_commands(
             hands.write(b"S\n")
             with pytest.raises(InvalidInput, match="confirm it with its name"):
                 delete("s", url=str(client.base_url))
+            assert "keep a copy first with: foldwise study export s" in capsys.readouterr().out
             hands.write(b"t\n")
             with pytest.raises(Conflict, match="t is running"):
                 delete("t", url=str(client.base_url))
