@@ -434,8 +434,20 @@ def test_metrics_in_alerts_exist() -> None:
     source = (CHART.parent.parent / "coordinator" / "metrics.py").read_text()
     (rule,) = of_kind(manifests(settings=tuple(EVERYTHING.items())), "PrometheusRule")
     for alert in rule["spec"]["groups"][0]["rules"]:
-        (metric,) = set(re.findall(r"foldwise_\w+", alert["expr"]))
-        assert f'"{metric}"' in source, metric
+        metrics = set(re.findall(r"foldwise_\w+", alert["expr"]))
+        assert metrics
+        for metric in metrics:
+            assert f'"{metric}"' in source, metric
+
+
+def test_an_alert_that_somebody_must_act_on_fires_if_nothing_is_scraped() -> None:
+    (rules,) = [m for m in manifests(settings=tuple(EVERYTHING.items())) if m["kind"] == "PrometheusRule"]
+    critical = [
+        rule for rule in rules["spec"]["groups"][0]["rules"] if rule["labels"]["severity"] == "critical"
+    ]
+    assert {rule["alert"] for rule in critical} == {"FoldwiseDatabaseDown", "FoldwiseNoLeader"}
+    for rule in critical:
+        assert " or absent(foldwise_" in rule["expr"]
 
 
 def test_images_can_come_from_elsewhere_and_be_pinned() -> None:

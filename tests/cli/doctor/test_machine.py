@@ -144,6 +144,15 @@ def test_another_version_of_the_coordinator_is_a_problem() -> None:
     assert version("foldwise") in found["versions"]["found"]
 
 
+def test_a_coordinator_without_a_leader_is_a_problem(client: httpx.Client) -> None:
+    ready = client.get("/readyz").json()
+    assert ready["trouble"] is None
+    trouble = "no coordinator has led for 60 s"
+    with answering(200, json.dumps({**ready, "trouble": trouble}).encode()) as url:
+        code, found = examine(url=url)
+    assert (code, found["leader"]["good"], found["leader"]["found"]) == (1, False, trouble)
+
+
 # --- A cache folder and a database ------------------------------------------------------------------------
 
 
