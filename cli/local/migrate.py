@@ -24,7 +24,7 @@ def bring_up_to_date(database_url: str, *, reader_url: str | None, wait_seconds:
         wait_for_database(engine, wait_seconds)
         migrate(engine)
         # Create Optuna's tables, so that a dashboard can start before the first study.
-        create_tables(engine.url.render_as_string(hide_password=False))
+        create_tables(engine)
         if reader_url is not None:
             let_read(engine, reader_url)
     finally:

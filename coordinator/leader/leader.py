@@ -31,6 +31,7 @@ class Leader:
             settings: of this coordinator.
         """
         self._settings = settings
+        self._engine = engine
         self._sessions = sessionmaker(engine, expire_on_commit=False)
         self._election = Election(elections)
         self._election.on_elected = self.wake
@@ -96,6 +97,7 @@ class Leader:
 
     def _begin_projecting(self, term: int) -> Callable[[], None]:
         projecting = Projecting(
+            self._engine,
             self._sessions,
             self._settings,
             Fence(self._sessions, term),

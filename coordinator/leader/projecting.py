@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 
 import structlog
-from sqlalchemy import delete, exists, func, not_, or_, select
+from sqlalchemy import Engine, delete, exists, func, not_, or_, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -23,7 +23,6 @@ from coordinator.optimizer import (
 )
 from coordinator.settings import CoordinatorSettings
 from coordinator.store.conditions import among, is_open
-from coordinator.store.database import with_driver
 from coordinator.store.studies import parsed_spec
 from coordinator.store.tables import DeletedStudyRow, OutboxRow, StudyRow, TrialRow
 
@@ -38,6 +37,7 @@ class Projecting:
 
     def __init__(
         self,
+        engine: Engine,
         sessions: sessionmaker[Session],
         settings: CoordinatorSettings,
         fence: Fence,
@@ -45,6 +45,7 @@ class Projecting:
         is_stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         """Begin a term; `is_stopping` tells whether to end between two transactions."""
+        self._engine = engine
         self._sessions = sessions
         self._settings = settings
         self._fence = fence
@@ -144,7 +145,7 @@ class Projecting:
             with self._sessions() as session:
                 missing = session.scalar(select(func.to_regclass("public.version_info"))) is None
             if missing:
-                create_tables(with_driver(self._settings.database_url))
+                create_tables(self._engine)
             self._has_tables = True
 
 

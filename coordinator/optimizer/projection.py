@@ -16,7 +16,7 @@ import optuna
 from optuna.distributions import distribution_to_json, json_to_distribution
 from optuna.storages._rdb import models
 from optuna.study import StudyDirection
-from sqlalchemy import ARRAY, Float, Integer, cast, delete, func, insert, literal, select, update
+from sqlalchemy import ARRAY, Engine, Float, Integer, cast, delete, func, insert, literal, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
@@ -24,7 +24,7 @@ from sqlalchemy.pool import NullPool
 from coordinator.optimizer.records import TrialRecord
 from coordinator.optimizer.translation import OPTUNA_STATES, distributions
 from coordinator.store.conditions import among
-from coordinator.store.database import CONNECT_ARGS
+from coordinator.store.deadlines import BoundedConnection
 from services.contracts import TrialState
 from services.search_space import ParameterValue, SearchSpace
 
@@ -45,11 +45,19 @@ class OptunaStudy:
     """Whether it was created in this transaction."""
 
 
-def create_tables(database_url: str) -> None:
+def create_tables(engine: Engine) -> None:
     """Create Optuna's tables where they are missing; several processes may call it at once."""
-    storage = optuna.storages.RDBStorage(
-        database_url, engine_kwargs={"poolclass": NullPool, "connect_args": CONNECT_ARGS}
-    )
+
+    def connection() -> BoundedConnection:
+        # With the limits of our engine. Optuna takes a URL and makes an engine of its own.
+        taken = engine.raw_connection()
+        driver = taken.driver_connection
+        taken.detach()
+        assert isinstance(driver, BoundedConnection)  # noqa: S101 - every engine is made by `connect`
+        return driver
+
+    url = engine.url.render_as_string(hide_password=False)
+    storage = optuna.storages.RDBStorage(url, engine_kwargs={"poolclass": NullPool, "creator": connection})
     # Optuna has no call that closes a storage.
     storage.remove_session()
     storage.engine.dispose()

@@ -45,8 +45,8 @@ SESSION_OPTIONS = " ".join(
     (
         # The chart's role has the name of our schema, so Optuna's tables would go into it by default.
         "-c search_path=public",
-        # The database then ends the session of a machine that has vanished, and with it the leader's lock; its
-        # own default is two hours.
+        # The database then ends the session of a machine that has vanished, and with it its locks; the
+        # database's own default is two hours.
         *(f"-c tcp_{name}={value}" for name, value in _VANISHED.items()),
         f"-c tcp_user_timeout={_UNANSWERED_MS}",
     )
@@ -62,7 +62,7 @@ CONNECT_ARGS: dict[str, str | int] = {
     **_VANISHED,
     "tcp_user_timeout": _UNANSWERED_MS,
 }
-"""Arguments of every connection, Optuna's too."""
+"""Arguments of every connection."""
 
 CONNECTIONS_FOR_REQUESTS = 4
 """Transactions of requests that run at once; further ones wait without a connection.

@@ -443,7 +443,7 @@ def test_one_broken_study_does_not_stop_the_others(harness: Harness) -> None:
 
 @pytest.mark.usefixtures("projection")
 def test_a_trial_that_could_not_be_projected_keeps_its_number(harness: Harness) -> None:
-    create_tables(harness.settings.database_url)
+    create_tables(harness.engine)
     with harness.engine.begin() as connection:
         connection.execute(text("ALTER TABLE trial_params ADD CONSTRAINT closed CHECK (false) NOT VALID"))
     harness.create(trials=3)

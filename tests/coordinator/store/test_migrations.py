@@ -110,7 +110,7 @@ def at_0001(engine: Engine) -> Engine:
 
 
 def test_migrations_leave_nothing_to_change_even_beside_optunas_tables(engine: Engine) -> None:
-    create_tables(engine.url.render_as_string(hide_password=False))
+    create_tables(engine)
     with engine.connect() as connection:
         config = alembic_config()
         config.attributes["connection"] = connection
