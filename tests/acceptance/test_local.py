@@ -295,7 +295,9 @@ def test_an_occupied_port_or_folder_is_said_in_a_line(quiet_up: Up, tmp_path: Pa
 def test_the_dashboard_shows_the_study_that_runs(quiet_up: Up) -> None:
     quiet_up.create("shown")
     # The leader creates Optuna's tables with the first study that it projects.
-    wait_for(lambda: quiet_up.query("SELECT 1 FROM pg_tables WHERE tablename = 'studies'"))
+    wait_for(
+        lambda: quiet_up.query("SELECT 1 FROM pg_tables WHERE tablename = 'studies' AND schemaname = 'public'")
+    )
     wait_for(lambda: quiet_up.query("SELECT 1 FROM studies WHERE study_name = 'shown'"))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -38,10 +38,11 @@ from tests.harness.tiny_cache import FINGERPRINT
 
 
 class SteppedLeader(Leader):
-    """A leader without threads: each round is a call, and leads whoever led before."""
+    """A leader without threads: each round is a call, whoever led before, and anybody may lead after it."""
 
     def __init__(self, engine: Engine, settings: CoordinatorSettings) -> None:
         super().__init__(engine, engine, settings)
+        self._connections = engine
 
     def round(self) -> None:
         """Do every duty once and project every change."""
@@ -50,6 +51,8 @@ class SteppedLeader(Leader):
             self._election.attempt(by_force=True)
         self._duties.attempt()
         self.project()
+        with self._connections.begin() as connection:
+            connection.execute(text("UPDATE foldwise.leader SET expires_at = clock_timestamp()"))
 
     def project(self) -> None:
         """Project every change."""

@@ -541,7 +541,11 @@ def test_trials_under_way_reach_optuna_at_a_bounded_rate_and_ended_ones_at_once(
     assert len(ended.intermediate_values) == 5
 
 
-def test_a_leader_that_lost_its_database_leads_again(harness: Harness, postgres: str) -> None:
+def test_a_leader_that_lost_its_database_leads_again(
+    harness: Harness, postgres: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coordinator.leader.election.LEADER_SECONDS", 1.0)
+    monkeypatch.setattr("coordinator.leader.election.RENEWAL_SECONDS", 0.1)
     database = harness.engine.url.database
     server = create_engine(postgres, isolation_level="AUTOCOMMIT")
     harness.settings = replace(harness.settings, leader_interval=0.02)
