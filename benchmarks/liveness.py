@@ -15,7 +15,7 @@ The last line is JSON; seconds unless the name says otherwise:
     waiting_ratio            their ratio
     list_s, page_s, metrics_s   with `--studies` studies: the first 1,000 as JSON, the first page, the metrics
     projection_s             until 800 trials of 118 folds are in Optuna
-    overdue_s                the longest that an expired lease of another study waited meanwhile
+    overdue_s                the longest that an expired lease of another study waited during the projection
 """
 
 from __future__ import annotations

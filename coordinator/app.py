@@ -102,7 +102,7 @@ def create_app(
             ending=ending,
         )
         service = ServiceCollector(
-            probes,
+            sessionmaker(engines.metrics),
             leader,
             connections=pool.checkedout,
             stalled=None if jobs is None else jobs.stalled,

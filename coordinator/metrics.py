@@ -134,7 +134,6 @@ class ServiceCollector(Collector):
         )
         try:
             with self._sessions() as session:
-                counts = service_counts(session, seen_within=WORKER_SECONDS)
                 leading = leadership(session)
         except SQLAlchemyError as error:
             log_cause(error)
@@ -146,6 +145,13 @@ class ServiceCollector(Collector):
             "Seconds since a leader last finished a round of duties.",
             leading.round_age_seconds,
         )
+        try:
+            with self._sessions() as session:
+                counts = service_counts(session, seen_within=WORKER_SECONDS)
+        except SQLAlchemyError as error:
+            # Counting takes long on a database that is busy, which is no reason to say that it is down.
+            log_cause(error)
+            return
         yield from _of_database(counts)
         if self._stalled is not None:
             yield _gauge(

@@ -12,12 +12,18 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy.orm import Session, sessionmaker
 
 from coordinator.access.authentication import Callers
-from coordinator.access.exports import Exports
+from coordinator.access.turns import Turns
 from coordinator.access.waiting_claims import WaitingClaims
 from coordinator.leader import Leader
 from coordinator.settings import CoordinatorSettings
 from coordinator.store.database import CONNECTIONS_FOR_REQUESTS
 from coordinator.study_workers import WorkerJobs
+
+MAX_EXPORTS = 2
+"""Exports that run at once, because each holds a connection to the database; further ones wait."""
+
+MAX_IMPORTS = 1
+"""Imports that run at once, because each holds one of the transactions for requests for minutes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +45,8 @@ class Runtime:
     """Whether the server was told to end."""
 
     waiting_claims: WaitingClaims = field(default_factory=WaitingClaims)
-    exports: Exports = field(default_factory=Exports)
+    exports: Turns = field(default_factory=lambda: Turns(MAX_EXPORTS, "export"))
+    imports: Turns = field(default_factory=lambda: Turns(MAX_IMPORTS, "import"))
 
     transaction_slots: asyncio.Semaphore = field(
         default_factory=lambda: asyncio.Semaphore(CONNECTIONS_FOR_REQUESTS)

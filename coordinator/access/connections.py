@@ -7,7 +7,9 @@ size.
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -20,6 +22,9 @@ HEAD_SECONDS = 30.0
 
 BODY_SECONDS = 30.0
 """Maximum seconds between two parts of a request's body."""
+
+UNREAD_MS = 120_000
+"""Milliseconds after which the system closes a connection whose other end takes no data."""
 
 OnRefused = Callable[[str], None]
 """Called with the reason why a connection was closed."""
@@ -35,11 +40,17 @@ class LimitedProtocol(HttpToolsProtocol):
     _head_bytes = 0
     _in_head = True
     _complete = False
+    _ended_here = False
     _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """See asyncio.Protocol."""
         super().connection_made(transport)
+        # An answer that nobody takes keeps no connection.
+        with suppress(OSError, AttributeError):
+            transport.get_extra_info("socket").setsockopt(
+                socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD_MS
+            )
         self._await(HEAD_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -49,19 +60,24 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
-        if self._complete:
-            self._head_bytes, self._in_head, self._complete = 0, True, False
-        if self._in_head:
-            if not self._head_bytes:
-                self._await(HEAD_SECONDS)
-            self._head_bytes += len(data)
+        self._ended_here = False
         super().data_received(data)
         if self.transport.is_closing() or self._complete:
             self._cancel()
         elif not self._in_head:
             self._await(BODY_SECONDS)
-        elif self._head_bytes > MAX_HEAD_BYTES:
-            self._refuse("head_too_large", b"431 Request Header Fields Too Large", _TOO_LARGE)
+        else:
+            if not self._head_bytes:
+                self._await(HEAD_SECONDS)
+            # Of data in which another request ended, the beginning of this head is not known.
+            self._head_bytes += 1 if self._ended_here else len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self._refuse("head_too_large", b"431 Request Header Fields Too Large", _TOO_LARGE)
+
+    def on_message_begin(self) -> None:
+        """See httptools."""
+        self._head_bytes, self._in_head, self._complete = 0, True, False
+        super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         """See httptools."""
@@ -78,7 +94,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """See httptools."""
-        self._complete = True
+        self._complete = self._ended_here = True
         if not self.transport.is_closing():
             super().on_message_complete()
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Container
+from http import HTTPStatus
 
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-from services.errors import InvalidInput
 
 LARGE_BYTES = 2**20
 """Bytes from which on a body is large; one whose size is not announced is large too."""
@@ -71,7 +71,9 @@ def _in_time(receive: Receive) -> Receive:
             async with asyncio.timeout_at(deadline):
                 message = await receive()
         except TimeoutError as error:
-            raise InvalidInput(f"the body did not arrive within {RECEIVE_SECONDS:.0f} s") from error
+            raise HTTPException(
+                HTTPStatus.REQUEST_TIMEOUT, f"the body did not arrive within {RECEIVE_SECONDS:.0f} s"
+            ) from error
         complete = message["type"] == "http.request" and not message.get("more_body", False)
         return message
 

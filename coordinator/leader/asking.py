@@ -65,11 +65,14 @@ class Asking:
             ).all()
             # The sampler sees the parameters of a trial under way; its curve is read once it has ended.
             ended = [trial for trial in news if TrialState(trial.state).over]
-            search.observe(trial_records(session, study, news, curves_of=ended))
-            ready = sum(state == TrialState.READY for state in search.under_way.values())
-            number = search.n_observed
-            if ready >= self._settings.ask_ahead or number >= spec.trials:
-                return False
+            records = trial_records(session, study, news, curves_of=ended)
+        # The database ends a session that waits inside a transaction for a sampler with a long history.
+        search.observe(records)
+        ready = sum(state == TrialState.READY for state in search.under_way.values())
+        number = search.n_observed
+        if ready >= self._settings.ask_ahead or number >= spec.trials:
+            return False
+        with self._sessions() as session:
             enqueued = enqueued_parameters(session, study_id)
         parameters = search.suggest(number, enqueued)
         with self._fence.begin() as session:

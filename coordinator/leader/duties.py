@@ -10,6 +10,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 import structlog
 from sqlalchemy import exists, select
@@ -29,6 +30,8 @@ from coordinator.studies import life
 from services.contracts import StudyState
 
 log = structlog.get_logger()
+
+Item = TypeVar("Item")
 
 BUDGET_SECONDS = 2.0
 """Seconds of a round that one duty may take, counted between its steps."""
@@ -62,7 +65,7 @@ class Duties:
         self._fence = fence
         self._record_progress = record_progress
         self._is_stopping = is_stopping
-        self._failures = Failures(sessions, "expire", "stop", "cancel", "suggest", "complete")
+        self._failures = Failures(sessions, fence, "expire", "stop", "cancel", "suggest", "complete")
         self._asking = Asking(sessions, settings, fence)
         self._next: dict[str, int] = {}
         self._dropped_at = -SECONDS_BETWEEN_DROPS
@@ -88,14 +91,17 @@ class Duties:
     def _expire_leases(self) -> None:
         with self._sessions() as session:
             expired = failures.expired_leases(session)
-        until = time.monotonic() + BUDGET_SECONDS
-        # The longest expired first, until the time is over.
+        of_study: dict[int, list[str]] = {}
         for lease_id, study_id in expired:
-            if self._is_stopping() or time.monotonic() > until:
-                return
-            with self._failures.contained("expire", study_id), self._fence.begin() as session:
-                failures.expire(session, lease_id)
-            self._record_progress()
+            of_study.setdefault(study_id, []).append(lease_id)
+
+        def expire(study_id: int) -> None:
+            # The longest expired first, until the time is over.
+            for lease_id in self._in_time(of_study[study_id]):
+                with self._fence.begin() as session:
+                    failures.expire(session, lease_id)
+
+        self._each("expire", sorted(of_study), expire)
 
     def _stop_overdue_studies(self) -> None:
         with self._sessions() as session:
@@ -126,7 +132,7 @@ class Duties:
             of_study.setdefault(study_id, []).append((trial_id, reason))
 
         def cancel(study_id: int) -> None:
-            for trial_id, reason in of_study[study_id]:
+            for trial_id, reason in self._in_time(of_study[study_id]):
                 with self._fence.begin() as session:
                     trials.cancel_trial(session, trial_id, reason)
 
@@ -168,6 +174,15 @@ class Duties:
             with self._fence.begin() as session:
                 drop(session)
         self._dropped_at = time.monotonic()
+
+    def _in_time(self, items: Sequence[Item]) -> Iterator[Item]:
+        """The items of one study that it reaches within its budget."""
+        until = time.monotonic() + BUDGET_SECONDS
+        for item in items:
+            if self._is_stopping() or time.monotonic() > until:
+                return
+            yield item
+            self._record_progress()
 
     def _each(self, duty: str, studies: Sequence[int], work: Callable[[int], None]) -> None:
         """Do a duty for each of these studies, sorted by id, that it reaches within its budget."""

@@ -26,7 +26,7 @@ RENEWAL_SECONDS = 2.0
 """Seconds between two renewals, and between two attempts of a coordinator that does not lead."""
 
 STALL_SECONDS = 60.0
-"""Seconds without a finished step after which a leader renews no more: its thread hangs."""
+"""Seconds of a round without a finished step after which a coordinator does not lead: its thread hangs."""
 
 
 class NotLeading(Exception):
@@ -56,7 +56,7 @@ class Fence:
 
 
 class Election(threading.Thread):
-    """Takes the row when it has expired, and renews it while `progress` is recent."""
+    """Takes the row when it has expired, and renews it unless the leader's thread hangs."""
 
     def __init__(self, engine: Engine, *, clock: Callable[[], float] = time.monotonic) -> None:
         """`clock` returns seconds and never goes backwards."""
@@ -66,7 +66,8 @@ class Election(threading.Thread):
         self._clock = clock
         self._term: int | None = None
         self._valid_until = -math.inf
-        self._progress_at = self._round_at = clock()
+        self._progress_at: float | None = None
+        self._round_at = clock()
         self._stopping = threading.Event()
         self.on_elected: Callable[[], None] = lambda: None
         """Called when this coordinator has become the leader."""
@@ -76,11 +77,15 @@ class Election(threading.Thread):
         """The term in which this coordinator leads; None if it does not."""
         return self._term if self._clock() < self._valid_until else None
 
-    def record_progress(self, *, round_finished: bool = False) -> None:
-        """Note that the leader's thread has finished a step, or a whole round."""
+    def record_progress(self) -> None:
+        """Note that the leader's thread begins a round, or has finished a step of it."""
         self._progress_at = self._clock()
+
+    def record_pause(self, *, round_finished: bool) -> None:
+        """Note that the leader's thread waits for its next round; it cannot hang now."""
+        self._progress_at = None
         if round_finished:
-            self._round_at = self._progress_at
+            self._round_at = self._clock()
 
     def run(self) -> None:
         """Renew or take the row until told to stop, then give it up."""
@@ -110,12 +115,13 @@ class Election(threading.Thread):
             by_force: take it even if it has not expired; for tests.
         """
         asked = self._clock()
+        if self._progress_at is not None and asked - self._progress_at > STALL_SECONDS:
+            # A coordinator whose thread hangs leads no more, also if nobody else does.
+            log.error("leader_stalled", term=self._term, seconds=round(asked - self._progress_at))
+            self._term = None
+            return
         until = func.clock_timestamp() + seconds(LEADER_SECONDS)
         if self._term is not None and not by_force:
-            if asked - self._progress_at > STALL_SECONDS:
-                log.error("leader_stalled", seconds=round(asked - self._progress_at))
-                self._term = None
-                return
             round_at = func.clock_timestamp() - seconds(asked - self._round_at)
             renewed = update(LeaderRow).where(LeaderRow.term == self._term, LeaderRow.holder == self._holder)
             renewed = renewed.values(expires_at=until, round_at=round_at)
@@ -137,7 +143,7 @@ class Election(threading.Thread):
             taken = session.scalar(takes.returning(LeaderRow.term))
         if taken is None:
             return
-        self.record_progress(round_finished=True)
+        self._round_at = self._clock()
         self._term, self._valid_until = taken, asked + LEADER_SECONDS
         log.info("leader_elected", term=taken)
         self.on_elected()

@@ -16,7 +16,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import NoResultFound, SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
-from coordinator.leader.election import NotLeading
+from coordinator.leader.election import Fence, NotLeading
 from coordinator.store.conditions import seconds
 from coordinator.store.database import database_is_gone
 from coordinator.store.tables import FailingDutyRow
@@ -45,9 +45,9 @@ class _Failing:
 class Failures:
     """The duties that fail, by study. Not safe to share between threads: each thread has its own."""
 
-    def __init__(self, sessions: sessionmaker[Session], *duties: str) -> None:
+    def __init__(self, sessions: sessionmaker[Session], fence: Fence, *duties: str) -> None:
         """Load what an earlier leader recorded of these duties."""
-        self._sessions = sessions
+        self._fence = fence
         recorded = select(FailingDutyRow).where(FailingDutyRow.duty.in_(duties))
         with sessions() as session:
             self._failing = {
@@ -78,8 +78,9 @@ class Failures:
                 raise
             self._record(duty, study_id, error)
         else:
-            if self._failing.pop((duty, study_id), None) is not None:
+            if (duty, study_id) in self._failing:
                 self._delete(duty, study_id)
+                del self._failing[duty, study_id]
 
     def _record(self, duty: str, study_id: int, error: Exception) -> None:
         failing = self._failing.setdefault((duty, study_id), _Failing(0))
@@ -94,14 +95,14 @@ class Failures:
         )
         changed = {"failures": failing.failures, "message": message, "last_at": func.clock_timestamp()}
         try:
-            with self._sessions.begin() as session:
+            with self._fence.begin() as session:
                 session.execute(row.on_conflict_do_update(index_elements=["study_id", "duty"], set_=changed))
         except SQLAlchemyError as unrecorded:
             # The study was deleted, or the database is gone, which the next step notices.
             log.warning("failure_not_recorded", error=str(unrecorded).splitlines()[0])
 
     def _delete(self, duty: str, study_id: int) -> None:
-        with self._sessions.begin() as session:
+        with self._fence.begin() as session:
             session.execute(
                 delete(FailingDutyRow).where(FailingDutyRow.study_id == study_id, FailingDutyRow.duty == duty)
             )

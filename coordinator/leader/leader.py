@@ -86,12 +86,13 @@ class Leader:
         )
 
         def round_of_duties() -> None:
+            finished = False
+            self._election.record_progress()
             try:
                 duties.round()
+                finished = True
             finally:
-                # An error is no hang.
-                self._election.record_progress()
-            self._election.record_progress(round_finished=True)
+                self._election.record_pause(round_finished=finished)
 
         return round_of_duties
 

@@ -7,22 +7,24 @@ import time
 from collections.abc import Callable, Sequence
 
 import structlog
-from sqlalchemy import Engine, delete, exists, func, not_, or_, select
+from sqlalchemy import Engine, delete, exists, func, not_, or_, select, text
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
 from coordinator.leader.election import Fence
-from coordinator.leader.failing import Failures
+from coordinator.leader.failing import MAX_PAUSE_SECONDS, Failures
 from coordinator.optimizer import (
     ProjectionConflict,
     create_tables,
-    delete_study,
+    delete_some,
     open_study,
     project,
     trial_records,
 )
 from coordinator.settings import CoordinatorSettings
 from coordinator.store.conditions import among, is_open
+from coordinator.store.database import database_is_gone
 from coordinator.store.studies import parsed_spec
 from coordinator.store.tables import DeletedStudyRow, OutboxRow, StudyRow, TrialRow
 
@@ -50,8 +52,9 @@ class Projecting:
         self._settings = settings
         self._fence = fence
         self._is_stopping = is_stopping
-        self._failures = Failures(sessions, "project")
+        self._failures = Failures(sessions, fence, "project")
         self._open_projected_at: dict[int, float] = {}
+        self._retry_deletion_at: dict[str, float] = {}
         self._has_tables = False
 
     def round(self) -> None:
@@ -93,10 +96,10 @@ class Projecting:
             except ProjectionConflict as error:
                 # Our tables are the truth: Optuna's study is created again from them.
                 with self._fence.begin() as session:
-                    study = session.get_one(StudyRow, study_id)
-                    log.error("optuna_study_made_anew", study=study.name, error=str(error))
-                    delete_study(session, study.name)
+                    name = session.get_one(StudyRow, study_id).name
                     _enqueue_all(session, study_id)
+                log.error("optuna_study_made_anew", study=name, error=str(error))
+                self._delete(name)
                 more = True
         return more
 
@@ -136,15 +139,33 @@ class Projecting:
         if names:
             self._create_tables()
         for name in names:
+            if time.monotonic() < self._retry_deletion_at.get(name, -math.inf):
+                continue
+            try:
+                if self._delete(name):
+                    with self._fence.begin() as session:
+                        session.execute(delete(DeletedStudyRow).where(DeletedStudyRow.name == name))
+            except SQLAlchemyError as error:
+                if database_is_gone(error):
+                    raise
+                log.exception("optuna_study_not_deleted", study=name)
+                self._retry_deletion_at[name] = time.monotonic() + MAX_PAUSE_SECONDS
+
+    def _delete(self, name: str) -> bool:
+        """Delete a study from Optuna in parts; returns whether it is gone."""
+        while not self._is_stopping():
             with self._fence.begin() as session:
-                delete_study(session, name)
-                session.execute(delete(DeletedStudyRow).where(DeletedStudyRow.name == name))
+                if not delete_some(session, name):
+                    return True
+        return False
 
     def _create_tables(self) -> None:
         if not self._has_tables:
             with self._sessions() as session:
-                missing = session.scalar(select(func.to_regclass("public.version_info"))) is None
-            if missing:
+                complete = session.scalar(select(func.to_regclass("public.version_info"))) is not None
+                # The row is written last.
+                complete = complete and session.scalar(text("SELECT count(*) FROM public.version_info")) == 1
+            if not complete:
                 create_tables(self._engine)
             self._has_tables = True
 

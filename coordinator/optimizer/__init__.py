@@ -12,7 +12,7 @@ from coordinator.optimizer.importance import importances
 from coordinator.optimizer.projection import (
     ProjectionConflict,
     create_tables,
-    delete_study,
+    delete_some,
     open_study,
     project,
 )
@@ -25,7 +25,7 @@ __all__ = [
     "Search",
     "TrialRecord",
     "create_tables",
-    "delete_study",
+    "delete_some",
     "distributions",
     "importances",
     "inherited_trials",

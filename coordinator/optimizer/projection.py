@@ -28,6 +28,9 @@ from coordinator.store.deadlines import BoundedConnection
 from services.contracts import TrialState
 from services.search_space import ParameterValue, SearchSpace
 
+TRIALS_DELETED_AT_ONCE = 500
+"""Trials that one transaction deletes, with all their steps."""
+
 
 class ProjectionConflict(Exception):
     """Another program wrote to Optuna's study, and adding to it cannot make it equal to ours."""
@@ -99,17 +102,28 @@ def project(session: Session, study: OptunaStudy, space: SearchSpace, records: S
         _add(session, study, space, new)
 
 
-def delete_study(session: Session, name: str) -> None:
-    """Delete Optuna's study of this name. Repeating it changes nothing."""
+def delete_some(session: Session, name: str) -> bool:
+    """Delete the last trials of Optuna's study of this name, and the study with its first ones.
+
+    What is left is a study with fewer trials, numbered from 0. Repeating it after the end changes nothing.
+
+    Returns:
+        Whether something is left.
+    """
+    trial = models.TrialModel
     named = models.StudyModel.study_name == name
     study_id = session.scalar(select(models.StudyModel.study_id).where(named).with_for_update())
     if study_id is None:
-        return
-    of_study = select(models.TrialModel.trial_id).where(models.TrialModel.study_id == study_id)
-    for of_trial in _OF_TRIAL:
-        _delete(session, of_trial, of_trial.trial_id.in_(of_study))
+        return False
+    last = select(trial.trial_id).where(trial.study_id == study_id).order_by(trial.number.desc())
+    ids = session.scalars(last.limit(TRIALS_DELETED_AT_ONCE)).all()
+    for of_trial in (*_OF_TRIAL, trial):
+        _delete(session, of_trial, among(of_trial.trial_id, ids))
+    if len(ids) == TRIALS_DELETED_AT_ONCE:
+        return True
     for table in (*_OF_STUDY, models.StudyModel):
         _delete(session, table, table.study_id == study_id)
+    return False
 
 
 _OF_TRIAL: tuple[Any, ...] = (
@@ -122,7 +136,6 @@ _OF_TRIAL: tuple[Any, ...] = (
 )
 
 _OF_STUDY: tuple[Any, ...] = (
-    models.TrialModel,
     models.StudyDirectionModel,
     models.StudyUserAttributeModel,
     models.StudySystemAttributeModel,

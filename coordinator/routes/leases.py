@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import nullcontext
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Path, Request, Response
@@ -73,9 +74,10 @@ async def claim(
         return claims.claim(session, wanted, idempotency_key, runtime.settings, pod_uid=caller.pod_uid)
 
     deadline = time.monotonic() + wanted.wait_seconds
-    kind = (wanted.study, wanted.caches, wanted.plans)
+    kind = (wanted.study, wanted.caches, wanted.plans, wanted.keeps_models)
     assignment = await in_transaction(runtime, attempt)
-    with runtime.waiting_claims.joined(caller.name, kind):
+    waits = runtime.waiting_claims.joined(caller.name, kind) if assignment is None else nullcontext()
+    with waits:
         while assignment is None:
             # A client that has disconnected must not get a fold, because it would never run it; a server that
             # shuts down does not wait for the deadline.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from tempfile import TemporaryFile
 from typing import IO, Annotated
 
@@ -100,15 +100,22 @@ async def export(name: Name, runtime: CurrentRuntime, caller: CallerOfRequest) -
     openapi_extra={"requestBody": {"required": True, "content": {JSON_LINES: {"schema": {"type": "string"}}}}},
 )
 async def import_(
-    request: Request, runtime: CurrentRuntime, name: Annotated[StudyName | None, Query()] = None
+    request: Request,
+    runtime: CurrentRuntime,
+    caller: CallerOfRequest,
+    name: Annotated[StudyName | None, Query()] = None,
 ) -> StudyView:
-    """Import an exported study, under its own name or another; a running study is imported as paused."""
-    with TemporaryFile() as file:
-        # Written to disk first, so that the transaction does not wait for the client.
-        async for chunk in request.stream():
-            await run_in_threadpool(file.write, chunk)
-        file.seek(0)
-        view = await run_in_threadpool(_imported, runtime, file, name)
+    """Import an exported study, under its own name or another; a running study is imported as paused.
+
+    One import per token.
+    """
+    async with runtime.imports.taken(caller.name):
+        with TemporaryFile() as file:
+            # Written to disk first, so that the transaction does not wait for the client.
+            async for chunk in request.stream():
+                await run_in_threadpool(file.write, chunk)
+            file.seek(0)
+            view = await in_transaction(runtime, lambda session: _imported(session, runtime, file, name))
     runtime.leader.wake()
     return view
 
@@ -128,15 +135,14 @@ def delete(
     wake_leader()
 
 
-def _lines(sessions: sessionmaker[Session], name: str) -> Iterator[bytes]:
+def _lines(sessions: sessionmaker[Session], name: str) -> Generator[bytes, None, None]:
     with sessions() as session:
         # One snapshot for all queries.
         session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
         yield from export_lines(session, name)
 
 
-def _imported(runtime: Runtime, file: IO[bytes], name: str | None) -> StudyView:
-    with runtime.sessions.begin() as session:
-        allow(session, LONG_SECONDS)
-        study = import_study(session, lines_of(file), runtime.settings.cache_root, name)
-        return views.study_view(session, study)
+def _imported(session: Session, runtime: Runtime, file: IO[bytes], name: str | None) -> StudyView:
+    allow(session, LONG_SECONDS)
+    study = import_study(session, lines_of(file), runtime.settings.cache_root, name)
+    return views.study_view(session, study)

@@ -85,7 +85,7 @@ LONG_SECONDS = 600.0
 IDLE_TRANSACTION_SECONDS = 60.0
 """Seconds after which the database ends a session that does nothing inside a transaction.
 
-So long may the client of an import or an export pause.
+The client of an export may pause this long.
 """
 
 MIGRATION_SECONDS = 3600.0

@@ -20,7 +20,7 @@ Such a session holds the leader's row, and another coordinator waits for it.
 
 @dataclass(frozen=True, kw_only=True)
 class Engines:
-    """The pools, 15 connections at most."""
+    """The pools, 17 connections at most."""
 
     requests: Engine
     """For requests, and for events and exports, which take long."""
@@ -33,7 +33,9 @@ class Engines:
     """For finding out who sends a request."""
 
     probes: Engine
-    """For readiness and metrics."""
+    """For readiness."""
+
+    metrics: Engine
 
     def dispose(self) -> None:
         """Close all connections."""
@@ -57,4 +59,5 @@ def connect_all(url: str) -> Engines:
         elections=probing(1),
         tokens=probing(2),
         probes=probing(2),
+        metrics=connect(url, connections=1, overflow=1),
     )

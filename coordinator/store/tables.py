@@ -184,6 +184,7 @@ class LeaseRow(Base):
         UniqueConstraint("trial_id", "fold", "term"),
         Index("uq_leases_live", "trial_id", "fold", unique=True, postgresql_where=text("outcome IS NULL")),
         Index("ix_leases_live_worker", "worker_id", postgresql_where=text("outcome IS NULL")),
+        Index("ix_leases_environment", "ended_at", postgresql_where=text("outcome = 'environment'")),
     )
     id: Mapped[str] = mapped_column(primary_key=True)
     trial_id: Mapped[int] = mapped_column(BigInteger)

@@ -16,7 +16,7 @@ ENVIRONMENT_SECONDS = 900.0
 """Seconds for which a failure of a worker's machine counts."""
 
 REPEATED = 3
-"""Such failures of a study that are told; a single one is retried elsewhere."""
+"""Failures of machines after which a study reports them; a single one is retried elsewhere."""
 
 SILENT_SECONDS = 300.0
 """Seconds without contact after which a worker counts as gone."""

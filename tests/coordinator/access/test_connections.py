@@ -101,3 +101,20 @@ def test_a_second_request_on_a_connection_has_its_own_time(
     raw.sendall(request[:10])
     assert received(raw).startswith(b"HTTP/1.1 408 ")
     assert refused(client) == {"head_too_slow": 1.0}
+
+
+def test_requests_that_follow_each_other_at_once_have_heads_and_bodies_of_their_own(
+    client: httpx.Client, raw: socket.socket
+) -> None:
+    body = b" " * 50_000
+    request = (
+        b"POST /api/v1/claims HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nAuthorization: Bearer "
+        + WORKER_TOKEN.encode()
+        + b"\r\nContent-Length: %d\r\n\r\n" % len(body)
+        + body
+    )
+    raw.sendall(request * 5 + b"GET /livez HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+    answers = received(raw)
+    assert answers.count(b"HTTP/1.1 422 ") == 5
+    assert answers.count(b"HTTP/1.1 200 ") == 1
+    assert refused(client) == {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import ExitStack
 
 import httpx
@@ -22,6 +23,7 @@ from services.contracts import TokenScope
 from services.errors import TooManyRequests
 from tests.harness.coordinator_harness import Harness, wait_until
 from tests.harness.served_app import ADMIN_TOKEN, WORKER_TOKEN, bearer, make_token
+from tests.harness.tiny_cache import FINGERPRINT
 
 
 class Clock:
@@ -111,12 +113,12 @@ def test_readers_that_do_not_read_block_nobody_else(
     with ExitStack() as open_connections:
         for token in readers[:2]:
             open_connections.enter_context(send(client, export_of(token)))
-        wait_until(lambda: len(runtime_of(app).exports._callers) == 2)
+        wait_until(lambda: len(runtime_of(app).exports.callers) == 2)
         # The same token has its share, and another one waits until a slot is free.
         again = client.get("/api/v1/studies/large/export", headers=bearer(readers[0]))
         assert (again.status_code, again.headers["retry-after"]) == (429, "10")
         assert client.get("/api/v1/studies/large/export", headers=bearer(readers[2])).status_code == 200
-    wait_until(lambda: not runtime_of(app).exports._callers)
+    wait_until(lambda: not runtime_of(app).exports.callers)
 
 
 def test_few_large_bodies_are_in_memory_at_once_and_one_caller_has_a_share() -> None:
@@ -176,3 +178,54 @@ def test_large_bodies_that_stop_half_way_block_nobody_else(
                 "/api/v1/leases/l/result", content=b" " * size, headers={**headers, **bearer(token)}
             )
             assert answer.status_code == 422
+
+
+def test_a_claim_that_need_not_wait_gets_its_fold(
+    client: httpx.Client, harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting_claims, "MAX_WAITING", 0)
+    harness.create(name="s")
+    headers = {**bearer(WORKER_TOKEN), "Idempotency-Key": "k" * 16}
+    body = {"worker": {"id": "worker-w", "name": "w", "device": "cpu"}, "caches": [FINGERPRINT]}
+    assert client.post("/api/v1/claims", json=body, headers=headers).status_code == 200
+    headers["Idempotency-Key"] = "l" * 16
+    body["caches"] = []
+    answer = client.post("/api/v1/claims", json=body, headers=headers)
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, "5")
+
+
+def test_an_export_whose_reader_disconnects_ends_in_a_thread_and_gives_its_turn_back(
+    client: httpx.Client, app: FastAPI, harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness.create(name="large", start=False)
+    closed: list[str] = []
+
+    def lines(*_: object) -> Iterator[bytes]:
+        try:
+            while True:
+                yield b"x" * 100_000
+        finally:
+            try:
+                asyncio.get_running_loop()
+                closed.append("on the event loop")
+            except RuntimeError:
+                closed.append("in a thread")
+
+    monkeypatch.setattr("coordinator.routes.study_life.export_lines", lines)
+    with send(client, export_of(ADMIN_TOKEN)) as connection:
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+    wait_until(lambda: not runtime_of(app).exports.callers)
+    assert closed == ["in a thread"]
+
+
+def test_a_token_has_one_import_at_a_time(client: httpx.Client, app: FastAPI) -> None:
+    head = (
+        f"POST /api/v1/studies/import HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {ADMIN_TOKEN}\r\n"
+        "Content-Length: 1000000\r\n\r\n{"
+    )
+    with send(client, head.encode()):
+        wait_until(lambda: runtime_of(app).imports.callers)
+        answer = client.post("/api/v1/studies/import", content=b"{", headers=bearer(ADMIN_TOKEN))
+        assert (answer.status_code, answer.headers["retry-after"]) == (429, "10")
+    wait_until(lambda: not runtime_of(app).imports.callers)
+    assert client.post("/api/v1/studies/import", content=b"{", headers=bearer(ADMIN_TOKEN)).status_code == 422

@@ -69,7 +69,7 @@ def test_what_a_replaced_leader_writes_is_rolled_back(engine: Engine) -> None:
         session.execute(text("DELETE FROM foldwise.outbox"))
 
 
-def test_nobody_else_leads_while_a_fenced_transaction_runs_and_the_leader_renews_meanwhile(
+def test_nobody_else_leads_while_a_fenced_transaction_runs_and_the_leader_still_renews(
     engine: Engine,
 ) -> None:
     first = elected(engine)
@@ -102,6 +102,11 @@ def test_nobody_else_leads_while_a_fenced_transaction_runs_and_the_leader_renews
 def test_a_leader_whose_thread_hangs_gives_up(engine: Engine) -> None:
     clock = Clock()
     first = elected(engine, clock)
+    first.record_pause(round_finished=True)
+    clock.ahead += 2 * STALL_SECONDS
+    first.attempt()
+    assert first.term is not None, "a thread that waits for its next round does not hang"
+    first.record_progress()
     for _ in range(4):
         clock.ahead += STALL_SECONDS / 5
         first.attempt()
@@ -109,6 +114,12 @@ def test_a_leader_whose_thread_hangs_gives_up(engine: Engine) -> None:
     clock.ahead += STALL_SECONDS / 2
     first.attempt()
     assert first.term is None
+    expire(engine)
+    first.attempt()
+    assert first.term is None, "it does not lead again while it hangs"
+    first.record_progress()
+    first.attempt()
+    assert first.term is not None
 
 
 @pytest.fixture

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import DataError
 
 from coordinator import optimizer
 from coordinator.leader import asking, projecting
@@ -163,3 +165,46 @@ def test_repeated_failures_of_machines_and_missing_workers_are_told(harness: Har
     with harness.sessions.begin() as session:
         life.stop(session, "s", "enough")
     assert troubles(harness, "s") == ()
+
+
+@pytest.mark.usefixtures("projection")
+def test_a_study_that_cannot_be_deleted_in_optuna_keeps_no_other_from_being_projected(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delete_some = optimizer.delete_some
+    failed = 0
+
+    def fail(session: Any, name: str) -> bool:
+        nonlocal failed
+        if name != "gone":
+            return delete_some(session, name)
+        failed += 1
+        raise DataError("DELETE", {}, Exception("canceling statement due to statement timeout"))
+
+    harness.create(name="gone", start=False)
+    with harness.sessions.begin() as session:
+        delete_study(session, "gone", "gone")
+    monkeypatch.setattr(projecting, "delete_some", fail)
+    harness.create(name="quiet")
+    harness.leader.round()
+    assert failed == 1, "it is tried again later"
+    assert len(load_projected(harness.settings.database_url, "quiet").trials) == 2
+
+
+@pytest.mark.usefixtures("projection")
+def test_a_study_is_deleted_in_optuna_in_parts_from_its_end(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coordinator.optimizer.projection.TRIALS_DELETED_AT_ONCE", 2)
+    harness.leader = SteppedLeader(harness.engine, replace(harness.settings, ask_ahead=5))
+    harness.create(name="s", trials=5)
+    with harness.sessions.begin() as session:
+        assert optimizer.delete_some(session, "s")
+    kept = load_projected(harness.settings.database_url, "s").trials
+    assert [trial.number for trial in kept] == [0, 1, 2]
+    with harness.sessions.begin() as session:
+        assert optimizer.delete_some(session, "s")
+        assert not optimizer.delete_some(session, "s")
+        assert not optimizer.delete_some(session, "s")
+    with pytest.raises(KeyError):
+        load_projected(harness.settings.database_url, "s")

@@ -47,3 +47,10 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("study_id", "duty", name=op.f("pk_failing_duties")),
         schema="foldwise",
     )
+    op.create_index(
+        "ix_leases_environment",
+        "leases",
+        ["ended_at"],
+        schema="foldwise",
+        postgresql_where=sa.text("outcome = 'environment'"),
+    )
