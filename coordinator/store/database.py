@@ -70,7 +70,7 @@ CONNECTIONS_FOR_REQUESTS = 4
 With more than a few, most would wait for Python, which runs one thread of a process at a time.
 """
 
-CONNECTIONS_BESIDE = 2
+CONNECTIONS_BESIDE = 4
 """Connections for events and exports, beside those for requests."""
 
 POOL_SECONDS = 10.0

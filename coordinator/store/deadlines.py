@@ -35,7 +35,7 @@ class BoundedConnection(psycopg.Connection[Any]):
         try:
             return super().wait(gen, interval, self.answer_seconds if timeout is None else timeout)
         except psycopg.OperationalError as error:
-            if self.pgconn.transaction_status != TransactionStatus.ACTIVE:
+            if self.answer_seconds is None or self.pgconn.transaction_status != TransactionStatus.ACTIVE:
                 raise
             # The answer can still come, so this connection is of no further use.
             self.pgconn.finish()

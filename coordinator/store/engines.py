@@ -20,7 +20,7 @@ Such a session holds the leader's row, and another coordinator waits for it.
 
 @dataclass(frozen=True, kw_only=True)
 class Engines:
-    """The pools, 17 connections at most."""
+    """The pools, 19 connections at most."""
 
     requests: Engine
     """For requests, and for events and exports, which take long."""
