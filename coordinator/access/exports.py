@@ -18,7 +18,10 @@ CHUNK_BYTES = 256 * 2**10
 """Minimum bytes that are read from the database before they are sent."""
 
 CHUNK_SECONDS = 45.0
-"""Seconds in which a client takes a chunk. The database ends a session that is idle for 60 seconds."""
+"""Seconds in which a client takes a chunk."""
+
+PAUSE_SECONDS = CHUNK_SECONDS + 15.0
+"""Seconds that the transaction of an export may wait for its client."""
 
 
 class ExportResponse(StreamingResponse):

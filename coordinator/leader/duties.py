@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import structlog
 from sqlalchemy import exists, select
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
 from coordinator.events import drop_old_events
@@ -24,7 +24,7 @@ from coordinator.leader.failing import Failures, forget_old_failures
 from coordinator.scheduling import claims, failures, trials
 from coordinator.settings import CoordinatorSettings
 from coordinator.store.conditions import is_open
-from coordinator.store.database import database_is_gone
+from coordinator.store.database import database_is_gone, is_locked
 from coordinator.store.tables import StudyRow, TrialRow
 from coordinator.studies import life
 from services.contracts import StudyState
@@ -98,7 +98,7 @@ class Duties:
         def expire(study_id: int) -> None:
             # The longest expired first, until the time is over.
             for lease_id in self._in_time(of_study[study_id]):
-                with self._fence.begin() as session:
+                with _unless_locked(), self._fence.begin() as session:
                     failures.expire(session, lease_id)
 
         self._each("expire", sorted(of_study), expire)
@@ -133,7 +133,7 @@ class Duties:
 
         def cancel(study_id: int) -> None:
             for trial_id, reason in self._in_time(of_study[study_id]):
-                with self._fence.begin() as session:
+                with _unless_locked(), self._fence.begin() as session:
                     trials.cancel_trial(session, trial_id, reason)
 
         self._each("cancel", sorted(of_study), cancel)
@@ -196,6 +196,17 @@ class Duties:
                 with self._failures.contained(duty, study_id):
                     work(study_id)
                 self._record_progress()
+
+
+@contextmanager
+def _unless_locked() -> Iterator[None]:
+    """Leave a trial that another transaction holds for the next round."""
+    try:
+        yield
+    except OperationalError as error:
+        if not is_locked(error):
+            raise
+        log.info("trial_locked")
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from coordinator.leader.election import Fence, NotLeading
 from coordinator.store.conditions import seconds
-from coordinator.store.database import database_is_gone
+from coordinator.store.database import database_is_gone, is_locked
 from coordinator.store.tables import FailingDutyRow
 
 log = structlog.get_logger()
@@ -74,6 +74,9 @@ class Failures:
         except NotLeading:
             raise
         except Exception as error:
+            if is_locked(error):
+                log.info("study_locked", duty=duty, study_id=study_id)
+                return
             if isinstance(error, SQLAlchemyError) and database_is_gone(error):
                 raise
             self._record(duty, study_id, error)

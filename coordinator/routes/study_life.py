@@ -12,14 +12,14 @@ from sqlalchemy.orm import Session, sessionmaker
 from starlette.concurrency import run_in_threadpool
 
 from coordinator.access.authorization import CallerOfRequest, require_by_method
-from coordinator.access.exports import ExportResponse
+from coordinator.access.exports import PAUSE_SECONDS, ExportResponse
 from coordinator.access.problems import problems
 from coordinator.routes import body_limits
 from coordinator.routes.transactions import Settings, Transaction, WakeLeader, in_transaction
 from coordinator.runtime import CurrentRuntime, Runtime
 from coordinator.store import views
 from coordinator.store.database import LONG_SECONDS
-from coordinator.store.deadlines import allow
+from coordinator.store.deadlines import allow, allow_pauses
 from coordinator.store.studies import get_study
 from coordinator.studies import life
 from coordinator.studies.deletion import delete_study
@@ -139,6 +139,7 @@ def _lines(sessions: sessionmaker[Session], name: str) -> Generator[bytes, None,
     with sessions() as session:
         # One snapshot for all queries.
         session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+        allow_pauses(session, PAUSE_SECONDS)
         yield from export_lines(session, name)
 
 

@@ -82,16 +82,16 @@ ANSWER_SECONDS = 20.0
 LONG_SECONDS = 600.0
 """Seconds to wait for a statement of an import or a deletion, which can touch hundreds of thousands of rows."""
 
-IDLE_TRANSACTION_SECONDS = 60.0
+IDLE_SECONDS = 10.0
 """Seconds after which the database ends a session that does nothing inside a transaction.
 
-The client of an export may pause this long.
+A coordinator that was stopped or cut off may hold locks in it, for which the leader and other requests wait.
 """
 
 MIGRATION_SECONDS = 3600.0
 """Seconds to wait for a statement of a migration, which can rewrite whole tables."""
 
-IDLE_SECONDS = 1.0
+UNTESTED_SECONDS = 1.0
 """Seconds since its last use after which a connection is tested before it is used again."""
 
 
@@ -101,7 +101,7 @@ def connect(
     connections: int = CONNECTIONS_FOR_REQUESTS,
     overflow: int = CONNECTIONS_BESIDE,
     answer_seconds: float = ANSWER_SECONDS,
-    idle_seconds: float = IDLE_TRANSACTION_SECONDS,
+    lock_seconds: float | None = None,
 ) -> Engine:
     """An engine whose idle connections are tested before use, so that a restarted database causes no error.
 
@@ -110,7 +110,7 @@ def connect(
         connections: number of connections that stay open.
         overflow: number of further connections under load.
         answer_seconds: maximum wait for each answer of the database, in seconds.
-        idle_seconds: maximum time that a transaction may be idle, in seconds.
+        lock_seconds: maximum wait for a lock of another transaction, in seconds; None: as for an answer.
 
     Raises:
         InvalidInput: `url` is not the URL of a PostgreSQL.
@@ -123,7 +123,7 @@ def connect(
         pool_recycle=1800,
         connect_args=CONNECT_ARGS,
     )
-    bound(engine, answer_seconds=answer_seconds, idle_seconds=idle_seconds)
+    bound(engine, answer_seconds=answer_seconds, idle_seconds=IDLE_SECONDS, lock_seconds=lock_seconds)
     # SQLAlchemy's own test runs before every use, which is one more round trip to the database.
     event.listen(engine, "checkin", _record_use)
     event.listen(engine, "checkout", partial(_test_idle, engine.dialect))
@@ -185,6 +185,11 @@ def migrate(engine: Engine) -> None:
         ) from error
 
 
+def is_locked(error: Exception) -> bool:
+    """Whether another transaction held a lock for too long."""
+    return isinstance(error, OperationalError) and getattr(error.orig, "sqlstate", None) == "55P03"
+
+
 def database_is_gone(error: SQLAlchemyError) -> bool:
     """Whether an error means that the database does not answer; otherwise one statement was wrong."""
     if not isinstance(error, DBAPIError):
@@ -207,7 +212,7 @@ def _record_use(_connection: DBAPIConnection | None, record: ConnectionPoolEntry
 def _test_idle(
     dialect: Dialect, connection: DBAPIConnection, record: ConnectionPoolEntry, _proxy: PoolProxiedConnection
 ) -> None:
-    if time.monotonic() - record.info.get("used", math.inf) < IDLE_SECONDS:
+    if time.monotonic() - record.info.get("used", math.inf) < UNTESTED_SECONDS:
         return
     try:
         dialect.do_ping(connection)

@@ -44,16 +44,22 @@ class BoundedConnection(psycopg.Connection[Any]):
             ) from error
 
 
-def bound(engine: Engine, *, answer_seconds: float, idle_seconds: float) -> None:
+def bound(
+    engine: Engine, *, answer_seconds: float, idle_seconds: float, lock_seconds: float | None = None
+) -> None:
     """Limit the waits of each connection of an engine; the database cancels statements a little earlier.
 
     Args:
         engine: a new engine, without connections.
         answer_seconds: maximum wait for each answer; `allow` makes exceptions.
-        idle_seconds: seconds after which the database ends a session that does nothing inside a transaction.
+        idle_seconds: seconds after which the database ends a session that does nothing inside a transaction;
+            `allow_pauses` makes exceptions.
+        lock_seconds: maximum wait for a lock; None: as for an answer.
     """
     limits = f"-c statement_timeout={_server_ms(answer_seconds)}"
     limits += f" -c idle_in_transaction_session_timeout={int(1000 * idle_seconds)}"
+    if lock_seconds is not None:
+        limits += f" -c lock_timeout={int(1000 * lock_seconds)}"
 
     def connect(
         _dialect: Dialect, _record: ConnectionPoolEntry, arguments: Sequence[Any], parameters: dict[str, Any]
@@ -80,6 +86,14 @@ def allow(session: Session | Connection, seconds: float) -> None:
     driver = connection.connection.driver_connection
     assert isinstance(driver, BoundedConnection)  # noqa: S101 - every engine is made by `connect`
     driver.answer_seconds = seconds
+
+
+def allow_pauses(session: Session, seconds: float) -> None:
+    """Let a transaction do nothing for this long, because it waits for its client."""
+    session.execute(
+        text("SELECT set_config('idle_in_transaction_session_timeout', :limit, true)"),
+        {"limit": str(int(1000 * seconds))},
+    )
 
 
 def _server_ms(seconds: float) -> int:

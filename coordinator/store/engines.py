@@ -11,11 +11,8 @@ from coordinator.store.database import connect
 PROBE_SECONDS = 4.0
 """Seconds to wait for an answer that tells whether the database is well, who leads, or who sends a request."""
 
-LEADER_IDLE_SECONDS = 15.0
-"""Seconds after which the database ends a leader's session that stopped inside a transaction.
-
-Such a session holds the leader's row, and another coordinator waits for it.
-"""
+LEADER_LOCK_SECONDS = 1.0
+"""Seconds that the leader waits for a lock of another transaction, before it does something else."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +52,7 @@ def connect_all(url: str) -> Engines:
 
     return Engines(
         requests=connect(url),
-        leader=connect(url, connections=2, overflow=2, idle_seconds=LEADER_IDLE_SECONDS),
+        leader=connect(url, connections=2, overflow=2, lock_seconds=LEADER_LOCK_SECONDS),
         elections=probing(1),
         tokens=probing(2),
         probes=probing(2),

@@ -16,13 +16,14 @@ from coordinator.leader import asking, projecting
 from coordinator.leader.projecting import FOLDS_AT_ONCE
 from coordinator.optimizer import Search
 from coordinator.scheduling import failures
+from coordinator.store.database import connect
 from coordinator.store.studies import get_study
 from coordinator.store.troubles import study_troubles
 from coordinator.studies import life
 from coordinator.studies.deletion import delete_study
 from services.contracts import Failure, TrialState
 from tests.harness.coordinator_harness import Harness, LeaderWithoutOptuna, SteppedLeader, key_of, wait_until
-from tests.harness.optuna_projection import load_projected
+from tests.harness.optuna_projection import load_projected, optuna_storage
 
 
 def troubles(harness: Harness, name: str) -> tuple[str, ...]:
@@ -206,5 +207,26 @@ def test_a_study_is_deleted_in_optuna_in_parts_from_its_end(
         assert optimizer.delete_some(session, "s")
         assert not optimizer.delete_some(session, "s")
         assert not optimizer.delete_some(session, "s")
-    with pytest.raises(KeyError):
-        load_projected(harness.settings.database_url, "s")
+    with optuna_storage(harness.settings.database_url) as storage:
+        assert storage.get_all_studies() == []
+
+
+def test_a_trial_that_somebody_keeps_locked_holds_up_no_other_lease(harness: Harness) -> None:
+    harness.create(trials=3)
+    held = [harness.must_claim(f"w{number}") for number in range(2)]
+    with harness.engine.begin() as connection:
+        connection.execute(text("UPDATE foldwise.leases SET expires_at = clock_timestamp()"))
+    impatient = connect(harness.settings.database_url, lock_seconds=0.1)
+    leader = LeaderWithoutOptuna(impatient, harness.settings)
+    with harness.engine.begin() as keeping:
+        keeping.execute(text("SELECT 1 FROM foldwise.trials WHERE number = 0 FOR UPDATE"))
+        leader.round()
+        assert harness.folds(0)[held[0].fold].state == "leased"
+        assert harness.folds(1)[held[1].fold].state == "pending"
+        keeping.execute(text("SELECT 1 FROM foldwise.studies FOR UPDATE"))
+        leader.round()
+    leader.round()
+    assert harness.folds(0)[held[0].fold].state == "pending"
+    with harness.engine.connect() as connection:
+        assert connection.scalar(text("SELECT count(*) FROM foldwise.failing_duties")) == 0
+    impatient.dispose()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,14 +12,12 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
 from coordinator.store.database import connect, database_is_gone
-from coordinator.store.deadlines import BoundedConnection, allow
+from coordinator.store.deadlines import BoundedConnection, allow, allow_pauses
 
 
 @contextmanager
-def engine_of(database_url: str, *, answer_seconds: float, idle_seconds: float = 60.0) -> Iterator[Engine]:
-    engine = connect(
-        database_url, connections=1, overflow=0, answer_seconds=answer_seconds, idle_seconds=idle_seconds
-    )
+def engine_of(database_url: str, *, answer_seconds: float) -> Iterator[Engine]:
+    engine = connect(database_url, connections=1, overflow=0, answer_seconds=answer_seconds)
     try:
         yield engine
     finally:
@@ -84,15 +83,19 @@ def test_long_work_gets_its_own_limit_and_the_next_user_of_the_connection_does_n
                 session.execute(text("SELECT pg_sleep(60)"))
 
 
-def test_a_session_that_stops_inside_a_transaction_is_ended(database_url: str, engine: Engine) -> None:
-    with (
-        engine_of(database_url, answer_seconds=5, idle_seconds=0.2) as stopping,
-        stopping.connect() as connection,
-    ):
-        connection.execute(text("SELECT pg_advisory_xact_lock(1)"))
+def test_a_session_that_stops_inside_a_transaction_is_ended(
+    database_url: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coordinator.store.database.IDLE_SECONDS", 0.2)
+    with engine_of(database_url, answer_seconds=5) as stopping, Session(stopping) as session:
+        session.execute(text("SELECT pg_advisory_xact_lock(1)"))
         with engine.connect() as other:
             # Waits for the lock that the stopped transaction holds.
             other.execute(text("SELECT pg_advisory_xact_lock(1)"))
         with pytest.raises(DBAPIError, match="idle-in-transaction") as caught:
-            connection.execute(text("SELECT 1"))
+            session.execute(text("SELECT 1"))
         assert database_is_gone(caught.value)
+        session.rollback()
+        allow_pauses(session, 60)
+        time.sleep(0.5)
+        session.execute(text("SELECT 1"))
