@@ -117,9 +117,12 @@ def staged_models(root: Path) -> list[StagedModel]:
         folder = receipt.with_name(receipt.name.removesuffix(RECEIPT_SUFFIX))
         try:
             found.append(StagedModel(root=root, card=_card(folder), folder=folder))
-        except (OSError, ValueError):
+        except FileNotFoundError:
             # Published or discarded; only the receipt is left.
             receipt.unlink(missing_ok=True)
+        except (OSError, ValueError):
+            # A newer worker can perhaps read it.
+            continue
     return found
 
 
