@@ -46,7 +46,7 @@ def serve_on_loopback(state: StateFolder, database_url: str | None, port: int) -
             service = state.service()
             if service is not None:
                 database_url = service.database_url
-            elif state.database.is_dir():
+            elif state.has_database():
                 stack.enter_context(state.lock())
                 database_url = stack.enter_context(embedded_postgres(state.database)).url
             else:
