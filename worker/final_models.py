@@ -16,24 +16,13 @@ from torch import Tensor
 
 from services.clip_cache import ClipCache
 from services.contracts import Contract, FoldAssignment, FoldResult, Lease, Verdict
-from services.errors import (
-    FoldwiseError,
-    InvalidInput,
-    LeaseSuperseded,
-    NotFound,
-    ResultConflict,
-    StudyOver,
-    Unavailable,
-)
+from services.errors import FoldwiseError, Unavailable
 from services.model_card import describe
 from services.model_catalogue import StagedModel, model_id, stage_model, staged_models
-from worker.coordinator_client import CoordinatorClient
+from worker.coordinator_client import FINAL_REJECTIONS, CoordinatorClient
 from worker.training.pretrained import pack
 
 log = structlog.get_logger()
-
-FINAL_REJECTIONS = (LeaseSuperseded, NotFound, ResultConflict, InvalidInput, StudyOver)
-"""Answers to a result that stay the same when it is reported again."""
 
 
 class Receipt(Contract):

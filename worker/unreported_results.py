@@ -20,8 +20,7 @@ from pydantic import ValidationError
 
 from services.contracts import Contract, FoldResult, Lease
 from services.errors import FoldwiseError, NotFound, Unavailable
-from worker.coordinator_client import CoordinatorClient
-from worker.final_models import FINAL_REJECTIONS
+from worker.coordinator_client import FINAL_REJECTIONS, CoordinatorClient
 
 log = structlog.get_logger()
 
