@@ -84,7 +84,9 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         file.seek(0)
         options = {"format_whitelist": _CONTAINERS}
         try:
-            with av.open(_Content(file), container_options=options, metadata_errors="replace") as container:
+            with av.open(
+                _Content(file), "r", container_options=options, metadata_errors="replace"
+            ) as container:
                 for stream in container.streams.video:
                     if not stream.disposition & Disposition.attached_pic and stream.codec_context is not None:
                         yield container, stream

@@ -42,7 +42,12 @@ def kept(coordinator: LiveCoordinator, harness: Harness, tmp_path: Path) -> Path
     """The file of a finished fold, as a worker leaves it whose result nobody has taken."""
     coordinator.create_study()
     assignments: list[FoldAssignment] = []
-    wait_until(lambda: assignments or assignments.extend(filter(None, [harness.claim()])))
+
+    def claimed() -> bool:
+        assignments.extend(filter(None, [harness.claim()]))
+        return bool(assignments)
+
+    wait_until(claimed)
     with harness.sessions.begin() as session:
         result = harness.result(session, assignments[0], wrong=0)
     unreported = UnreportedResult(coordinator=coordinator.url, lease=assignments[0].lease, result=result)
