@@ -91,7 +91,12 @@ def preprocess(
     if processes < 1:
         raise InvalidInput(f"processes is {processes}; give 1 or more", field="processes")
     root = root.expanduser().absolute()
-    found = read_dataset(dataset, root, reader_settings)
+    try:
+        found = read_dataset(dataset, root, reader_settings)
+    except OSError as error:
+        raise Unavailable(
+            f"{error.filename or root}: {error.strerror}; run the same again once the disk answers"
+        ) from error
     if not found.sequences:
         raise InvalidInput(_no_sequence_message(found, root), field="root")
     detector = make_detector(settings.detector)

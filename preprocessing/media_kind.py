@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from pathlib import Path
 
+from preprocessing.datasets.tree import raise_if_disk_failed
 from preprocessing.pictures import SIGNATURE_BYTES, count_pages, is_picture
 from preprocessing.unreadable import is_heic
 from preprocessing.video_packets import is_video
@@ -36,6 +37,9 @@ def media_kind(path: Path) -> MediaKind | None:
 
     A file with a usual suffix of videos or images counts as one even if it is damaged, so that the damage is
     reported when it is read.
+
+    Raises:
+        OSError: the disk failed, see `raise_if_disk_failed`.
     """
     suffix = path.suffix.casefold()
     if suffix in VIDEO_SUFFIXES:
@@ -46,7 +50,11 @@ def media_kind(path: Path) -> MediaKind | None:
 
 
 def is_image(path: Path) -> bool:
-    """Whether a file is an image of one or several pages, by its usual suffix or its content."""
+    """Whether a file is an image of one or several pages, by its usual suffix or its content.
+
+    Raises:
+        OSError: as for `media_kind`.
+    """
     if path.suffix.casefold() in IMAGE_SUFFIXES:
         return True
     if path.suffix.casefold() in VIDEO_SUFFIXES:
@@ -60,7 +68,8 @@ def _kind_of_content(path: Path) -> MediaKind | None:
             head = file.read(SIGNATURE_BYTES)
         if is_picture(head):
             return MediaKind.PAGES if count_pages(path.read_bytes()) > 1 else MediaKind.IMAGE
-    except OSError:
+    except OSError as error:
+        raise_if_disk_failed(path, error)
         return None
     if is_heic(head):
         return MediaKind.IMAGE  # it cannot be read, which is reported when it is

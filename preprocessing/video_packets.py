@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
+from typing import BinaryIO
 
 import av
 from av.container import InputContainer
@@ -17,6 +19,7 @@ from av.packet import Packet as EncodedPacket
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
+from preprocessing.datasets.tree import raise_if_disk_failed
 from preprocessing.unreadable import Unreadable, is_heic, known_reason
 from preprocessing.video_containers import HEAD_BYTES, has_index, missing_bytes, promised_frames
 from preprocessing.video_damage import Damage, Packet, find_damage
@@ -78,29 +81,34 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         # FFmpeg takes it for a video, and each tile of the picture for a frame.
         if is_heic(file.read(HEAD_BYTES)):
             raise Unreadable(_no_video(path))
-    # By descriptor: FFmpeg takes some names for addresses or patterns, and the end of others for the format.
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        with av.open(f"/dev/fd/{descriptor}", container_options={"format_whitelist": _CONTAINERS}) as container:
-            for stream in container.streams.video:
-                if not stream.disposition & Disposition.attached_pic:
-                    yield container, stream
-                    return
-            raise Unreadable("it holds only sound" if container.streams.audio else _no_video(path))
-    except av.FFmpegError as error:
-        if isinstance(error, OSError):
-            raise OSError(error.errno, error.strerror, str(path)) from error
-        raise Unreadable(_no_video(path)) from error
-    finally:
-        os.close(descriptor)
+        file.seek(0)
+        options = {"format_whitelist": _CONTAINERS}
+        try:
+            with av.open(
+                _Content(file), "r", container_options=options, metadata_errors="replace"
+            ) as container:
+                for stream in container.streams.video:
+                    if not stream.disposition & Disposition.attached_pic and stream.codec_context is not None:
+                        yield container, stream
+                        return
+                raise Unreadable("it holds only sound" if container.streams.audio else _no_video(path))
+        except av.FFmpegError as error:
+            raise Unreadable(_no_video(path)) from error
 
 
 def is_video(path: Path) -> bool:
-    """Whether the content of a file is a container with a video in it, whatever its name is."""
+    """Whether the content of a file is a container with a video in it, whatever its name is.
+
+    Raises:
+        OSError: the disk failed, see `raise_if_disk_failed`.
+    """
     try:
         with open_video(path):
             return True
-    except (Unreadable, OSError):
+    except Unreadable:
+        return False
+    except OSError as error:
+        raise_if_disk_failed(path, error)
         return False
 
 
@@ -114,11 +122,7 @@ def read_packets(container: InputContainer, stream: VideoStream) -> Iterator[Enc
     while True:
         try:
             packet = next(packets)
-        except StopIteration:
-            return
-        except OSError:
-            raise
-        except av.FFmpegError:
+        except (StopIteration, av.FFmpegError):
             return
         if packet.size:
             yield packet
@@ -184,6 +188,36 @@ def list_packets(path: Path) -> PacketList:
         promised=promised,
         cut=missing or partial,
     )
+
+
+class _Content:
+    """A file as FFmpeg reads it.
+
+    FFmpeg also reports damage as an input/output error. A failure of the disk is raised here instead, as
+    Python's own OSError. There is no name, because FFmpeg would guess the format from it.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._failed = False
+        self.tell = file.tell
+
+    def read(self, size: int) -> bytes:
+        if self._failed:
+            return b""
+        try:
+            return self._file.read(size)
+        except OSError:
+            self._failed = True
+            raise
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        try:
+            return self._file.seek(offset, whence)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            return -1  # a damaged file names a position before its beginning
 
 
 def _find_gaps(ticks: Sequence[int]) -> dict[int, int]:

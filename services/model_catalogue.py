@@ -117,9 +117,12 @@ def staged_models(root: Path) -> list[StagedModel]:
         folder = receipt.with_name(receipt.name.removesuffix(RECEIPT_SUFFIX))
         try:
             found.append(StagedModel(root=root, card=_card(folder), folder=folder))
-        except (OSError, ValueError):
+        except FileNotFoundError:
             # Published or discarded; only the receipt is left.
             receipt.unlink(missing_ok=True)
+        except (OSError, ValueError):
+            # A newer worker can perhaps read it.
+            continue
     return found
 
 
@@ -151,8 +154,8 @@ def list_models(root: Path) -> list[ModelCard]:
 def model_files(root: Path) -> Iterator[Path]:
     """The files of all models, also of staged ones with a receipt: for a copy made while workers go on.
 
-    A model may be published meanwhile. Its files then follow at its new place, and without the receipt a copy
-    ignores those at the old place.
+    A model may be published during the copy. Its files then follow at its new place, and without the receipt a
+    copy ignores those at the old place. Results that wait in `.unreported` are left out: their folds run again.
     """
     for receipt in sorted(root.glob(f"{PARTIAL_PREFIX}*{RECEIPT_SUFFIX}")):
         yield from sorted(receipt.with_name(receipt.name.removesuffix(RECEIPT_SUFFIX)).glob("*"))

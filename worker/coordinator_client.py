@@ -19,6 +19,10 @@ from services.contracts import (
     WorkerInfo,
 )
 from services.contracts.protocol import PROTOCOL, PROTOCOL_HEADER
+from services.errors import InvalidInput, LeaseSuperseded, NotFound, ResultConflict, StudyOver
+
+FINAL_REJECTIONS = (LeaseSuperseded, NotFound, ResultConflict, InvalidInput, StudyOver)
+"""Answers to a result that stay the same when it is reported again."""
 
 RELEASE_TIMEOUT_SECONDS = 5.0
 """Maximum seconds that a stopping worker waits for the answer to a release."""

@@ -16,16 +16,13 @@ from torch import Tensor
 
 from services.clip_cache import ClipCache
 from services.contracts import Contract, FoldAssignment, FoldResult, Lease, Verdict
-from services.errors import InvalidInput, LeaseSuperseded, NotFound, ResultConflict, TokenRefused
+from services.errors import FoldwiseError, Unavailable
 from services.model_card import describe
 from services.model_catalogue import StagedModel, model_id, stage_model, staged_models
-from worker.coordinator_client import CoordinatorClient
+from worker.coordinator_client import FINAL_REJECTIONS, CoordinatorClient
 from worker.training.pretrained import pack
 
 log = structlog.get_logger()
-
-FINAL_REJECTIONS = (LeaseSuperseded, NotFound, ResultConflict, InvalidInput, TokenRefused)
-"""Answers to a result that stay the same when it is reported again."""
 
 
 class Receipt(Contract):
@@ -79,12 +76,13 @@ def report_result(
 ) -> Verdict:
     """Report a result and, once it is recorded, publish its model if it has one.
 
-    If the coordinator rejects the result, the staged model is removed. If the coordinator does not answer, the
-    model stays with its receipt.
+    If the coordinator rejects the result for good, the staged model is removed. If it does not answer, or
+    refuses for another reason, such as the worker's token, the model stays with its receipt.
 
     Raises:
-        LeaseSuperseded, NotFound, ResultConflict, InvalidInput, TokenRefused: the result is rejected.
+        LeaseSuperseded, NotFound, ResultConflict, InvalidInput, StudyOver: the result is rejected for good.
         Unavailable: the coordinator does not answer.
+        FoldwiseError: another refusal.
     """
     try:
         verdict = client.report(lease, result, more=more)
@@ -106,7 +104,8 @@ def report_staged(client: CoordinatorClient, root: Path) -> None:
     """
     for staged in staged_models(root):
         try:
-            receipt = Receipt.model_validate_json(staged.receipt())
+            # A newer worker may have written more.
+            receipt = Receipt.model_validate_json(staged.receipt(), extra="ignore")
             report_result(client, receipt.lease, receipt.result, staged, more=False)
         except FileNotFoundError:
             # Another worker has published or removed it.
@@ -115,3 +114,8 @@ def report_staged(client: CoordinatorClient, root: Path) -> None:
             log.warning("receipt_not_readable", model=staged.card.id, error=str(error).splitlines()[0])
         except FINAL_REJECTIONS as rejection:
             log.info("model_not_kept", model=staged.card.id, reason=rejection.message)
+        except Unavailable:
+            raise
+        except FoldwiseError as error:
+            # Such as a token that is refused; then the worker's own claim says so.
+            log.warning("model_not_reported", model=staged.card.id, reason=error.message)

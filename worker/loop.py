@@ -27,6 +27,9 @@ from services.errors import (
     PlanNotSound,
     ResultConflict,
     StudyOver,
+    TokenRefused,
+    TooManyRequests,
+    Unavailable,
     WorkerDrained,
     WorkerTooNew,
     WorkerTooOld,
@@ -191,9 +194,12 @@ class Worker:
         except InvalidInput as error:
             self._report_failure(client, assignment, error)
             return None
-        except (Terminated, FoldwiseError) as error:
+        except (Terminated, TokenRefused, TooManyRequests, Unavailable) as error:
             reason = error.message if isinstance(error, FoldwiseError) else "the coordinator does not answer"
             log.warning("result_not_handed_in", **where, reason=reason, kept=self._keep(lease, result, staged))
+            raise
+        except FoldwiseError as error:
+            log.error("result_refused", **where, reason=error.message)
             raise
         log.info(
             "fold_done",

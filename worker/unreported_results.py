@@ -19,16 +19,8 @@ import structlog
 from pydantic import ValidationError
 
 from services.contracts import Contract, FoldResult, Lease
-from services.errors import (
-    FoldwiseError,
-    InvalidInput,
-    LeaseSuperseded,
-    NotFound,
-    ResultConflict,
-    StudyOver,
-    Unavailable,
-)
-from worker.coordinator_client import CoordinatorClient
+from services.errors import FoldwiseError, NotFound, Unavailable
+from worker.coordinator_client import FINAL_REJECTIONS, CoordinatorClient
 
 log = structlog.get_logger()
 
@@ -36,9 +28,6 @@ KEPT_DAYS = 7
 """Days after which a file is deleted; by then its fold has long been run again."""
 
 SUFFIX, DAMAGED_SUFFIX, PARTIAL_SUFFIX = ".json", ".damaged", ".partial"
-
-_REJECTIONS = (LeaseSuperseded, NotFound, ResultConflict, InvalidInput, StudyOver)
-"""Answers that stay the same when the result is reported again."""
 
 
 class UnreportedResult(Contract):
@@ -101,7 +90,7 @@ def _report(client: CoordinatorClient, file: Path, unreported: UnreportedResult,
         client.report(unreported.lease, unreported.result, more=False)
     except Unavailable:
         raise
-    except _REJECTIONS as rejection:
+    except FINAL_REJECTIONS as rejection:
         if isinstance(rejection, NotFound) and unreported.coordinator != coordinator:
             log.info(
                 "unreported_result_of_another_coordinator", lease=lease, coordinator=unreported.coordinator

@@ -52,7 +52,7 @@ def back_up(state: StateFolder, target: Path) -> BackupManifest:
     """
     if target.exists():
         raise InvalidInput(f"{target} exists already; choose another name for the backup", field="file")
-    if not state.database.is_dir():
+    if not state.has_database():
         raise NotFound(f"{state.folder} has no database yet; give the --state of `foldwise up`")
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as name:
         dump, archive = Path(name) / DATABASE, Path(name) / "archive"

@@ -59,7 +59,7 @@ def write_archive(stream: IO[bytes], files: Iterable[tuple[str, Path]], manifest
         manifest: without `files`.
 
     Raises:
-        OSError: a file cannot be read, or changes meanwhile; or the archive cannot be written.
+        OSError: a file cannot be read, or changes while it is read; or the archive cannot be written.
     """
     stored: dict[str, StoredFile] = {}
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tar:

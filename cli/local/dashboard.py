@@ -46,7 +46,7 @@ def serve_on_loopback(state: StateFolder, database_url: str | None, port: int) -
             service = state.service()
             if service is not None:
                 database_url = service.database_url
-            elif state.database.is_dir():
+            elif state.has_database():
                 stack.enter_context(state.lock())
                 database_url = stack.enter_context(embedded_postgres(state.database)).url
             else:
@@ -70,7 +70,7 @@ def serve_behind_tokens(database_url: str | None, coordinator_url: str | None, h
     Raises:
         InvalidInput: the URL of the database or of the coordinator is missing, or the port is occupied.
         Unavailable: Optuna's tables do not exist.
-        Conflict: they are those of a newer Optuna.
+        Conflict: they are those of another version of Optuna.
     """
     if database_url is None or coordinator_url is None:
         raise InvalidInput(
@@ -95,7 +95,7 @@ def wait_for_tables(database_url: str) -> optuna.storages.RDBStorage:
 
     Raises:
         Unavailable: the tables do not exist after `TABLES_TIMEOUT_SECONDS`.
-        Conflict: they are those of a newer Optuna.
+        Conflict: they are those of another version of Optuna.
     """
     deadline = time.monotonic() + TABLES_TIMEOUT_SECONDS
     engine = connect(database_url)
@@ -141,9 +141,11 @@ def _read_only(database_url: str) -> optuna.storages.RDBStorage:
     )
     found, known = storage.get_current_version(), storage.get_head_version()
     if found != known:
+        older = found in storage.get_all_versions()
         storage.engine.dispose()
+        others = "run the dashboard of the foldwise that migrated the database"
+        advice = "run `foldwise migrate`" if older else others
         raise Conflict(
-            f"the database has version {found} of Optuna's tables, this program knows {known}: run the "
-            "dashboard of the foldwise that migrated the database"
+            f"the database has version {found} of Optuna's tables, this program knows {known}: {advice}"
         )
     return storage

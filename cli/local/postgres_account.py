@@ -6,9 +6,9 @@ user can reach. No permission of an existing folder is changed.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import pwd
+import secrets
 import shutil
 import subprocess
 import tempfile
@@ -82,10 +82,11 @@ def account_for(folder: Path) -> Account:
     """The account for the server on `folder`.
 
     As root: the owner of existing data, or else a user made for the server. If this user cannot reach `folder`,
-    the data are below `ROOTS_FOLDER`, and `folder` becomes a link to them.
+    the data are in a new folder below `ROOTS_FOLDER`, and `folder` becomes a link to it.
 
     Raises:
-        FoldwiseError: this user has no name, the data are another user's or of another PostgreSQL.
+        FoldwiseError: this user has no name, the data are another user's or of another PostgreSQL, or `folder`
+            is a link to a place that the server's user cannot reach.
         OSError: a folder or a user cannot be created.
     """
     me = os.geteuid()
@@ -101,7 +102,7 @@ def account_for(folder: Path) -> Account:
     else:
         user, group = _server_user()
         if not _reaches_new_folder(user, group, data.parent):
-            data = _link_to_roots_folder(folder)
+            data = _link_to_roots_folder(folder, user)
     programs = programs_for(data)
     if not _runs(programs / "postgres", user, group):
         programs = _copied(programs)
@@ -200,13 +201,18 @@ def _succeeds(command: list[str], user: int, group: int) -> bool:
     return done.returncode == 0
 
 
-def _link_to_roots_folder(folder: Path) -> Path:
+def _link_to_roots_folder(folder: Path, user: int) -> Path:
+    if folder.is_symlink():
+        raise FoldwiseError(
+            f"{folder} links to {folder.resolve()}, where the user {_name(user)}, who runs root's PostgreSQL, "
+            "cannot write; give this user access, or remove the link"
+        )
     _make_roots_folder()
-    data = ROOTS_FOLDER / f"postgres-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:12]}"
-    if folder.is_dir() and not folder.is_symlink():
+    # A new name each time: under one made from the path, moved data and new data would share a folder.
+    data = ROOTS_FOLDER / f"postgres-{secrets.token_hex(8)}"
+    if folder.is_dir():
         folder.rmdir()
-    if not folder.is_symlink():
-        folder.symlink_to(data)
+    folder.symlink_to(data)
     return data
 
 

@@ -52,6 +52,10 @@ class StateFolder:
         """File with the admin token and the worker token."""
         return self.folder / "tokens.json"
 
+    def has_database(self) -> bool:
+        """Whether it has a database, or `lock` will move one here that an interrupted restore has left."""
+        return self.database.is_dir() or StateFolder(self.folder / RESTORED).database.is_dir()
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Lock the folder until the `with` block ends, so that no second service uses it.
@@ -97,7 +101,7 @@ class StateFolder:
         self._finish_restore()
 
     def remove_data(self) -> None:
-        """Delete the folder with everything in it, also where root's PostgreSQL has its data elsewhere."""
+        """Delete the folder with everything in it, also root's database elsewhere, which only it links to."""
         if self.database.is_symlink():
             shutil.rmtree(self.database.resolve(), ignore_errors=True)
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -108,7 +112,11 @@ class StateFolder:
             return
         for part in (restored.models, restored.tokens_file, restored.database):
             if part.exists():
-                part.rename(self.folder / part.name)
+                target = self.folder / part.name
+                if target.is_dir():
+                    # Empty: a link, as root's database can be, does not replace a folder.
+                    target.rmdir()
+                part.rename(target)
         shutil.rmtree(restored.folder)
 
     def tokens(self) -> tuple[str, str]:

@@ -25,7 +25,9 @@ from coordinator.optimizer.records import TrialRecord
 from coordinator.optimizer.translation import OPTUNA_STATES, distributions
 from coordinator.store.conditions import among
 from coordinator.store.deadlines import BoundedConnection
+from coordinator.store.revisions import RETURN
 from services.contracts import TrialState
+from services.errors import Conflict
 from services.search_space import ParameterValue, SearchSpace
 
 TRIALS_DELETED_AT_ONCE = 500
@@ -49,7 +51,13 @@ class OptunaStudy:
 
 
 def create_tables(engine: Engine) -> None:
-    """Create Optuna's tables where they are missing; several processes may call it at once."""
+    """Create Optuna's tables where they are missing, and upgrade those of an older Optuna.
+
+    Several processes may call it at once; an upgrade can then fail in one of them, which repeats it.
+
+    Raises:
+        Conflict: the tables are those of a newer Optuna.
+    """
 
     def connection() -> BoundedConnection:
         # With the limits of our engine. Optuna takes a URL and makes an engine of its own.
@@ -60,10 +68,24 @@ def create_tables(engine: Engine) -> None:
         return driver
 
     url = engine.url.render_as_string(hide_password=False)
-    storage = optuna.storages.RDBStorage(url, engine_kwargs={"poolclass": NullPool, "creator": connection})
-    # Optuna has no call that closes a storage.
-    storage.remove_session()
-    storage.engine.dispose()
+    storage = optuna.storages.RDBStorage(
+        url,
+        engine_kwargs={"poolclass": NullPool, "creator": connection},
+        # Checked below, because Optuna's own check gives no class of error that means only this.
+        skip_compatibility_check=True,
+    )
+    try:
+        found, known = storage.get_current_version(), storage.get_head_version()
+        if found not in storage.get_all_versions():
+            raise Conflict(
+                f"the database has version {found} of Optuna's tables, this program knows {known}: {RETURN}"
+            )
+        if found != known:
+            storage.upgrade()
+    finally:
+        # Optuna has no call that closes a storage.
+        storage.remove_session()
+        storage.engine.dispose()
 
 
 def open_study(session: Session, name: str) -> OptunaStudy:

@@ -24,7 +24,7 @@ def read_video_folder(root: Path, *, manifest: str = "", name: str = NAME, colou
     """Read the clips under `root` from its folders or a list; the classes are the labels in alphabetical order.
 
     Everything under `root` is part of a clip or listed in `skipped`, as is every row of the list that is no
-    clip. Videos and images are not opened.
+    clip. Files are opened only to find out what they are; no frame is decoded.
 
     Args:
         root: the folder of the videos.

@@ -17,7 +17,7 @@ from services.search_space import ParameterValue
 
 
 def _known_states(counts: Any, info: ValidationInfo) -> Any:
-    """Of a newer coordinator's counts, those of the states that this program knows."""
+    """Keeps the counts whose state this program knows."""
     if not is_reply(info) or not isinstance(counts, Mapping):
         return counts
     known = {state.value for state in TrialState}

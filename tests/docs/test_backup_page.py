@@ -51,10 +51,16 @@ def test_one_machine(tmp_path: Path, environment: dict[str, str]) -> None:
     environment["XDG_DATA_HOME"] = str(tmp_path)
     (tmp_path / "foldwise").mkdir(mode=0o755)
     with embedded_postgres(tmp_path / "foldwise" / "postgres") as server:
-        add_mark(server.url)
+        engine = create_engine(server.url)
+        with engine.begin() as connection:
+            connection.execute(text("CREATE TABLE kept AS SELECT 'mark' AS name"))
+        engine.dispose()
     type_blocks(shell_blocks(PAGE), environment)
     with embedded_postgres(tmp_path / "restored" / "postgres") as server:
-        assert marks(server.url) == ["mark"]
+        engine = create_engine(server.url)
+        with engine.connect() as connection:
+            assert connection.scalar(text("SELECT name FROM kept")) == "mark"
+        engine.dispose()
 
 
 def test_a_database_of_your_own(postgres: str, tmp_path: Path, environment: dict[str, str]) -> None:

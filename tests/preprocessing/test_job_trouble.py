@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import random
 import resource
@@ -19,9 +21,11 @@ from preprocessing.datasets.registry import read_dataset
 from preprocessing.datasets.synthetic import write_ckplus_tree
 from preprocessing.frames import read_last_frames
 from preprocessing.job import Outcome, preprocess
+from preprocessing.video_packets import is_video, list_packets
 from services.clip_cache import cache_folder
 from services.clip_cache_writer import sole_writer
 from services.errors import FoldwiseError, InvalidInput, Unavailable
+from tests.preprocessing.media_files import clip_path, video
 
 SIZE = 32
 
@@ -86,6 +90,38 @@ def test_a_disk_that_fails_ends_the_run_and_makes_no_other_cache(
     victim.unlink()
     victim.write_bytes(kept)
     assert content(run(copy, caches).folder) == content(whole.folder)
+
+
+def test_a_disk_that_fails_while_files_are_recognized_ends_the_run(tmp_path: Path) -> None:
+    clip = tmp_path / "videos" / "anna" / "happy" / "clip"
+    clip.parent.mkdir(parents=True)
+    clip.symlink_to("/proc/self/mem")
+    with pytest.raises(Unavailable, match=rf"{clip}: Input/output error; run the same again"):
+        preprocess(
+            "video-folder", tmp_path / "videos", tmp_path / "caches", settings=ClipSettings(), processes=1
+        )
+
+
+def test_a_disk_that_fails_while_ffmpeg_reads_is_no_damaged_video(tmp_path: Path) -> None:
+    class StaleFile(io.FileIO):
+        def read(self, size: int | None = -1) -> bytes:
+            if self.tell() >= stale_after:
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+            return super().read(min(size or 0, stale_after - self.tell())) or b""
+
+    class StalePath(type(tmp_path)):  # type: ignore[misc]
+        def open(self, *_: object) -> StaleFile:
+            return StaleFile(str(self))
+
+    video("clip.mkv", "ffv1")(tmp_path)
+    path = StalePath(clip_path(tmp_path, "clip.mkv"))
+    stale_after = 200
+    with pytest.raises(OSError, match="Stale file handle"):
+        is_video(path)
+    stale_after = path.stat().st_size // 2
+    assert is_video(path)
+    with pytest.raises(OSError, match="Stale file handle"):
+        list_packets(path)
 
 
 def test_a_file_that_is_gone_or_no_file_is_an_unreadable_frame(tree: Path, tmp_path: Path) -> None:

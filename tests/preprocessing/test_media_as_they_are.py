@@ -274,6 +274,13 @@ CASES: dict[str, Case] = {
             "has a gap in its times before frame 4, where 2 frames may be missing",
         ),
     ),
+    "mkv cut in its header": Case(
+        build=changed(video("a.mkv"), "a.mkv", cut(0.04)),
+        refused="it is no video or image that foldwise can read",
+    ),
+    "mp4 whose metadata are no text": whole(
+        changed(video("a.mp4"), "a.mp4", lambda _, content: content.replace(b"VideoHandler", b"\xff" * 12))
+    ),
     "sound only": Case(build=sound("a.mp4"), refused="it holds only sound"),
     "a kind that is not on the list": refused("a.mp4", saved(gray(), "PCX"), "it is no video or image"),
     "heic": refused("a.heic", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "it is a HEIC picture"),

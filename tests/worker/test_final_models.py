@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,8 +19,16 @@ from coordinator.studies import life
 from coordinator.studies.final_training import final_spec
 from services.clip_cache import cache_folder, open_cache
 from services.contracts import ComputePlan, FoldAssignment, FoldResult, StudyState, TrainFinal, WorkerInfo
-from services.errors import CacheMismatch, Conflict, InvalidInput, LeaseSuperseded
-from services.model_catalogue import TEXT, add_model, find_model, list_models, read_weights, staged_models
+from services.errors import CacheMismatch, Conflict, InvalidInput, LeaseSuperseded, TokenRefused
+from services.model_catalogue import (
+    CARD,
+    TEXT,
+    add_model,
+    find_model,
+    list_models,
+    read_weights,
+    staged_models,
+)
 from tests.harness.coordinator_harness import Harness, key_of
 from tests.harness.served_app import live_coordinator
 from tests.harness.simulated_results import make_result
@@ -186,6 +195,40 @@ def test_another_worker_finishes_for_one_that_died(
     assert staged_models(tmp_path) == []
     report_staged(client, tmp_path)
     assert list_models(tmp_path) == [card]
+
+
+def test_what_a_newer_worker_left_is_reported_if_it_can_be_read_and_stays_if_not(
+    client: CoordinatorClient, cache_root: Path, tmp_path: Path
+) -> None:
+    _, _, staged = _trained(client, cache_root, tmp_path)
+    receipt = json.loads(staged.receipt())
+    receipt["result"]["more"] = receipt["more"] = 1
+    staged.write_receipt(json.dumps(receipt).encode())
+    card = staged.folder / CARD
+    known = card.read_text()
+    # Who ignores a part of a card could build another network.
+    card.write_text(json.dumps({**json.loads(known), "more": 1}))
+    report_staged(client, tmp_path)
+    card.write_text(known)
+    assert len(staged_models(tmp_path)) == 1
+    report_staged(client, tmp_path)
+    assert len(list_models(tmp_path)) == 1
+
+
+def test_a_model_outlives_a_refused_token(
+    client: CoordinatorClient, cache_root: Path, tmp_path: Path, searched: Harness
+) -> None:
+    task, result, staged = _trained(client, cache_root, tmp_path)
+    with (
+        live_coordinator(searched.settings) as http,
+        Connection(str(http.base_url), "guess", give_up_after=0) as connection,
+    ):
+        stranger = CoordinatorClient(connection, WorkerInfo(id="worker-x", name="x", device="cpu"))
+        with pytest.raises(TokenRefused):
+            report_result(stranger, task.lease, result, staged, more=False)
+        report_staged(stranger, tmp_path)
+    report_staged(client, tmp_path)
+    assert len(list_models(tmp_path)) == 1
 
 
 def test_a_counted_model_is_published_by_another_worker(

@@ -11,15 +11,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import structlog
 
 from client.connection import Connection
-from services.contracts import WorkerInfo
-from services.errors import EXIT_DONE, EXIT_TRY_AGAIN, Unavailable
+from services.contracts import ComputePlan, FoldAssignment, WorkerInfo
+from services.errors import EXIT_DONE, EXIT_TRY_AGAIN, ScopeMissing, TokenRefused, Unavailable
 from services.model_catalogue import list_models
-from tests.harness.coordinator_harness import Harness
+from tests.harness.coordinator_harness import Harness, wait_until
 from tests.harness.served_app import WORKER_TOKEN
+from tests.harness.simulated_results import make_result
+from tests.harness.tiny_cache import FINGERPRINT
 from tests.worker.conftest import LiveCoordinator
 from tests.worker.test_loop import RESULT, let_another_run_it, make_worker, terminate, when
 from worker.coordinator_client import CoordinatorClient
@@ -35,21 +38,21 @@ pytestmark = pytest.mark.usefixtures("workers_in_this_process")
 
 
 @pytest.fixture
-def kept(coordinator: LiveCoordinator, cache_root: Path, tmp_path: Path) -> Path:
-    """The file of a finished fold whose worker got SIGTERM while the coordinator did not answer."""
+def kept(coordinator: LiveCoordinator, harness: Harness, tmp_path: Path) -> Path:
+    """The file of a finished fold, as a worker leaves it whose result nobody has taken."""
     coordinator.create_study()
-    results = coordinator.interception
-    results.pattern, results.unreachable = RESULT, lambda number: True
-    with (
-        structlog.testing.capture_logs() as logs,
-        when(lambda: results.count >= 2, terminate),
-    ):
-        assert make_worker(coordinator.url, cache_root, models_root=tmp_path).run() == EXIT_TRY_AGAIN
-    results.unreachable = lambda number: False
-    (file,) = unreported_folder(tmp_path).iterdir()
-    (lost,) = [line for line in logs if line["event"] == "result_not_handed_in"]
-    assert lost["kept"] == str(file)
-    return file
+    assignments: list[FoldAssignment] = []
+
+    def claimed() -> bool:
+        assignments.extend(filter(None, [harness.claim()]))
+        return bool(assignments)
+
+    wait_until(claimed)
+    with harness.sessions.begin() as session:
+        result = harness.result(session, assignments[0], wrong=0)
+    unreported = UnreportedResult(coordinator=coordinator.url, lease=assignments[0].lease, result=result)
+    coordinator.interception.pattern = RESULT
+    return keep_result(unreported_folder(tmp_path), unreported)
 
 
 @pytest.fixture
@@ -63,12 +66,28 @@ def events(logs: list[Any]) -> list[str]:
 
 
 def test_the_next_worker_hands_it_in_before_it_claims(
-    kept: Path, coordinator: LiveCoordinator, cache_root: Path, tmp_path: Path
+    coordinator: LiveCoordinator, cache_root: Path, tmp_path: Path
 ) -> None:
+    coordinator.create_study()
+    results = coordinator.interception
+    results.pattern, results.unreachable = RESULT, lambda number: True
+    with (
+        structlog.testing.capture_logs() as logs,
+        when(lambda: results.count >= 2, terminate),
+    ):
+        assert make_worker(coordinator.url, cache_root, models_root=tmp_path).run() == EXIT_TRY_AGAIN
+    (kept,) = unreported_folder(tmp_path).iterdir()
+    assert [line["kept"] for line in logs if line["event"] == "result_not_handed_in"] == [str(kept)]
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
     assert stat.S_IMODE(kept.parent.stat().st_mode) == 0o700
     assert list_models(tmp_path) == []
     written = UnreportedResult.model_validate_json(kept.read_bytes())
+    # The next worker finds it still not answering, and claims nothing.
+    with pytest.raises(Unavailable):
+        make_worker(coordinator.url, cache_root, models_root=tmp_path, give_up_after=0.1).run()
+    assert kept.exists()
+    assert coordinator.outcomes() == [None]
+    results.unreachable = lambda number: False
     with structlog.testing.capture_logs() as logs:
         assert make_worker(coordinator.url, cache_root, study="s", models_root=tmp_path).run() == EXIT_DONE
     assert events(logs) == ["unreported_result_handed_in"]
@@ -78,21 +97,32 @@ def test_the_next_worker_hands_it_in_before_it_claims(
     assert stored == [(written.result.model_dump(mode="json"),)]
 
 
-def test_a_coordinator_that_does_not_answer_for_too_long_loses_nothing(
+def test_no_answer_or_a_refused_token_keep_a_result_and_another_refusal_does_not(
     coordinator: LiveCoordinator, cache_root: Path, tmp_path: Path
 ) -> None:
-    coordinator.create_study()
+    coordinator.create_study(trials=2, workers_per_trial=2)
+    reader = coordinator.call("POST", "/tokens", json={"name": "reader", "scope": "read"})["token"]
     results = coordinator.interception
-    results.pattern, results.unreachable = RESULT, lambda number: True
-    worker = make_worker(coordinator.url, cache_root, models_root=tmp_path, give_up_after=0.5)
-    with pytest.raises(Unavailable):
-        worker.run()
-    (file,) = unreported_folder(tmp_path).iterdir()
-    # The next worker finds it still not answering.
-    with pytest.raises(Unavailable):
-        make_worker(coordinator.url, cache_root, models_root=tmp_path, give_up_after=0.5).run()
-    assert file.exists()
-    assert coordinator.outcomes() == [None], "it has claimed nothing"
+    for token, error, event, kept in (
+        (reader, ScopeMissing, "result_refused", []),
+        ("guess", TokenRefused, "result_not_handed_in", [".json"]),
+        (WORKER_TOKEN, Unavailable, "result_not_handed_in", [".json"]),
+    ):
+        # The first attempt gets no answer; then the worker has the other token.
+        results.pattern, results.count = RESULT, 0
+        results.unreachable = lambda number, token=token: number == 0 or token == WORKER_TOKEN  # type: ignore[misc]
+        root = tmp_path / error.__name__
+        root.mkdir()
+        with structlog.testing.capture_logs() as logs, pytest.raises(error):
+            make_worker(
+                coordinator.url,
+                cache_root,
+                models_root=root,
+                token=lambda token=token: token if results.count else WORKER_TOKEN,
+                give_up_after=1.0,
+            ).run()
+        assert event in [line["event"] for line in logs]
+        assert [path.suffix for path in root.glob(".unreported/*")] == kept
 
 
 def test_a_fold_that_was_run_again_meanwhile_deletes_it(
@@ -119,17 +149,6 @@ def test_a_deleted_study_deletes_it_but_another_coordinator_does_not(
     assert not kept.exists()
 
 
-def test_other_refusals_keep_it(kept: Path, coordinator: LiveCoordinator) -> None:
-    with (
-        Connection(coordinator.url, "wrong", give_up_after=0) as connection,
-        structlog.testing.capture_logs() as logs,
-    ):
-        stranger = CoordinatorClient(connection, WorkerInfo(id="worker-next", name="next", device="cpu"))
-        report_unreported(stranger, kept.parent, coordinator.url)
-    assert events(logs) == ["unreported_result_not_handed_in"]
-    assert kept.exists()
-
-
 def test_workers_that_find_it_together_count_it_once(
     kept: Path, coordinator: LiveCoordinator, caller: CoordinatorClient
 ) -> None:
@@ -154,32 +173,6 @@ def test_workers_that_find_it_together_count_it_once(
     assert coordinator.query("SELECT count(*) FROM foldwise.results") == [(1,)]
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"{}", None])
-def test_a_damaged_file_is_moved_aside(
-    content: bytes | None, kept: Path, coordinator: LiveCoordinator, caller: CoordinatorClient
-) -> None:
-    kept.write_bytes(kept.read_bytes()[:-10] if content is None else content)
-    with structlog.testing.capture_logs() as logs:
-        report_unreported(caller, kept.parent, coordinator.url)
-        report_unreported(caller, kept.parent, coordinator.url)
-    assert events(logs) == ["unreported_result_damaged"]
-    assert [path.suffix for path in kept.parent.iterdir()] == [".damaged"]
-    assert coordinator.outcomes() == [None]
-
-
-def test_old_files_are_deleted(kept: Path, coordinator: LiveCoordinator, caller: CoordinatorClient) -> None:
-    damaged, partial, other = (kept.with_name(name) for name in ("a.damaged", "b.partial", "mine.txt"))
-    for path in (damaged, partial, other):
-        path.touch()
-    for path in (kept, damaged, partial, other):
-        os.utime(path, (0, time.time() - KEPT_DAYS * 86_400 - 60))
-    with structlog.testing.capture_logs() as logs:
-        report_unreported(caller, kept.parent, coordinator.url)
-    assert events(logs) == ["unreported_result_too_old"] * 3
-    assert list(kept.parent.iterdir()) == [other]
-    assert coordinator.outcomes() == [None]
-
-
 def test_a_newer_worker_may_have_written_more(
     kept: Path, coordinator: LiveCoordinator, caller: CoordinatorClient
 ) -> None:
@@ -188,29 +181,81 @@ def test_a_newer_worker_may_have_written_more(
     assert coordinator.outcomes() == ["done"]
 
 
-def test_what_a_coordinator_calls_a_lease_is_no_path(kept: Path, tmp_path: Path) -> None:
-    unreported = UnreportedResult.model_validate_json(kept.read_bytes())
+def test_without_a_folder_the_worker_says_that_the_result_is_lost(
+    coordinator: LiveCoordinator, cache_root: Path, tmp_path: Path
+) -> None:
+    unreported_folder(tmp_path).touch()
+    coordinator.create_study(workers_per_trial=2)
+    results = coordinator.interception
+    results.pattern, results.unreachable = RESULT, lambda number: True
+    for root, reasons in ((None, 0), (tmp_path, 1)):
+        results.count = 0
+        with structlog.testing.capture_logs() as logs, when(lambda: results.count >= 2, terminate):
+            assert make_worker(coordinator.url, cache_root, models_root=root).run() == EXIT_TRY_AGAIN
+        (lost,) = [line for line in logs if line["event"] == "result_not_handed_in"]
+        assert lost["kept"] is None
+        assert [line["event"] for line in logs].count("result_not_kept") == reasons
+
+
+# --- Files that are not reported ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def unreported(shared_client: httpx.Client) -> Iterator[UnreportedResult]:
+    """A finished fold that its coordinator has not recorded, before and after the tests."""
+    shared = LiveCoordinator(shared_client, None, None)  # type: ignore[arg-type]
+    shared.create_study()
+    with Connection(shared.url, WORKER_TOKEN, give_up_after=0) as connection:
+        first = CoordinatorClient(connection, WorkerInfo(id="worker-first", name="first", device="cpu"))
+        task = first.claim(study="s", caches=[FINGERPRINT], plans=[ComputePlan()], keeps_models=False)
+    assert task is not None
+    result = make_result(task, [0] * len(task.test_clips))
+    yield UnreportedResult(coordinator=shared.url, lease=task.lease, result=result)
+    assert shared.call("GET", "/studies/s")["folds_done"] == 0
+
+
+@pytest.fixture
+def left(unreported: UnreportedResult, tmp_path: Path) -> Path:
+    return keep_result(unreported_folder(tmp_path), unreported)
+
+
+def report_all(unreported: UnreportedResult, folder: Path, token: str = WORKER_TOKEN) -> list[str]:
+    """The events of the next worker."""
+    with (
+        Connection(unreported.coordinator, token, give_up_after=0) as connection,
+        structlog.testing.capture_logs() as logs,
+    ):
+        client = CoordinatorClient(connection, WorkerInfo(id="worker-next", name="next", device="cpu"))
+        report_unreported(client, folder, unreported.coordinator)
+    return events(logs)
+
+
+def test_a_refused_token_keeps_it(unreported: UnreportedResult, left: Path) -> None:
+    assert report_all(unreported, left.parent, token="wrong") == ["unreported_result_not_handed_in"]
+    assert left.exists()
+
+
+def test_damaged_files_are_moved_aside(unreported: UnreportedResult, left: Path) -> None:
+    for number, content in enumerate((b"", b"\xff\xfe", b"{}", left.read_bytes()[:-10])):
+        left.with_name(f"{number}.json").write_bytes(content)
+    left.unlink()
+    assert report_all(unreported, left.parent) == ["unreported_result_damaged"] * 4
+    assert report_all(unreported, left.parent) == []
+    assert [path.suffix for path in left.parent.iterdir()] == [".damaged"] * 4
+
+
+def test_old_files_are_deleted(unreported: UnreportedResult, left: Path) -> None:
+    damaged, partial, other = (left.with_name(name) for name in ("a.damaged", "b.partial", "mine.txt"))
+    for path in (damaged, partial, other):
+        path.touch()
+    for path in (left, damaged, partial, other):
+        os.utime(path, (0, time.time() - KEPT_DAYS * 86_400 - 60))
+    assert report_all(unreported, left.parent) == ["unreported_result_too_old"] * 3
+    assert list(left.parent.iterdir()) == [other]
+
+
+def test_what_a_coordinator_calls_a_lease_is_no_path(unreported: UnreportedResult, tmp_path: Path) -> None:
     hostile = unreported.lease.model_copy(update={"id": "../../evil"})
     folder = tmp_path / "new"
     file = keep_result(folder, unreported.model_copy(update={"lease": hostile}))
     assert list(folder.iterdir()) == [file]
-
-
-@pytest.mark.parametrize("folder", [None, "a file"])
-def test_without_a_folder_the_worker_says_that_the_result_is_lost(
-    folder: str | None, coordinator: LiveCoordinator, cache_root: Path, tmp_path: Path
-) -> None:
-    if folder is not None:
-        unreported_folder(tmp_path).touch()
-    coordinator.create_study()
-    results = coordinator.interception
-    results.pattern, results.unreachable = RESULT, lambda number: True
-    with (
-        structlog.testing.capture_logs() as logs,
-        when(lambda: results.count >= 2, terminate),
-    ):
-        root = None if folder is None else tmp_path
-        assert make_worker(coordinator.url, cache_root, models_root=root).run() == EXIT_TRY_AGAIN
-    (lost,) = [line for line in logs if line["event"] == "result_not_handed_in"]
-    assert lost["kept"] is None
-    assert ("result_not_kept" in [line["event"] for line in logs]) == (folder is not None)

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 import structlog
-from fastapi import FastAPI
+from sqlalchemy import Engine
 
 import worker.loop
 from client.connection import Connection
@@ -21,6 +21,7 @@ from services.contracts import ClaimRequest, Clone, FoldTask, TokenScope, TokenS
 from services.contracts.protocol import PROTOCOL, PROTOCOL_HEADER
 from services.errors import EXIT_DONE, EXIT_PERMANENT, Conflict, NotFound
 from services.seeds import sha256_of
+from tests.harness.interception import Interception
 from tests.harness.newer_replies import seem_newer, with_unknown_fields
 from tests.harness.served_app import ADMIN_TOKEN, WORKER_TOKEN, bearer, served
 from tests.worker.conftest import LiveCoordinator
@@ -33,33 +34,23 @@ TASK_OF_PROTOCOL = {1: "693126e7450e9a32ac9ab66b45f06628ef3ea423c77c41f0cd9bced7
 """Hash of the names in a task, by version of the protocol."""
 
 
-def test_a_worker_runs_for_a_newer_coordinator(
-    app: FastAPI, engine: Any, cache_root: Path, interception: Any
-) -> None:
-    seem_newer(app)
-    with served(app) as http:
-        coordinator = LiveCoordinator(http, engine, interception)
-        coordinator.create_study()
-        assert coordinator.call("GET", "/studies/s")["from_the_future"] == {"deep": [1]}
-        assert make_worker(coordinator.url, cache_root, study="s").run() == EXIT_DONE
-        assert coordinator.outcomes() == ["done", "done"]
-
-
-def test_a_client_reads_the_same_from_a_newer_coordinator(
-    settings: CoordinatorSettings, cache_root: Path, tmp_path: Path
+def test_a_worker_runs_for_a_newer_coordinator_and_a_client_reads_the_same_from_it(
+    settings: CoordinatorSettings, engine: Engine, cache_root: Path, tmp_path: Path
 ) -> None:
     settings = replace(settings, models_root=tmp_path)
     newer = create_app(settings)
     seem_newer(newer)
     with served(create_app(settings)) as now, served(newer) as future:
-        coordinator = LiveCoordinator(now, None, None)  # type: ignore[arg-type]
+        coordinator = LiveCoordinator(future, engine, Interception())
         coordinator.create_study(
             pruning=[{"rule": "bound", "threshold": 0.5}],
             space={"dropout": {"low": 0.0, "high": 1.0}, "clahe": [True, False]},
         )
+        assert coordinator.call("GET", "/studies/s")["from_the_future"] == {"deep": [1]}
         assert make_worker(coordinator.url, cache_root, study="s").run() == EXIT_DONE
         coordinator.call("POST", "/studies/s/final", json={"name": "final"})
         assert make_worker(coordinator.url, cache_root, study="final", models_root=tmp_path).run() == EXIT_DONE
+        assert coordinator.outcomes() == ["done"] * 3
         calls: list[Callable[[StudyClient], Any]] = [
             lambda client: client.studies(),
             lambda client: client.get("s"),

@@ -6,27 +6,30 @@ import io
 import json
 import os
 import random
+import shutil
 import signal
 import stat
 import subprocess
 import sys
 import tarfile
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from alembic import command
-from sqlalchemy import Engine, create_engine, inspect, text
+from sqlalchemy import Engine, inspect, text
 
-from cli.local import backup
+from cli.local import backup, postgres_account
 from cli.local.backup import back_up, restore
 from cli.local.backup_archive import MANIFEST, TOKENS
 from cli.local.embedded_postgres import embedded_postgres
 from cli.local.postgres_programs import load_database
 from cli.local.state import RESTORED, StateFolder
 from client.local_service import Service
-from coordinator.store.database import migrate
+from coordinator.store.database import connect, migrate
 from coordinator.store.revisions import alembic_config, newest_revision, revision_of
 from services.contracts import TrainingSettings
 from services.errors import Conflict, FoldwiseError, InvalidInput, NotFound
@@ -53,42 +56,78 @@ def all_rows(engine: Engine) -> Rows:
 
 def rows_in(state: StateFolder) -> Rows:
     with embedded_postgres(state.database) as server:
-        engine = create_engine(server.url)
+        engine = connect(server.url)
         try:
             return all_rows(engine)
         finally:
             engine.dispose()
 
 
-def run_a_study(url: str, cache_root: Path) -> None:
+def run_a_study(engine: Engine, cache_root: Path) -> None:
     """Half of a study, with a live lease and with Optuna's tables."""
-    engine = create_engine(url)
     migrate(engine)
     harness = Harness(engine, cache_root)
     harness.leader = SteppedLeader(engine, harness.settings)
-    harness.create(name="s", trials=4)
-    for wrong in (0, 1, 0, 1, 0, 1):
+    harness.create(name="s", trials=4, protocol={"kind": "kfold", "k": 2})
+    for wrong in (0, 1, 0):
         harness.report(harness.must_claim(), wrong, more=False)
         harness.leader.round()
     harness.must_claim("w2")
-    engine.dispose()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """A state folder with half a study, two models and a cache; and its backup, made while a service ran."""
+
+    state: StateFolder
+    archive: Path
+    rows: Rows
+    running: Service
+    running_after: Service | None
+    backup: subprocess.CompletedProcess[str]
+    restore_into_it: subprocess.CompletedProcess[str]
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[StateFolder, Path, Rows]:
-    """A state folder with half a study, two models and a cache; a backup of it; and its rows."""
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder = tmp_path_factory.mktemp("made")
-    state = StateFolder(folder / "state")
+    state, archive = StateFolder(folder / "state"), folder / "backup.tar"
     state.folder.mkdir(mode=0o755)
     write_tiny_cache(state.caches)
-    with embedded_postgres(state.database) as server:
-        run_a_study(server.url, state.caches)
-    state.tokens()
     for name in ("first", "second"):
         add_model(state.models, name, name.encode(), CARD)
-    rows = rows_in(state)
-    back_up(state, folder / "backup.tar")
-    return state, folder / "backup.tar", rows
+    with state.lock(), embedded_postgres(state.database) as server:
+        engine = connect(server.url)
+        run_a_study(engine, state.caches)
+        rows = all_rows(engine)
+        running = service_on(state, server.url)
+        with engine.begin() as writing:
+            writing.execute(text("INSERT INTO foldwise.deleted_studies VALUES ('not committed')"))
+            backup = foldwise_here("backup", str(archive), "--state", str(state.folder))
+            writing.rollback()
+        engine.dispose()
+        return Made(
+            state=state,
+            archive=archive,
+            rows=rows,
+            running=running,
+            running_after=state.service(),
+            backup=backup,
+            restore_into_it=foldwise_here("restore", str(archive), "--state", str(state.folder)),
+        )
+
+
+def service_on(state: StateFolder, database_url: str) -> Service:
+    admin, worker = state.tokens()
+    running = Service(
+        url="http://127.0.0.1:1",
+        admin_token=admin,
+        worker_token=worker,
+        database_url=database_url,
+        pid=os.getpid(),
+    )
+    state.announce(running)
+    return running
 
 
 CARD = {
@@ -104,8 +143,8 @@ CARD = {
 
 
 @pytest.fixture
-def archive(made: tuple[StateFolder, Path, Rows]) -> Path:
-    return made[1]
+def archive(made: Made) -> Path:
+    return made.archive
 
 
 @pytest.fixture
@@ -113,16 +152,23 @@ def target(tmp_path: Path) -> StateFolder:
     return StateFolder(tmp_path / "restored")
 
 
-def test_a_restored_state_folder_is_as_it_was(
-    made: tuple[StateFolder, Path, Rows], target: StateFolder
-) -> None:
-    state, archive, rows = made
-    assert len(rows["foldwise.results"]) == 6
-    assert len(rows["foldwise.leases"]) == 7
+def test_a_backup_of_a_running_service_disturbs_nobody(made: Made) -> None:
+    assert made.backup.returncode == 0, made.backup.stderr
+    assert made.running_after == made.running
+    refused = made.restore_into_it
+    assert (refused.returncode, "stop it" in refused.stderr) == (1, True), refused.stderr
+
+
+def test_a_restored_state_folder_is_as_it_was(made: Made, target: StateFolder) -> None:
+    state, rows = made.state, made.rows
+    assert len(rows["foldwise.results"]) == 3
+    assert len(rows["foldwise.leases"]) == 4
     assert len(rows["public.trials"]) >= 1
-    assert stat.S_IMODE(archive.stat().st_mode) == 0o600
-    manifest = restore(target, archive)
-    assert manifest.caches == ("tiny/" + "f" * 64,)
+    assert stat.S_IMODE(made.archive.stat().st_mode) == 0o600
+    restored = foldwise_here("restore", str(made.archive), "--state", str(target.folder))
+    assert restored.returncode == 0, restored.stderr
+    assert "next: foldwise up --state" in restored.stdout
+    assert "tiny/" + "f" * 64 in restored.stdout
     assert target.tokens() == state.tokens()
     assert stat.S_IMODE(target.tokens_file.stat().st_mode) == 0o600
     assert list_models(target.models) == list_models(state.models)
@@ -133,14 +179,13 @@ def test_a_restored_state_folder_is_as_it_was(
 
 
 def test_a_restored_study_continues_as_the_first_does(
-    made: tuple[StateFolder, Path, Rows], target: StateFolder, cache_root: Path
+    made: Made, target: StateFolder, cache_root: Path
 ) -> None:
-    state, archive, _ = made
-    restore(target, archive)
+    assert restore(target, made.archive).caches == ("tiny/" + "f" * 64,)
     ended = []
-    for folder in (state, target):
+    for folder in (made.state, target):
         with embedded_postgres(folder.database) as server:
-            engine = create_engine(server.url)
+            engine = connect(server.url)
             harness = Harness(engine, cache_root)
             harness.leader = SteppedLeader(engine, harness.settings)
             with engine.begin() as connection:
@@ -165,62 +210,40 @@ def test_a_restored_study_continues_as_the_first_does(
     assert [trial.state for trial in ended[0][0]] == ["complete"] * 4
 
 
-def test_a_backup_of_a_running_service_disturbs_nobody(tmp_path: Path, target: StateFolder) -> None:
-    state = StateFolder(tmp_path / "running")
-    state.folder.mkdir(mode=0o755)
-    with state.lock(), embedded_postgres(state.database) as server:
-        engine = create_engine(server.url)
-        migrate(engine)
-        admin, worker = state.tokens()
-        running = Service(
-            url="http://127.0.0.1:1",
-            admin_token=admin,
-            worker_token=worker,
-            database_url=server.url,
-            pid=os.getpid(),
-        )
-        state.announce(running)
-        with engine.begin() as writing:
-            writing.execute(text("INSERT INTO foldwise.deleted_studies VALUES ('not committed')"))
-            ended = foldwise_here("backup", str(tmp_path / "b.tar"), "--state", str(state.folder))
-            assert ended.returncode == 0, ended.stderr
-        engine.dispose()
-        assert state.service() == running
-        refused = foldwise_here("restore", str(tmp_path / "b.tar"), "--state", str(state.folder))
-        assert (refused.returncode, "stop it" in refused.stderr) == (1, True), refused.stderr
-    restored = foldwise_here("restore", str(tmp_path / "b.tar"), "--state", str(target.folder))
-    assert restored.returncode == 0, restored.stderr
-    assert "next: foldwise up --state" in restored.stdout
-    assert rows_in(target)["foldwise.deleted_studies"] == []
-
-
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_an_interrupted_backup_leaves_no_file(how: signal.Signals, tmp_path: Path) -> None:
+def test_an_interrupted_backup_leaves_no_file(tmp_path: Path) -> None:
     state = StateFolder(tmp_path / "running")
     state.folder.mkdir(mode=0o755)
     target = tmp_path / "out" / "b.tar"
     target.parent.mkdir()
     with embedded_postgres(state.database) as server:
-        engine = create_engine(server.url)
-        migrate(engine)
-        state.announce(
-            Service(url="", admin_token="", worker_token="", database_url=server.url, pid=os.getpid())
-        )
-        with engine.begin() as holding:
-            # pg_dump waits for this lock, so the backup is in its middle when the signal arrives.
-            holding.execute(text("LOCK TABLE foldwise.results IN ACCESS EXCLUSIVE MODE"))
-            running = subprocess.Popen(
-                [sys.executable, "-m", "cli.main", "backup", str(target), "--state", str(state.folder)]
-            )
-            waits = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+        engine = connect(server.url)
+        service_on(state, server.url)
+        with engine.begin() as creating:
+            creating.execute(text("CREATE TABLE held ()"))
+        waits = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+
+        def interrupt(pid: int, how: signal.Signals) -> None:
             with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as looking:
                 wait_for(lambda: looking.scalar(waits))
-                running.send_signal(how)
-                assert running.wait(30) == (75 if how == signal.SIGTERM else -9)
+                os.kill(pid, how)
+
+        with engine.begin() as holding:
+            # pg_dump waits for this lock, so the backup is in its middle when the signal arrives.
+            holding.execute(text("LOCK TABLE held IN ACCESS EXCLUSIVE MODE"))
+            command = [sys.executable, "-m", "cli.main", "backup", str(target), "--state", str(state.folder)]
+            running = subprocess.Popen(command)
+            interrupt(running.pid, signal.SIGTERM)
+            assert running.wait(30) == 75
+            assert list(target.parent.iterdir()) == []
+            child = os.fork()
+            if child == 0:
+                with suppress(BaseException):
+                    back_up(state, target)
+                os._exit(1)
+            interrupt(child, signal.SIGKILL)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+            assert not target.exists()
         engine.dispose()
-    assert not target.exists()
-    if how == signal.SIGTERM:
-        assert list(target.parent.iterdir()) == []
 
 
 def test_a_backup_never_replaces_a_file_and_needs_a_database(archive: Path, tmp_path: Path) -> None:
@@ -354,7 +377,7 @@ def test_an_archive_of_an_older_schema_is_migrated_at_the_next_start(
     old = StateFolder(tmp_path / "old")
     old.folder.mkdir(mode=0o755)
     with embedded_postgres(old.database) as server:
-        engine = create_engine(server.url)
+        engine = connect(server.url)
         with engine.begin() as connection:
             connection.execute(text("CREATE SCHEMA foldwise"))
             config = alembic_config()
@@ -364,7 +387,7 @@ def test_an_archive_of_an_older_schema_is_migrated_at_the_next_start(
     assert back_up(old, tmp_path / "old.tar").schema_revision == "0005"
     restore(target, tmp_path / "old.tar")
     with embedded_postgres(target.database) as server:
-        engine = create_engine(server.url)
+        engine = connect(server.url)
         migrate(engine)
         with engine.connect() as connection:
             assert revision_of(connection) == newest_revision()
@@ -383,34 +406,72 @@ def test_a_failed_restore_leaves_no_data(
     with pytest.raises(FoldwiseError, match="the disk is full"):
         restore(target, archive)
     assert [path.name for path in target.folder.iterdir()] == ["lock"]
-    monkeypatch.undo()
-    restore(target, archive)
+
+
+def killed_after(renames: int, function: Callable[[], object]) -> None:
+    """Run a function in another process, which ends at once before the next rename of what is restored."""
+
+    def counted(path: Path, new: Path) -> Path:
+        nonlocal renames
+        if ".restor" in str(path) and "initdb" not in str(path):
+            if renames == 0:
+                os._exit(9)
+            renames -= 1
+        return rename(path, new)
+
+    child = os.fork()
+    if child == 0:
+        with suppress(BaseException):
+            rename, Path.rename = Path.rename, counted  # type: ignore[assignment,method-assign]
+            function()
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
 
 
 def test_a_restore_that_is_killed_at_any_point_is_done_or_can_be_repeated(
-    made: tuple[StateFolder, Path, Rows], target: StateFolder
+    made: Made, target: StateFolder, tmp_path: Path
 ) -> None:
     """Killed after each rename: before that of the folder, nothing was restored; after it, all was."""
-    _, archive, rows = made
-    program = (
-        "import os, sys\nfrom pathlib import Path\nfrom cli.local.backup import restore\n"
-        "from cli.local.state import StateFolder\nleft = int(sys.argv[3])\nrename = Path.rename\n"
-        "def counted(path, new):\n    global left\n"
-        "    if '.restor' in str(path) and 'initdb' not in str(path):\n"
-        "        if left == 0: os._exit(9)\n        left -= 1\n    return rename(path, new)\n"
-        "Path.rename = counted\nrestore(StateFolder(Path(sys.argv[1])), Path(sys.argv[2]))\n"
-    )
-    for renames in (0, 1, 3):
-        folder = StateFolder(target.folder.with_name(f"killed-{renames}"))
-        arguments = [sys.executable, "-c", program, str(folder.folder), str(archive), str(renames)]
-        assert subprocess.run(arguments, check=False).returncode == 9
-        if renames == 0:
-            assert not folder.database.exists()
-            assert not folder.tokens_file.exists()
-            restore(folder, archive)
-        else:
-            with folder.lock():
-                pass
-        assert not (folder.folder / RESTORED).exists()
-        assert len(list_models(folder.models)) == 2
-        assert rows_in(folder) == rows
+    killed_after(0, lambda: restore(target, made.archive))
+    assert not target.database.exists()
+    assert not target.tokens_file.exists()
+    with pytest.raises(NotFound, match="has no database yet"):
+        back_up(target, tmp_path / "again.tar")
+    killed_after(1, lambda: restore(target, made.archive))
+    assert (target.folder / RESTORED).is_dir()
+    assert not target.models.exists()
+    for moved in (target.models, target.tokens_file):
+        killed_after(1, lambda: back_up(target, tmp_path / "again.tar"))
+        assert moved.exists()
+        assert not target.database.exists()
+    back_up(target, tmp_path / "again.tar")
+    assert members(tmp_path / "again.tar").keys() == members(made.archive).keys()
+    assert not (target.folder / RESTORED).exists()
+    assert len(list_models(target.models)) == 2
+    assert rows_in(target) == made.rows
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's PostgreSQL runs as another user")
+def test_a_restore_spares_a_database_that_was_moved_out_of_a_folder_that_only_root_can_reach(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_account, "ROOTS_FOLDER", tmp_path / "var")
+    private = tmp_path / "private"
+    private.mkdir(mode=0o700)
+    state = StateFolder(private / "state")
+    # An empty folder, in whose place comes a link.
+    state.database.mkdir(parents=True)
+    restore(state, archive)
+    first = state.database.rename(private / "first")
+    assert first.is_symlink()
+    state.tokens_file.unlink()
+    shutil.rmtree(state.models)
+
+    def fail(url: str, data: Path, source: Path) -> None:
+        raise FoldwiseError("the disk is full")
+
+    monkeypatch.setattr(backup, "load_database", fail)
+    with pytest.raises(FoldwiseError, match="the disk is full"):
+        restore(state, archive)
+    assert (first / "PG_VERSION").exists()
+    assert [path.name for path in (tmp_path / "var").glob("postgres-*")] == [first.resolve().name]

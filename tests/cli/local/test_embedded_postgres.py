@@ -286,6 +286,10 @@ def test_root_changes_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert stat.S_IMODE(private.stat().st_mode) == 0o700
         again = start_once(private / "state" / "postgres")
         assert again.data == server.data
+        link = private / "state" / "link"
+        link.symlink_to(private / "elsewhere")
+        with pytest.raises(FoldwiseError, match=r"links to .*/elsewhere, where the user pgserver"):
+            start_once(link)
     finally:
         os.umask(before)
 
