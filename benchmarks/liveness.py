@@ -34,7 +34,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import aiohttp
@@ -87,11 +87,12 @@ class _Service:
         self.process = process
         self.postgres = postgres
         self.engine = engine
+        self.http = httpx.Client(base_url=url, timeout=300, trust_env=False)
 
-    def get(self, path: str, *, timeout: float = 60.0) -> float:
+    def get(self, path: str) -> float:
         """Seconds of a request with the admin's token."""
         started = time.perf_counter()
-        answer = httpx.get(f"{self.url}{path}", headers=_bearer(ADMIN), timeout=timeout, trust_env=False)
+        answer = self.http.get(path, headers=_bearer(ADMIN))
         answer.raise_for_status()
         return time.perf_counter() - started
 
@@ -123,7 +124,8 @@ def _in_service(folder: Path, part: Callable[[_Service], dict[str, float]]) -> d
                 f"http://127.0.0.1:{listener.getsockname()[1]}", psutil.Process(process.pid), postgres, engine
             )
             service.get("/readyz")
-            return part(service)
+            with closing(service.http):
+                return part(service)
         finally:
             engine.dispose()
             process.kill()
@@ -177,13 +179,7 @@ def _wrong_items(service: _Service) -> dict[str, float]:
         for begin, item, end in shapes.values():
             body = begin + item * ((size - len(begin) - len(end)) // len(item)) + end
             started = time.perf_counter()
-            answer = httpx.put(
-                f"{service.url}/api/v1/leases/l/result",
-                content=body,
-                headers=headers,
-                timeout=300,
-                trust_env=False,
-            )
+            answer = service.http.put("/api/v1/leases/l/result", content=body, headers=headers)
             slowest = max(slowest, time.perf_counter() - started)
             assert answer.status_code == 422, answer.text  # noqa: S101 - else nothing was measured
     more = (service.process.memory_info().rss - before) / 1e6

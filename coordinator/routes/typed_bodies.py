@@ -61,10 +61,12 @@ def _shape(annotation: Any) -> Any:
     """The type of msgspec that a value in JSON has if it can be valid; bounds are left to pydantic."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         fields = [
-            (name, _shape(field.annotation) | msgspec.UnsetType, msgspec.UNSET)
+            (name, _shape(field.annotation))
+            if field.is_required()
+            else (name, _shape(field.annotation) | msgspec.UnsetType, msgspec.UNSET)
             for name, field in annotation.model_fields.items()
         ]
-        return msgspec.defstruct(annotation.__name__, fields, forbid_unknown_fields=True)
+        return msgspec.defstruct(annotation.__name__, fields, forbid_unknown_fields=True, kw_only=True)
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         shortest = [given.min_length for given in arguments[1:] if isinstance(given, MinLen)]

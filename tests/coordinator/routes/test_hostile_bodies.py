@@ -47,10 +47,27 @@ def test_every_route_has_its_limit(shared_client: httpx.Client) -> None:
     assert tried >= 9
 
 
+PROVENANCE = {
+    "device": "cpu",
+    "torch": "2",
+    "cuda": None,
+    "cudnn": None,
+    "threads": 1,
+    "compute": {"precision": "fp32", "compiled": False},
+    "memory_format": "contiguous",
+    "revision": None,
+    "fingerprint": "f",
+    "split_hash": "s",
+    "seed": 1,
+    "seconds": 1,
+    "clip_passes": 1.0,
+}
+
 WRONG = {
     "numbers": ('{"epochs":[1,1]}', "epochs.0"),
     "texts": ('{"epochs":["a"]}', "epochs.0"),
     "lists": ('{"epochs":[[],[]]}', "epochs.0"),
+    "objects": ('{"epochs":[{},{}]}', "epochs.0"),
     "predictions": ('{"epochs":[{"loss":0,"predicted":[[]],"probabilities":[]}]}', "epochs.0.predicted.0"),
     "probabilities": (
         '{"epochs":[{"loss":0,"predicted":[0],"probabilities":[0]}]}',
@@ -82,12 +99,12 @@ def test_a_result_of_another_shape_is_refused_before_it_becomes_objects(
 
 
 def test_whole_numbers_may_be_written_as_fractions_and_null_stands_for_nothing() -> None:
-    check = typed_bodies._check
     decoder = msgspec.json.Decoder(typed_bodies._shape(FoldResult))
     epoch = {"loss": None, "predicted": [0, 1.0], "probabilities": [[1, 0.5]]}
-    check(decoder, json.dumps({"epochs": [epoch], "diverged": False, "model": None}).encode())
+    result = {"epochs": [epoch], "diverged": False, "model": None, "provenance": PROVENANCE}
+    typed_bodies._check(decoder, json.dumps(result).encode())
     with pytest.raises(InvalidInput, match=r"epochs\.0\.loss"):
-        check(decoder, json.dumps({"epochs": [{**epoch, "loss": "0"}]}).encode())
+        typed_bodies._check(decoder, json.dumps({**result, "epochs": [{**epoch, "loss": "0"}]}).encode())
 
 
 @pytest.mark.parametrize(
