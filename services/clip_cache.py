@@ -29,7 +29,10 @@ from services.errors import CacheMismatch
 from services.folds import Clip
 
 FORMAT_VERSION = 2
-"""Version of the files and of how pixels are read: it rises when the same inputs give other clips or flags."""
+"""Version of new caches: it rises when the same inputs give other clips or flags, or when the files change."""
+
+READABLE_VERSIONS = frozenset({1, 2})
+"""Versions whose files are like those of new caches, so that studies continue on them."""
 
 
 PLAIN, CLAHE, INDEX, MANIFEST = "clips.npy", "clips_clahe.npy", "index.csv", "manifest.json"
@@ -183,9 +186,10 @@ def _read_manifest(folder: Path) -> CacheManifest:
         raise CacheMismatch(f"{folder} is no finished clip cache: it has no {MANIFEST}") from error
     except ValidationError as error:
         raise CacheMismatch(f"{folder / MANIFEST} cannot be read as a manifest; preprocess again") from error
-    if manifest.format_version != FORMAT_VERSION:
+    if manifest.format_version not in READABLE_VERSIONS:
+        readable = " and ".join(map(str, sorted(READABLE_VERSIONS)))
         raise CacheMismatch(
-            f"{folder} has cache format {manifest.format_version}, this foldwise reads {FORMAT_VERSION}; "
+            f"{folder} has cache format {manifest.format_version}, this foldwise reads {readable}; "
             "preprocess again"
         )
     if (manifest.dataset, manifest.fingerprint) != (folder.parent.name, folder.name):

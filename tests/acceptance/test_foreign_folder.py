@@ -26,7 +26,13 @@ def foreign_folder(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("program", [CONSOLE_SCRIPT, MODULE], ids=["foldwise", "python -m foldwise"])
+@pytest.mark.parametrize(
+    "program",
+    [
+        pytest.param(CONSOLE_SCRIPT, id="foldwise"),
+        pytest.param(MODULE, id="python -m foldwise", marks=pytest.mark.long),
+    ],
+)
 def test_up_starts_all_its_processes(program: tuple[str, ...], foreign_folder: Path, tmp_path: Path) -> None:
     state = tmp_path / "state"
     up = subprocess.Popen(

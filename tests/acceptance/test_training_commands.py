@@ -61,6 +61,7 @@ REUSED = """
 """
 
 
+@pytest.mark.long
 def test_a_stored_fold_is_replayed_bit_for_bit(up: Up, state: Path) -> None:
     # Two trials with equal parameters: the second is counted without a worker.
     up.create("stored", *settings("ckplus"), "trials=2", "economies.stop_when_perfect=false")
@@ -87,6 +88,7 @@ def test_a_stored_fold_is_replayed_bit_for_bit(up: Up, state: Path) -> None:
     assert "the replay differs from epoch 1 on" in differs.stdout
 
 
+@pytest.mark.long
 def test_a_study_starts_from_a_model_of_another_dataset(up: Up, state: Path) -> None:
     here = ["--state", str(state)]
     flags = [f"--set={word}" for word in (*settings("blobs"), "training.width=2", "training.epochs=2")]

@@ -288,10 +288,16 @@ def test_a_cache_under_another_dataset_is_refused(tmp_path: Path) -> None:
         open_cache(tmp_path / "others" / FINGERPRINT)
 
 
-def test_another_format_is_refused(tmp_path: Path) -> None:
+def test_a_cache_of_an_earlier_foldwise_is_read(tmp_path: Path) -> None:
     folder = write_cache(tmp_path)
     edit_manifest(folder, format_version=1)
-    with pytest.raises(CacheMismatch, match="has cache format 1, this foldwise reads 2; preprocess again"):
+    assert open_cache(folder).manifest.format_version == 1
+
+
+def test_another_format_is_refused(tmp_path: Path) -> None:
+    folder = write_cache(tmp_path)
+    edit_manifest(folder, format_version=3)
+    with pytest.raises(CacheMismatch, match="has cache format 3, this foldwise reads 1 and 2; "):
         open_cache(folder)
 
 
@@ -336,7 +342,7 @@ def test_the_list_holds_finished_caches_in_order_and_nothing_else(tmp_path: Path
     write_cache(tmp_path)
     add(CacheWriter(tmp_path, "partial", FINGERPRINT), "S1_1")
     broken = write_cache(tmp_path, dataset="broken")
-    edit_manifest(broken, format_version=1)
+    edit_manifest(broken, format_version=3)
     hidden = write_cache(tmp_path, dataset="hidden")
     hidden.rename(hidden.with_name(f".{FINGERPRINT}.partial"))
     (tmp_path / "file.txt").write_text("stray")

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -18,8 +19,10 @@ import httpx
 import pytest
 from sqlalchemy import create_engine, make_url, text
 
+from services.clip_cache import MANIFEST, READABLE_VERSIONS
 from tests.harness.documented_commands import PROJECT
 from tests.harness.served_app import ADMIN_TOKEN, WORKER_TOKEN, bearer
+from tests.harness.tiny_cache import write_tiny_cache
 
 TIMEOUT_SECONDS = 120.0
 
@@ -54,6 +57,16 @@ def empty_database(postgres: str) -> Iterator[str]:
     server.dispose()
 
 
+@pytest.fixture
+def caches(tmp_path: Path) -> Path:
+    """A folder of caches that both can read: of the oldest format that is read today."""
+    write_tiny_cache(tmp_path / "caches")
+    (manifest,) = tmp_path.glob(f"caches/*/*/{MANIFEST}")
+    given = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**given, "format_version": min(READABLE_VERSIONS)}))
+    return tmp_path / "caches"
+
+
 @contextmanager
 def running(code: Path, log: Path, *arguments: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
     """A `foldwise` process of the code in this folder."""
@@ -86,15 +99,15 @@ def wait_for_port(log: Path, url: str, process: subprocess.Popen[bytes]) -> None
 
 @pytest.mark.parametrize("newer", ["coordinator", "worker"])
 def test_they_finish_a_study_together(
-    newer: str, previous: Path, empty_database: str, cache_root: Path, tmp_path: Path, unused_port: int
+    newer: str, previous: Path, empty_database: str, caches: Path, tmp_path: Path, unused_port: int
 ) -> None:
     coordinator_code, worker_code = (PROJECT, previous) if newer == "coordinator" else (previous, PROJECT)
     url = f"http://127.0.0.1:{unused_port}"
-    caches = ["--cache-root", str(cache_root)]
+    cache_root = ["--cache-root", str(caches)]
     with running(
         coordinator_code,
         tmp_path / "coordinator.log",
-        *("coordinator", "--port", str(unused_port), "--database-url", empty_database, *caches),
+        *("coordinator", "--port", str(unused_port), "--database-url", empty_database, *cache_root),
         FOLDWISE_ADMIN_TOKEN=ADMIN_TOKEN,
         FOLDWISE_WORKER_TOKEN=WORKER_TOKEN,
     ) as coordinator:
@@ -118,7 +131,7 @@ def test_they_finish_a_study_together(
         created = httpx.post(f"{url}/api/v1/studies", headers=bearer(ADMIN_TOKEN), json=spec, trust_env=False)
         assert created.status_code == 201, created.text
         worker_log = tmp_path / "worker.log"
-        arguments = ["worker", "--url", url, "--study", "s", "--threads", "1", *caches]
+        arguments = ["worker", "--url", url, "--study", "s", "--threads", "1", *cache_root]
         with running(worker_code, worker_log, *arguments, FOLDWISE_TOKEN=WORKER_TOKEN) as worker:
             assert worker.wait(TIMEOUT_SECONDS) == 0, worker_log.read_text()
         study = httpx.get(f"{url}/api/v1/studies/s", headers=bearer(ADMIN_TOKEN), trust_env=False).json()

@@ -110,6 +110,7 @@ def test_settings_come_from_the_command_line_then_the_environment_then_the_file_
     }
 
 
+@pytest.mark.long
 def test_the_presets_of_the_paper_crop_with_its_detector(tree: Path, tmp_path: Path) -> None:
     arguments = ["--preset", "ckplus-loso", "--root", str(tree), "--cache-root", str(tmp_path)]
     assert foldwise("preprocess", *arguments, "--processes", "1").exception is None
