@@ -24,7 +24,6 @@ import argparse
 import asyncio
 import json
 import os
-import signal
 import statistics
 import subprocess
 import sys
@@ -32,9 +31,9 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing
 from pathlib import Path
 
 import aiohttp
@@ -49,7 +48,9 @@ from cli.local.ports import bind
 from client.connection import Connection
 from client.study_client import StudyClient
 from services.contracts import StudySpec
+from tests.harness.frozen_postgres import frozen
 from tests.harness.lost_machine import coordinator, cut, leads, namespace, postgres_on_tcp
+from tests.harness.stopwatch import livez_seconds
 
 ADMIN, WORKER = "admin-token-of-the-benchmark", "worker-token-of-the-benchmark"
 WAITING = 300
@@ -154,8 +155,8 @@ def _lost_leader(folder: Path) -> float | None:
 
 
 def _frozen(service: _Service) -> dict[str, float]:
-    with ThreadPoolExecutor(60) as callers, _stopwatch(service) as livez:
-        with _stopped(service.postgres):
+    with ThreadPoolExecutor(60) as callers, _livez(service) as livez:
+        with frozen(service.postgres):
             for _ in range(60):
                 callers.submit(httpx.get, f"{service.url}/readyz", timeout=2 * FROZEN_SECONDS, trust_env=False)
             time.sleep(FROZEN_SECONDS)
@@ -175,7 +176,7 @@ def _wrong_items(service: _Service) -> dict[str, float]:
         "texts": (b'{"epochs":[', b'"ab",', b'"a"]}'),
     }
     slowest, before = 0.0, service.process.memory_info().rss
-    with _stopwatch(service) as livez:
+    with _livez(service) as livez:
         for begin, item, end in shapes.values():
             body = begin + item * ((size - len(begin) - len(end)) // len(item)) + end
             started = time.perf_counter()
@@ -319,39 +320,8 @@ def _many_studies(service: _Service, studies: int) -> dict[str, float]:
 # --- Helpers ----------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _stopwatch(service: _Service) -> Iterator[list[float]]:
-    """Seconds of `/livez`, asked ten times a second from another process's point of view."""
-    times: list[float] = []
-    over = threading.Event()
-
-    def watch() -> None:
-        with httpx.Client(timeout=60, trust_env=False) as client:
-            while not over.wait(0.1):
-                started = time.perf_counter()
-                client.get(f"{service.url}/livez")
-                times.append(time.perf_counter() - started)
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        yield times
-    finally:
-        over.set()
-        thread.join()
-
-
-@contextmanager
-def _stopped(postgres: PostgresServer) -> Iterator[None]:
-    postmaster = psutil.Process(postgres.pid)
-    processes = [*postmaster.children(recursive=True), postmaster]
-    for process in processes:
-        process.send_signal(signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for process in processes:
-            process.send_signal(signal.SIGCONT)
+def _livez(service: _Service) -> AbstractContextManager[list[float]]:
+    return livez_seconds(service.url, pause=0.1, timeout=60.0)
 
 
 def _until(condition: Callable[[], bool], *, seconds: float = 600.0) -> None:

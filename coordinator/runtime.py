@@ -33,7 +33,7 @@ class Runtime:
     settings: CoordinatorSettings
     sessions: sessionmaker[Session]
     probes: sessionmaker[Session]
-    """For readiness, with connections of its own."""
+    """For readiness; it has its own connections."""
 
     callers: Callers
     leader: Leader

@@ -112,7 +112,7 @@ def account_for(folder: Path) -> Account:
 
 
 def programs_for(data: Path) -> Path:
-    """The folder of the programs for a data folder: of its own version, or the newest for a new one.
+    """The folder of the programs for a data folder: those of its version, or the newest for a new one.
 
     Raises:
         FoldwiseError: the wheel is not installed, or has no programs for these data.

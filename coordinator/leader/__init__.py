@@ -1,7 +1,7 @@
 """The work that one coordinator does for all: it ends expired leases, adds trials and projects them to Optuna.
 
 Where to look: `leader` starts and stops the threads; `election` holds the row that says who leads; `duties` are
-done in rounds; `asking` gets parameters from the sampler; `projecting` has a thread of its own; `failing` keeps
+done in rounds; `asking` gets parameters from the sampler; `projecting` has its own thread; `failing` keeps
 an error of one study from stopping the others, and records it. Not allowed here: HTTP, Kubernetes.
 
 Whatever a leader writes is fenced: the transaction holds the row of the leader's term until it commits, so a

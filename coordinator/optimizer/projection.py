@@ -60,7 +60,7 @@ def create_tables(engine: Engine) -> None:
     """
 
     def connection() -> BoundedConnection:
-        # With the limits of our engine. Optuna takes a URL and makes an engine of its own.
+        # Optuna takes a URL and makes its own engine; its connections get the limits of ours.
         taken = engine.raw_connection()
         driver = taken.driver_connection
         taken.detach()

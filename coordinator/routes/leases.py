@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from coordinator.access.authorization import CallerOfRequest, require
 from coordinator.access.problems import problems
+from coordinator.access.waiting_claims import LOOK_SECONDS
 from coordinator.routes import body_limits
 from coordinator.routes.transactions import Transaction, WakeLeader, in_transaction
 from coordinator.routes.typed_bodies import typed_route
@@ -38,9 +39,6 @@ router = APIRouter(
 )
 
 results = APIRouter(route_class=typed_route(FoldResult))
-
-LONG_POLL_STEP = 0.1
-"""Seconds between two attempts to lease a fold while a claim waits."""
 
 
 async def _lease_key(
@@ -87,7 +85,7 @@ async def claim(
                     runtime, lambda session: claims.answer_without_fold(session, idempotency_key)
                 )
                 return Response(status_code=204)  # type: ignore[return-value]
-            await asyncio.sleep(LONG_POLL_STEP)
+            await asyncio.sleep(LOOK_SECONDS)
             if runtime.waiting_claims.may_look(caller.name, kind):
                 assignment = await in_transaction(runtime, attempt)
     runtime.leader.wake()

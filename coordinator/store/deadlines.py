@@ -1,6 +1,6 @@
 """Connections that do not wait for the database without end.
 
-A database that is frozen enforces no time limit of its own, and the kernel of its machine or a proxy still
+A frozen database enforces no time limit, and the kernel of its machine or a proxy still
 acknowledges data for it. So each wait for an answer has a limit on this side too.
 """
 

@@ -21,6 +21,7 @@ from services.contracts import StudyState
 from services.errors import FoldwiseError
 from tests.chaos.arena import ADMIN, LEASE_SECONDS, Arena
 from tests.harness import lost_machine
+from tests.harness.frozen_postgres import frozen
 
 DATABASE_CRASHES = 3
 PATIENCE = 600.0
@@ -112,7 +113,7 @@ def settle(arena: Arena) -> None:
 
 
 def _let_work(arena: Arena, folds: int) -> None:
-    """Wait for so many more folds, a few seconds at most: a storm in which nobody works proves nothing."""
+    """Wait until this many more folds are done, a few seconds at most: without work a storm proves nothing."""
     enough, deadline = len(arena.recorded("acknowledged")) + folds, time.monotonic() + LEASE_SECONDS
     while len(arena.recorded("acknowledged")) < enough and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -135,14 +136,8 @@ def _crash(arena: Arena, harm: Harm) -> None:
 
 
 def _freeze(arena: Arena, harm: Harm, seconds: float) -> None:
-    """Stop all processes of PostgreSQL: nothing answers, and no connection is closed."""
-    postmaster = psutil.Process(arena.postgres.pid)
-    processes = [*postmaster.children(recursive=True), postmaster]
-    for process in processes:
-        process.send_signal(signal.SIGSTOP)
-    time.sleep(seconds)
-    for process in processes:
-        process.send_signal(signal.SIGCONT)
+    with frozen(arena.postgres):
+        time.sleep(seconds)
     harm.freezes += 1
 
 

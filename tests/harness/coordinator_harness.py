@@ -38,7 +38,7 @@ from tests.harness.tiny_cache import FINGERPRINT
 
 
 class SteppedLeader(Leader):
-    """A leader without threads: each round is a call, whoever led before, and anybody may lead after it."""
+    """A leader without threads: each call of `round` takes the leadership and then lets it expire."""
 
     def __init__(self, engine: Engine, settings: CoordinatorSettings) -> None:
         super().__init__(engine, engine, settings)

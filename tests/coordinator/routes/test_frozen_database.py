@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
-import psutil
 
-from cli.local.embedded_postgres import PostgresServer, embedded_postgres
+from cli.local.embedded_postgres import embedded_postgres
 from coordinator.app import create_app
 from coordinator.settings import CoordinatorSettings
 from coordinator.store.database import connect, migrate
+from tests.harness.frozen_postgres import frozen
 from tests.harness.served_app import ADMIN_TOKEN, WORKER_TOKEN, bearer, served
 
 THREADS = 60
 """More than the threads that answer requests."""
-
-
-@contextmanager
-def frozen(server: PostgresServer) -> Iterator[None]:
-    postmaster = psutil.Process(server.pid)
-    processes = [*postmaster.children(recursive=True), postmaster]
-    for process in processes:
-        process.send_signal(signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for process in processes:
-            process.send_signal(signal.SIGCONT)
 
 
 def test_the_process_is_alive_while_every_thread_waits(tmp_path: Path) -> None:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 import random
-import threading
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import httpx
 import pytest
@@ -17,6 +14,7 @@ import pytest
 from coordinator.routes import body_limits
 from tests.coordinator.routes.test_hostile_bodies import OF_ROUTE
 from tests.harness.served_app import ADMIN_TOKEN, bearer
+from tests.harness.stopwatch import livez_seconds
 
 PROBE_SECONDS = 5.0
 """Seconds that Kubernetes gives the liveness probe of the chart."""
@@ -41,27 +39,6 @@ def body(shape: str, size: int, rng: random.Random, names: list[str]) -> bytes:
         item = ITEMS[shape](rng)
         parts.append(f"{json.dumps(name)}:[{','.join([item] * (per_field // (len(item) + 1)))}]")
     return ("{" + ",".join(parts) + "}").encode("utf-8", "surrogatepass")[:size]
-
-
-@contextmanager
-def stopwatch(url: str) -> Iterator[list[float]]:
-    times: list[float] = []
-    over = threading.Event()
-
-    def watch() -> None:
-        with httpx.Client(timeout=10 * PROBE_SECONDS, trust_env=False) as client:
-            while not over.wait(0.05):
-                started = time.monotonic()
-                client.get(f"{url}/livez").raise_for_status()
-                times.append(time.monotonic() - started)
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        yield times
-    finally:
-        over.set()
-        thread.join()
 
 
 @pytest.mark.long
@@ -102,7 +79,10 @@ def test_no_body_is_an_error_of_ours_and_the_process_stays_alive(client: httpx.C
         )
         return answer.status_code, f"{method} {url} {content[:80]!r}: {answer.text[:200]}"
 
-    with stopwatch(str(client.base_url)) as times, ThreadPoolExecutor(4) as callers:
+    with (
+        livez_seconds(str(client.base_url).rstrip("/"), pause=0.05, timeout=10 * PROBE_SECONDS) as times,
+        ThreadPoolExecutor(4) as callers,
+    ):
         for status, what in callers.map(send, requests):
             assert 400 <= status < 500, what
     assert len(times) > 10
