@@ -143,7 +143,7 @@ def check_database(url: str) -> Iterator[Finding]:
     from sqlalchemy import text
     from sqlalchemy.exc import SQLAlchemyError
 
-    from coordinator.store.database import connect
+    from coordinator.store.database import connect, first_line
     from coordinator.store.preparation import wait_for_schema
 
     engine = connect(url)
@@ -163,7 +163,7 @@ def check_database(url: str) -> Iterator[Finding]:
         yield Finding(
             what="database",
             good=False,
-            found=str(getattr(error, "orig", error)).strip().splitlines()[0],
+            found=first_line(error),
             fix="start PostgreSQL, or correct the URL",
         )
     except FoldwiseError as error:

@@ -10,6 +10,8 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from coordinator.store.database import first_line
+
 log = structlog.get_logger()
 
 CAUSE_SECONDS = 1.0
@@ -46,5 +48,4 @@ def log_cause(error: SQLAlchemyError) -> None:
             _not_logged += 1
             return
         others, _not_logged, _logged_at = _not_logged, 0, now
-    lines = str(getattr(error, "orig", None) or error).strip().splitlines()
-    log.warning("database_error", cause=lines[0] if lines else type(error).__name__, not_logged_before=others)
+    log.warning("database_error", cause=first_line(error), not_logged_before=others)

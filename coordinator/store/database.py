@@ -180,9 +180,14 @@ def migrate(engine: Engine) -> None:
                 connection.commit()
     except OperationalError as error:
         raise Unavailable(
-            f"the database does not answer: {str(error.orig).strip().splitlines()[0]}; "
-            "start PostgreSQL or correct --database-url"
+            f"the database does not answer: {first_line(error)}; start PostgreSQL or correct --database-url"
         ) from error
+
+
+def first_line(error: SQLAlchemyError) -> str:
+    """What the database or its driver said, in one line."""
+    lines = str(getattr(error, "orig", None) or error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def is_locked(error: Exception) -> bool:

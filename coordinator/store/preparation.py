@@ -9,6 +9,7 @@ import structlog
 from sqlalchemy import Connection, Engine, make_url, text
 from sqlalchemy.exc import ArgumentError, OperationalError, ProgrammingError, SQLAlchemyError
 
+from coordinator.store.database import first_line
 from coordinator.store.revisions import newest_revision, refuse_newer, revision_of
 from services.errors import InvalidInput, Unavailable
 
@@ -34,7 +35,7 @@ def wait_for_database(engine: Engine, seconds: float) -> None:
             with engine.connect():
                 return
         except OperationalError as error:
-            trouble = _first_line(error)
+            trouble = first_line(error)
     waited = f"did not answer for {seconds:g} s" if seconds else "does not answer"
     raise Unavailable(f"the database {waited}: {trouble}; start it or correct its URL")
 
@@ -58,7 +59,7 @@ def wait_for_schema(engine: Engine, seconds: float) -> None:
             with engine.connect() as connection:
                 found = revision_of(connection)
         except (OperationalError, ProgrammingError) as error:
-            trouble = _first_line(error)
+            trouble = first_line(error)
         else:
             if found == head:
                 return
@@ -96,7 +97,7 @@ def let_read(engine: Engine, reader_url: str) -> None:
             except SQLAlchemyError as error:
                 raise InvalidInput(
                     f"the role {url.username} of the dashboard does not exist and cannot be created: "
-                    f"{_first_line(error)}; create it, then run `foldwise migrate` again",
+                    f"{first_line(error)}; create it, then run `foldwise migrate` again",
                     field="dashboard_database_url",
                 ) from error
         connection.execute(text(f"GRANT USAGE ON SCHEMA public TO {role}"))
@@ -120,7 +121,3 @@ def _tries(seconds: float) -> Iterator[None]:
     while time.monotonic() < deadline:
         time.sleep(RETRY_SECONDS)
         yield
-
-
-def _first_line(error: SQLAlchemyError) -> str:
-    return str(getattr(error, "orig", None) or error).strip().splitlines()[0]
