@@ -102,7 +102,7 @@ class InProcessCoordinator:
         info = WorkerInfo(id=f"worker-{worker}", name=worker, device="none")
         request = ClaimRequest(worker=info, caches=(FINGERPRINT,), wait_seconds=0)
         with sessionmaker(self.engine).begin() as session:
-            assignment = claims.claim(session, request, str(uuid.uuid4()), self.settings)
+            assignment = claims.claim(session, request, str(uuid.uuid4()), self.settings, threads=1)
         if assignment is None:
             raise RuntimeError("there is no fold to claim")
         return assignment

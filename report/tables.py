@@ -234,14 +234,13 @@ def _rules(findings: Findings) -> Table:
 
 def _provenance(material: Material) -> Table:
     study = material.study
-    compute = study.spec.compute
     rows: list[tuple[Cell, ...]] = [
         ("study", study.name),
         ("seed of the study", str(study.spec.seed)),
         ("sampler", study.spec.sampler.kind),
         ("clip cache", f"{study.dataset}/{study.fingerprint}"),
         ("split hash", study.split_hash),
-        ("compute plan", compute.precision + (", compiled" if compute.compiled else "")),
+        ("compute plan", str(study.plan or study.spec.compute)),
     ]
     records = list(material.folds.values())
     for title, field in (

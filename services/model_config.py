@@ -17,11 +17,8 @@ IRRELEVANT_TO_WEIGHTS = frozenset({"initializer", "dropout", "classes", "bn_mome
 """Fields in which a pretrained model may differ from the network that takes over its weights. The last layer,
 which depends on `classes`, is not copied."""
 
-IRRELEVANT_TO_SPEED = frozenset(
-    {"initializer", "dropout", "classes", "bn_momentum", "batch_norm", "pool_counts_padding"}
-)
-"""Fields that do not decide which memory format is faster; networks that differ only in them share a
-measurement."""
+IRRELEVANT_TO_COMPILATION = frozenset({"initializer", "dropout"})
+"""Fields that are data to a network and not code; networks that differ only in them share compiled code."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +114,8 @@ class ModelConfig:
         """The fields that must be equal where one network takes over the weights of another."""
         return {name: value for name, value in asdict(self).items() if name not in IRRELEVANT_TO_WEIGHTS}
 
-    def values_for_speed(self) -> dict[str, Any]:
-        """The fields that decide which memory format is faster."""
-        return {name: value for name, value in asdict(self).items() if name not in IRRELEVANT_TO_SPEED}
+    def architecture(self) -> frozenset[tuple[str, Any]]:
+        """The fields that decide the code of a network, with their values."""
+        return frozenset(
+            (name, value) for name, value in asdict(self).items() if name not in IRRELEVANT_TO_COMPILATION
+        )

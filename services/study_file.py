@@ -15,6 +15,7 @@ from services.contracts import (
     Contract,
     FoldState,
     PruneDecision,
+    StudyPlan,
     StudySpec,
     StudyState,
     TrialState,
@@ -68,6 +69,7 @@ class StudyLine(Contract):
     classes: tuple[Text, ...] = Field(min_length=1)
     split_hash: Hash
     fold_order: tuple[int, ...] | None = Field(None, description="order learnt from the first complete trials")
+    plan: StudyPlan | None = Field(None, description="compute plan, frozen with the first lease")
     folds: tuple[FoldLine, ...] = Field(min_length=1, max_length=10_000)
     enqueued: tuple[EnqueuedLine, ...]
     inherited: tuple[InheritedLine, ...]

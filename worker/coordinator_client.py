@@ -18,7 +18,7 @@ from services.contracts import (
     Verdict,
     WorkerInfo,
 )
-from services.contracts.protocol import PROTOCOL, PROTOCOL_HEADER
+from services.contracts.protocol import PROTOCOL, PROTOCOL_HEADER, THREADS_HEADER
 from services.errors import InvalidInput, LeaseSuperseded, NotFound, ResultConflict, StudyOver
 
 FINAL_REJECTIONS = (LeaseSuperseded, NotFound, ResultConflict, InvalidInput, StudyOver)
@@ -44,9 +44,17 @@ class CoordinatorClient:
         study: str | None,
         caches: Sequence[str],
         plans: Sequence[ComputePlan],
+        threads: int,
         keeps_models: bool = False,
     ) -> FoldAssignment | None:
         """Ask for a fold and wait up to `LONG_POLL_SECONDS` for one.
+
+        Args:
+            study: claim only folds of this study; None: of any.
+            caches: fingerprints of the clip caches that this worker can read.
+            plans: compute plans that its device runs soundly, the preferred one first.
+            threads: CPU threads with which it would train; 0 on a GPU.
+            keeps_models: whether it can write to the model catalogue.
 
         Returns:
             The fold and its lease, or None if there is no work now.
@@ -67,9 +75,8 @@ class CoordinatorClient:
             keeps_models=keeps_models,
             wait_seconds=LONG_POLL_SECONDS,
         )
-        answer = self._connection.call(
-            "POST", "/claims", body=request, headers={"Idempotency-Key": str(uuid.uuid4()), **_VERSION}
-        )
+        headers = {"Idempotency-Key": str(uuid.uuid4()), THREADS_HEADER: str(threads), **_VERSION}
+        answer = self._connection.call("POST", "/claims", body=request, headers=headers)
         return None if answer is None else parse(FoldAssignment, answer)
 
     def report(self, lease: Lease, result: FoldResult, *, more: bool) -> Verdict:

@@ -16,6 +16,7 @@ import torch
 
 from client.connection import Connection
 from services.clip_cache import ClipCache, cache_folder, list_caches, open_cache
+from services.compute_plans import default_threads
 from services.contracts import Failure, FoldAssignment, FoldResult, Lease, Provenance, WorkerInfo
 from services.errors import (
     EXIT_TRY_AGAIN,
@@ -40,7 +41,13 @@ from worker.coordinator_client import CoordinatorClient
 from worker.final_models import can_keep_models, report_result, report_staged, stage
 from worker.heartbeat import HeartbeatThread
 from worker.settings import WorkerSettings
-from worker.training.device import choose_device, device_name, keep_freed_memory, make_deterministic
+from worker.training.device import (
+    choose_device,
+    device_name,
+    keep_freed_memory,
+    make_deterministic,
+    usable_cores,
+)
 from worker.training.fit import Progress, run_fold, train_model
 from worker.training.pretrained import PretrainedModel, open_pretrained
 from worker.training.training_device import TrainingDevice
@@ -74,7 +81,9 @@ class Worker:
 
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
-        self._device = TrainingDevice(choose_device(settings.device), measurements=settings.measurements)
+        chosen = choose_device(settings.device)
+        self._threads = settings.threads or default_threads(usable_cores())
+        self._device = TrainingDevice(chosen, threads=self._threads)
         self._caches: dict[str, ClipCache] = {}
         self._model: PretrainedModel | None = None
         self._keeps_models = can_keep_models(settings.models_root)
@@ -95,14 +104,12 @@ class Worker:
         """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
-        if self._settings.threads is not None:
-            torch.set_num_threads(self._settings.threads)
         device = self._device.torch_device
         make_deterministic(device)
         name = device_name(device)
         if device.type == "cpu":
             keep_freed_memory()
-            log.warning("no_gpu", note="training on the CPU", threads=torch.get_num_threads())
+            log.warning("no_gpu", note="training on the CPU", threads=self._threads)
         info = WorkerInfo(id=str(uuid.uuid4()), name=self._settings.name, device=name)
         log.info("worker_started", worker=info.name, device=name, coordinator=self._settings.url)
         connection = Connection(
@@ -149,6 +156,7 @@ class Worker:
                 study=self._settings.study,
                 caches=self._fingerprints(),
                 plans=self._device.plans,
+                threads=self._threads if self._device.torch_device.type == "cpu" else 0,
                 keeps_models=self._keeps_models,
             )
         except WorkerTooNew as refused:

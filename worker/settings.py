@@ -24,9 +24,6 @@ class WorkerSettings:
     models_root: Path | None = None
     """Folder of the model catalogue: to start from its models, and to add models if it can be written."""
 
-    measurements: Path | None = None
-    """File that keeps measurements of this device; with None every process measures again."""
-
     alive_file: Path | None = None
     """File touched on every claim and optimiser step, at most every few seconds, for a liveness probe."""
 
@@ -38,7 +35,7 @@ class WorkerSettings:
     """A torch device such as `cuda:0` or `cpu`; None takes the first GPU, or else the CPU."""
 
     threads: int | None = None
-    """CPU threads for training; None leaves the number to torch."""
+    """CPU threads for studies that have no plan yet; None takes that of the table in `compute_plans`."""
 
     give_up_after: float = 600.0
     """Seconds without an answer from the coordinator after which the worker stops."""

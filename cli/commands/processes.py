@@ -186,7 +186,13 @@ def worker(
     ] = None,
     device: Device = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads for training (default: PyTorch's choice).")
+        int | None,
+        typer.Option(
+            min=1,
+            max=1024,
+            help="CPU threads for studies that this worker is the first to serve (default: 4, or the cores if "
+            "there are fewer). A study keeps the number of its first lease.",
+        ),
     ] = None,
     alive_file: Annotated[
         Path | None,
@@ -197,7 +203,6 @@ def worker(
     ] = None,
 ) -> None:
     """Run a worker: it leases folds from a coordinator, trains them and reports the results."""
-    from cli.local.state import measurements_file
     from services.logs import configure_logs
     from services.secrets import read_secret
     from worker.loop import Worker
@@ -212,7 +217,6 @@ def worker(
         token=token,
         cache_root=cache_root.absolute(),
         models_root=models.absolute() if models else None,
-        measurements=measurements_file(),
         alive_file=alive_file,
         study=study,
         device=device,

@@ -6,8 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from client.study_client import StudyClient
 from services.clip_cache import cache_folder, open_cache
 from services.contracts import FoldRecord, FoldResult, Provenance
@@ -79,7 +77,10 @@ def replay(
     record = client.fold(study, trial, fold)
     task, recorded = record.task, record.result.provenance
     chosen = choose_device(device)
-    torch.set_num_threads(threads or recorded.threads)
+    # What the study's plan leaves open is taken from the record.
+    task = task.model_copy(
+        update={"memory_format": recorded.memory_format, "threads": threads or max(1, recorded.threads)}
+    )
     if chosen.type == "cpu":
         keep_freed_memory()
     result = run_fold(
@@ -89,7 +90,6 @@ def replay(
         revision=None,
         on_step=on_step,
         pretrained=None if (name := task.training.pretrained) is None else open_pretrained(models_root, name),
-        memory_format=recorded.memory_format,
     )
     return record, compare(record.result, result)
 

@@ -11,7 +11,7 @@ from cli.forecast.dataset_shape import DatasetShape
 from cli.forecast.devices import MeasuredSpeed
 from cli.forecast.forecast import Forecast
 from client.study_client import StudyClient
-from services.contracts import FoldState, FoldTask, StudySpec, configure
+from services.contracts import FoldState, FoldTask, StudyPlan, StudySpec, configure
 from services.errors import Conflict, InvalidInput
 from services.model_config import ModelConfig
 from worker.training.device import choose_device, device_name, free_memory, keep_freed_memory
@@ -53,11 +53,12 @@ def measure_device(
     if chosen.type == "cpu":
         keep_freed_memory()
     training_device = TrainingDevice(chosen)
+    plan = training_device.choose_plan(spec.compute)
     costs = sorted(forecast.configurations, key=lambda cost: cost.useful_flop_per_clip)
     usual = next(cost for cost in costs if forecast.configuration.items() <= vars(cost).items())
     measured = {}
     for cost in {id(cost): cost for cost in (costs[0], usual, costs[-1])}.values():
-        task = _task(spec, shape, cost)
+        task = _task(spec, shape, cost, plan)
         speed = measure_speed(task, training_device, channels=shape.channels, seconds=CALIBRATION_SECONDS / 3)
         measured[cost.useful_flop_per_clip] = speed.clips_per_second
     return MeasuredSpeed(device=device_name(chosen), memory=memory, clips_per_second=measured)
@@ -98,7 +99,7 @@ def speed_of_workers(client: StudyClient, study: str) -> MeasuredSpeed:
     )
 
 
-def _task(spec: StudySpec, shape: DatasetShape, cost: ConfigurationCost) -> FoldTask:
+def _task(spec: StudySpec, shape: DatasetShape, cost: ConfigurationCost, plan: StudyPlan) -> FoldTask:
     parameters = {name: getattr(cost, name) for name in COST_PARAMETERS}
     hyperparameters, training = configure({**usual_configuration(spec), **parameters}, spec.training)
     return FoldTask(
@@ -110,7 +111,9 @@ def _task(spec: StudySpec, shape: DatasetShape, cost: ConfigurationCost) -> Fold
         hyperparameters=hyperparameters,
         training=training,
         economies=spec.economies,
-        compute=spec.compute,
+        compute=plan.compute,
+        memory_format=plan.memory_format,
+        threads=plan.threads,
         dataset=shape.name,
         fingerprint="",
         classes=shape.classes,

@@ -98,7 +98,7 @@ def forecast_devices(
     largest = max(cost.memory_gib for cost in costs)
     if measured is not None:
         gpu = gpu_of_device(measured.device)
-        peak = None if gpu is None else gpu.peak(spec.compute)
+        peak = None if gpu is None else _peak(gpu, spec)
         utilisation = None if peak is None else measured.operations_per_second() / peak
         seconds = fmean(
             cost.clip_passes_per_trial * measured.seconds_per_clip(cost.useful_flop_per_clip) for cost in costs
@@ -125,8 +125,13 @@ def forecast_devices(
 
 
 def _seconds_per_trial(gpu: Gpu, spec: StudySpec, useful_flops: float, utilisation: float) -> float | None:
-    peak = gpu.peak(spec.compute)
+    peak = _peak(gpu, spec)
     return None if peak is None else useful_flops / peak / utilisation
+
+
+def _peak(gpu: Gpu, spec: StudySpec) -> float | None:
+    plan = gpu.plan(spec.compute)
+    return None if plan is None else gpu.peak(plan)
 
 
 def _forecast(

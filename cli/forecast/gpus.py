@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from services.contracts import ComputePlan
+from services.compute_plans import preferred_plans
+from services.contracts import ComputePlan, ComputeSettings
 from services.errors import NotFound
 
 
@@ -28,6 +29,12 @@ class Gpu:
         """Peak operations per second in a compute plan's precision; None if the GPU lacks it."""
         rate = {"fp32": self.fp32, "tf32": self.tf32, "bf16": self.bf16}[plan.precision]
         return None if rate is None else rate * 1e12
+
+    def plan(self, settings: ComputeSettings) -> ComputePlan | None:
+        """The plan that this GPU would run first, of those that the settings allow; None if it runs none."""
+        capability = (8, 0) if self.bf16 is not None else (7, 0)
+        plans = preferred_plans(capability, compiler=True, bf16=True)
+        return next((plan for plan in plans if settings.allow(plan)), None)
 
 
 GPUS = (

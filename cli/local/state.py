@@ -12,8 +12,6 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-import platformdirs
-
 from client.local_service import SERVICE_FILE, Service, running_service
 from services.errors import Conflict, InvalidInput
 
@@ -140,11 +138,6 @@ class StateFolder:
     @property
     def _service_file(self) -> Path:
         return self.folder / SERVICE_FILE
-
-
-def measurements_file() -> Path:
-    """File with what workers on this machine have measured about its devices."""
-    return Path(platformdirs.user_cache_dir("foldwise")) / "measurements.json"
 
 
 def _write_private(path: Path, content: str) -> None:

@@ -69,6 +69,7 @@ def pretrain(
     Raises:
         CacheMismatch: there is no such cache, or its clips have another size.
         InvalidInput: the settings do not fit the cache, or the loss became infinite or NaN.
+        PlanNotSound: the device runs no plan that the spec allows, or fails its check.
     """
     manifest = find_cache(cache_root, spec.cache)
     cache = open_cache(cache_folder(cache_root, manifest.dataset, manifest.fingerprint))
@@ -77,6 +78,8 @@ def pretrain(
     chosen = choose_device(device)
     if chosen.type == "cpu":
         keep_freed_memory()
+    training_device = TrainingDevice(chosen)
+    plan = training_device.choose_plan(spec.compute)
     task = FoldTask(
         study=name,
         trial=0,
@@ -86,7 +89,9 @@ def pretrain(
         hyperparameters=hyperparameters,
         training=training,
         economies=spec.economies,
-        compute=spec.compute,
+        compute=plan.compute,
+        memory_format=plan.memory_format,
+        threads=plan.threads,
         dataset=manifest.dataset,
         fingerprint=manifest.fingerprint,
         classes=manifest.classes,
@@ -96,9 +101,7 @@ def pretrain(
         study_seed=spec.seed,
         trains_on_all=True,
     )
-    result, state = train_model(
-        task, cache, TrainingDevice(chosen), revision=running_revision(), on_step=on_step
-    )
+    result, state = train_model(task, cache, training_device, revision=running_revision(), on_step=on_step)
     label_of = {clip.clip_id: clip.label for clip in cache.clips()}
     labels = tuple(label_of[clip_id] for clip_id in task.test_clips)
     return add_model(models_root, name, pack(state), describe(task, manifest, labels, result))

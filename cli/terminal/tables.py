@@ -170,7 +170,7 @@ def study_summary(console: Console, study: StudyView) -> None:
         f"split {study.split_hash[:12]}"
     )
     console.print(f"  {sum(study.trials.values())} of {study.spec.trials} trials: {counts or 'none yet'}")
-    console.print(f"  {study.folds_done} folds done")
+    console.print(f"  {study.folds_done} folds done, computed in {_computed(study)}", highlight=False)
     if study.stalled is not None:
         console.print("  stalled: no worker can run:", study.stalled, highlight=False)
     for trouble in study.troubles:
@@ -192,6 +192,13 @@ def study_summary(console: Console, study: StudyView) -> None:
         ended = study.trials[TrialState.COMPLETE] + study.trials[TrialState.PRUNED]
         console.print(Text(selection_warning(study.spec.protocol, ended), style="dim"))
     console.print(parameters_table(dict(best.parameters)))
+
+
+def _computed(study: StudyView) -> str:
+    if study.plan is None:
+        return f"{study.spec.compute} (decided with the first fold)"
+    threads = "" if study.plan.threads is None else f", {study.plan.threads} threads"
+    return f"{study.plan}{threads}"
 
 
 def live_view(study: StudyView, trials: Sequence[TrialView], workers: Sequence[WorkerView]) -> RenderableType:

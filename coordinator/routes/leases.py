@@ -56,6 +56,17 @@ WorkerVersion = Annotated[
 ]
 
 
+WorkerThreads = Annotated[
+    int | None,
+    Header(
+        ge=0,
+        le=1024,
+        description="CPU threads with which the worker would train, 0 on a GPU; a worker that sends this "
+        "header follows the memory format and the threads of its task",
+    ),
+]
+
+
 @router.post("/claims", responses={204: {"description": "no fold is available; claim again"}, **problems(410)})
 async def claim(
     request: Request,
@@ -64,15 +75,23 @@ async def claim(
     wanted: ClaimRequest,
     idempotency_key: Annotated[str, Header(min_length=16, max_length=100)],
     foldwise_protocol: WorkerVersion = BEFORE_VERSIONS,
+    foldwise_threads: WorkerThreads = None,
 ) -> FoldAssignment:
     """Lease a fold; wait up to `wait_seconds` until one is available."""
     check_worker_version(foldwise_protocol)
 
     def attempt(session: Session) -> FoldAssignment | None:
-        return claims.claim(session, wanted, idempotency_key, runtime.settings, pod_uid=caller.pod_uid)
+        return claims.claim(
+            session,
+            wanted,
+            idempotency_key,
+            runtime.settings,
+            threads=foldwise_threads,
+            pod_uid=caller.pod_uid,
+        )
 
     deadline = time.monotonic() + wanted.wait_seconds
-    kind = (wanted.study, wanted.caches, wanted.plans, wanted.keeps_models)
+    kind = (wanted.study, wanted.caches, wanted.plans, wanted.keeps_models, foldwise_threads)
     assignment = await in_transaction(runtime, attempt)
     waits = runtime.waiting_claims.joined(caller.name, kind) if assignment is None else nullcontext()
     with waits:

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import secrets
 import uuid
-from collections.abc import Sequence
 
 import structlog
 from sqlalchemy import (
     JSON,
     ColumnElement,
     Select,
-    and_,
     case,
     delete,
     exists,
-    false,
     func,
-    or_,
     select,
     true,
     type_coerce,
@@ -27,11 +23,12 @@ from sqlalchemy.orm import Session
 
 from coordinator.scheduling.counting import NextFold, next_to_run
 from coordinator.scheduling.leases import PENDING, end_leases, lock_trial
+from coordinator.scheduling.plans import Abilities, agree_on_plan, can_serve, check_plan
 from coordinator.scheduling.workers import see_worker
 from coordinator.settings import CoordinatorSettings
 from coordinator.store.conditions import is_open, seconds
 from coordinator.store.fold_writes import NewLease, lease_fold
-from coordinator.store.folds import fold_task
+from coordinator.store.folds import fold_task, plan_of
 from coordinator.store.studies import parsed_spec, study_split
 from coordinator.store.tables import (
     ClaimRow,
@@ -43,7 +40,6 @@ from coordinator.store.tables import (
 )
 from services.contracts import (
     ClaimRequest,
-    ComputePlan,
     FoldAssignment,
     Lease,
     LeaseId,
@@ -56,7 +52,6 @@ from services.errors import (
     CacheMismatch,
     LeaseSuperseded,
     NotFound,
-    PlanNotSound,
     StudyOver,
     WorkerDrained,
 )
@@ -74,6 +69,7 @@ def claim(
     key: str,
     settings: CoordinatorSettings,
     *,
+    threads: int | None = None,
     pod_uid: str | None = None,
 ) -> FoldAssignment | None:
     """Lease a pending fold to a worker, or None when there is nothing to do now.
@@ -88,6 +84,7 @@ def claim(
         request: what the worker can run.
         key: idempotency key of the claim.
         settings: the coordinator's settings.
+        threads: CPU threads with which the worker would train; see `Abilities`.
         pod_uid: uid of the worker's Kubernetes pod, recorded with the worker's first claim.
 
     Raises:
@@ -95,7 +92,7 @@ def claim(
         StudyOver: the named study has ended.
         NotFound: the named study does not exist.
         CacheMismatch: the worker cannot read the cache of the named study.
-        PlanNotSound: the worker's device failed the check of the named study's compute plan.
+        PlanNotSound: the worker cannot compute as the named study needs it.
         WorkerDrained: the worker was drained.
     """
     see_worker(session, request.worker, pod_uid)
@@ -104,10 +101,11 @@ def claim(
         return _replay_claim(session, answered, settings)
     if session.scalar(select(WorkerRow.drain).where(WorkerRow.id == request.worker.id)) is not None:
         raise WorkerDrained(f"worker {request.worker.name} was drained and gets no more folds")
+    able = Abilities(plans=request.plans, device=request.worker.device, threads=threads)
     if request.study is not None:
-        _check_named_study(session, request.study, request)
+        _check_named_study(session, request.study, request, able)
     end_leases(session, LeaseRow.worker_id == request.worker.id, "superseded")
-    assignment = grant_any(session, request, settings)
+    assignment = grant_any(session, request, able, settings)
     if assignment is not None:
         session.execute(insert(ClaimRow).values(key=key, lease_id=assignment.lease.id))
     return assignment
@@ -128,7 +126,9 @@ def forget_claims_without_fold(session: Session) -> None:
     session.execute(delete(ClaimRow).where(ClaimRow.lease_id.is_(None), ClaimRow.answered_at < before))
 
 
-def grant_any(session: Session, request: ClaimRequest, settings: CoordinatorSettings) -> FoldAssignment | None:
+def grant_any(
+    session: Session, request: ClaimRequest, able: Abilities, settings: CoordinatorSettings
+) -> FoldAssignment | None:
     """Grant the pending fold that comes first for this request, or None when there is none."""
     live = _live_leases().scalar_subquery()
     pending = exists().where(FoldRow.trial_id == TrialRow.id, FoldRow.state == PENDING)
@@ -138,7 +138,7 @@ def grant_any(session: Session, request: ClaimRequest, settings: CoordinatorSett
         .where(
             StudyRow.state == StudyState.RUNNING,
             StudyRow.fingerprint.in_(request.caches),
-            _supports_plan(request.plans),
+            can_serve(able),
             _can_keep_models(request.keeps_models),
             is_open(),
             live < _workers_per_trial(),
@@ -162,6 +162,10 @@ def grant_any(session: Session, request: ClaimRequest, settings: CoordinatorSett
         spec = parsed_spec(study)
         # The query's snapshot may be older than the lock it took: look again at what others committed.
         if not _has_room(session, trial, spec):
+            continue
+        if not agree_on_plan(session, study, spec, able):
+            # It has locked the study, and one transaction must not lock two.
+            wanted = wanted.where(StudyRow.id == study.id)
             continue
         following, _ = next_to_run(session, study, spec, trial)
         if following is not None:
@@ -234,15 +238,19 @@ def assignment_of(
     )
 
 
-def claim_for_same_study(worker: WorkerRow, study: StudyRow, spec: StudySpec) -> ClaimRequest:
+def claim_for_same_study(worker: WorkerRow, study: StudyRow, spec: StudySpec) -> tuple[ClaimRequest, Abilities]:
     """The claim of a worker that has just run a fold of this study, for another fold of it."""
-    return ClaimRequest(
+    plan = plan_of(study, spec)
+    request = ClaimRequest(
         worker=WorkerInfo(id=worker.id, name=worker.name, device=worker.device),
         study=study.name,
         caches=(study.fingerprint,),
-        plans=(spec.compute,),
+        plans=(plan.compute,),
         keeps_models=isinstance(spec.protocol, AllClips),
     )
+    # Whatever the plan freezes, the worker has followed it.
+    threads = None if plan.memory_format is None else plan.threads or 0
+    return request, Abilities(plans=request.plans, device=worker.device, threads=threads)
 
 
 def _replay_claim(session: Session, answered: ClaimRow, settings: CoordinatorSettings) -> FoldAssignment:
@@ -257,7 +265,7 @@ def _replay_claim(session: Session, answered: ClaimRow, settings: CoordinatorSet
     return assignment_of(session, study, trial, lease, settings)
 
 
-def _check_named_study(session: Session, name: str, request: ClaimRequest) -> None:
+def _check_named_study(session: Session, name: str, request: ClaimRequest, able: Abilities) -> None:
     study = session.scalar(select(StudyRow).where(StudyRow.name == name))
     if study is None:
         raise NotFound(f"there is no study {name!r}", field="study")
@@ -276,14 +284,7 @@ def _check_named_study(session: Session, name: str, request: ClaimRequest) -> No
             "to; give it --models",
             field="keeps_models",
         )
-    plan = spec.compute
-    if plan not in request.plans:
-        raise PlanNotSound(
-            f"study {name} computes in {plan.precision}{' compiled' if plan.compiled else ''}, which this "
-            "worker's device does not run soundly; use another device, or a study with "
-            "compute.precision=fp32 and compute.compiled=false",
-            field="plans",
-        )
+    check_plan(session, study, spec, able)
 
 
 def _live_leases() -> Select[int]:
@@ -295,12 +296,6 @@ def _live_leases() -> Select[int]:
 def _workers_per_trial() -> ColumnElement[int]:
     # Studies that were stored before this setting existed have one.
     return func.coalesce(type_coerce(StudyRow.spec, JSON)["workers_per_trial"].as_integer(), 1)
-
-
-def _supports_plan(plans: Sequence[ComputePlan]) -> ColumnElement[bool]:
-    precision = type_coerce(StudyRow.spec, JSON)["compute", "precision"].as_string()
-    compiled = type_coerce(StudyRow.spec, JSON)["compute", "compiled"].as_boolean()
-    return or_(false(), *(and_(precision == plan.precision, compiled.is_(plan.compiled)) for plan in plans))
 
 
 def _can_keep_models(keeps_models: bool) -> ColumnElement[bool]:

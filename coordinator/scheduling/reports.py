@@ -101,10 +101,10 @@ def report(
             verdict = reused
             this = update(ResultRow).where(ResultRow.trial_id == trial.id, ResultRow.fold == lease.fold)
             session.execute(this.values(verdict=verdict.model_dump(mode="json")))
-    request = claim_for_same_study(held.worker, study, spec)
+    request, able = claim_for_same_study(held.worker, study, spec)
     granted = (
         grant_fold(session, study, trial, following, request.worker, settings)
         if following is not None
-        else grant_any(session, request, settings)
+        else grant_any(session, request, able, settings)
     )
     return verdict.model_copy(update={"next": granted})

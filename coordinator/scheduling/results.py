@@ -96,7 +96,12 @@ def check_result(result: FoldResult, split: StudyFoldRow, task: FoldTask) -> Non
             else f"names a model; the fold {task.fold_name!r} does not train on all clips and keeps none"
         )
         raise InvalidInput(f"model: the result {problem}", field="model")
-    for field in ("fingerprint", "split_hash", "seed", "compute"):
+    fields = ["fingerprint", "split_hash", "seed", "compute"]
+    if task.memory_format is not None:
+        fields.append("memory_format")
+    if task.threads is not None and result.provenance.device == "cpu":
+        fields.append("threads")
+    for field in fields:
         reported, leased = getattr(result.provenance, field), getattr(task, field)
         if reported != leased:
             where = f"provenance.{field}"

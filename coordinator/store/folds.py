@@ -21,6 +21,7 @@ from services import scores
 from services.contracts import (
     Economies,
     FoldTask,
+    StudyPlan,
     StudySpec,
     configure,
 )
@@ -40,6 +41,7 @@ class FoldCount:
 def fold_task(study: StudyRow, spec: StudySpec, trial: TrialRow, split: StudyFoldRow) -> FoldTask:
     """The task of a fold, which follows from these rows alone; `spec` is the study's parsed spec."""
     hyperparameters, training = configure(trial.parameters, spec.training)
+    plan = plan_of(study, spec)
     return FoldTask(
         study=study.name,
         trial=trial.number,
@@ -49,7 +51,9 @@ def fold_task(study: StudyRow, spec: StudySpec, trial: TrialRow, split: StudyFol
         hyperparameters=hyperparameters,
         training=training,
         economies=_economies(spec),
-        compute=spec.compute,
+        compute=plan.compute,
+        memory_format=plan.memory_format,
+        threads=plan.threads,
         dataset=study.dataset,
         fingerprint=study.fingerprint,
         classes=tuple(study.classes),
@@ -60,6 +64,20 @@ def fold_task(study: StudyRow, spec: StudySpec, trial: TrialRow, split: StudyFol
         study_seed=spec.seed,
         trains_on_all=isinstance(spec.protocol, AllClips),
         cross_validated=spec.cross_validated,
+    )
+
+
+def plan_of(study: StudyRow, spec: StudySpec) -> StudyPlan:
+    """How the study's folds are computed.
+
+    A study whose file is older than plans has none; its settings then say what was computed.
+    """
+    if study.plan is not None:
+        return StudyPlan.model_validate(study.plan)
+    chosen = spec.compute
+    return StudyPlan(
+        precision="fp32" if chosen.precision == "auto" else chosen.precision,
+        compiled=chosen.compiled is True,
     )
 
 

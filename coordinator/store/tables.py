@@ -55,7 +55,10 @@ class Base(DeclarativeBase):
 
 
 class StudyRow(Base):
-    """A study. `fold_order` is set once, when the study has learnt which folds are hardest."""
+    """A study. `fold_order` is set once, when the study has learnt which folds are hardest.
+
+    `plan` is set with the first lease.
+    """
 
     __tablename__ = "studies"
     id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
@@ -70,6 +73,7 @@ class StudyRow(Base):
     fold_count: Mapped[int]
     split_hash: Mapped[str]
     fold_order: Mapped[list[Any] | None] = mapped_column(JSON(none_as_null=True))
+    plan: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     priority: Mapped[int] = mapped_column(server_default=text("0"))
     created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
     started_at: Mapped[datetime | None]

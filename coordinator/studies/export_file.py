@@ -64,6 +64,7 @@ def _study_line(session: Session, study: StudyRow) -> StudyLine:
             "classes": study.classes,
             "split_hash": study.split_hash,
             "fold_order": study.fold_order,
+            "plan": study.plan,
             "folds": [
                 FoldLine(name=fold.name, clip_ids=tuple(fold.clip_ids), labels=tuple(fold.labels))
                 for fold in study_split(session, study)

@@ -210,6 +210,7 @@ def _store_study(session: Session, line: StudyLine, spec: StudySpec) -> tuple[St
         fold_count=len(line.folds),
         split_hash=line.split_hash,
         fold_order=None if line.fold_order is None else list(line.fold_order),
+        plan=None if line.plan is None else line.plan.model_dump(mode="json"),
         priority=spec.priority,
         created_at=line.created_at,
         started_at=line.started_at,

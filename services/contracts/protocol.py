@@ -21,6 +21,10 @@ OLDEST_WORKER = BEFORE_VERSIONS
 PROTOCOL_HEADER = "Foldwise-Protocol"
 """Header with a worker's version; a coordinator from before versions ignores it."""
 
+THREADS_HEADER = "Foldwise-Threads"
+"""Header of a claim with the CPU threads of the worker; one that sends it follows the memory format and threads
+of its task. A coordinator from before plans were frozen ignores it."""
+
 
 def supports(version: int) -> bool:
     """Whether this coordinator grants leases to a worker of this version."""

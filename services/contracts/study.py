@@ -25,7 +25,7 @@ from services.contracts.base import (
 )
 from services.contracts.pruning_rules import PruningRule
 from services.contracts.samplers import GridSampler, Sampler, TpeSampler, WarmStart
-from services.contracts.training import ComputePlan, Economies, TrainingSettings
+from services.contracts.training import ComputeSettings, Economies, TrainingSettings
 from services.errors import InvalidInput
 from services.folds import AllClips, HeldOut, LeaveOneSubjectOut, Protocol
 from services.grid import grid_axes, grid_size
@@ -89,7 +89,7 @@ class StudySpec(Contract):
     )
     training: TrainingSettings = TrainingSettings()
     economies: Economies = Economies()
-    compute: ComputePlan = ComputePlan()
+    compute: ComputeSettings = ComputeSettings()
     workers_per_trial: int = Field(
         1,
         ge=1,

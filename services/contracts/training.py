@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     Field,
@@ -83,18 +83,68 @@ class Economies(Contract):
     )
 
 
-class ComputePlan(Contract):
-    """How results are computed; part of the study because it can change them."""
-
-    precision: Literal["fp32", "tf32", "bf16"] = Field(
-        "fp32", description="tf32 and bf16 run only on devices where a check against fp32 passes"
-    )
-    compiled: bool = Field(
-        False, description="compile with torch.compile; needs a C++ compiler (CPU) or Triton (GPU)"
-    )
-
+Precision = Literal["fp32", "tf32", "bf16"]
 
 MemoryFormat = Literal["contiguous", "channels_last"]
+
+Auto = Literal["auto"]
+"""The value of a compute setting that follows from the device of the study's first lease."""
+
+
+class ComputePlan(Contract):
+    """Precision and compilation: what a device must support, and what a check against fp32 can veto."""
+
+    precision: Precision = "fp32"
+    compiled: bool = False
+
+    def __str__(self) -> str:
+        """For messages, such as `bf16, compiled`."""
+        return self.precision + (", compiled" if self.compiled else "")
+
+
+class StudyPlan(ComputePlan):
+    """How all folds of a study are computed, frozen with its first lease. It decides the bits of a result."""
+
+    memory_format: MemoryFormat | None = Field(
+        None, description="memory format of the convolutions; null in older studies: the worker's choice"
+    )
+    threads: int | None = Field(
+        None, ge=1, le=1024, description="CPU threads of a worker; null on a GPU, and in older studies"
+    )
+
+    @property
+    def compute(self) -> ComputePlan:
+        """The part that a device must support."""
+        return ComputePlan(precision=self.precision, compiled=self.compiled)
+
+
+class ComputeSettings(Contract):
+    """How results are computed; part of the study because it can change them. `auto` alone means all `auto`."""
+
+    precision: Precision | Auto = Field(
+        "auto", description="tf32 and bf16 run only on devices where a check against fp32 passes"
+    )
+    compiled: bool | Auto = Field(
+        "auto", description="compile with torch.compile; needs a C++ compiler (CPU) or Triton (GPU)"
+    )
+    memory_format: MemoryFormat | Auto = Field("auto", description="memory format of the convolutions")
+    threads: Annotated[int, Field(ge=1, le=1024)] | Auto = Field(
+        "auto", description="CPU threads of a worker that trains on the CPU"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _all_auto(cls, given: Any) -> Any:
+        return {} if given == "auto" else given
+
+    def __str__(self) -> str:
+        """For messages, such as `auto` or `precision=bf16, compiled=true`."""
+        chosen = {name: value for name, value in self.model_dump(mode="json").items() if value != "auto"}
+        return ", ".join(f"{name}={str(value).lower()}" for name, value in chosen.items()) or "auto"
+
+    def allow(self, plan: ComputePlan) -> bool:
+        """Whether a plan is what these settings ask for."""
+        return self.precision in {"auto", plan.precision} and self.compiled in {"auto", plan.compiled}
 
 
 def configure(

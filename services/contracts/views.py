@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, FiniteFloat, ValidationInfo
 from services.contracts.base import Contract
 from services.contracts.states import FoldState, StudyState, TrialState
 from services.contracts.study import StudySpec
+from services.contracts.training import StudyPlan
 from services.contracts.work import FoldResult, FoldTask
 from services.pruning.rule import PruneDecision
 from services.replies import is_reply
@@ -57,6 +58,9 @@ class StudyView(Contract):
     split_hash: str
     fold_order: tuple[int, ...] | None = Field(
         description="indices of the folds, hardest first; null if the order is fixed or not learnt yet"
+    )
+    plan: StudyPlan | None = Field(
+        None, description="how its folds are computed; null until the first one is leased"
     )
     trials: Annotated[dict[TrialState, int], BeforeValidator(_known_states)]
     folds_done: int

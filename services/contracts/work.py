@@ -50,7 +50,9 @@ class ClaimRequest(Contract):
         max_length=1000, description="fingerprints of the clip caches that this worker can read"
     )
     plans: tuple[ComputePlan, ...] = Field(
-        (ComputePlan(),), max_length=20, description="compute plans that this worker's device runs soundly"
+        (ComputePlan(),),
+        max_length=20,
+        description="compute plans that this worker's device runs soundly, the preferred one first",
     )
     keeps_models: bool = Field(
         False,
@@ -81,6 +83,12 @@ class FoldTask(Contract):
     training: TrainingSettings
     economies: Economies
     compute: ComputePlan
+    memory_format: MemoryFormat | None = Field(
+        None, description="memory format of the convolutions; null: the worker's choice"
+    )
+    threads: int | None = Field(
+        None, ge=1, description="CPU threads to train with; null: the worker's choice, and on a GPU"
+    )
     dataset: str
     fingerprint: str
     classes: tuple[str, ...]
@@ -125,7 +133,7 @@ class Provenance(Contract):
     cudnn: _Word | None
     threads: Count
     compute: ComputePlan
-    memory_format: MemoryFormat = Field(description="memory format of the convolutions, chosen by measurement")
+    memory_format: MemoryFormat = Field(description="memory format of the convolutions")
     revision: str | None = Field(
         max_length=1000, pattern=PRINTABLE, description="git revision or image digest of the worker"
     )

@@ -87,13 +87,18 @@ class Harness:
         self.leader.round()
 
     def claim(
-        self, worker: str = "w1", key: str | None = None, caches: Sequence[str] = (FINGERPRINT,), **given: Any
+        self,
+        worker: str = "w1",
+        key: str | None = None,
+        caches: Sequence[str] = (FINGERPRINT,),
+        device: str = "cpu",
+        threads: int | None = 1,
+        **given: Any,
     ) -> FoldAssignment | None:
-        request = ClaimRequest(
-            worker=WorkerInfo(id=f"worker-{worker}", name=worker, device="cpu"), caches=tuple(caches), **given
-        )
+        info = WorkerInfo(id=f"worker-{worker}", name=worker, device=device)
+        request = ClaimRequest(worker=info, caches=tuple(caches), **given)
         with self.sessions.begin() as session:
-            return claims.claim(session, request, key or str(uuid.uuid4()), self.settings)
+            return claims.claim(session, request, key or str(uuid.uuid4()), self.settings, threads=threads)
 
     def must_claim(self, worker: str = "w1", **given: Any) -> FoldAssignment:
         assignment = self.claim(worker, **given)

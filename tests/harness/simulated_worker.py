@@ -28,7 +28,9 @@ class SimulatedWorker:
     def claim(self) -> FoldAssignment:
         """Return the fold that it holds, or wait for one."""
         while self.assignment is None:
-            self.assignment = self.client.claim(study=self._study, caches=[FINGERPRINT], plans=[ComputePlan()])
+            self.assignment = self.client.claim(
+                study=self._study, caches=[FINGERPRINT], plans=[ComputePlan()], threads=1
+            )
         return self.assignment
 
     def report(self) -> Verdict:

@@ -152,7 +152,9 @@ def client(searched: Harness) -> Iterator[CoordinatorClient]:
 
 
 def _trained(client: CoordinatorClient, cache_root: Path, root: Path) -> tuple[FoldAssignment, FoldResult, Any]:
-    task = client.claim(study="s-final", caches=[FINGERPRINT], plans=[ComputePlan()], keeps_models=True)
+    task = client.claim(
+        study="s-final", caches=[FINGERPRINT], plans=[ComputePlan()], threads=1, keeps_models=True
+    )
     assert task is not None
     cache = open_cache(cache_folder(cache_root, "tiny", FINGERPRINT))
     device = TrainingDevice(torch.device("cpu"))

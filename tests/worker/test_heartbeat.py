@@ -42,7 +42,7 @@ def worker(coordinator: LiveCoordinator) -> Iterator[CoordinatorClient]:
 def lease(coordinator: LiveCoordinator, worker: CoordinatorClient) -> Lease:
     """The lease of the first fold of a study; its heartbeats are counted from here."""
     coordinator.create_study()
-    assignment = worker.claim(study="s", caches=[FINGERPRINT], plans=[ComputePlan()])
+    assignment = worker.claim(study="s", caches=[FINGERPRINT], plans=[ComputePlan()], threads=1)
     assert assignment is not None
     coordinator.interception.pattern = "POST /api/v1/leases/.*/heartbeat"
     return assignment.lease

@@ -207,7 +207,9 @@ def unreported(shared_client: httpx.Client) -> Iterator[UnreportedResult]:
     shared.create_study()
     with Connection(shared.url, WORKER_TOKEN, give_up_after=0) as connection:
         first = CoordinatorClient(connection, WorkerInfo(id="worker-first", name="first", device="cpu"))
-        task = first.claim(study="s", caches=[FINGERPRINT], plans=[ComputePlan()], keeps_models=False)
+        task = first.claim(
+            study="s", caches=[FINGERPRINT], plans=[ComputePlan()], threads=1, keeps_models=False
+        )
     assert task is not None
     result = make_result(task, [0] * len(task.test_clips))
     yield UnreportedResult(coordinator=shared.url, lease=task.lease, result=result)

@@ -30,7 +30,7 @@ from worker import coordinator_client
 
 pytestmark = pytest.mark.usefixtures("workers_in_this_process")
 
-TASK_OF_PROTOCOL = {1: "693126e7450e9a32ac9ab66b45f06628ef3ea423c77c41f0cd9bced7e23f3c72"}
+TASK_OF_PROTOCOL = {1: "308280e30a6a222a0a7ea74d5164bb83ad15dbe2ad6e1db1856b282fe59341dc"}
 """Hash of the names in a task, by version of the protocol."""
 
 

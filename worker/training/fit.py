@@ -9,11 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
 
 from services.clip_cache import ClipCache
-from services.contracts import EpochResult, FoldResult, FoldTask, MemoryFormat, Provenance
+from services.contracts import EpochResult, FoldResult, FoldTask, Provenance
 from services.errors import CacheMismatch, FoldwiseError, InvalidInput
 from services.folds import MIN_TRAIN_CLIPS
 from services.seeds import derive_seed
@@ -30,12 +29,12 @@ from worker.training.device import (
 from worker.training.evaluate import evaluate
 from worker.training.network import Network, NetworkSettings
 from worker.training.optim import build_optimizer, class_weights
-from worker.training.precision import arithmetic, gradients_finite, remember_statistics
 from worker.training.pretrained import PretrainedModel
+from worker.training.steps import Steps
 from worker.training.training_device import TrainingDevice
 
 LOSS_INTERVAL_STEPS = 10
-"""Optimiser steps between two readings of the loss; each reading makes a GPU finish its queue first."""
+"""Optimiser steps between two looks at loss and gradients; each look makes a GPU finish its queue first."""
 
 
 class OutOfMemory(FoldwiseError):
@@ -67,12 +66,12 @@ def run_fold(
     revision: str | None,
     on_step: OnStep,
     pretrained: PretrainedModel | None = None,
-    memory_format: MemoryFormat | None = None,
 ) -> FoldResult:
     """Train and test one fold (paper sections 3.1, 4.1).
 
-    The same task on the same device, software, number of threads and memory format gives the same result to
-    the bit, except times and memory. Sets process-wide switches (`make_deterministic`) and torch's global seed.
+    The same task on the same device and software gives the same result to the bit, except times and memory. If
+    the task leaves memory format and number of threads open, they must be the same too. Sets process-wide
+    switches (`make_deterministic`) and torch's global seed.
 
     Args:
         task: the fold to run.
@@ -81,7 +80,6 @@ def run_fold(
         revision: git revision or image digest, stored with the result.
         on_step: called after every optimiser step; an exception from it ends the fold.
         pretrained: the model that the task's settings name, if they name one.
-        memory_format: the format of the fold that this one replays; None takes the faster one.
 
     Returns:
         The predictions of every epoch run. With `stop_when_perfect` a fold ends at the first epoch that labels
@@ -95,7 +93,7 @@ def run_fold(
         PlanNotSound: this device does not run the task's compute plan soundly.
         OutOfMemory: the device has too little memory.
     """
-    result, _ = _run(task, cache, device, revision, on_step, pretrained, memory_format)
+    result, _ = _run(task, cache, device, revision, on_step, pretrained)
     return result
 
 
@@ -117,7 +115,7 @@ def train_model(
         InvalidInput: the loss is not finite; and as `run_fold`.
         CacheMismatch, PlanNotSound, OutOfMemory: as `run_fold`.
     """
-    result, network = _run(task, cache, device, revision, on_step, pretrained, None)
+    result, network = _run(task, cache, device, revision, on_step, pretrained)
     if result.diverged:
         raise InvalidInput(
             "the loss is not finite; lower training.learning_rate", field="training.learning_rate"
@@ -145,7 +143,6 @@ def _run(
     revision: str | None,
     on_step: OnStep,
     pretrained: PretrainedModel | None,
-    memory_format: MemoryFormat | None,
 ) -> tuple[FoldResult, Network]:
     started = time.monotonic()
     with _training_guards(task, cache, device):
@@ -156,7 +153,7 @@ def _run(
         until_perfect = task.economies.stop_when_perfect and not task.trains_on_all
         truth = tuple(clip_set.clips[row].label for row in test_rows.tolist())
         batches = Batches.of(task, clip_set)
-        training = _Training(task, batches, train_rows, device, on_step, pretrained, memory_format)
+        training = _Training(task, batches, train_rows, device, on_step, pretrained)
         epochs: list[EpochResult] = []
         diverged = False
         for epoch in range(1, task.training.epochs + 1):
@@ -189,17 +186,14 @@ class _Training:
         device: TrainingDevice,
         on_step: OnStep,
         pretrained: PretrainedModel | None,
-        memory_format: MemoryFormat | None,
     ) -> None:
         if len(rows) < MIN_TRAIN_CLIPS:
             raise InvalidInput(f"a fold needs at least {MIN_TRAIN_CLIPS} clips to train on", field="test_clips")
         hp, settings = task.hyperparameters, task.training
         self.network = device.network(
-            NetworkSettings.of(task, channels=batches.channels),
+            NetworkSettings.of(task, channels=batches.channels, device=device.torch_device),
             batches,
             seed=task.seed,
-            steps=settings.epochs * math.ceil(len(rows) / settings.batch_size),
-            memory_format=memory_format,
         )
         if settings.pretrained is not None:
             if pretrained is None or pretrained.card.id != settings.pretrained:
@@ -210,57 +204,42 @@ class _Training:
             pretrained.load_into(self.network.model, dataset=task.dataset)
         self.steps = 0
         self.clip_passes = 0
-        self.redone_steps = 0
         self._batches = batches
         self._rows = rows
         self._batch_size = settings.batch_size
-        self._precision = task.compute.precision
         self._on_step = on_step
-        self._parameters = list(self.network.model.parameters())
-        self._optimizer = build_optimizer(hp, self._parameters, learning_rate=settings.learning_rate)
-        self._weights = _loss_weights(batches.clip_set, rows, len(task.classes)) if hp.loss_weights else None
+        self._steps = Steps(
+            self.network,
+            batches,
+            build_optimizer(hp, self.network.model.parameters(), learning_rate=settings.learning_rate),
+            precision=task.compute.precision,
+            weights=_loss_weights(batches.clip_set, rows, len(task.classes)) if hp.loss_weights else None,
+        )
         self._order = torch.Generator().manual_seed(task.seed)
-        # Dropout draws the same numbers whether or not a measurement or check ran before.
+        # Dropout draws the same numbers whether or not a check ran before.
         torch.manual_seed(derive_seed("training", task.seed))
+
+    @property
+    def redone_steps(self) -> int:
+        """Steps that were repeated in fp32."""
+        return self._steps.redone
 
     def train(self, epoch: int) -> float | None:
         """Train one epoch; its mean loss over clips, or None once a reading of the loss is not finite."""
         self.network.model.train()
-        total, seen = torch.zeros((), dtype=torch.float64, device=self._batches.clip_set.device), 0
+        self._steps.begin_epoch()
+        seen = 0
         for rows in shuffled_batches(self._rows, self._batch_size, self._order):
-            loss = self._step(rows)
-            # Once a sum is not finite it stays so; reading it after every step is not necessary.
-            total += loss * len(rows)
+            self._steps.take(rows, self._batches.clips(rows), self._batches.labels(rows))
             seen += len(rows)
             self.steps += 1
             self.clip_passes += len(rows)
             read_loss = self.steps % LOSS_INTERVAL_STEPS == 0
-            mean = _finite(total / seen) if read_loss else None
+            mean = _finite(self._steps.settle() / seen) if read_loss else None
             self._on_step(Progress(epoch=epoch, step=self.steps, loss=mean))
             if read_loss and mean is None:
                 return None
-        return _finite(total / seen)
-
-    def _step(self, rows: Tensor) -> Tensor:
-        clips, labels = self._batches.clips(rows), self._batches.labels(rows)
-        if self._precision == "fp32":
-            loss = self._backward(clips, labels)
-        else:
-            undo = remember_statistics(self.network.model)
-            loss = self._backward(clips, labels)
-            if not gradients_finite(self._parameters):
-                undo()
-                loss = self._backward(clips, labels, exactly=True)
-                self.redone_steps += 1
-        self._optimizer.step()
-        return loss
-
-    def _backward(self, clips: Tensor, labels: Tensor, *, exactly: bool = False) -> Tensor:
-        self._optimizer.zero_grad()
-        with arithmetic("fp32" if exactly else self._precision):
-            loss = F.cross_entropy(self.network(clips, exactly=exactly), labels, weight=self._weights)
-            loss.backward()  # type: ignore[no-untyped-call]
-        return loss.detach()
+        return _finite(self._steps.settle() / seen)
 
 
 @contextmanager
@@ -268,6 +247,7 @@ def _training_guards(task: FoldTask, cache: ClipCache, device: TrainingDevice) -
     """Check that the task fits the cache, make torch deterministic, and name a lack of memory as such."""
     _check_settings(task, cache)
     make_deterministic(device.torch_device)
+    device.use_threads(task.threads)
     start_counting_memory(device.torch_device)
     try:
         yield
@@ -306,7 +286,7 @@ def _provenance(
         cudnn=str(torch.backends.cudnn.version()) if cuda else None,  # type: ignore[no-untyped-call]
         threads=torch.get_num_threads(),
         compute=task.compute,
-        memory_format=training.network.memory_format,
+        memory_format=training.network.settings.memory_format,
         revision=revision,
         fingerprint=task.fingerprint,
         split_hash=task.split_hash,

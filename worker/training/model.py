@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from services.errors import InvalidInput
 from services.model_config import ModelConfig
 from services.network_layers import CHANNELS, Convolution, Dense, Pool, layers_of
+from worker.training.dropout import Dropout
 
 
 def build_model(config: ModelConfig) -> EmotionNet:
@@ -56,7 +57,7 @@ class EmotionNet(nn.Module):
         *hidden, last = dense
         classifier: list[nn.Module] = [nn.Flatten()]
         for layer in hidden:
-            classifier += [nn.Linear(layer.inputs, layer.units), activation(), nn.Dropout(config.dropout)]
+            classifier += [nn.Linear(layer.inputs, layer.units), activation(), Dropout(config.dropout)]
         self.classifier = nn.Sequential(*classifier, nn.Linear(last.inputs, last.units))
 
     def forward(self, clips: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from pytorch_optimizer import Lookahead
@@ -26,6 +26,12 @@ class Optimizer(Protocol):
 
     def step(self) -> object:
         """Update the parameters from their gradients."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next steps depend on, besides the parameters; refers to the optimiser's own tensors."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from this state."""
 
 
 def build_optimizer(

@@ -10,16 +10,13 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import product
-from typing import Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor, nn
 
-from services.contracts import ComputePlan
-
-Precision = Literal["fp32", "tf32", "bf16"]
+from services.compute_plans import preferred_plans
+from services.contracts import ComputePlan, Precision
 
 PLAIN = ComputePlan()
 
@@ -51,15 +48,12 @@ class Soundness:
 
 
 def possible_plans(device: torch.device) -> tuple[ComputePlan, ...]:
-    """The plans that a device supports. Whether they are sound shows only when they are checked."""
-    precisions: list[Precision] = ["fp32"]
-    if device.type == "cuda":
-        if torch.cuda.get_device_capability(device) >= (8, 0):
-            precisions += ["tf32", "bf16"]
-    elif torch._C._has_mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        precisions.append("bf16")
-    compiled = [False, True] if _has_compiler(device) else [False]
-    return tuple(ComputePlan(precision=p, compiled=c) for c, p in product(compiled, precisions))
+    """The plans that a device supports, the preferred one first. Whether one is sound, only a check shows."""
+    return preferred_plans(
+        torch.cuda.get_device_capability(device) if device.type == "cuda" else None,
+        compiler=_has_compiler(device),
+        bf16=torch._C._has_mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported(),
+    )
 
 
 @contextmanager
@@ -77,11 +71,11 @@ def autocast(precision: Precision, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
-def gradients_finite(parameters: Sequence[Tensor]) -> bool:
-    """Whether no gradient has an infinity or a NaN. Waits for the device."""
+def gradients_finite(parameters: Sequence[Tensor]) -> Tensor:
+    """Whether no gradient has an infinity or a NaN: a scalar on the device, which this does not wait for."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norms = torch._foreach_norm(gradients)
-    return bool(torch.stack(norms).isfinite().all())
+    return torch.stack(norms).isfinite().all()
 
 
 def remember_statistics(model: nn.Module) -> Callable[[], None]:

@@ -70,8 +70,8 @@ def _steps(task: FoldTask, device: TrainingDevice, channels: int, batch_size: in
     training = task.training.model_copy(update={"batch_size": batch_size})
     task = task.model_copy(update={"training": training})
     batches = Batches.of(task, _noise(task, device.torch_device, channels))
-    settings = NetworkSettings.of(task, channels=batches.channels)
-    network = device.network(settings, batches, seed=task.seed, steps=0)
+    settings = NetworkSettings.of(task, channels=batches.channels, device=device.torch_device)
+    network = device.network(settings, batches, seed=task.seed)
     network.model.train()
     optimizer = build_optimizer(
         task.hyperparameters, network.model.parameters(), learning_rate=training.learning_rate

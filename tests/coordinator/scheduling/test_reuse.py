@@ -206,7 +206,7 @@ def test_a_trial_without_an_equal_looks_at_no_results(harness: Harness) -> None:
     request = ClaimRequest(worker=info, caches=(FINGERPRINT,))
     with harness.sessions.begin() as session:
         before = session.execute(SCANS_OF_RESULTS).one()
-        assignment = claims.claim(session, request, "key", harness.settings)
+        assignment = claims.claim(session, request, "key", harness.settings, threads=1)
         after = session.execute(SCANS_OF_RESULTS).one()
     assert assignment is not None
     assert assignment.trial == 1

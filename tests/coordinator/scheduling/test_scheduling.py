@@ -20,7 +20,6 @@ from coordinator.scheduling.leases import LeaseKey
 from coordinator.store.tables import ClaimRow
 from coordinator.studies import life
 from services.contracts import (
-    ComputePlan,
     Failure,
     FoldAssignment,
     Heartbeat,
@@ -34,7 +33,6 @@ from services.errors import (
     InvalidInput,
     LeaseSuperseded,
     NotFound,
-    PlanNotSound,
     ResultConflict,
     StudyOver,
     TokenRefused,
@@ -665,24 +663,6 @@ def test_stop_cancels_what_is_under_way_and_absorbs(harness: Harness) -> None:
         life.resume(session, "s")
     projected = load_projected(harness.settings.database_url, "s")
     assert {t.state.name for t in projected.trials} == {"FAIL"}
-
-
-@pytest.mark.parametrize(
-    "plan", [ComputePlan(precision="bf16"), ComputePlan(compiled=True), ComputePlan(precision="tf32")]
-)
-def test_a_study_is_run_only_by_workers_that_can_run_its_plan(harness: Harness, plan: ComputePlan) -> None:
-    harness.create(compute=plan, trials=2, pruning=[{"rule": "bound", "threshold": 1.0}])
-    assert harness.claim("plain") is None
-    assert harness.claim("none", plans=()) is None
-    with pytest.raises(PlanNotSound, match=rf"computes in {plan.precision}.*compute\.precision=fp32"):
-        harness.claim("plain", study="s")
-    harness.create(name="plain")
-    assert harness.must_claim("plain").study == "plain"
-    able = harness.must_claim("able", study="s", plans=(ComputePlan(), plan))
-    assert able.compute == plan
-    ended = harness.report(able, wrong=1)
-    assert ended.next is not None
-    assert (ended.next.study, ended.next.trial) == ("s", 1)
 
 
 def test_what_does_not_fit_the_cache_is_refused(harness: Harness) -> None:

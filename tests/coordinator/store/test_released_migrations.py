@@ -23,6 +23,7 @@ bbf72aae7431c0d1dcc90303c474e5c75b18803a45a00d516b81644ed78fd728 0009_sessions.p
 400a5a9bc1a159c2847b00bf50c543c672b7279d490c1a067893b474e175dd47 0011_bounded_specs.py
 a198a044bf357f74834c806608dcf44c478fc905f3eaacafcfabd4dbebe4c523 0012_claims_without_a_fold.py
 153c46b573f8f486515f9389a187cc5973a96c43c7e362e76ce5fc26eff3cc39 0013_leader.py
+27facc080358e86bc2113b915ed4cfe3908bc00ab9c71ffcf0deb2aea79ec989 0014_frozen_plans.py
 """
 """SHA-256 and file name of each migration, in their order; a new migration adds a line, and no line changes."""
 

@@ -110,8 +110,8 @@ def _assert_equal(ours: FoldResult, theirs: FoldResult) -> None:
 
 def _network(device: TrainingDevice, task: FoldTask, cache: ClipCache) -> Network:
     batches = Batches.of(task, _clip_set(device, task, cache))
-    settings = NetworkSettings.of(task, channels=batches.channels)
-    return device.network(settings, batches, seed=task.seed, steps=1)
+    settings = NetworkSettings.of(task, channels=batches.channels, device=CPU)
+    return device.network(settings, batches, seed=task.seed)
 
 
 def _logits(task: FoldTask, cache: ClipCache) -> torch.Tensor:

@@ -35,6 +35,7 @@ from tests.reference import augmentation as plain_augmentation
 from tests.reference import network as plain
 from worker.training.augmentation import augment, change_contrast, flip, rotate
 from worker.training.clips import ClipSet, ClipStore
+from worker.training.dropout import Dropout
 from worker.training.fit import run_fold, shuffled_batches
 from worker.training.model import ACTIVATIONS, EmotionNet
 from worker.training.optim import build_optimizer, class_weights
@@ -306,10 +307,10 @@ def test_momentum_of_batch_normalisation(momentum: float) -> None:
 
 def test_dropout_stands_between_the_dense_layers() -> None:
     model = build_network(_hp(dropout=0.25), **{**TINY, "width": 16})
-    block = [nn.Linear, nn.ReLU, nn.Dropout]
+    block = [nn.Linear, nn.ReLU, Dropout]
     assert [type(layer) for layer in model.classifier] == [nn.Flatten, *block, *block, nn.Linear]
-    assert not any(isinstance(layer, nn.modules.dropout._DropoutNd) for layer in model.features)
-    seen = _inputs_and_outputs(model, nn.Dropout)
+    assert not any(isinstance(layer, Dropout) for layer in model.features)
+    seen = _inputs_and_outputs(model, Dropout)
     clips = torch.rand(8, 3, 10, 32, 32)
     model.train()(clips)
     assert len(seen) == 2

@@ -272,8 +272,8 @@ def test_no_batch_has_a_single_clip(rows: int, batch_size: int, sizes: list[int]
 def test_test_clips_are_predicted_one_by_one(cache: ClipCache) -> None:
     device, task = TrainingDevice(CPU), assign(cache)
     batches = Batches.of(task, _clip_set(cache, device.clips))
-    settings = NetworkSettings.of(task, channels=batches.channels)
-    network = device.network(settings, batches, seed=task.seed, steps=1)
+    settings = NetworkSettings.of(task, channels=batches.channels, device=CPU)
+    network = device.network(settings, batches, seed=task.seed)
 
     together, alone = (evaluate(network, batches.clips, torch.arange(6), size) for size in (6, 1))
     np.testing.assert_allclose(together.probabilities, alone.probabilities, atol=3e-6)

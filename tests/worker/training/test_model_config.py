@@ -9,7 +9,7 @@ import pytest
 from services.contracts import Economies, TrainingSettings
 from services.errors import InvalidInput
 from services.model_card import ModelCard
-from services.model_config import IRRELEVANT_TO_SPEED, IRRELEVANT_TO_WEIGHTS, ModelConfig
+from services.model_config import IRRELEVANT_TO_COMPILATION, IRRELEVANT_TO_WEIGHTS, ModelConfig
 from services.search_space import Hyperparameters
 
 NAMES = {field.name for field in fields(ModelConfig)}
@@ -66,8 +66,8 @@ def test_it_is_frozen_and_a_key() -> None:
 
 def test_what_is_left_out_of_a_comparison_is_named_and_nothing_else_is() -> None:
     assert set(CONFIG.values_for_weights()) == NAMES - IRRELEVANT_TO_WEIGHTS
-    assert set(CONFIG.values_for_speed()) == NAMES - IRRELEVANT_TO_SPEED
-    assert IRRELEVANT_TO_WEIGHTS | IRRELEVANT_TO_SPEED < NAMES
+    assert {name for name, _ in CONFIG.architecture()} == NAMES - IRRELEVANT_TO_COMPILATION
+    assert IRRELEVANT_TO_WEIGHTS | IRRELEVANT_TO_COMPILATION < NAMES
 
 
 @pytest.mark.parametrize(("field", "value"), [("frames", 0), ("frame_size", 15), ("width", 0), ("classes", 1)])

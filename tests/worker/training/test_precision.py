@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -14,14 +12,15 @@ from torch import Tensor, nn
 from torch._inductor import config as inductor_config
 
 from services.clip_cache import ClipCache
-from services.contracts import ComputePlan, FoldTask, MemoryFormat
+from services.contracts import ComputePlan, FoldResult, FoldTask, MemoryFormat
 from services.errors import PlanNotSound
 from services.search_space import Hyperparameters
 from tests.harness.fold_tasks import CPU, TINY, assign, run, write_cache
 from tests.harness.networks import build_network
-from worker.training import fit, training_device
+from worker.training import fit, steps, training_device
+from worker.training.clips import Batches
 from worker.training.device import keep_freed_memory
-from worker.training.precision import Soundness, check_soundness, possible_plans
+from worker.training.precision import Soundness, check_soundness, gradients_finite, possible_plans
 from worker.training.training_device import TrainingDevice
 
 BF16 = ComputePlan(precision="bf16")
@@ -74,10 +73,48 @@ def test_steps_done_again_in_fp32_are_counted_and_exact(
     cache: ClipCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exact = run(planned(cache, ComputePlan(), dropout=0.0), cache)
-    monkeypatch.setattr(fit, "gradients_finite", lambda _: False)
+    monkeypatch.setattr(steps, "gradients_finite", lambda _: torch.tensor(False))
     redone = run(planned(cache, BF16, dropout=0.0), cache)
     assert redone.epochs == exact.epochs
     assert redone.provenance.redone_steps == SHORT.epochs * 9  # 72 clips in batches of 8
+
+
+@needs(BF16)
+@pytest.mark.parametrize("optimization", ["Adam", "Lookahead+Adam"])
+def test_looking_at_ten_steps_at_once_is_looking_at_each(
+    cache: ClipCache, monkeypatch: pytest.MonkeyPatch, optimization: str
+) -> None:
+    # The soundness check takes the first twelve.
+    bad = {15, 16, 24, 29}
+
+    def run_with_bad_gradients(interval: int) -> FoldResult:
+        """A fold in which the bf16 gradients of these batches are infinite."""
+        numbers: dict[tuple[int, ...], int] = {}
+        current = [0]
+        labels = Batches.labels
+
+        def numbered(self: Batches, rows: Tensor) -> Tensor:
+            # A step that is taken again keeps its number.
+            current[0] = numbers.setdefault(tuple(rows.tolist()), len(numbers))
+            return labels(self, rows)
+
+        def spoiled(parameters: Sequence[Tensor]) -> Tensor:
+            if current[0] in bad:
+                for parameter in parameters:
+                    assert parameter.grad is not None
+                    parameter.grad.fill_(float("inf"))
+            return gradients_finite(parameters)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(steps, "gradients_finite", spoiled)
+            patched.setattr(Batches, "labels", numbered)
+            patched.setattr(fit, "LOSS_INTERVAL_STEPS", interval)
+            return run(planned(cache, BF16, optimization=optimization), cache)
+
+    at_each, at_ten = run_with_bad_gradients(1), run_with_bad_gradients(10)
+    assert at_ten.epochs == at_each.epochs
+    assert at_ten.provenance.redone_steps == at_each.provenance.redone_steps == len(bad)
+    assert at_ten.epochs != run(planned(cache, BF16, optimization=optimization), cache).epochs
 
 
 @needs(BF16)
@@ -129,37 +166,26 @@ def test_the_check_finds_wrong_results(spoil: Callable[[Tensor], Tensor], sound:
     assert found.sound == sound
 
 
-def test_the_faster_memory_format_is_measured_once_and_kept(
-    cache: ClipCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(training_device, "MIN_STEPS_TO_MEASURE", 1)
-    file = tmp_path / "deeper" / "measurements.json"
-    device = TrainingDevice(CPU, measurements=file)
-    with capture_logs() as lines:
-        first = run(planned(cache, ComputePlan()), cache, device=device)
-        run(planned(cache, ComputePlan()), cache, device=device)
-        again = run(planned(cache, ComputePlan()), cache, device=TrainingDevice(CPU, measurements=file))
-    (chosen,) = [line for line in lines if line["event"] == "memory_format_chosen"]
-    assert chosen["gain"] >= 1
-    assert list(json.loads(file.read_text()).values()) == [chosen["memory_format"]]
-    assert first.provenance.memory_format == again.provenance.memory_format == chosen["memory_format"]
-    assert first.epochs == again.epochs
-
-
-@pytest.mark.parametrize("content", ["", "{", "[1]", '{"a": "diagonal"}'])
-def test_a_broken_file_of_measurements_is_no_trouble(cache: ClipCache, tmp_path: Path, content: str) -> None:
-    file = tmp_path / "measurements.json"
-    file.write_text(content)
-    run(planned(cache, ComputePlan()), cache, device=TrainingDevice(CPU, measurements=file))
-
-
 @pytest.mark.parametrize("memory_format", ["contiguous", "channels_last"])
 def test_a_memory_format_that_is_asked_for_is_used(cache: ClipCache, memory_format: MemoryFormat) -> None:
+    task = planned(cache, ComputePlan()).model_copy(update={"memory_format": memory_format})
+    assert run(task, cache).provenance.memory_format == memory_format
+
+
+def test_without_a_memory_format_the_table_s_is_used(cache: ClipCache) -> None:
+    assert run(planned(cache, ComputePlan()), cache).provenance.memory_format == "contiguous"
+
+
+def test_a_fold_trains_with_the_threads_of_its_task(cache: ClipCache) -> None:
+    before = torch.get_num_threads()
     task = planned(cache, ComputePlan())
-    result = fit.run_fold(
-        task, cache, TrainingDevice(CPU), revision=None, on_step=lambda _: None, memory_format=memory_format
-    )
-    assert result.provenance.memory_format == memory_format
+    device = TrainingDevice(CPU, threads=1)
+    try:
+        two = run(task.model_copy(update={"threads": 2}), cache, device=device)
+        own = run(task, cache, device=device)
+    finally:
+        torch.set_num_threads(before)
+    assert (two.provenance.threads, own.provenance.threads) == (2, 1)
 
 
 @pytest.mark.long
@@ -177,6 +203,56 @@ def test_a_compiled_fold_is_sound_and_repeats(cache: ClipCache) -> None:
     assert result.epochs == after_another_fold.epochs == in_another_engine.epochs
     eager = run(planned(cache, ComputePlan()), cache)
     assert result.epochs[0].loss == pytest.approx(eager.epochs[0].loss, rel=1e-3)
+
+
+@pytest.fixture(params=["aot_eager", pytest.param("inductor", marks=pytest.mark.long)])
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dynamo traces and counts in the same way with both; the code of Inductor takes up to a minute."""
+    if request.param == "inductor":
+        return
+    real = torch.compile
+    monkeypatch.setattr(
+        torch,
+        "compile",
+        lambda model, **_: real(model, dynamic=False, fullgraph=True, backend=request.param),
+    )
+
+
+@needs(COMPILED)
+@pytest.mark.usefixtures("backend")
+def test_trials_that_differ_in_dropout_are_compiled_once(cache: ClipCache) -> None:
+    device = TrainingDevice(CPU)
+    one = SHORT.model_copy(update={"epochs": 1, "batch_size": 36, "width": 2})
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    others: list[dict[str, Any]] = [
+        {"initializer": "Xavier normal"},
+        {"loss_weights": True},
+        {"optimization": "Adam"},
+        {"clahe": True},
+        {"normalization": True},
+    ]
+    with capture_logs() as lines:
+        for changed in [*({"dropout": 0.05 * number} for number in range(20)), *others]:
+            task = assign(cache, one, temporal_size=1, **changed).model_copy(update={"compute": COMPILED})
+            assert len(run(task, cache, device=device).epochs) == 1
+    assert device.compilations == 1
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    assert [line["compilations"] for line in lines if line["event"] == "network_compiled"] == [1]
+    # The range of the pixels can decide whether a plan is sound.
+    assert len([line for line in lines if line["event"] == "plan_checked"]) == 2
+
+
+@needs(COMPILED)
+@pytest.mark.usefixtures("backend")
+def test_a_fold_on_a_reused_network_equals_that_on_a_new_one(cache: ClipCache) -> None:
+    device = TrainingDevice(CPU)
+    task = planned(cache, COMPILED, temporal_size=1, dropout=0.4, initializer="Xavier normal")
+    other = planned(cache, COMPILED, temporal_size=1, dropout=0.1, initializer="Xavier uniform")
+    alone = run(task, cache)
+    after_another = [run(each, cache, device=device) for each in (other, task)][1]
+    assert after_another.epochs == alone.epochs
+    assert after_another.epochs != run(other, cache).epochs
 
 
 @needs(COMPILED)
