@@ -68,6 +68,14 @@ def memory_format(plan: ComputePlan, *, on_gpu: bool) -> MemoryFormat:
     return "channels_last" if plan.compiled or on_gpu else "contiguous"
 
 
+def min_channels(plan: ComputePlan, *, on_gpu: bool) -> int:
+    """Input channels of the first convolution in a plan; missing ones are filled with zeros.
+
+    Tensor cores take 16 bytes of channels at a time; with fewer channels a GPU multiplies without them.
+    """
+    return {"fp32": 1, "tf32": 4, "bf16": 8}[plan.precision] if on_gpu else 1
+
+
 def default_threads(cores: int) -> int:
     """CPU threads of a worker on a machine whose processes may use this many cores."""
     return min(THREADS, max(1, cores))

@@ -91,11 +91,18 @@ def replay(
         on_step=on_step,
         pretrained=None if (name := task.training.pretrained) is None else open_pretrained(models_root, name),
     )
-    return record, compare(record.result, result)
+    return record, compare(record.result, result, plan_is_frozen=record.task.memory_format is not None)
 
 
-def compare(recorded: FoldResult, replayed: FoldResult) -> ReplayComparison:
-    """Compare two results of the same fold."""
+def compare(recorded: FoldResult, replayed: FoldResult, *, plan_is_frozen: bool = True) -> ReplayComparison:
+    """Compare two results of the same fold.
+
+    Args:
+        recorded: what the coordinator has.
+        replayed: what was computed now.
+        plan_is_frozen: whether the study froze its plan. Versions that did not computed folds in channels_last
+            with other roundings.
+    """
     pairs = list(zip(recorded.epochs, replayed.epochs, strict=False))
     different = [number for number, (a, b) in enumerate(pairs, start=1) if a != b]
     if len(recorded.epochs) != len(replayed.epochs):
@@ -114,14 +121,19 @@ def compare(recorded: FoldResult, replayed: FoldResult) -> ReplayComparison:
             ),
             default=0.0,
         ),
-        environment=_differences(recorded.provenance, replayed.provenance),
+        environment=_differences(recorded.provenance, replayed.provenance, plan_is_frozen=plan_is_frozen),
         seconds=replayed.provenance.seconds,
     )
 
 
-def _differences(recorded: Provenance, replayed: Provenance) -> dict[str, tuple[str, str]]:
-    return {
+def _differences(
+    recorded: Provenance, replayed: Provenance, *, plan_is_frozen: bool
+) -> dict[str, tuple[str, str]]:
+    differences = {
         name: (str(getattr(recorded, name)), str(getattr(replayed, name)))
         for name in REQUIRED_EQUAL
         if getattr(recorded, name) != getattr(replayed, name)
     }
+    if not plan_is_frozen and recorded.memory_format == "channels_last":
+        differences["arithmetic"] = ("of a version before frozen plans", "of this version")
+    return differences

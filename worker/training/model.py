@@ -60,6 +60,13 @@ class EmotionNet(nn.Module):
             classifier += [nn.Linear(layer.inputs, layer.units), activation(), Dropout(config.dropout)]
         self.classifier = nn.Sequential(*classifier, nn.Linear(last.inputs, last.units))
 
+    def fill_channels(self, number: int) -> None:
+        """Let the first convolution add channels of zeros up to this number: a matter of speed only."""
+        for module in self.features:
+            if isinstance(module, TemporalConv):
+                module.min_channels = number
+                return
+
     def forward(self, clips: Tensor) -> Tensor:
         """Logits, batch x classes, of float clips, batch x 3 x frames x size x size.
 
@@ -91,6 +98,9 @@ class TemporalConv(nn.Conv3d):
     def __init__(self, channels: int, filters: int, temporal_size: int, skip_dead_taps: bool = True) -> None:
         self.reach = temporal_size // 2
         self.skip_dead_taps = skip_dead_taps
+        self.min_channels = 1
+        """Input channels below which channels of zeros are added."""
+
         # No bias: batch normalisation subtracts it again.
         super().__init__(channels, filters, (temporal_size, 3, 3), padding=(self.reach, 1, 1), bias=False)
 
@@ -103,10 +113,43 @@ class TemporalConv(nn.Conv3d):
         weight, frames = self.weight, input.shape[2]
         if input.shape[1] != weight.shape[1]:
             weight = weight.sum(1, keepdim=True)
+        if (missing := self.min_channels - input.shape[1]) > 0:
+            added = (*(0,) * 6, 0, missing)
+            input, weight = F.pad(input, added), F.pad(weight, added)
         if not self.skip_dead_taps or frames > weight.shape[2]:
             return F.conv3d(input, weight, padding=self.padding)
-        image = F.conv2d(input.flatten(1, 2), _between_frames(weight, frames), padding=1)
-        return image.view(len(input), -1, frames, *input.shape[3:])
+        image, kernel = input.flatten(1, 2), _between_frames(weight, frames)
+        if _is_channels_last(input):
+            image, kernel = (each.contiguous(memory_format=torch.channels_last) for each in (image, kernel))
+        image = F.conv2d(image, kernel, padding=1)
+        return _in_format_of(input, image.view(len(input), -1, frames, *input.shape[3:]))
+
+
+class MaxPool(nn.MaxPool3d):
+    """A maximum pool that keeps the memory format."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Pool batch x channels x T x H x W."""
+        pooled: Tensor = super().forward(input)
+        return _in_format_of(input, pooled)
+
+
+class AveragePool(nn.AvgPool3d):
+    """An average pool that keeps the memory format."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Pool batch x channels x T x H x W."""
+        return _in_format_of(input, super().forward(input))
+
+
+def _is_channels_last(values: Tensor) -> bool:
+    # A tensor with one channel is both.
+    return values.is_contiguous(memory_format=torch.channels_last_3d) and not values.is_contiguous()
+
+
+def _in_format_of(input: Tensor, output: Tensor) -> Tensor:
+    """`output` in the memory format of `input`: a change of format in every group costs more than it saves."""
+    return output.contiguous(memory_format=torch.channels_last_3d) if _is_channels_last(input) else output
 
 
 def _between_frames(weight: Tensor, frames: int) -> Tensor:
@@ -135,10 +178,10 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 def _pool(layer: Pool, config: ModelConfig) -> nn.Module:
     if config.pooling_layer == "AvgPooling":
         # Where padding counts, the border cells of the last pool are damped: PyTorch's default, made explicit.
-        return nn.AvgPool3d(
+        return AveragePool(
             layer.kernel, layer.stride, layer.padding, count_include_pad=config.pool_counts_padding
         )
-    return nn.MaxPool3d(layer.kernel, layer.stride, layer.padding)
+    return MaxPool(layer.kernel, layer.stride, layer.padding)
 
 
 def _draw_weights(model: nn.Module, initializer: str) -> None:

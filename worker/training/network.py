@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from services.compute_plans import memory_format
+from services.compute_plans import memory_format, min_channels
 from services.contracts import ComputePlan, FoldTask, MemoryFormat
 from services.model_config import ModelConfig
 from worker.training.dropout import Dropout
@@ -85,6 +85,7 @@ class Network:
         self.model = seeded_model(settings.config, seed=seed, device=device).to(
             memory_format=FORMATS[settings.memory_format]
         )
+        self.model.fill_channels(min_channels(settings.compute, on_gpu=device.type == "cuda"))
         self._run: Callable[[Tensor], Tensor] = self.model
         if settings.compute.compiled:
             # Code compiled for earlier configurations counts towards torch's limit. Past the limit torch runs

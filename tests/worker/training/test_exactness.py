@@ -148,16 +148,24 @@ def test_with_channels_last_in_memory_too(temporal_size: int, channels: int, poo
     _assert_same_network(hp, channels=channels, memory_format=torch.channels_last_3d)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("min_channels", [4, 8])
+def test_channels_of_zeros_change_nothing(channels: int, min_channels: int) -> None:
+    _assert_same_network(_hp(), channels=channels, min_channels=min_channels)
+
+
 def _assert_same_network(
     hp: Hyperparameters,
     *,
     channels: int,
+    min_channels: int = 1,
     memory_format: torch.memory_format = torch.contiguous_format,
     **options: Any,
 ) -> None:
     """Two training steps and a test, both networks with the same weights, clips and dropout, in float64."""
     arguments = {**TINY, **options}
     ours = build_network(hp, **arguments).double().to(memory_format=memory_format)
+    ours.fill_channels(min_channels)
     _shake(ours)
     reference = _reference_of(ours, hp, **options)
     size = arguments["frame_size"]

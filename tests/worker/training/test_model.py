@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from services.errors import InvalidInput
 from services.search_space import Hyperparameters, paper_space
 from tests.harness.networks import build_network
-from worker.training.model import TemporalConv
+from worker.training.model import MaxPool, TemporalConv
 
 PAPER: dict[str, Any] = {"width": 64, "classes": 7, "frames": 10, "frame_size": 112, "bn_momentum": 0.1}
 TINY: dict[str, Any] = {**PAPER, "width": 2, "frame_size": 32}
@@ -25,8 +25,28 @@ def _seed() -> None:
 def test_layers_of_a_group_stand_in_order() -> None:
     hp = Hyperparameters(second_conv_layer=True, activation="Mish", pooling_layer="MaxPooling")
     block = [TemporalConv, nn.BatchNorm3d, nn.Mish]
-    expected = [*(2 * block), nn.MaxPool3d] * 5
+    expected = [*(2 * block), MaxPool] * 5
     assert [type(layer) for layer in build_network(hp, **TINY).features] == expected
+
+
+@pytest.mark.parametrize("pooling_layer", ["AvgPooling", "MaxPooling"])
+@pytest.mark.parametrize("temporal_size", [1, 3, 5, 9])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last_3d])
+def test_every_layer_keeps_the_memory_format(
+    pooling_layer: str, temporal_size: int, memory_format: torch.memory_format
+) -> None:
+    hp = Hyperparameters.model_validate({"pooling_layer": pooling_layer, "temporal_size": temporal_size})
+    model = build_network(hp, **TINY).to(memory_format=memory_format)
+    changed = []
+
+    def look(name: str, output: Tensor) -> None:
+        if not output.is_contiguous(memory_format=memory_format):
+            changed.append(name)
+
+    for name, layer in model.features.named_children():
+        layer.register_forward_hook(lambda _layer, _inputs, output, name=name: look(name, output))
+    model(torch.rand(2, 3, 10, 32, 32).contiguous(memory_format=memory_format))
+    assert changed == []
 
 
 OPTIONS = [
