@@ -27,7 +27,7 @@ from worker.training.device import ran_out_of_memory
         "CUDA error: HIPBLAS_STATUS_ALLOC_FAILED when calling `hipblasCreate(handle)`",
         "miopenStatusAllocFailed",
         "rocblas_status_memory_error",
-        "[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 9",
+        "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: tried to allocate 9",
         "DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes.",
     ],
 )
