@@ -227,13 +227,14 @@ class _Training:
         """Train one epoch; its mean loss over clips, or None once a reading of the loss is not finite."""
         self.network.model.train()
         total, seen = torch.zeros((), dtype=torch.float64, device=self._batches.clip_set.device), 0
-        for rows in shuffled_batches(self._rows, self._batch_size, self._order):
-            loss = self._step(rows)
+        shuffled = shuffled_batches(self._rows, self._batch_size, self._order)
+        for clips, labels in self._batches.prepared(shuffled):
+            loss = self._step(clips, labels)
             # Once a sum is not finite it stays so; reading it after every step is not necessary.
-            total += loss * len(rows)
-            seen += len(rows)
+            total += loss * len(labels)
+            seen += len(labels)
             self.steps += 1
-            self.clip_passes += len(rows)
+            self.clip_passes += len(labels)
             read_loss = self.steps % LOSS_INTERVAL_STEPS == 0
             mean = _finite(total / seen) if read_loss else None
             self._on_step(Progress(epoch=epoch, step=self.steps, loss=mean))
@@ -241,8 +242,7 @@ class _Training:
                 return None
         return _finite(total / seen)
 
-    def _step(self, rows: Tensor) -> Tensor:
-        clips, labels = self._batches.clips(rows), self._batches.labels(rows)
+    def _step(self, clips: Tensor, labels: Tensor) -> Tensor:
         if self._precision == "fp32":
             loss = self._backward(clips, labels)
         else:
