@@ -33,8 +33,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
     )
 
 
-def clips_of(cache: ClipCache) -> ClipSet:
-    return ClipStore().get(cache, clahe=False, study_seed=3, augmentation=AUGMENTATION, device=CPU)
+def clips_of(cache: ClipCache, device: torch.device = CPU) -> ClipSet:
+    return ClipStore().get(cache, clahe=False, study_seed=3, augmentation=AUGMENTATION, device=device)
 
 
 @pytest.fixture
@@ -42,24 +42,26 @@ def no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.training.clips.MAX_HOST_SHARE", 0.0)
 
 
-def place(placement: Placement, cache: ClipCache, monkeypatch: pytest.MonkeyPatch) -> ClipSet:
-    if placement != "computed":
-        # On a CPU the device's memory is main memory; only the way to a batch is another.
-        return replace(clips_of(cache), placement=placement)
+def place(
+    placement: Placement, cache: ClipCache, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> ClipSet:
     with monkeypatch.context() as patched:
-        patched.setattr("worker.training.clips.MAX_HOST_SHARE", 0.0)
-        return clips_of(cache)
+        patched.setattr("worker.training.clips.MAX_CLIPS_SHARE", 0.0)
+        patched.setattr("worker.training.clips.MAX_HOST_SHARE", 0.0 if placement == "computed" else 1.0)
+        # On a CPU the device's memory is main memory; only the way to a batch is another.
+        return replace(clips_of(cache, device), placement=placement)
 
 
+@pytest.mark.parametrize("device", ["cpu", *(["cuda:0"] if torch.cuda.is_available() else [])])
 @pytest.mark.parametrize("placement", ["host", "computed"])
 def test_batches_are_the_same_bits_wherever_the_clips_are(
-    cache: ClipCache, placement: Placement, monkeypatch: pytest.MonkeyPatch
+    cache: ClipCache, placement: Placement, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    on_device, elsewhere = clips_of(cache), place(placement, cache, monkeypatch)
+    chosen = torch.device(device)
+    on_device, elsewhere = clips_of(cache, chosen), place(placement, cache, chosen, monkeypatch)
     assert (on_device.placement, elsewhere.placement) == ("device", placement)
-    assert (
-        on_device.frames.shape == elsewhere.frames.shape == (12 + 4 * (1 + 4 + 1), *on_device.frames.shape[1:])
-    )
+    assert on_device.frames.shape == elsewhere.frames.shape
+    assert on_device.frames.shape[0] == 12 + 4 * (1 + 4 + 1)
     rows = shuffled_batches(torch.arange(36), 5, torch.Generator().manual_seed(0))
     task = assign(cache)
     compared = 0
