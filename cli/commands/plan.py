@@ -31,7 +31,8 @@ def plan(
         ),
     ] = None,
     gpu: Annotated[
-        list[str] | None, typer.Option(help="GPU to forecast for, such as H100; repeatable.")
+        list[str] | None,
+        typer.Option(help="GPU or MIG slice to forecast for, such as H100 or 'H200 MIG 1g.18gb'; repeatable."),
     ] = None,
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="Measure the speed of this device, which takes a minute.")

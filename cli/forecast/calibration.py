@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from statistics import median
 
 from cli.forecast.costs import COST_PARAMETERS, ConfigurationCost, useful_flops, usual_configuration
 from cli.forecast.dataset_shape import DatasetShape
-from cli.forecast.devices import MeasuredSpeed
+from cli.forecast.devices import MeasuredSpeed, clips_share
 from cli.forecast.forecast import Forecast
 from client.study_client import StudyClient
-from services.contracts import FoldState, FoldTask, StudyPlan, StudySpec, configure
+from services.contracts import FoldState, FoldTask, Precision, StudyPlan, StudySpec, configure
 from services.errors import Conflict, InvalidInput
 from services.model_config import ModelConfig
-from worker.training.device import choose_device, device_name, free_memory, keep_freed_memory
+from worker.training.device import (
+    choose_device,
+    device_name,
+    device_with_memory,
+    free_memory,
+    keep_freed_memory,
+    ran_out_of_memory,
+)
+from worker.training.host_memory import available_memory
 from worker.training.speed import measure_speed
 from worker.training.training_device import TrainingDevice
 
@@ -41,27 +48,35 @@ def measure_device(
         PlanNotSound: the device fails the soundness check of the study's compute plan.
     """
     chosen = choose_device(device)
-    memory = _memory_of_host() if chosen.type == "cpu" else free_memory(chosen)
-    largest = max(forecast.configurations, key=lambda cost: cost.memory_gib)
-    if memory is not None and largest.memory_gib * 2**30 > memory:
-        raise InvalidInput(
-            f"width {largest.width} and temporal_size {largest.temporal_size} with training.batch_size "
-            f"{spec.training.batch_size} take {largest.memory_gib:.1f} GiB, but this device has only "
-            f"{memory / 2**30:.1f} GiB free; lower training.batch_size or width, or use a larger device",
-            field="training.batch_size",
-        )
+    memory = available_memory() if chosen.type == "cpu" else free_memory(chosen)
+    study = forecast.costs()
+    if memory is not None:
+        needed = study.largest_gib(memory / 2**30, clips_share=clips_share(chosen.type))
+        if needed * 2**30 > memory:
+            reason = f"takes {needed:.1f} GiB, but this device has only {memory / 2**30:.1f} GiB free"
+            raise _too_large(spec, study.largest, reason)
     if chosen.type == "cpu":
         keep_freed_memory()
     training_device = TrainingDevice(chosen)
     plan = training_device.choose_plan(spec.compute)
-    costs = sorted(forecast.configurations, key=lambda cost: cost.useful_flop_per_clip)
+    costs = sorted(study.configurations, key=lambda cost: cost.useful_flop_per_clip)
     usual = next(cost for cost in costs if forecast.configuration.items() <= vars(cost).items())
     measured = {}
     for cost in {id(cost): cost for cost in (costs[0], usual, costs[-1])}.values():
         task = _task(spec, shape, cost, plan)
-        speed = measure_speed(task, training_device, channels=shape.channels, seconds=CALIBRATION_SECONDS / 3)
+        try:
+            speed = measure_speed(
+                task, training_device, channels=shape.channels, seconds=CALIBRATION_SECONDS / 3
+            )
+        except RuntimeError as error:
+            if not ran_out_of_memory(error):
+                raise
+            reason = f"does not fit the memory of {device_with_memory(chosen)}"
+            raise _too_large(spec, cost, reason) from error
         measured[cost.useful_flop_per_clip] = speed.clips_per_second
-    return MeasuredSpeed(device=device_name(chosen), memory=memory, clips_per_second=measured)
+    return MeasuredSpeed(
+        device=device_name(chosen), precision=plan.precision, memory=memory, clips_per_second=measured
+    )
 
 
 def speed_of_workers(client: StudyClient, study: str) -> MeasuredSpeed:
@@ -76,6 +91,8 @@ def speed_of_workers(client: StudyClient, study: str) -> MeasuredSpeed:
     """
     view = client.get(study)
     channels = next((d.channels for d in client.datasets() if d.fingerprint == view.fingerprint), 1)
+    # A study computes all its folds in one precision.
+    precision: Precision = "fp32"
     seconds: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
     read = 0
     for trial in reversed(client.trials(study)):
@@ -85,6 +102,7 @@ def speed_of_workers(client: StudyClient, study: str) -> MeasuredSpeed:
             read += 1
             record = client.fold(study, trial.number, fold.index)
             provenance = record.result.provenance
+            precision = provenance.compute.precision
             flops = useful_flops(ModelConfig.of_task(record.task), view.spec, channels)
             seconds[provenance.device][flops].append(provenance.seconds / provenance.clip_passes)
     if not seconds:
@@ -94,6 +112,7 @@ def speed_of_workers(client: StudyClient, study: str) -> MeasuredSpeed:
     device = max(seconds, key=lambda name: sum(map(len, seconds[name].values())))
     return MeasuredSpeed(
         device=device,
+        precision=precision,
         memory=None,
         clips_per_second={flops: 1 / median(taken) for flops, taken in seconds[device].items()},
     )
@@ -124,5 +143,9 @@ def _task(spec: StudySpec, shape: DatasetShape, cost: ConfigurationCost, plan: S
     )
 
 
-def _memory_of_host() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def _too_large(spec: StudySpec, cost: ConfigurationCost, reason: str) -> InvalidInput:
+    return InvalidInput(
+        f"training.batch_size {spec.training.batch_size} with width {cost.width} and temporal_size "
+        f"{cost.temporal_size} {reason}; lower training.batch_size or width, or use a larger device",
+        field="training.batch_size",
+    )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from services.model_config import ModelConfig
 from services.network_layers import CHANNELS
 from services.search_space import PARAMETERS, Hyperparameters, ParameterValue, Range, SearchSpace
 from worker.training.augmentation import copies_of
+from worker.training.clips import MAX_CLIPS_SHARE
 from worker.training.costs import peak_bytes, training_flops
 from worker.training.model import EmotionNet, build_model
 
@@ -52,11 +54,61 @@ class ConfigurationCost:
     pflop_per_trial: float
     pflop_per_trial_without_padding: float
     memory_gib: float
-    """GiB for the network, the clips and CUDA; the maximum over the space's other parameters."""
+    """GiB for the network, the clips and CUDA; the maximum over the space's other parameters, except for an
+    enqueued configuration, which has a value of each."""
 
     useful_flop_per_clip: float
     """Operations that take time: without taps on padding, and with one channel for gray clips if the study's
     economies say so."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyCosts:
+    """What the trials of a study cost: first those of enqueued configurations, then those that it draws."""
+
+    trials: int
+    enqueued: Sequence[ConfigurationCost]
+    searched: Sequence[ConfigurationCost]
+    """Every combination of `COST_PARAMETERS` in the space; empty if all trials are enqueued."""
+
+    clip_sets: int
+    """Sets of clips that a worker keeps: 2 if trials differ in CLAHE."""
+
+    clip_set_gib: float
+    """GiB of one of them, with the augmented copies."""
+
+    def mean(self, value: Callable[[ConfigurationCost], float]) -> float:
+        """Mean of a value over the trials; a trial that is drawn counts with the mean over the space."""
+        total = sum(map(value, self.enqueued))
+        if self.searched:
+            total += (self.trials - len(self.enqueued)) * fmean(map(value, self.searched))
+        return total / self.trials
+
+    @property
+    def configurations(self) -> list[ConfigurationCost]:
+        """All of them, the enqueued ones first."""
+        return [*self.enqueued, *self.searched]
+
+    @property
+    def largest(self) -> ConfigurationCost:
+        """The configuration that takes the most memory."""
+        return max(self.configurations, key=lambda cost: cost.memory_gib)
+
+    def largest_gib(self, memory_gib: float, *, clips_share: float = MAX_CLIPS_SHARE) -> float:
+        """GiB that the largest configuration takes on a device, without clip sets that do not fit there.
+
+        Args:
+            memory_gib: GiB of memory of the device.
+            clips_share: share of the free memory (0 to 1) that a set may take.
+        """
+        free = memory_gib - CUDA_CONTEXT_BYTES / 2**30
+        elsewhere = 0.0
+        for _ in range(self.clip_sets):
+            if self.clip_set_gib <= clips_share * free:
+                free -= self.clip_set_gib
+            else:
+                elsewhere += self.clip_set_gib
+        return self.largest.memory_gib - elsewhere
 
 
 def usual_configuration(spec: StudySpec, names: Sequence[str] = tuple(PARAMETERS)) -> dict[str, ParameterValue]:
@@ -78,21 +130,31 @@ def usual_configuration(spec: StudySpec, names: Sequence[str] = tuple(PARAMETERS
     return chosen
 
 
-def configuration_costs(
+def study_costs(
     spec: StudySpec, shape: DatasetShape, folds: Sequence[Fold]
-) -> tuple[ConfigurationCost, list[ConfigurationCost]]:
-    """The cost of the usual configuration, and of every combination of `COST_PARAMETERS` in the space.
+) -> tuple[ConfigurationCost, StudyCosts]:
+    """The cost of the usual configuration, or of the first enqueued one if all are enqueued; and of all trials.
 
     Args:
         spec: the study.
         shape: its dataset.
         folds: the folds of that dataset.
     """
-    largest = _largest(spec, shape)
-    usual = _cost(spec, shape, folds, usual_configuration(spec, COST_PARAMETERS), largest)
-    return usual, [
-        _cost(spec, shape, folds, parameters, largest) for parameters in _combinations(spec, COST_PARAMETERS)
-    ]
+    enqueued = [_cost(spec, shape, folds, parameters, {}) for parameters in spec.enqueue]
+    searched: list[ConfigurationCost] = []
+    if _draws(spec):
+        largest = _largest(spec, shape)
+        usual = _cost(spec, shape, folds, usual_configuration(spec, COST_PARAMETERS), largest)
+        combinations = _combinations(spec, COST_PARAMETERS)
+        searched = [_cost(spec, shape, folds, parameters, largest) for parameters in combinations]
+    costs = StudyCosts(
+        trials=spec.trials,
+        enqueued=enqueued,
+        searched=searched,
+        clip_sets=_clip_sets(spec),
+        clip_set_gib=_clip_set_bytes(spec, shape, spec.training) / 2**30,
+    )
+    return (usual if searched else enqueued[0]), costs
 
 
 def _cost(
@@ -163,10 +225,25 @@ def _model(config: ModelConfig) -> EmotionNet:
 
 def _memory(spec: StudySpec, shape: DatasetShape, model: EmotionNet, training: TrainingSettings) -> float:
     """Bytes on the device: the peak of a training step, the clips with and without CLAHE, and CUDA."""
-    clip = training.frames * training.frame_size**2 * shape.channels
-    clips = sum(count_copies(spec, shape).values()) * clip * len(list(_combinations(spec, ("clahe",))))
+    clips = _clip_sets(spec) * _clip_set_bytes(spec, shape, training)
     step = peak_bytes(model, batch_size=training.batch_size, channels=_network_channels(spec, shape.channels))
     return step + clips + CUDA_CONTEXT_BYTES
+
+
+def _clip_set_bytes(spec: StudySpec, shape: DatasetShape, training: TrainingSettings) -> int:
+    return sum(count_copies(spec, shape).values()) * training.frames * training.frame_size**2 * shape.channels
+
+
+def _clip_sets(spec: StudySpec) -> int:
+    variants = {parameters.get("clahe") for parameters in spec.enqueue}
+    if _draws(spec):
+        variants |= {parameters.get("clahe") for parameters in _combinations(spec, ("clahe",))}
+    return len(variants)
+
+
+def _draws(spec: StudySpec) -> bool:
+    """Whether the study runs trials beyond its enqueued configurations."""
+    return spec.trials > len(spec.enqueue)
 
 
 def count_copies(spec: StudySpec, shape: DatasetShape) -> dict[str, int]:

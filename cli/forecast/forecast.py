@@ -8,7 +8,14 @@ from statistics import fmean
 
 import numpy as np
 
-from cli.forecast.costs import COST_PARAMETERS, ConfigurationCost, configuration_costs, count_copies, rounded
+from cli.forecast.costs import (
+    COST_PARAMETERS,
+    ConfigurationCost,
+    StudyCosts,
+    count_copies,
+    rounded,
+    study_costs,
+)
 from cli.forecast.dataset_shape import DatasetShape
 from cli.forecast.devices import DeviceForecast, MeasuredSpeed, forecast_devices
 from coordinator.pruning.replay import replay, simulated_trials
@@ -46,14 +53,15 @@ class Forecast:
     trials: int
     configuration: dict[str, ParameterValue]
     """The configuration that the next four fields describe: the paper's best as far as the space contains it,
-    otherwise the first options of the space."""
+    otherwise the first options of the space; the first enqueued one if all trials are enqueued."""
 
     clip_passes_per_trial: int
     pflop_per_trial: float
     pflop_per_trial_without_padding: float
     memory_gib: float
     pflop_per_trial_mean: float
-    """Mean over the space, as for configurations drawn at random."""
+    """Mean over the trials: an enqueued one counts itself, the others count the mean over the space, as for
+    configurations drawn at random."""
 
     clip_passes: int
     """Maximum for the whole study: every fold runs all its epochs."""
@@ -62,8 +70,27 @@ class Forecast:
     folds_share_pruned: float | None
     """Share of folds that run with the study's pruning rules (0 to 1), simulated; None if it cannot be."""
 
+    clip_sets: int
+    clip_set_gib: float
+    """Sets of clips that a worker keeps, and GiB of one; the memory of a configuration includes them."""
+
+    enqueued: list[ConfigurationCost]
+    """The enqueued configurations, in their order."""
+
     configurations: list[ConfigurationCost]
+    """Those that the other trials draw from; empty if all trials are enqueued."""
+
     devices: list[DeviceForecast] = field(default_factory=list)
+
+    def costs(self) -> StudyCosts:
+        """The costs of the study's trials."""
+        return StudyCosts(
+            trials=self.trials,
+            enqueued=self.enqueued,
+            searched=self.configurations,
+            clip_sets=self.clip_sets,
+            clip_set_gib=self.clip_set_gib,
+        )
 
 
 def make_forecast(spec: StudySpec, shape: DatasetShape) -> Forecast:
@@ -73,9 +100,9 @@ def make_forecast(spec: StudySpec, shape: DatasetShape) -> Forecast:
         InvalidInput: the dataset cannot be split into the study's folds.
     """
     folds = make_folds(shape.clips, spec.protocol)
-    usual, costs = configuration_costs(spec, shape, folds)
-    clip_passes = fmean(cost.clip_passes_per_trial for cost in costs)
-    pflop = fmean(cost.pflop_per_trial for cost in costs)
+    usual, costs = study_costs(spec, shape, folds)
+    clip_passes = costs.mean(lambda cost: cost.clip_passes_per_trial)
+    pflop = costs.mean(lambda cost: cost.pflop_per_trial)
     return Forecast(
         study=spec.name,
         dataset=shape.name,
@@ -95,7 +122,10 @@ def make_forecast(spec: StudySpec, shape: DatasetShape) -> Forecast:
         clip_passes=round(spec.trials * clip_passes),
         pflop=rounded(spec.trials * pflop),
         folds_share_pruned=_share_of_folds(spec, shape, folds),
-        configurations=costs,
+        clip_sets=costs.clip_sets,
+        clip_set_gib=rounded(costs.clip_set_gib),
+        enqueued=[*costs.enqueued],
+        configurations=[*costs.searched],
     )
 
 
@@ -113,7 +143,7 @@ def with_devices(
     Raises:
         InvalidInput, NotFound: as `forecast_devices`.
     """
-    devices = forecast_devices(spec, forecast.configurations, forecast.folds_share_pruned, gpus, measured)
+    devices = forecast_devices(spec, forecast.costs(), forecast.folds_share_pruned, gpus, measured)
     return replace(forecast, devices=devices)
 
 

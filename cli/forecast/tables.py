@@ -38,16 +38,26 @@ def forecast_lines(forecast: Forecast, spec: StudySpec) -> Iterator[str]:
 
 
 def configurations_table(forecast: Forecast) -> Table:
-    """A row for each configuration with its own cost."""
-    searched = [
-        name for name in COST_PARAMETERS if len({getattr(cost, name) for cost in forecast.configurations}) > 1
+    """A row for each enqueued configuration, and for each other one with its own cost."""
+    configurations = forecast.costs().configurations
+    varied = [
+        name
+        for name in COST_PARAMETERS
+        if forecast.enqueued or len({getattr(cost, name) for cost in configurations}) > 1
     ]
     table = Table(
-        *map(title_of, searched), "GFLOP per clip", "PFLOP per trial", "GiB of memory", caption=_CAPTION
+        *(["trial"] if forecast.enqueued else []),
+        *map(title_of, varied),
+        "GFLOP per clip",
+        "PFLOP per trial",
+        "GiB of memory",
+        caption=_CAPTION,
     )
-    for cost in forecast.configurations:
+    for number, cost in enumerate(configurations):
+        trial = str(number) if number < len(forecast.enqueued) else "drawn"
         table.add_row(
-            *(str(getattr(cost, name)) for name in searched),
+            *([trial] if forecast.enqueued else []),
+            *(str(getattr(cost, name)) for name in varied),
             f"{cost.gflop_per_clip:,.4g} ({cost.gflop_per_clip_without_padding:,.4g})",
             f"{cost.pflop_per_trial:,.4g} ({cost.pflop_per_trial_without_padding:,.4g})",
             f"{cost.memory_gib:.1f}",
@@ -56,14 +66,21 @@ def configurations_table(forecast: Forecast) -> Table:
 
 
 def devices_table(forecast: Forecast) -> Table:
-    """A row for each device."""
-    table = Table("device", "share of its peak", "hours per trial", "hours, all folds", "hours with pruning")
+    """A row for each device and precision."""
+    table = Table(
+        "device", "precision", "share of its peak", "hours per trial", "hours, all folds", "hours with pruning"
+    )
     for device in forecast.devices:
-        name = device.device if device.fits else f"{device.device} (too small)"
+        name = device.device
+        if not device.kernels:
+            name += " (torch here has no kernels for it)"
+        elif not device.fits:
+            name += " (too small)"
         used = "-" if device.utilisation is None else f"{device.utilisation:.0%}"
         table.add_row(
             name,
-            f"{used} {'measured' if device.measured else 'assumed'}",
+            device.precision,
+            used if device.utilisation is None else f"{used} {'measured' if device.measured else 'assumed'}",
             *(_hours(hours) for hours in (device.hours_per_trial, device.hours, device.hours_pruned)),
         )
     return table

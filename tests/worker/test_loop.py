@@ -320,6 +320,10 @@ def too_large() -> None:
     torch.empty(2**46)
 
 
+def too_large_for_cudnn() -> None:
+    raise RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")
+
+
 def bad_shape() -> None:
     raise ValueError("a shape does not fit")
 
@@ -380,6 +384,7 @@ def test_a_failure_that_is_reported_too_late_is_dropped_and_the_worker_goes_on(
     [
         (bad_shape, "ValueError: a shape does not fit"),
         (too_large, "batches of 16 clips of 2 x 16 x 16 at width 1 do not fit the memory of cpu"),
+        (too_large_for_cudnn, "batches of 16 clips of 2 x 16 x 16 at width 1 do not fit the memory of cpu"),
         (long_message, "ValueError: xxx"),
     ],
 )

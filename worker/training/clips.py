@@ -1,11 +1,11 @@
-"""The clips that a fold trains and tests on, kept on the device as bytes."""
+"""The clips that a fold trains and tests on: bytes on the device or in main memory, or computed when needed."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-import numpy as np
 import structlog
 import torch
 from torch import Tensor
@@ -14,14 +14,27 @@ from services.clip_cache import ClipCache
 from services.contracts import Augmentation, FoldTask
 from services.errors import InvalidInput
 from services.folds import Clip, OuterFold, outer_subjects
-from services.seeds import augmentation_seed, sha256_of
-from worker.training.augmentation import augment, copies_of
+from services.seeds import sha256_of
+from worker.training.computed_clips import ComputedClips
 from worker.training.device import free_memory
+from worker.training.host_memory import available_memory
+from worker.training.prefetch import prefetched
 
 log = structlog.get_logger()
 
 MAX_CLIPS_SHARE = 0.5
-"""Share of a GPU's free memory (0 to 1) that clips may take; larger sets stay on the host."""
+"""Share of a GPU's free memory (0 to 1) that a clip set may take; larger sets stay out of it."""
+
+MAX_HOST_SHARE = 0.25
+"""Share of the main memory still available to this process (0 to 1) that a clip set may take. The copies of
+larger sets are computed for each batch. A worker keeps two sets, and other workers may share the machine."""
+
+BATCHES_AHEAD = 2
+"""Batches to prepare before the training loop asks for them, if the clips are not on the device."""
+
+Placement = Literal["device", "host", "computed"]
+"""Where a clip set's rows are: on the device; in main memory while the device is a GPU; or nowhere, with the
+originals memory-mapped and each copy computed when a batch needs it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +42,8 @@ class ClipSet:
     """All clips of a cache and their augmented copies: the originals first, in cache order."""
 
     clips: tuple[Clip, ...]
-    frames: Tensor
-    """uint8, rows x frames x size x size (x 3), on the device, or on the host if they do not fit there."""
+    frames: Tensor | ComputedClips
+    """uint8, rows x frames x size x size (x 3), on the device, in main memory, or computed."""
 
     clip_of_row: Tensor
     """int64, rows, on the CPU: index into `clips`."""
@@ -38,8 +51,11 @@ class ClipSet:
     labels: Tensor
     """int64, rows, on the device."""
 
+    placement: Placement = "device"
+    """Where `frames` are."""
+
     def split(self, test_clips: Sequence[str], outer: OuterFold | None = None) -> tuple[Tensor, Tensor]:
-        """Rows to train on and rows to test, int64, on the device.
+        """Rows to train on and rows to test, int64, on the CPU.
 
         A fold trains on all clips that it does not test, with their copies, except those of subjects in the
         outer fold. It tests the originals only, in the order of `test_clips`.
@@ -66,13 +82,12 @@ class ClipSet:
             )
         if not tested or not trained:
             raise InvalidInput("a fold needs clips to train on and clips to test", field="test_clips")
-        return train.to(self.device), test.to(self.device)
+        return train, test
 
     def everything(self) -> tuple[Tensor, Tensor]:
-        """Rows to train on (all of them), and rows to test (the originals, ordered by clip id)."""
+        """All rows to train on, and the originals to test, ordered by clip id: int64, on the CPU."""
         order = sorted(range(len(self.clips)), key=lambda index: self.clips[index].clip_id)
-        rows = torch.arange(len(self.labels), device=self.device)
-        return rows, torch.tensor(order, dtype=torch.int64, device=self.device)
+        return torch.arange(len(self.labels)), torch.tensor(order, dtype=torch.int64)
 
     @property
     def device(self) -> torch.device:
@@ -82,7 +97,59 @@ class ClipSet:
     @property
     def channels(self) -> int:
         """1 for gray clips, 3 for colour."""
-        return 1 if self.frames.dim() == 4 else 3
+        return 1 if len(self.frames.shape) == 4 else 3
+
+    def take(self, rows: Tensor) -> Tensor:
+        """The frames of these rows on the device: uint8, rows x frames x size x size (x 3)."""
+        if self.placement == "device" and isinstance(self.frames, Tensor):
+            return self.frames[rows.to(self.device)]
+        return self._load(rows.cpu()).to(self.device, non_blocking=True)
+
+    def loaded(self, batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Frames as `take` gives them, and labels, of each batch of rows, on the device.
+
+        If the frames are not there, the next batches are prepared while the caller uses this one: a thread
+        reads or computes them, and a GPU copies them beside its computation.
+        """
+        if self.placement == "device":
+            # One copy of all indexes to a GPU; each batch would wait for its own.
+            all_rows = torch.cat(list(batches)).to(self.device)
+            for rows in torch.split(all_rows, [len(rows) for rows in batches]):
+                yield self.take(rows), self.labels[rows]
+        elif self.device.type == "cuda":
+            yield from self._loaded_to_gpu(batches)
+        else:
+            for frames, rows in prefetched(lambda rows: (self._load(rows), rows), batches, ahead=BATCHES_AHEAD):
+                yield frames, self.labels[rows]
+
+    def _loaded_to_gpu(self, batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        computing = torch.cuda.current_stream(self.device)
+        copying = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+
+        def load(rows: Tensor) -> tuple[Tensor, Tensor, torch.cuda.Event]:
+            frames, indexes = self._load(rows), rows.pin_memory()
+            with torch.cuda.stream(copying):
+                # torch gives a pinned buffer to nobody else before the copies from it are done.
+                on_gpu = frames.to(self.device, non_blocking=True)
+                indexes_on_gpu = indexes.to(self.device, non_blocking=True)
+                return on_gpu, indexes_on_gpu, copying.record_event()
+
+        for frames, rows, copied in prefetched(load, batches, ahead=BATCHES_AHEAD):
+            computing.wait_event(copied)
+            # Their memory belongs to the other stream, which must not reuse it before this one has read it.
+            frames.record_stream(computing)
+            rows.record_stream(computing)
+            yield frames, self.labels[rows]
+
+    def _load(self, rows: Tensor) -> Tensor:
+        """Frames of some rows in main memory, pinned if the device is a GPU; `rows` on the CPU."""
+        frames = torch.empty(
+            (len(rows), *self.frames.shape[1:]), dtype=torch.uint8, pin_memory=self.device.type == "cuda"
+        )
+        if isinstance(self.frames, Tensor):
+            return torch.index_select(self.frames, 0, rows, out=frames)
+        self.frames.load(rows, frames)
+        return frames
 
     def batch(self, rows: Tensor, *, normalization: bool, gray_as_one_channel: bool = True) -> Tensor:
         """The clips of these rows as network input: floats, batch x channels x frames x size x size.
@@ -90,8 +157,9 @@ class ClipSet:
         Values are in [0, 1], or with `normalization` in [-1, 1] (paper sections 4.1, 3.3). A gray clip has
         one channel, or three that are views of one.
         """
-        frames = self.frames[rows.to(self.frames.device)].to(self.device)
-        return network_input(frames, normalization=normalization, gray_as_one_channel=gray_as_one_channel)
+        return network_input(
+            self.take(rows), normalization=normalization, gray_as_one_channel=gray_as_one_channel
+        )
 
 
 def network_input(frames: Tensor, *, normalization: bool, gray_as_one_channel: bool = True) -> Tensor:
@@ -125,6 +193,18 @@ class Batches:
         """Channels of a batch: 1 for gray clips taken as one channel, 3 otherwise."""
         return 1 if self.clip_set.channels == 1 and self.gray_as_one_channel else 3
 
+    def prepared(self, batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Network input and labels of each batch of rows, in order, on the device; see `ClipSet.loaded`.
+
+        Args:
+            batches: int64 rows, on the CPU.
+        """
+        for frames, labels in self.clip_set.loaded(batches):
+            clips = network_input(
+                frames, normalization=self.normalization, gray_as_one_channel=self.gray_as_one_channel
+            )
+            yield clips, labels
+
     def clips(self, rows: Tensor) -> Tensor:
         """Network input of these rows; see `ClipSet.batch`."""
         return self.clip_set.batch(
@@ -133,12 +213,12 @@ class Batches:
 
     def labels(self, rows: Tensor) -> Tensor:
         """True labels of these rows: int64, on the device."""
-        return self.clip_set.labels[rows]
+        return self.clip_set.labels[rows.to(self.clip_set.device)]
 
     def random(self, size: int, seed: int) -> tuple[Tensor, Tensor]:
         """Clips and labels of `size` rows drawn with replacement, the same for the same seed."""
         generator = torch.Generator().manual_seed(seed)
-        rows = torch.randint(len(self.clip_set.labels), (size,), generator=generator).to(self.clip_set.device)
+        rows = torch.randint(len(self.clip_set.labels), (size,), generator=generator)
         return self.clips(rows), self.labels(rows)
 
 
@@ -173,30 +253,42 @@ class ClipStore:
 def _build(
     cache: ClipCache, clahe: bool, study_seed: int, augmentation: Augmentation, device: torch.device
 ) -> ClipSet:
-    clips, originals = cache.clips(), cache.frames(clahe=clahe)
-    counts = [augmentation.counts_for(record.label) for record in cache.records]
-    copies = [copies_of(count) for count in counts]
-    frames = np.empty((len(clips) + sum(copies), *originals.shape[1:]), np.uint8)
-    frames[: len(clips)] = originals
-    end = len(clips)
-    for i, clip in enumerate(clips):
-        start, end = end, end + copies[i]
-        seed = augmentation_seed(study_seed=study_seed, clip_id=clip.clip_id)
-        frames[start:end] = augment(originals[i], counts[i], augmentation, seed)
-    clip_of_row = torch.arange(len(clips))
-    clip_of_row = torch.cat([clip_of_row, clip_of_row.repeat_interleave(torch.tensor(copies))])
-    labels = torch.tensor([clip.label for clip in clips])[clip_of_row]
+    clips = cache.clips()
+    computed = ComputedClips(
+        cache.frames(clahe=clahe),
+        [clip.clip_id for clip in clips],
+        [augmentation.counts_for(record.label) for record in cache.records],
+        augmentation,
+        study_seed=study_seed,
+    )
+    placement = _place(computed.nbytes, device)
+    frames: Tensor | ComputedClips = computed
+    if placement != "computed":
+        frames = computed.materialize(device if placement == "device" else torch.device("cpu"))
+    labels = torch.tensor([clip.label for clip in clips])[computed.clip_of_row]
     return ClipSet(
         clips=clips,
-        frames=_on_device(torch.from_numpy(frames), device, free_memory(device)),
-        clip_of_row=clip_of_row,
+        frames=frames,
+        clip_of_row=computed.clip_of_row,
         labels=labels.to(device),
+        placement=placement,
     )
 
 
-def _on_device(frames: Tensor, device: torch.device, free: int | None) -> Tensor:
-    """The frames on the device, or on the host if they need more than `MAX_CLIPS_SHARE` of its free bytes."""
-    if free is not None and frames.nbytes > free * MAX_CLIPS_SHARE:
-        log.warning("clips_on_host", clips_mib=frames.nbytes >> 20, free_mib=free >> 20, device=str(device))
-        return frames
-    return frames.to(device)
+def _place(size: int, device: torch.device) -> Placement:
+    """Where to put a clip set of `size` bytes."""
+    on_gpu, on_host = free_memory(device), available_memory()
+    placement: Placement = "computed"
+    if on_gpu is not None and size <= on_gpu * MAX_CLIPS_SHARE:
+        placement = "device"
+    elif size <= on_host * MAX_HOST_SHARE:
+        placement = "device" if on_gpu is None else "host"
+    log.info(
+        "clips_placed",
+        placement=placement,
+        device=str(device),
+        clips_mib=size >> 20,
+        free_gpu_mib=None if on_gpu is None else on_gpu >> 20,
+        free_host_mib=on_host >> 20,
+    )
+    return placement

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import resource
 import sys
 import warnings
@@ -11,6 +12,13 @@ import warnings
 import torch
 
 from services.errors import InvalidInput
+
+_TOO_LITTLE_MEMORY = re.compile(
+    r"not enough memory|out[ _]?of[ _]?memory|can(no|')t allocate memory|ErrorMemoryAllocation"
+    r"|_?ALLOC(ATION)?_?FAILED|rocblas_status_memory_error",
+    re.IGNORECASE,
+)
+"""What CUDA, HIP and their libraries write if memory is missing."""
 
 
 def choose_device(wanted: str | None) -> torch.device:
@@ -129,10 +137,11 @@ def synchronize(device: torch.device) -> None:
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether this error of torch says that a GPU or the host has too little memory."""
+    """Whether this error of torch says that a GPU or the host has too little memory.
+
+    Libraries below torch (cuDNN, cuBLAS, cuSPARSE, cuSOLVER, cuFFT and their HIP counterparts) allocate memory
+    themselves. They report a lack of it as a status of their own, in a plain RuntimeError.
+    """
     return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError)
-        and any(
-            words in str(error) for words in ("not enough memory", "out of memory", "can't allocate memory")
-        )
+        isinstance(error, RuntimeError) and _TOO_LITTLE_MEMORY.search(str(error)) is not None
     )

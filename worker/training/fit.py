@@ -229,11 +229,12 @@ class _Training:
         self.network.model.train()
         self._steps.begin_epoch()
         seen = 0
-        for rows in shuffled_batches(self._rows, self._batch_size, self._order):
-            self._steps.take(rows, self._batches.clips(rows), self._batches.labels(rows))
-            seen += len(rows)
+        shuffled = shuffled_batches(self._rows, self._batch_size, self._order)
+        for rows, (clips, labels) in zip(shuffled, self._batches.prepared(shuffled), strict=True):
+            self._steps.take(rows, clips, labels)
+            seen += len(labels)
             self.steps += 1
-            self.clip_passes += len(rows)
+            self.clip_passes += len(labels)
             read_loss = self.steps % LOSS_INTERVAL_STEPS == 0
             mean = _finite(self._steps.settle() / seen) if read_loss else None
             self._on_step(Progress(epoch=epoch, step=self.steps, loss=mean))

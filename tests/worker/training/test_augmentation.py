@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -9,7 +12,7 @@ from numpy.typing import NDArray
 from services.contracts import Augmentation, AugmentationCounts
 from services.presets import CKPLUS_AUGMENTATION
 from services.seeds import augmentation_seed
-from worker.training.augmentation import augment, change_contrast, copies_of, flip, rotate
+from worker.training.augmentation import augment, change_contrast, copies_of, flip, make_copy, rotate
 
 SETTINGS = Augmentation()
 
@@ -82,3 +85,39 @@ def test_a_read_only_clip_is_augmented_and_left_alone() -> None:
     clip.flags.writeable = False
     augment(clip, AugmentationCounts(flip=1, rotation=1, contrast=1), SETTINGS, 1)
     assert (clip == before).all()
+
+
+COUNTS = AugmentationCounts(flip=1, rotation=2, contrast=2)
+
+
+@pytest.mark.parametrize(
+    ("colour", "border", "digest"),
+    [
+        (False, "black", "eb4e77384dd4c353"),
+        (False, "replicate", "5e7f3cce0d5691e8"),
+        (True, "black", "36c79a8105d84817"),
+        (True, "replicate", "bd47fa4cf3c56752"),
+    ],
+)
+def test_the_same_seed_gives_the_same_bits_in_every_version(colour: bool, border: str, digest: str) -> None:
+    # Stored results were computed with these copies; other copies would make their replays differ.
+    settings = Augmentation.model_validate({"border": border})
+    copies = augment(a_clip(colour=colour), COUNTS, settings, 7)
+    assert sha256(copies.tobytes()).hexdigest()[:16] == digest
+
+
+@pytest.mark.parametrize("colour", [False, True])
+def test_one_copy_is_the_one_among_all(colour: bool) -> None:
+    clip = a_clip(colour=colour)
+    copies = augment(clip, COUNTS, SETTINGS, 7)
+    for number in range(copies_of(COUNTS)):
+        assert (make_copy(clip, number, COUNTS, SETTINGS, 7) == copies[number]).all()
+    assert len({copy.tobytes() for copy in copies}) == 5
+
+
+def test_threads_make_the_same_copies() -> None:
+    clip = a_clip(size=64)
+    counts = AugmentationCounts(rotation=20)
+    with ThreadPoolExecutor(4) as threads:
+        copies = list(threads.map(lambda n: make_copy(clip, n, counts, SETTINGS, 7), range(20)))
+    assert (np.stack(copies) == augment(clip, counts, SETTINGS, 7)).all()

@@ -504,7 +504,7 @@ def test_a_fold_is_the_plain_training_loop(tmp_path: Path, hyperparameters: dict
         augmentation=augmentation,
         device=CPU,
     )
-    assert (clip_set.frames[:12].numpy() == cache.frames(clahe=task.hyperparameters.clahe)).all()
+    assert (clip_set.take(torch.arange(12)).numpy() == cache.frames(clahe=task.hyperparameters.clahe)).all()
     wanted = _plain_training(task, clip_set)
     assert len(result.epochs) == len(wanted) == 2
     for epoch, (loss, probabilities) in zip(result.epochs, wanted, strict=True):
@@ -557,7 +557,7 @@ def _plain_training(task: FoldTask, clip_set: ClipSet) -> list[tuple[float, NDAr
 
 def _plain_clips(clip_set: ClipSet, rows: list[int], normalization: bool) -> Tensor:
     """Gray clips as three channels in [0, 1] or [-1, 1]."""
-    values = clip_set.frames[rows].double()
+    values = clip_set.take(torch.tensor(rows)).double()
     values = values / 127.5 - 1 if normalization else values / 255
     return torch.stack([values, values, values], dim=1)
 
@@ -672,7 +672,7 @@ def test_the_papers_training_sets(
 ) -> None:
     cache = _write_cache(tmp_path, clips)
     clip_set = _clip_set(cache, augmentation)
-    assert len(clip_set.frames) == len(clip_set.labels) == len(clip_set.clip_of_row) == total
+    assert clip_set.frames.shape[0] == len(clip_set.labels) == len(clip_set.clip_of_row) == total
     rows = torch.bincount(clip_set.labels).tolist()
     copies = {name: augmentation.counts_for(name) for name in clips}
     assert rows == [n * (1 + sum(copies[name].model_dump().values())) for name, n in clips.items()]

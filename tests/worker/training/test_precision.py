@@ -18,9 +18,9 @@ from services.search_space import Hyperparameters
 from tests.harness.fold_tasks import CPU, TINY, assign, run, write_cache
 from tests.harness.networks import build_network
 from worker.training import fit, steps, training_device
-from worker.training.clips import Batches
 from worker.training.device import keep_freed_memory
 from worker.training.precision import Soundness, check_soundness, gradients_finite, possible_plans
+from worker.training.steps import Steps
 from worker.training.training_device import TrainingDevice
 
 BF16 = ComputePlan(precision="bf16")
@@ -84,19 +84,20 @@ def test_steps_done_again_in_fp32_are_counted_and_exact(
 def test_looking_at_ten_steps_at_once_is_looking_at_each(
     cache: ClipCache, monkeypatch: pytest.MonkeyPatch, optimization: str
 ) -> None:
-    # The soundness check takes the first twelve.
-    bad = {15, 16, 24, 29}
+    bad = {3, 4, 12, 17}
 
     def run_with_bad_gradients(interval: int) -> FoldResult:
         """A fold in which the bf16 gradients of these batches are infinite."""
         numbers: dict[tuple[int, ...], int] = {}
         current = [0]
-        labels = Batches.labels
 
-        def numbered(self: Batches, rows: Tensor) -> Tensor:
-            # A step that is taken again keeps its number.
-            current[0] = numbers.setdefault(tuple(rows.tolist()), len(numbers))
-            return labels(self, rows)
+        def numbered(take: Callable[..., None]) -> Callable[..., None]:
+            def taken(self: Steps, rows: Tensor, *batch: Tensor) -> None:
+                # A step that is taken again keeps its number.
+                current[0] = numbers.setdefault(tuple(rows.tolist()), len(numbers))
+                take(self, rows, *batch)
+
+            return taken
 
         def spoiled(parameters: Sequence[Tensor]) -> Tensor:
             if current[0] in bad:
@@ -107,7 +108,8 @@ def test_looking_at_ten_steps_at_once_is_looking_at_each(
 
         with monkeypatch.context() as patched:
             patched.setattr(steps, "gradients_finite", spoiled)
-            patched.setattr(Batches, "labels", numbered)
+            patched.setattr(Steps, "take", numbered(Steps.take))
+            patched.setattr(Steps, "_take_exactly", numbered(Steps._take_exactly))
             patched.setattr(fit, "LOSS_INTERVAL_STEPS", interval)
             return run(planned(cache, BF16, optimization=optimization), cache)
 
