@@ -15,7 +15,13 @@ import structlog
 import torch
 
 from client.connection import Connection
-from services.clip_cache import ClipCache, cache_folder, list_caches, open_cache
+from services.clip_cache import (
+    ClipCache,
+    cache_folder,
+    check_readable,
+    list_caches,
+    open_cache,
+)
 from services.contracts import Failure, FoldAssignment, FoldResult, Lease, Provenance, WorkerInfo
 from services.errors import (
     EXIT_TRY_AGAIN,
@@ -37,11 +43,13 @@ from services.errors import (
 from services.model_catalogue import StagedModel
 from services.revision import running_revision
 from worker.coordinator_client import CoordinatorClient
+from worker.failures import class_of_repeated, is_environment_error
 from worker.final_models import can_keep_models, report_result, report_staged, stage
 from worker.heartbeat import HeartbeatThread
 from worker.settings import WorkerSettings
 from worker.training.device import choose_device, device_name, keep_freed_memory, make_deterministic
 from worker.training.fit import Progress, run_fold, train_model
+from worker.training.gpus import check_gpu, why_no_gpu
 from worker.training.pretrained import PretrainedModel, open_pretrained
 from worker.training.training_device import TrainingDevice
 from worker.unreported_results import UnreportedResult, keep_result, report_unreported, unreported_folder
@@ -74,7 +82,11 @@ class Worker:
 
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
-        self._device = TrainingDevice(choose_device(settings.device), measurements=settings.measurements)
+        device = choose_device(settings.device, require_gpu=settings.require_gpu)
+        make_deterministic(device)
+        if device.type == "cuda":
+            check_gpu(device)
+        self._device = TrainingDevice(device, measurements=settings.measurements)
         self._caches: dict[str, ClipCache] = {}
         self._model: PretrainedModel | None = None
         self._keeps_models = can_keep_models(settings.models_root)
@@ -91,18 +103,19 @@ class Worker:
             The exit code of the process.
 
         Raises:
-            FoldwiseError: the coordinator rejects the token or does not answer, or the cache does not match.
+            FoldwiseError: the coordinator rejects the token or does not answer, the cache does not match, or
+                this machine cannot run folds.
         """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         if self._settings.threads is not None:
             torch.set_num_threads(self._settings.threads)
         device = self._device.torch_device
-        make_deterministic(device)
         name = device_name(device)
         if device.type == "cpu":
             keep_freed_memory()
-            log.warning("no_gpu", note="training on the CPU", threads=torch.get_num_threads())
+            cause = {"cause": why_no_gpu().cause} if self._settings.device is None else {}
+            log.warning("no_gpu", note="training on the CPU", threads=torch.get_num_threads(), **cause)
         info = WorkerInfo(id=str(uuid.uuid4()), name=self._settings.name, device=name)
         log.info("worker_started", worker=info.name, device=name, coordinator=self._settings.url)
         connection = Connection(
@@ -151,6 +164,10 @@ class Worker:
                 plans=self._device.plans,
                 keeps_models=self._keeps_models,
             )
+        except CacheMismatch:
+            # If the study's cache is here and only this machine cannot read it, another machine may.
+            check_readable(self._settings.cache_root)
+            raise
         except WorkerTooNew as refused:
             # In an upgrade the first workers of the new version can meet the last coordinator of the old one.
             now = time.monotonic()
@@ -293,7 +310,7 @@ class Worker:
     def _report_failure(self, client: CoordinatorClient, assignment: FoldAssignment, error: Exception) -> None:
         # If the network cannot be built or trained, the trial's configuration is the cause; if files or devices
         # cannot be used, this worker's environment is.
-        from_environment = _is_environment_error(error)
+        from_environment = is_environment_error(error)
         kind = "environment" if from_environment else "trial"
         message = error.message if isinstance(error, FoldwiseError) else f"{type(error).__name__}: {error}"
         log.error("fold_failed", trial=assignment.trial, fold=assignment.fold, kind=kind, error=message)
@@ -309,9 +326,10 @@ class Worker:
             self._failures_in_a_row = self._failures_in_a_row + 1 if from_environment else 0
         if self._failures_in_a_row >= MAX_ENVIRONMENT_FAILURES:
             log.error("worker_broken", failures=self._failures_in_a_row)
-            # CacheMismatch keeps its class and exit code: a restart of the worker does not fix it.
-            kind_of_error = CacheMismatch if isinstance(error, CacheMismatch) else FoldwiseError
-            raise kind_of_error(f"{self._failures_in_a_row} consecutive folds failed on this worker: {message}")
+            kind_of_error = class_of_repeated(error)
+            raise kind_of_error(
+                f"{self._failures_in_a_row} consecutive folds failed on this worker: {message}"
+            ) from error
 
     def _open(self, assignment: FoldAssignment) -> ClipCache:
         cache = self._caches.get(assignment.fingerprint)
@@ -351,16 +369,6 @@ class Worker:
     def _pause(self, seconds: float) -> None:
         with self._interrupts():
             time.sleep(seconds)
-
-
-def _is_environment_error(error: Exception) -> bool:
-    environment = OSError | MemoryError | CacheMismatch | PlanNotSound | NotFound | torch.AcceleratorError
-    if isinstance(error, environment):
-        return True
-    # Older libraries report a failing GPU as a plain RuntimeError with the library's name in its message.
-    return isinstance(error, RuntimeError) and any(
-        word in str(error) for word in ("CUDA error", "cuDNN error", "CUBLAS_STATUS")
-    )
 
 
 def _memory(provenance: Provenance) -> dict[str, str]:

@@ -185,6 +185,14 @@ def worker(
         ),
     ] = None,
     device: Device = None,
+    require_gpu: Annotated[
+        bool,
+        typer.Option(
+            "--require-gpu",
+            envvar="FOLDWISE_REQUIRE_GPU",
+            help="Exit with code 69 if torch can use no GPU, instead of training on the CPU.",
+        ),
+    ] = False,
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads for training (default: PyTorch's choice).")
     ] = None,
@@ -216,6 +224,7 @@ def worker(
         alive_file=alive_file,
         study=study,
         device=device,
+        require_gpu=require_gpu,
         threads=threads,
     )
     if name is not None:
