@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from cli.interruption import Interrupted
-from cli.options import Catalogue, Database, Device, State, console, state_folder
+from cli.options import Catalogue, Database, Device, Devices, State, console, state_folder
 from services.errors import InvalidInput
 
 app = typer.Typer()
@@ -22,10 +22,13 @@ app = typer.Typer()
 LOOPBACK = "127.0.0.1"
 
 
-@app.command(epilog="Example: foldwise up --workers 2, then: foldwise study create --preset ckplus-loso")
+@app.command(epilog="Example: foldwise up --devices 0,2, then: foldwise study create --preset ckplus-loso")
 def up(
     state: State = None,
-    workers: Annotated[int, typer.Option(min=0, max=64, help="Number of workers.")] = 1,
+    workers: Annotated[
+        int | None, typer.Option(min=0, max=64, help="Number of workers (default: one per device).")
+    ] = None,
+    devices: Devices = None,
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port of the coordinator on 127.0.0.1 (0: any free one).")
     ] = 8080,
@@ -35,16 +38,19 @@ def up(
     ] = None,
 ) -> None:
     """Run PostgreSQL, a coordinator and workers on this machine until Ctrl-C."""
+    from cli.local.devices import devices_of_workers
     from cli.local.service import local_service
-
-    folder = state_folder(state)
-    share = threads or max(1, (os.cpu_count() or 1) // max(1, workers))
 
     def print_line(text: str) -> None:
         console(False).print(text, highlight=False, soft_wrap=True)
 
-    with local_service(folder, workers=workers, port=port, notify=print_line, threads=share) as service:
-        print_line(f"{workers} workers; logs in {folder.logs}; caches in {folder.caches}")
+    folder = state_folder(state)
+    chosen = devices_of_workers(devices, workers, notify=print_line)
+    share = threads or max(1, (os.cpu_count() or 1) // max(1, len(chosen)))
+    with local_service(folder, devices=chosen, port=port, notify=print_line, threads=share) as service:
+        for name, device in service.devices.items():
+            print_line(f"{name} on {device}")
+        print_line(f"{len(chosen)} workers; logs in {folder.logs}; caches in {folder.caches}")
         option = "" if state is None else f" --state {folder.folder}"
         print_line(f"study page: {service.service.url}/")
         print_line(f"token to sign in there: foldwise token create me --scope write{option}")

@@ -47,7 +47,7 @@ def why_no_gpu() -> NoGpu:
             is_fault=driver_version() is not None,
         )
     try:
-        torch.cuda.init()
+        torch.cuda.init()  # type: ignore[no-untyped-call]
     except RuntimeError as error:
         return _reason_of(_first_line(error))
     return NoGpu(cause="torch saw no GPU at first, and now starts CUDA", fix="start this again", is_fault=True)

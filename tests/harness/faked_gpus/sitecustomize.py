@@ -42,7 +42,7 @@ def fake(torch: Any, gpus: dict[str, Any]) -> None:
             raise RuntimeError(gpus["error"])
 
     def index_of(device: Any) -> int:
-        return int(torch.device(device).index or 0) if not isinstance(device, int) else device
+        return device if isinstance(device, int) else int(device.index or 0)
 
     cuda = torch.cuda
     cuda.init = fail
@@ -61,7 +61,7 @@ def fake(torch: Any, gpus: dict[str, Any]) -> None:
 
     from torch.overrides import TorchFunctionMode
 
-    class OnTheCpu(TorchFunctionMode):  # type: ignore[misc]
+    class OnTheCpu(TorchFunctionMode):
         def __torch_function__(
             self, function: Any, _types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
         ) -> Any:
@@ -74,7 +74,7 @@ def fake(torch: Any, gpus: dict[str, Any]) -> None:
                 **{name: moved(value) for name, value in (kwargs or {}).items()},
             )
 
-    OnTheCpu().__enter__()
+    OnTheCpu().__enter__()  # type: ignore[no-untyped-call]
 
 
 if "FAKED_GPUS" in os.environ:
