@@ -210,12 +210,17 @@ def worker(
         ),
     ] = None,
 ) -> None:
-    """Run a worker: it leases folds from a coordinator, trains them and reports the results."""
+    """Run a worker: it leases folds from a coordinator, trains them and reports the results.
+
+    Without --device it runs a worker process for each GPU.
+    """
+    from cli.local.gpu_workers import run_one_per_gpu
     from cli.local.state import measurements_file
     from services.logs import configure_logs
     from services.secrets import read_secret
     from worker.loop import Worker
     from worker.settings import WorkerSettings
+    from worker.training.gpus import visible_gpus
 
     configure_logs()
     # Read again for every request: Kubernetes replaces the tokens of service accounts.
@@ -235,7 +240,11 @@ def worker(
     )
     if name is not None:
         settings = replace(settings, name=name)
-    code = Worker(settings).run()
+    gpus = visible_gpus() if device is None else 1
+    if gpus > 1:
+        code = run_one_per_gpu(sys.argv[1:], gpus=gpus, name=settings.name, alive_file=alive_file)
+    else:
+        code = Worker(settings).run()
     sys.stdout.flush()
     # Nothing is left to give back, and unloading PyTorch takes longer than a pod may take to stop.
     os._exit(code)

@@ -59,6 +59,8 @@ def fake(torch: Any, gpus: dict[str, Any]) -> None:
     for name in ("set_device", "empty_cache", "reset_peak_memory_stats", "synchronize"):
         setattr(cuda, name, lambda *_: None)
 
+    torch.accelerator.is_available = lambda *_, **__: False
+
     from torch.overrides import TorchFunctionMode
 
     class OnTheCpu(TorchFunctionMode):
