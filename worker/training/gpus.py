@@ -21,16 +21,22 @@ _DRIVER_VERSION = Path("/sys/module/nvidia/version")
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoGpu:
-    """Why torch sees no GPU."""
+class GpuProblem:
+    """Why a GPU cannot be used, and what to do about it."""
 
     cause: str
     fix: str
-    is_fault: bool
-    """Whether something is broken; a machine without a GPU is not."""
 
     def __str__(self) -> str:
         return f"{self.cause}; {self.fix}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoGpu(GpuProblem):
+    """Why torch sees no GPU."""
+
+    is_fault: bool
+    """Whether something is broken; a machine without a GPU is not."""
 
 
 def visible_gpus() -> int:
@@ -54,42 +60,63 @@ def why_no_gpu() -> NoGpu:
 
 
 def check_gpu(device: torch.device) -> None:
-    """Train one small step on a GPU and compare it with the CPU; the GPU becomes the process's current one.
+    """Make a GPU the process's current one and check that it computes correctly.
 
     In a worker call this after `make_deterministic`, which must come before the first use of a GPU.
 
     Raises:
-        MachineUnusable: torch has no kernels for the GPU, no kernel runs, or its results are wrong.
+        MachineUnusable: as `find_problem` says.
     """
+    problem = find_problem(device)
+    if problem is not None:
+        raise MachineUnusable(str(problem))
+
+
+def find_problem(device: torch.device) -> GpuProblem | None:
+    """Train one small step on a GPU, which becomes the process's current one, and compare it with the CPU.
+
+    Returns:
+        None if the GPU is good. Otherwise: it does not start, torch has no kernels for it, no kernel runs, or its
+        results are wrong.
+    """
+    look = "check it with nvidia-smi, or use another GPU"
     try:
         name = f"{device} ({torch.cuda.get_device_name(device)})"
         capability = torch.cuda.get_device_capability(device)
     except RuntimeError as error:
-        raise MachineUnusable(
-            f"{device} does not start: {_first_line(error)}; check it with nvidia-smi"
-        ) from error
+        return GpuProblem(cause=f"{device} does not start: {_first_line(error)}", fix=look)
     built_for = torch.cuda.get_arch_list()
     if torch.version.hip is None and not has_kernels_for(capability, built_for):
-        raise MachineUnusable(
-            f"{name} has compute capability {capability[0]}.{capability[1]}, and torch {torch.__version__} has "
-            f"kernels for {', '.join(built_for)} only; use another GPU, or install a torch build for this one"
+        return GpuProblem(
+            cause=f"{name} has compute capability {capability[0]}.{capability[1]}, and torch "
+            f"{torch.__version__} has kernels for {', '.join(built_for)} only",
+            fix="use another GPU, or install a torch build for this one",
         )
     try:
         # Without this, torch's helpers would also reserve memory on cuda:0.
         torch.cuda.set_device(device)
         computed = _train_small_step(device)
     except RuntimeError as error:
-        raise MachineUnusable(
-            f"{name} runs no kernel: {_first_line(error)}; check it with nvidia-smi, or use another GPU"
-        ) from error
+        return GpuProblem(cause=f"{name} runs no kernel: {_first_line(error)}", fix=look)
     errors = map(_relative_error, computed, _train_small_step(torch.device("cpu")))
     # A comparison with an error that is not finite is false.
     wrong = [error for error in errors if not error <= MAX_RELATIVE_ERROR]
     if wrong:
-        raise MachineUnusable(
-            f"{name} computes wrong results: a small training step differs from the CPU's by {wrong[0]:.2g} "
-            "of the largest value; replace the GPU, or use another"
+        return GpuProblem(
+            cause=f"{name} computes wrong results: a small training step differs from the CPU's by "
+            f"{wrong[0]:.2g} of the largest value",
+            fix="replace the GPU, or use another",
         )
+    return None
+
+
+def describe_gpu(device: torch.device) -> str:
+    """Name and compute capability of a GPU, NVIDIA's driver, and the CUDA that torch is built for."""
+    major, minor = torch.cuda.get_device_capability(device)
+    return (
+        f"{torch.cuda.get_device_name(device)}, compute capability {major}.{minor}, driver "
+        f"{driver_version() or 'unknown'}, torch {torch.__version__} for CUDA {torch.version.cuda}"
+    )
 
 
 def has_kernels_for(capability: tuple[int, int], built_for: Iterable[str]) -> bool:

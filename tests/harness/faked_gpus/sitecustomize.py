@@ -5,11 +5,10 @@ Everything else of the program is real. What it puts on a GPU lies on the CPU.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import sys
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -20,8 +19,7 @@ class _Finder:
     def find_spec(self, name: str, _path: Any = None, _target: Any = None) -> ModuleSpec | None:
         if name != "torch":
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
+        spec = PathFinder.find_spec(name)
         assert spec is not None
         loader: Any = spec.loader
         execute = loader.exec_module
