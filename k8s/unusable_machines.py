@@ -1,8 +1,8 @@
 """Worker pods that ended because their machine could not run a worker, such as one whose driver is too old.
 
-Kubernetes replaces such a pod, after a pause that grows up to ten minutes, and does not count it as a failure,
-because one bad node must not end the workers on the others. Its scheduler may choose the same node again. So
-these functions find out, from the pods that Kubernetes keeps, whether no machine can run a worker.
+Kubernetes replaces such a pod, after a pause that grows to minutes, and does not count it as a failure, because one
+bad node must not end the workers on the others. Its scheduler may choose the same node again. So these functions
+find out, from the pods that Kubernetes keeps, whether no machine can run a worker.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from services.errors import EXIT_UNAVAILABLE_HERE
 CONTAINER = "worker"
 
 RECENT = timedelta(minutes=15)
-"""Time for which such an end explains why no worker runs; Kubernetes tries again after ten minutes at most."""
+"""Time for which such an end explains why no worker runs; Kubernetes' longest pause is shorter."""
 
 
 def worker_end(pod: Manifest) -> Manifest | None:

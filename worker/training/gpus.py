@@ -76,8 +76,8 @@ def find_problem(device: torch.device) -> GpuProblem | None:
     """Train one small step on a GPU, which becomes the process's current one, and compare it with the CPU.
 
     Returns:
-        None if the GPU is good. Otherwise: it does not start, torch has no kernels for it, no kernel runs, or its
-        results are wrong.
+        None if the GPU is good. Otherwise: it does not start, torch has no kernels for it, no kernel runs, or
+        its results are wrong.
     """
     look = "check it with nvidia-smi, or use another GPU"
     try:
