@@ -1,8 +1,8 @@
 """Worker pods that ended because their machine could not run a worker, such as one whose driver is too old.
 
-Kubernetes replaces such a pod, after a pause that grows to minutes, and does not count it as a failure, because one
-bad node must not end the workers on the others. Its scheduler may choose the same node again. So these functions
-find out, from the pods that Kubernetes keeps, whether no machine can run a worker.
+Kubernetes replaces such a pod, after a pause that grows to minutes, and does not count it as a failure, because
+one bad node must not end the workers on the others. Its scheduler may choose the same node again. So these
+functions find out, from the pods that Kubernetes keeps, whether no machine can run a worker.
 """
 
 from __future__ import annotations
