@@ -264,7 +264,7 @@ def _over_http(
     state = StateFolder(folder)
     write_cache(state.caches, subjects=SUBJECTS)
     with (
-        local_service(state, workers=0, port=0, notify=lambda _: None, lease_seconds=LEASE_SECONDS) as service,
+        local_service(state, devices=(), port=0, notify=lambda _: None, lease_seconds=LEASE_SECONDS) as service,
         ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool,
     ):
         service.client.create(

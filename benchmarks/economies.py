@@ -108,7 +108,7 @@ def main() -> None:
         state.folder.mkdir()
         (Path(folder) / "caches").rename(state.caches)
         with local_service(
-            state, workers=arguments.workers, port=0, notify=lambda _: None, threads=1
+            state, devices=["cpu"] * arguments.workers, port=0, notify=lambda _: None, threads=1
         ) as service:
             for name, (economies, bound) in variants.items():
                 spec = StudySpec(

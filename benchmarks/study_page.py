@@ -53,7 +53,7 @@ def main() -> None:
         folder.chmod(0o755)
         state = StateFolder(folder / "state")
         write_cache(state.caches, subjects=FOLDS)
-        with local_service(state, workers=0, port=0, notify=console.print) as service:
+        with local_service(state, devices=(), port=0, notify=console.print) as service:
             engine = create_engine(service.service.database_url)
             _write_study(service, engine, arguments.trials)
             figures = _visit(service, arguments.visits) | {"round_trip_ms": _round_trip(engine)}

@@ -62,6 +62,12 @@ Catalogue = Annotated[
 Device = Annotated[
     str | None, typer.Option(help="Torch device, such as cpu or cuda:0 (default: a GPU if there is one).")
 ]
+Devices = Annotated[
+    str | None,
+    typer.Option(
+        help="Device of each worker, such as 0,2 or cuda:0,cuda:0 or cpu (default: all GPUs, or else the CPU)."
+    ),
+]
 Database = Annotated[
     str | None,
     typer.Option(

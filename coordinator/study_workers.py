@@ -10,18 +10,18 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from datetime import UTC, datetime
 from queue import Empty, SimpleQueue
-from typing import Literal, assert_never
+from typing import assert_never
 
 import structlog
-from sqlalchemy import func, or_, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
 from coordinator.scheduling import workers
-from coordinator.store.tables import LeaseRow, StudyRow, TrialRow
-from k8s import worker_jobs
+from coordinator.store.study_progress import last_progress
+from coordinator.wanted_jobs import Change, Need, needs_of_studies, wanted_change
+from k8s import unusable_machines, worker_jobs
 from k8s.cluster import Cluster, Manifest
 from k8s.logs import lines_of
 from k8s.watch import Watched
@@ -39,46 +39,6 @@ TEMPLATE_SECONDS = 30.0
 
 REASONS_SECONDS = 5.0
 """Seconds between two requests for what keeps a Job from creating pods."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Need:
-    """What a study needs from Kubernetes."""
-
-    id: int
-    name: str
-    state: StudyState
-    workers: int
-    """Number of pods."""
-
-    folds_under_way: int
-    """Number of live leases of its folds."""
-
-
-Change = Literal["create", "delete", "suspend", "resume", "resize"]
-"""A change of a Job."""
-
-
-def wanted_change(need: Need | None, job: Manifest | None, pods: Sequence[Manifest]) -> Change | None:
-    """The next change that makes a Job as its study needs it; None if it already is.
-
-    Args:
-        need: of the study; None if the study does not exist (any more).
-        job: of that study; None if there is none.
-        pods: of the Job, without those that failed.
-    """
-    if job is None:
-        return "create" if need and need.state == StudyState.RUNNING and need.workers else None
-    if job["metadata"].get("deletionTimestamp"):
-        return None
-    if need is None or need.state == StudyState.DRAFT:
-        return "delete"
-    if need.state.over:
-        # Running workers learn it from the coordinator and end; workers that wait for a GPU are not needed.
-        phases = {pod.get("status", {}).get("phase") for pod in pods}
-        needed = "Running" in phases or phases == {"Succeeded"}
-        return None if worker_jobs.ended(job) or needed else "delete"
-    return _change_of_open_study(need, job)
 
 
 class WorkerJobs(threading.Thread):
@@ -152,14 +112,15 @@ class WorkerJobs(threading.Thread):
             self._update_jobs(template, jobs)
 
     def view(self, study: str) -> StudyWorkersView:
-        """A study's Job and pods."""
+        """A study's Job, its pods, and for each node that could not run a worker the last pod that tried."""
         job = self._job_of(study)
+        unusable = unusable_machines.each_node_once(self._unusable(study, job, recent=True))
         return StudyWorkersView(
             job=None if job is None else job["metadata"]["name"],
             wanted=None if job is None else job["spec"].get("parallelism"),
             suspended=bool(job and job["spec"].get("suspend")),
             stalled=self.stalled(study),
-            pods=tuple(worker_jobs.pod_view(pod) for pod in self._pods_of(study)),
+            pods=tuple(worker_jobs.pod_view(pod) for pod in [*self._pods_of(study), *unusable]),
         )
 
     def stalled(self, study: str) -> str | None:
@@ -171,10 +132,12 @@ class WorkerJobs(threading.Thread):
         pods = self._pods_of(study)
         if job is None:
             return None
-        if pods or worker_jobs.ended(job):
-            return worker_jobs.why_stalled(job, pods, (), None)
+        has_ended = worker_jobs.ended(job) is not None
+        unusable = self._unusable(study, job, recent=not has_ended)
+        if pods or has_ended:
+            return worker_jobs.why_stalled(job, pods, (), None, unusable)
         _, events, workload = self._reasons.get(job["metadata"]["uid"], (0.0, [], None))
-        return worker_jobs.why_stalled(job, pods, events, workload)
+        return worker_jobs.why_stalled(job, pods, events, workload, unusable)
 
     def pods(self) -> list[PodView]:
         """Pods of all workers that have not ended."""
@@ -239,16 +202,38 @@ class WorkerJobs(threading.Thread):
     def _update_jobs(self, template: Template, jobs: Watched) -> None:
         of_study = {_study_of(job): job for job in jobs.all()}
         with self._sessions() as session:
-            needs = {need.name: need for need in _needs(session, of_study.keys(), template.workers)}
+            needs = {need.name: need for need in needs_of_studies(session, of_study.keys(), template.workers)}
         for study in needs.keys() | of_study.keys():
             job = of_study.get(study)
-            change = wanted_change(needs.get(study), job, self._pods_of(study, {"Failed"}))
+            change = wanted_change(
+                needs.get(study),
+                job,
+                self._pods_of(study, {"Failed"}),
+                is_hopeless=self._is_hopeless(needs.get(study), job),
+            )
             if change is not None:
                 try:
                     self._do(change, template, needs.get(study), job)
                 except (FoldwiseError, SQLAlchemyError) as error:
                     log.warning("worker_job_failed", study=study, change=change, error=str(error))
             self._update_queue(needs.get(study), job)
+
+    def _is_hopeless(self, need: Need | None, job: Manifest | None) -> bool:
+        if need is None or job is None or worker_jobs.ended(job):
+            return False
+        unusable, living = self._unusable(need.name, job), self._pods_of(need.name)
+        if not unusable_machines.no_machine_is_left(unusable, living, job, None):
+            return False
+        with self._sessions() as session:
+            since = last_progress(session, need.id)
+        return unusable_machines.no_machine_is_left(unusable, living, job, since)
+
+    def _unusable(self, study: str, job: Manifest | None, *, recent: bool = False) -> list[Manifest]:
+        """Pods of a study's Job whose machine could not run a worker."""
+        failed = [] if self._pods is None or job is None else self._pods_of(study, {"Pending", "Running"})
+        ended = [] if job is None else unusable_machines.on_unusable_machines(failed, job)
+        now = datetime.now(UTC)
+        return [pod for pod in ended if not recent or unusable_machines.is_recent(pod, now)]
 
     def _release_gone(self) -> None:
         while True:
@@ -279,6 +264,9 @@ class WorkerJobs(threading.Thread):
                 self._cluster.patch("batch", "jobs", name, {"spec": {"suspend": True}})
             case "resume":
                 self._cluster.patch("batch", "jobs", name, {"spec": {"suspend": False}})
+            case "fail":
+                # The deadline is the only field by which a client can fail a Job and so keep its pods' ends.
+                self._cluster.patch("batch", "jobs", name, {"spec": {"activeDeadlineSeconds": 1}})
             case "resize":
                 assert need is not None  # noqa: S101 - a Job is resized only for a study
                 changes: Manifest = {
@@ -337,47 +325,6 @@ class WorkerJobs(threading.Thread):
         return [
             pod for pod in pods if _study_of(pod) == study and pod.get("status", {}).get("phase") not in without
         ]
-
-
-def _change_of_open_study(need: Need, job: Manifest) -> Change | None:
-    end = worker_jobs.ended(job)
-    suspended = bool(job["spec"].get("suspend"))
-    if end:
-        # Its workers ended with the study, which then got more trials. A failed Job stays until the study is
-        # resumed, to show why it failed.
-        return "delete" if end == "Complete" else None
-    if need.state == StudyState.PAUSED:
-        # Suspending ends the pods at once, so the folds that they hold finish first. Kueue suspends by itself.
-        return None if suspended or queued(job) or need.folds_under_way else "suspend"
-    if suspended and not queued(job):
-        return "resume"
-    asked = job["metadata"].get("annotations", {}).get(WORKERS_ANNOTATION)
-    return "resize" if asked != str(need.workers) else None
-
-
-def _needs(session: Session, with_job: Collection[str], workers_by_default: int) -> list[Need]:
-    """The needs of running studies and of those that have a Job."""
-    live = (
-        select(func.count())
-        .select_from(LeaseRow)
-        .join(TrialRow, TrialRow.id == LeaseRow.trial_id)
-        .where(TrialRow.study_id == StudyRow.id, LeaseRow.outcome.is_(None))
-        .scalar_subquery()
-    )
-    needs = []
-    concerned = or_(StudyRow.state == StudyState.RUNNING, StudyRow.name.in_(with_job))
-    for study, folds in session.execute(select(StudyRow, live).where(concerned)):
-        asked = study.spec.get("workers")
-        needs.append(
-            Need(
-                id=study.id,
-                name=study.name,
-                state=StudyState(study.state),
-                workers=workers_by_default if asked is None else asked,
-                folds_under_way=folds,
-            )
-        )
-    return needs
 
 
 def _study_of(item: Manifest) -> str:

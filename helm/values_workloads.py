@@ -240,8 +240,9 @@ class Worker(Placement, Spread, Extras):
 
     resources: Mapping
     """Resource requests and limits of a worker. The limits name the GPU resource of your cluster, such as
-    `nvidia.com/gpu`, `nvidia.com/mig-1g.10gb` or `nvidia.com/gpu.shared`. `null` removes a default:
-    `nvidia.com/gpu: null` trains on the CPU."""
+    `nvidia.com/gpu`, `nvidia.com/mig-1g.10gb` or `nvidia.com/gpu.shared`. A pod with N GPUs runs N workers and
+    needs N times the CPU and memory; of MIG slices it can use only one. A pod with a GPU limit or a resource
+    claim never trains on the CPU. `null` removes a default: `nvidia.com/gpu: null` trains on the CPU."""
 
     resourceClaims: Objects
     """Claims of the pod for dynamic resource allocation, as in a pod's `resourceClaims`. Name each of them in
@@ -257,7 +258,8 @@ class Worker(Placement, Spread, Extras):
     """Size of /dev/shm, such as `1Gi`. It counts towards the pod's memory limit."""
 
     backoffLimit: Annotated[int, Field(ge=0)]
-    """Retries of failed pods before a study's Job fails. Disruptions and exit code 75 do not count."""
+    """Retries of failed pods before a study's Job fails. Disruptions and exit code 75 do not count. Exit code
+    69 (no usable GPU, or unreadable caches on this node) counts only while no worker of the study can run."""
 
     ttlSecondsAfterFinished: Seconds
     """Seconds until Kubernetes deletes the finished Job of a study."""

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 
 import yaml
 
+from k8s import unusable_machines
 from k8s.cluster import Manifest
+from k8s.unusable_machines import CONTAINER, error_of, worker_end
 from services.contracts import PodView
 from services.errors import InvalidInput
 
@@ -23,7 +25,6 @@ WORKERS_ANNOTATION = "foldwise/workers"
 """Number of workers requested last. Kueue may have lowered the parallelism, which foldwise does not undo."""
 
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
-CONTAINER = "worker"
 
 _MAX_NAME_LENGTH = 57
 """Characters of a Job's name: its pods' names are six characters longer and may have 63, as may labels."""
@@ -128,7 +129,7 @@ def is_over(pod: Manifest) -> bool:
 def pod_view(pod: Manifest) -> PodView:
     """Summarize a pod for people."""
     status = pod.get("status", {})
-    reason, message = _start_problem(pod) or (status.get("reason"), status.get("message"))
+    reason, message = _failure(pod) or _start_problem(pod) or (status.get("reason"), status.get("message"))
     gpus: dict[str, str] = {}
     for container in pod["spec"]["containers"]:
         for resource, amount in container.get("resources", {}).get("limits", {}).items():
@@ -147,7 +148,11 @@ def pod_view(pod: Manifest) -> PodView:
 
 
 def why_stalled(
-    job: Manifest, pods: Sequence[Manifest], events: Sequence[Manifest], workload: Manifest | None
+    job: Manifest,
+    pods: Sequence[Manifest],
+    events: Sequence[Manifest],
+    workload: Manifest | None,
+    unusable: Sequence[Manifest] = (),
 ) -> str | None:
     """Reason reported by Kubernetes or Kueue why no worker of a running study runs; None if there is none.
 
@@ -156,13 +161,16 @@ def why_stalled(
         pods: pods of the Job that have not ended.
         events: events of the Job.
         workload: Kueue's workload of the Job, if it waits in a queue.
+        unusable: pods of the Job whose machine could not run a worker, in the order in which they ended.
     """
     if any(pod.get("status", {}).get("phase") == "Running" for pod in pods):
         return None
     reasons = [
-        *(f"the Job has failed: {_reason_text(c)}" for c in _conditions(job, {"Failed"}, "True")),
+        *(_why_failed(condition, unusable) for condition in _conditions(job, {"Failed"}, "True")),
         *(": ".join(part for part in problem if part) for pod in pods if (problem := _start_problem(pod))),
     ]
+    if unusable:
+        reasons.append(unusable_machines.reason(unusable))
     if job["spec"].get("suspend") and workload is not None:
         waits = _conditions(workload, {"QuotaReserved", "Admitted"}, "False")
         reasons += [f"Kueue: {_reason_text(condition)}" for condition in waits]
@@ -175,6 +183,21 @@ def why_stalled(
 def _conditions(item: Manifest, types: set[str], status: str) -> list[Manifest]:
     conditions = item.get("status", {}).get("conditions") or ()
     return [c for c in conditions if c["type"] in types and c["status"] == status]
+
+
+def _why_failed(condition: Manifest, unusable: Sequence[Manifest]) -> str:
+    # foldwise lets the Job's deadline pass when no machine is left.
+    if condition.get("reason") == "DeadlineExceeded" and unusable:
+        return f"the Job has failed: {unusable_machines.reason(unusable)}"
+    return f"the Job has failed: {_reason_text(condition)}"
+
+
+def _failure(pod: Manifest) -> tuple[str, str | None] | None:
+    """Exit code and error of a pod whose worker has failed; None if it has not, or if Kubernetes ended it."""
+    end = worker_end(pod)
+    if end is None or not end.get("exitCode") or pod["status"].get("reason"):
+        return None
+    return f"exit code {end['exitCode']}", error_of(end)
 
 
 def _reason_text(source: Manifest) -> str:

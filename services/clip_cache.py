@@ -13,6 +13,7 @@ A cache appears by one rename, complete or not at all.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import io
@@ -25,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from services.errors import CacheMismatch
+from services.errors import CacheMismatch, CacheUnreadable
 from services.folds import Clip
 
 FORMAT_VERSION = 2
@@ -118,6 +119,7 @@ def open_cache(folder: Path, *, verify: bool = True) -> ClipCache:
 
     Raises:
         CacheMismatch: no manifest, another format or fingerprint, or a missing or changed file.
+        CacheUnreadable: this machine cannot read the manifest.
     """
     manifest = _read_manifest(folder)
     for name, expected in manifest.files.items():
@@ -139,14 +141,36 @@ def open_cache(folder: Path, *, verify: bool = True) -> ClipCache:
 
 
 def list_caches(root: Path) -> tuple[CacheManifest, ...]:
-    """Manifests of the finished caches under `root`, sorted by dataset and fingerprint, without broken ones."""
+    """Manifests of the finished caches under `root`, sorted by dataset and fingerprint, without broken ones.
+
+    Raises:
+        CacheUnreadable: `root` exists, and this machine cannot read it.
+    """
     found = []
-    for path in sorted(root.glob(f"*/*/{MANIFEST}")):
+    for dataset in _entries(root):
         try:
-            found.append(_read_manifest(path.parent))
-        except CacheMismatch:
+            for folder in _entries(dataset):
+                with contextlib.suppress(CacheMismatch):
+                    found.append(_read_manifest(folder))
+        except CacheUnreadable:
             continue
     return tuple(found)
+
+
+def check_readable(root: Path) -> None:
+    """Check that this machine can read the manifest of every cache under `root`.
+
+    Raises:
+        CacheUnreadable: it cannot; the message names the first such path and the cause.
+    """
+    for dataset in _entries(root):
+        for folder in _entries(dataset):
+            try:
+                _read_manifest(folder)
+            except CacheUnreadable:
+                raise
+            except CacheMismatch:
+                continue
 
 
 def find_cache(root: Path, wanted: str) -> CacheManifest:
@@ -154,6 +178,7 @@ def find_cache(root: Path, wanted: str) -> CacheManifest:
 
     Raises:
         CacheMismatch: none or several match; the message lists them.
+        CacheUnreadable: `root` exists, and this machine cannot read it.
     """
     dataset, _, prefix = wanted.partition("/")
     known = list_caches(root)
@@ -182,8 +207,10 @@ def sha256_of_file(path: Path) -> str:
 def _read_manifest(folder: Path) -> CacheManifest:
     try:
         manifest = CacheManifest.model_validate_json((folder / MANIFEST).read_bytes())
-    except OSError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise CacheMismatch(f"{folder} is no finished clip cache: it has no {MANIFEST}") from error
+    except OSError as error:
+        raise _unreadable(folder / MANIFEST, error) from error
     except ValidationError as error:
         raise CacheMismatch(f"{folder / MANIFEST} cannot be read as a manifest; preprocess again") from error
     if manifest.format_version not in READABLE_VERSIONS:
@@ -195,6 +222,24 @@ def _read_manifest(folder: Path) -> CacheManifest:
     if (manifest.dataset, manifest.fingerprint) != (folder.parent.name, folder.name):
         raise CacheMismatch(f"{folder} holds the cache {manifest.dataset}/{manifest.fingerprint}, not its own")
     return manifest
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What is in a folder, sorted; nothing where it does not exist or is a file."""
+    try:
+        return sorted(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> CacheUnreadable:
+    return CacheUnreadable(
+        f"cannot read {path}: {error.strerror}; check the mount of the clip caches on this machine, and the "
+        "rights of this user",
+        field="cache_root",
+    )
 
 
 def _check_shape(cache: ClipCache, frames: Frames) -> None:

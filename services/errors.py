@@ -12,6 +12,7 @@ EXIT_DONE = 0
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
 EXIT_PERMANENT = 64
+EXIT_UNAVAILABLE_HERE = 69
 EXIT_TRY_AGAIN = 75
 
 
@@ -98,11 +99,23 @@ class CacheMismatch(FoldwiseError):
     exit_code = EXIT_PERMANENT
 
 
+class CacheUnreadable(CacheMismatch):
+    """This machine cannot read the folder of the clip caches, or the files of one; another machine may."""
+
+    exit_code = EXIT_UNAVAILABLE_HERE
+
+
+class MachineUnusable(FoldwiseError):
+    """This machine cannot do the work, for example because it has no usable GPU; another machine may."""
+
+    exit_code = EXIT_UNAVAILABLE_HERE
+
+
 class PlanNotSound(FoldwiseError):
     """The worker's device does not compute correctly with the study's compute plan (precision, compilation)."""
 
     status = 422
-    exit_code = EXIT_PERMANENT
+    exit_code = EXIT_UNAVAILABLE_HERE
 
 
 class TokenRefused(FoldwiseError):

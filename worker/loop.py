@@ -12,10 +12,15 @@ from types import FrameType
 from typing import NoReturn
 
 import structlog
-import torch
 
 from client.connection import Connection
-from services.clip_cache import ClipCache, cache_folder, list_caches, open_cache
+from services.clip_cache import (
+    ClipCache,
+    cache_folder,
+    check_readable,
+    list_caches,
+    open_cache,
+)
 from services.compute_plans import default_threads
 from services.contracts import Failure, FoldAssignment, FoldResult, Lease, Provenance, WorkerInfo
 from services.errors import (
@@ -38,6 +43,7 @@ from services.errors import (
 from services.model_catalogue import StagedModel
 from services.revision import running_revision
 from worker.coordinator_client import CoordinatorClient
+from worker.failures import class_of_repeated, is_environment_error
 from worker.final_models import can_keep_models, report_result, report_staged, stage
 from worker.heartbeat import HeartbeatThread
 from worker.settings import WorkerSettings
@@ -49,6 +55,7 @@ from worker.training.device import (
     usable_cores,
 )
 from worker.training.fit import Progress, run_fold, train_model
+from worker.training.gpus import check_gpu, why_no_gpu
 from worker.training.pretrained import PretrainedModel, open_pretrained
 from worker.training.training_device import TrainingDevice
 from worker.unreported_results import UnreportedResult, keep_result, report_unreported, unreported_folder
@@ -81,7 +88,10 @@ class Worker:
 
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
-        chosen = choose_device(settings.device)
+        chosen = choose_device(settings.device, require_gpu=settings.require_gpu)
+        make_deterministic(chosen)
+        if chosen.type == "cuda":
+            check_gpu(chosen)
         self._threads = settings.threads or default_threads(usable_cores())
         self._device = TrainingDevice(chosen, threads=self._threads)
         self._caches: dict[str, ClipCache] = {}
@@ -100,16 +110,17 @@ class Worker:
             The exit code of the process.
 
         Raises:
-            FoldwiseError: the coordinator rejects the token or does not answer, or the cache does not match.
+            FoldwiseError: the coordinator rejects the token or does not answer, the cache does not match, or
+                this machine cannot run folds.
         """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         device = self._device.torch_device
-        make_deterministic(device)
         name = device_name(device)
         if device.type == "cpu":
             keep_freed_memory()
-            log.warning("no_gpu", note="training on the CPU", threads=self._threads)
+            cause = {"cause": why_no_gpu().cause} if self._settings.device is None else {}
+            log.warning("no_gpu", note="training on the CPU", threads=self._threads, **cause)
         info = WorkerInfo(id=str(uuid.uuid4()), name=self._settings.name, device=name)
         log.info("worker_started", worker=info.name, device=name, coordinator=self._settings.url)
         connection = Connection(
@@ -159,6 +170,10 @@ class Worker:
                 threads=self._threads if self._device.torch_device.type == "cpu" else 0,
                 keeps_models=self._keeps_models,
             )
+        except CacheMismatch:
+            # If the study's cache is here and only this machine cannot read it, another machine may.
+            check_readable(self._settings.cache_root)
+            raise
         except WorkerTooNew as refused:
             # In an upgrade the first workers of the new version can meet the last coordinator of the old one.
             now = time.monotonic()
@@ -301,7 +316,7 @@ class Worker:
     def _report_failure(self, client: CoordinatorClient, assignment: FoldAssignment, error: Exception) -> None:
         # If the network cannot be built or trained, the trial's configuration is the cause; if files or devices
         # cannot be used, this worker's environment is.
-        from_environment = _is_environment_error(error)
+        from_environment = is_environment_error(error)
         kind = "environment" if from_environment else "trial"
         message = error.message if isinstance(error, FoldwiseError) else f"{type(error).__name__}: {error}"
         log.error("fold_failed", trial=assignment.trial, fold=assignment.fold, kind=kind, error=message)
@@ -317,9 +332,10 @@ class Worker:
             self._failures_in_a_row = self._failures_in_a_row + 1 if from_environment else 0
         if self._failures_in_a_row >= MAX_ENVIRONMENT_FAILURES:
             log.error("worker_broken", failures=self._failures_in_a_row)
-            # CacheMismatch keeps its class and exit code: a restart of the worker does not fix it.
-            kind_of_error = CacheMismatch if isinstance(error, CacheMismatch) else FoldwiseError
-            raise kind_of_error(f"{self._failures_in_a_row} consecutive folds failed on this worker: {message}")
+            kind_of_error = class_of_repeated(error)
+            raise kind_of_error(
+                f"{self._failures_in_a_row} consecutive folds failed on this worker: {message}"
+            ) from error
 
     def _open(self, assignment: FoldAssignment) -> ClipCache:
         cache = self._caches.get(assignment.fingerprint)
@@ -359,16 +375,6 @@ class Worker:
     def _pause(self, seconds: float) -> None:
         with self._interrupts():
             time.sleep(seconds)
-
-
-def _is_environment_error(error: Exception) -> bool:
-    environment = OSError | MemoryError | CacheMismatch | PlanNotSound | NotFound | torch.AcceleratorError
-    if isinstance(error, environment):
-        return True
-    # Older libraries report a failing GPU as a plain RuntimeError with the library's name in its message.
-    return isinstance(error, RuntimeError) and any(
-        word in str(error) for word in ("CUDA error", "cuDNN error", "CUBLAS_STATUS")
-    )
 
 
 def _memory(provenance: Provenance) -> dict[str, str]:

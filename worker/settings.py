@@ -34,6 +34,9 @@ class WorkerSettings:
     device: str | None = None
     """A torch device such as `cuda:0` or `cpu`; None takes the first GPU, or else the CPU."""
 
+    require_gpu: bool = False
+    """Whether the worker must not train on the CPU."""
+
     threads: int | None = None
     """CPU threads for studies that have no plan yet; None takes that of the table in `compute_plans`."""
 

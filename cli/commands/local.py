@@ -11,20 +11,24 @@ import typer
 
 from cli.cluster_access import chosen_context
 from cli.local.state import StateFolder
-from cli.options import Database, Json, State, Url, console, state_folder
+from cli.options import Database, Devices, Json, State, Url, console, state_folder
 from cli.reach import reach
 from services.errors import EXIT_FAILURE, FoldwiseError
 
 app = typer.Typer()
 
 
-@app.command(epilog="Example: foldwise demo --workers 2")
+@app.command(epilog="Example: foldwise demo --devices cpu --workers 2")
 def demo(
     state: Annotated[
         Path | None,
         typer.Option(help="State folder of the demo (default: the folder demo in the user's data folder)."),
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, max=64, help="Number of workers.")] = 2,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, max=64, help="Number of workers (default: one per GPU, or 2 on the CPU)."),
+    ] = None,
+    devices: Devices = None,
     new: Annotated[
         bool, typer.Option("--new", help="Start another study instead of continuing the last one.")
     ] = False,
@@ -32,8 +36,15 @@ def demo(
 ) -> None:
     """Run a whole search with synthetic faces on this machine: about five minutes on two cores."""
     from cli.local.demo import demo_state, run_demo
+    from cli.local.devices import devices_of_workers
 
-    result = run_demo(StateFolder(state or demo_state()), workers=workers, new=new, console=console(json))
+    output = console(json)
+
+    def print_line(text: str) -> None:
+        output.print(text, highlight=False, soft_wrap=True)
+
+    chosen = devices_of_workers(devices, workers, notify=print_line, workers_on_cpu=2)
+    result = run_demo(StateFolder(state or demo_state()), devices=chosen, new=new, console=output)
     if json:
         print(json_library.dumps(asdict(result)))
 

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from cli.interruption import Interrupted
-from cli.options import Catalogue, Database, Device, State, console, state_folder
+from cli.options import Catalogue, Database, Device, Devices, State, console, state_folder
 from services.errors import InvalidInput
 
 app = typer.Typer()
@@ -22,10 +22,13 @@ app = typer.Typer()
 LOOPBACK = "127.0.0.1"
 
 
-@app.command(epilog="Example: foldwise up --workers 2, then: foldwise study create --preset ckplus-loso")
+@app.command(epilog="Example: foldwise up --devices 0,2, then: foldwise study create --preset ckplus-loso")
 def up(
     state: State = None,
-    workers: Annotated[int, typer.Option(min=0, max=64, help="Number of workers.")] = 1,
+    workers: Annotated[
+        int | None, typer.Option(min=0, max=64, help="Number of workers (default: one per device).")
+    ] = None,
+    devices: Devices = None,
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port of the coordinator on 127.0.0.1 (0: any free one).")
     ] = 8080,
@@ -35,16 +38,19 @@ def up(
     ] = None,
 ) -> None:
     """Run PostgreSQL, a coordinator and workers on this machine until Ctrl-C."""
+    from cli.local.devices import devices_of_workers
     from cli.local.service import local_service
-
-    folder = state_folder(state)
-    share = threads or max(1, (os.cpu_count() or 1) // max(1, workers))
 
     def print_line(text: str) -> None:
         console(False).print(text, highlight=False, soft_wrap=True)
 
-    with local_service(folder, workers=workers, port=port, notify=print_line, threads=share) as service:
-        print_line(f"{workers} workers; logs in {folder.logs}; caches in {folder.caches}")
+    folder = state_folder(state)
+    chosen = devices_of_workers(devices, workers, notify=print_line)
+    share = threads or max(1, (os.cpu_count() or 1) // max(1, len(chosen)))
+    with local_service(folder, devices=chosen, port=port, notify=print_line, threads=share) as service:
+        for name, device in service.devices.items():
+            print_line(f"{name} on {device}")
+        print_line(f"{len(chosen)} workers; logs in {folder.logs}; caches in {folder.caches}")
         option = "" if state is None else f" --state {folder.folder}"
         print_line(f"study page: {service.service.url}/")
         print_line(f"token to sign in there: foldwise token create me --scope write{option}")
@@ -185,6 +191,14 @@ def worker(
         ),
     ] = None,
     device: Device = None,
+    require_gpu: Annotated[
+        bool,
+        typer.Option(
+            "--require-gpu",
+            envvar="FOLDWISE_REQUIRE_GPU",
+            help="Exit with code 69 if torch can use no GPU, instead of training on the CPU.",
+        ),
+    ] = False,
     threads: Annotated[
         int | None,
         typer.Option(
@@ -202,11 +216,16 @@ def worker(
         ),
     ] = None,
 ) -> None:
-    """Run a worker: it leases folds from a coordinator, trains them and reports the results."""
+    """Run a worker: it leases folds from a coordinator, trains them and reports the results.
+
+    Without --device it runs a worker process for each GPU.
+    """
+    from cli.local.gpu_workers import run_one_per_gpu
     from services.logs import configure_logs
     from services.secrets import read_secret
     from worker.loop import Worker
     from worker.settings import WorkerSettings
+    from worker.training.gpus import visible_gpus
 
     configure_logs()
     # Read again for every request: Kubernetes replaces the tokens of service accounts.
@@ -220,11 +239,16 @@ def worker(
         alive_file=alive_file,
         study=study,
         device=device,
+        require_gpu=require_gpu,
         threads=threads,
     )
     if name is not None:
         settings = replace(settings, name=name)
-    code = Worker(settings).run()
+    gpus = visible_gpus() if device is None else 1
+    if gpus > 1:
+        code = run_one_per_gpu(sys.argv[1:], gpus=gpus, name=settings.name, alive_file=alive_file)
+    else:
+        code = Worker(settings).run()
     sys.stdout.flush()
     # Nothing is left to give back, and unloading PyTorch takes longer than a pod may take to stop.
     os._exit(code)

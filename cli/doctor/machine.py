@@ -37,23 +37,32 @@ class Finding:
 
 
 def check_machine() -> Iterator[Finding]:
-    """Report the versions of foldwise and Python, and the GPUs that torch can use."""
+    """Report the versions of foldwise and Python, and whether each GPU that torch sees computes correctly."""
     yield Finding(
         what="foldwise", good=True, found=f"{version('foldwise')}, Python {platform.python_version()}"
     )
-    if importlib.util.find_spec("torch") is None:
-        return
+    if importlib.util.find_spec("torch") is not None:
+        yield from _check_gpus()
+
+
+def _check_gpus() -> Iterator[Finding]:
     import torch
 
-    if torch.cuda.is_available():
-        names = sorted({torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())})
-        yield Finding(what="gpu", good=True, found=f"{torch.cuda.device_count()} x {', '.join(names)}")
-    else:
+    from worker.training.gpus import describe_gpu, find_problem, visible_gpus, why_no_gpu
+
+    count = visible_gpus()
+    if count == 0:
+        why = why_no_gpu()
+        found = why.cause if why.is_fault else f"none, workers train on the CPU: {why.cause}"
+        yield Finding(what="gpu", good=not why.is_fault, found=found, fix=why.fix)
+    for index in range(count):
+        device = torch.device("cuda", index)
+        problem = find_problem(device)
         yield Finding(
-            what="gpu",
-            good=True,
-            found="none; workers train on the CPU",
-            fix="to use a GPU, install NVIDIA's driver; in a pod, request a GPU in worker.resources.limits",
+            what=f"gpu {device}",
+            good=problem is None,
+            found=f"{describe_gpu(device)}, computes correctly" if problem is None else problem.cause,
+            fix=None if problem is None else problem.fix,
         )
 
 

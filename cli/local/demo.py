@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,12 +45,12 @@ class DemoResult:
     seconds: float
 
 
-def run_demo(state: StateFolder, *, workers: int, new: bool, console: Console) -> DemoResult:
+def run_demo(state: StateFolder, *, devices: Sequence[str], new: bool, console: Console) -> DemoResult:
     """Draw faces, preprocess them, run a search, and show the result; finished work is not repeated.
 
     Args:
         state: state folder for all files.
-        workers: number of workers.
+        devices: torch device of each worker.
         new: start another study instead of continuing the last one.
         console: where to print.
     """
@@ -84,9 +84,9 @@ def run_demo(state: StateFolder, *, workers: int, new: bool, console: Console) -
     )
 
     spec = spec.model_copy(update={"cache": f"ckplus/{outcome.manifest.fingerprint}"})
-    console.print(bold("3/5"), f"search: PostgreSQL, a coordinator and {workers} workers over HTTP")
-    threads = max(1, (os.cpu_count() or 1) // workers)
-    with local_service(state, workers=0, port=0, notify=_indented(console), threads=threads) as service:
+    console.print(bold("3/5"), f"search: PostgreSQL, a coordinator and {len(devices)} workers over HTTP")
+    threads = max(1, (os.cpu_count() or 1) // len(devices))
+    with local_service(state, devices=(), port=0, notify=_indented(console), threads=threads) as service:
         client = service.client
         study = _find_or_create(client, spec, new=new, console=console)
         _indented(console)(f"study page: {service.service.url}/studies/{study.name}")
@@ -95,8 +95,9 @@ def run_demo(state: StateFolder, *, workers: int, new: bool, console: Console) -
         )
         if not study.state.over:
             service.study = study.name
-            for number in range(1, workers + 1):
-                service.start_worker(f"worker-{number}")
+            for number, device in enumerate(devices, start=1):
+                service.start_worker(f"worker-{number}", device)
+                _indented(console)(f"worker-{number} on {device}")
             study = watch(client, study.name, console, on_poll=service.restart_dead_workers)
         console.print(bold("4/5"), "result")
         _show_result(client, study, console)

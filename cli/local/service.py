@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,7 +20,15 @@ from cli.local.state import StateFolder
 from client.connection import Connection
 from client.local_service import Service
 from client.study_client import StudyClient
-from services.errors import EXIT_PERMANENT, EXIT_TRY_AGAIN, EXIT_USAGE, FoldwiseError
+from services.errors import (
+    EXIT_DONE,
+    EXIT_PERMANENT,
+    EXIT_TRY_AGAIN,
+    EXIT_UNAVAILABLE_HERE,
+    EXIT_USAGE,
+    FoldwiseError,
+    MachineUnusable,
+)
 
 MIN_RESTART_SECONDS = 2.0
 """Minimum seconds between two starts of a worker, so that a broken one is not restarted in a tight loop."""
@@ -51,6 +59,12 @@ class LocalService:
     study: str | None
     threads: int | None
     workers: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    devices: dict[str, str] = field(default_factory=dict)
+    """The torch device of each worker; a worker that is restarted keeps it."""
+
+    _unusable: dict[str, str] = field(default_factory=dict)
+    """Workers that cannot run on this machine, and why."""
+
     _started: dict[str, float] = field(default_factory=dict)
     _early_exits: int = 0
 
@@ -59,26 +73,33 @@ class LocalService:
         """A client with the admin token."""
         return StudyClient(Connection(self.service.url, self.service.admin_token, give_up_after=30))
 
-    def start_worker(self, name: str) -> None:
-        """Start a worker process."""
-        command = ["worker", "--name", name, *_folders(self.state)]
+    def start_worker(self, name: str, device: str) -> None:
+        """Start a worker process on a torch device such as `cuda:1` or `cpu`."""
+        command = ["worker", "--name", name, "--device", device, *_folders(self.state)]
         if self.study is not None:
             command += ["--study", self.study]
         if self.threads is not None:
             command += ["--threads", str(self.threads)]
         environment = {"FOLDWISE_URL": self.service.url, "FOLDWISE_TOKEN": self.service.worker_token}
         self.workers[name] = _spawn(command, environment, self.state.logs / f"{name}.log")
+        self.devices[name] = device
         self._started[name] = time.monotonic()
 
     def restart_dead_workers(self) -> None:
-        """Restart workers that died, except those that finished or that exited with a permanent error.
+        """Restart workers that died, except those that finished or that a restart does not help.
 
         Raises:
-            FoldwiseError: all workers exited with a permanent error, or workers keep exiting after their start.
+            MachineUnusable: no worker can run on this machine.
+            FoldwiseError: a restart helps no worker, or workers keep exiting after their start.
         """
         for name, process in self.workers.items():
             code = process.poll()
-            if code is None or code in (0, EXIT_USAGE, EXIT_PERMANENT):
+            if code == EXIT_UNAVAILABLE_HERE and name not in self._unusable:
+                self._unusable[name] = _last_line(self.state.logs / f"{name}.log")
+                self.notify(
+                    f"{name} on {self.devices[name]} ended and is not restarted: {self._unusable[name]}"
+                )
+            if code is None or code in (EXIT_DONE, EXIT_USAGE, EXIT_PERMANENT, EXIT_UNAVAILABLE_HERE):
                 continue
             age = time.monotonic() - self._started[name]
             if age >= MIN_RESTART_SECONDS:
@@ -88,9 +109,13 @@ class LocalService:
                         f"workers exit soon after their start; see {self.state.logs}/{name}.log"
                     )
                 self.notify(f"{name} ended ({_describe_exit(code)}); restarting it")
-                self.start_worker(name)
+                self.start_worker(name, self.devices[name])
         codes = {process.poll() for process in self.workers.values()}
-        if codes and codes <= {EXIT_USAGE, EXIT_PERMANENT}:
+        if codes == {EXIT_UNAVAILABLE_HERE}:
+            raise MachineUnusable(
+                f"no worker can run on this machine; the first one said: {next(iter(self._unusable.values()))}"
+            )
+        if codes and codes <= {EXIT_USAGE, EXIT_PERMANENT, EXIT_UNAVAILABLE_HERE}:
             raise FoldwiseError(
                 f"all workers exited with a permanent error; see {self.state.logs}/worker-*.log"
             )
@@ -100,7 +125,7 @@ class LocalService:
 def local_service(
     state: StateFolder,
     *,
-    workers: int,
+    devices: Sequence[str],
     port: int,
     notify: Callable[[str], None],
     study: str | None = None,
@@ -113,7 +138,7 @@ def local_service(
 
     Args:
         state: the state folder.
-        workers: number of workers to start.
+        devices: torch device of each worker to start, such as `cuda:0` or `cpu`.
         port: port of the coordinator on 127.0.0.1; 0 means any free one.
         notify: called with a line of text for the user when something happens.
         study: the only study that the workers serve; None means any.
@@ -151,8 +176,8 @@ def local_service(
                 _wait_ready(coordinator, service, state.logs / "coordinator.log")
                 state.announce(service)
                 notify(f"coordinator ready at {url} (PostgreSQL in {postgres.data})")
-                for number in range(1, workers + 1):
-                    running.start_worker(f"worker-{number}")
+                for number, device in enumerate(devices, start=1):
+                    running.start_worker(f"worker-{number}", device)
                 yield running
             finally:
                 _stop([*running.workers.values()])
@@ -200,9 +225,13 @@ def _wait_ready(coordinator: subprocess.Popen[bytes], service: Service, log: Pat
             except FoldwiseError:
                 continue
             return
+    raise FoldwiseError(f"the coordinator did not start: {_last_line(log)}; see {log}")
+
+
+def _last_line(log: Path) -> str:
+    """What a process that has ended said last, which is its error."""
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    said = lines[-1].removeprefix("foldwise: ") if lines else "it has logged nothing"
-    raise FoldwiseError(f"the coordinator did not start: {said}; see {log}")
+    return lines[-1].removeprefix("foldwise: ") if lines else "it has logged nothing"
 
 
 def _stop(processes: list[subprocess.Popen[bytes]]) -> None:

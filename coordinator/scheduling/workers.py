@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import structlog
 from sqlalchemy import (
     and_,
@@ -74,13 +76,17 @@ def drain(session: Session, worker: str, *, now: bool) -> None:
 
 
 def end_worker(session: Session, name: str, pod_uid: str, *, disrupted: bool) -> int:
-    """End the leases of the worker whose pod is gone, and return their number.
+    """End the leases of the workers whose pod is gone, and return their number.
+
+    The worker has the name of its pod; those of a pod with several GPUs have that name, a hyphen and a number.
 
     If the pod was taken away (`disrupted`), its fold is released. If it crashed, its lease is recorded as
     expired, so that a fold that crashes its workers eventually fails.
     """
+    # Kubernetes ends the names of a Job's pods with five characters, so no other pod has such a name.
+    named = WorkerRow.name.regexp_match(rf"^{re.escape(name)}(-\d{{1,3}})?$")
     of_pod = select(WorkerRow.id).where(
-        or_(WorkerRow.pod_uid == pod_uid, and_(WorkerRow.pod_uid.is_(None), WorkerRow.name == name))
+        or_(WorkerRow.pod_uid == pod_uid, and_(WorkerRow.pod_uid.is_(None), named))
     )
     theirs = LeaseRow.worker_id.in_(of_pod)
     live = session.scalars(select(LeaseRow.id).where(theirs, LeaseRow.outcome.is_(None))).all()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Float, case, extract, func, select, tuple_
+from sqlalchemy import Float, case, extract, func, or_, select, tuple_
 from sqlalchemy.orm import Session
 
 from coordinator.store.conditions import among, seconds
@@ -188,3 +188,17 @@ def last_folds(session: Session, study: StudyRow, limit: int) -> list[datetime]:
     if moved is not None:
         counted = counted.where(tuple_(EventRow.xid, EventRow.id) > tuple_(moved.xid, moved.id))
     return list(reversed(session.scalars(counted).all()))
+
+
+def last_progress(session: Session, study_id: int) -> datetime | None:
+    """When a worker of a study last made progress: a step of a fold that it finished, released or still trains.
+
+    Reads all leases of the study.
+    """
+    unfinished = or_(LeaseRow.outcome.is_(None), LeaseRow.outcome == "released")
+    at = case(
+        (LeaseRow.outcome == "done", LeaseRow.ended_at), (unfinished & (LeaseRow.step > 0), LeaseRow.step_at)
+    )
+    trials = select(TrialRow.id).where(TrialRow.study_id == study_id)
+    found: datetime | None = session.scalar(select(func.max(at)).where(LeaseRow.trial_id.in_(trials)))
+    return found

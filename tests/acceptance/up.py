@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -26,13 +26,23 @@ PATIENCE = 120.0
 class Up:
     """A running `foldwise up`."""
 
-    def __init__(self, state: Path, *, workers: int) -> None:
+    def __init__(
+        self,
+        state: Path,
+        *,
+        workers: int | None = None,
+        devices: str | None = "cpu",
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.state = state
+        options = [*(["--workers", str(workers)] if workers is not None else [])]
+        options += ["--devices", devices] if devices is not None else []
         self.process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "cli.main", "up"),
-                *("--state", str(state), "--workers", str(workers), "--port", "0"),
+                *("--state", str(state), *options, "--port", "0"),
             ],
+            env={**os.environ, **(environment or {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from k8s.cluster import Cluster
 from services.errors import FoldwiseError
 from tests.cluster.control_plane import ControlPlane, control_plane, wait_until, why_not
 from tests.harness.coordinator_harness import Harness
+from tests.harness.machines_with_gpus import OLD_DRIVER, machine
 from tests.harness.programs import program
 
 pytestmark = [
@@ -123,8 +126,10 @@ class Installation:
     def run(self, pod: Manifest) -> None:
         self.plane.set_status(self.namespace, pod["metadata"]["name"], {"phase": "Running"})
 
-    def end(self, pod: Manifest, code: int, conditions: list[Manifest] | None = None) -> None:
-        terminated = {"exitCode": code, "reason": "Error" if code else "Completed"}
+    def end(
+        self, pod: Manifest, code: int, conditions: list[Manifest] | None = None, message: str = ""
+    ) -> None:
+        terminated = {"exitCode": code, "reason": "Error" if code else "Completed", "message": message}
         state = {"name": "worker", "image": "i", "imageID": "", "ready": False, "restartCount": 0}
         self.plane.set_status(
             self.namespace,
@@ -299,6 +304,53 @@ def test_exit_code_75_is_replaced_and_not_counted(installation: Installation) ->
     installation.end(another, 1)
     said = installation.until(lambda: installation.jobs.stalled("s"))
     assert said.startswith("the Job has failed: BackoffLimitExceeded")
+
+
+def run_worker_of(pod: Manifest, machine: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """The program of the pod's worker container, run on a machine with this environment."""
+    (container,) = pod["spec"]["containers"]
+    told = {variable["name"]: variable["value"] for variable in container["env"] if "value" in variable}
+    told = {name: value for name, value in told.items() if name.startswith("FOLDWISE_")}
+    told.pop("FOLDWISE_TOKEN_FILE")
+    return subprocess.run(
+        [sys.executable, "-m", "cli.main", *container["args"]],
+        env={**os.environ, **told, **machine, "FOLDWISE_TOKEN": "none"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_pod_without_a_usable_gpu_is_replaced_until_no_machine_is_left(installation: Installation) -> None:
+    install(installation.plane, installation.namespace, "--set", "worker.backoffLimit=1")
+    installation.harness.create()
+    (pod,) = installation.pods(1)
+    ended = run_worker_of(pod, machine(0, error=OLD_DRIVER))
+    assert ended.returncode == 69, ended.stdout
+    # The kubelet reports the end of the log, as the chart asks it to.
+    assert pod["spec"]["containers"][0]["terminationMessagePolicy"] == "FallbackToLogsOnError"
+    installation.end(pod, ended.returncode, message=ended.stdout[-2048:])
+    ended_at = time.monotonic()
+    why = "a GPU is required (--require-gpu): NVIDIA's driver here supports CUDA up to 11.4"
+    expected = f"exit code 69 on node unknown: {why}"
+    installation.until(lambda: str(installation.jobs.stalled("s")).startswith(expected))
+    (view,) = installation.jobs.view("s").pods
+    assert (view.phase, view.reason) == ("Failed", "exit code 69")
+    assert str(view.message).startswith(why)
+    # It counts as no failure, but its replacement comes after a pause: nothing spins.
+    (another,) = installation.until(lambda: installation.others(pod))
+    assert time.monotonic() - ended_at > 5
+    assert not installation.job()["status"].get("failed")
+    installation.end(another, 69, message=ended.stdout[-2048:])
+    said = installation.until(
+        lambda: (s := installation.jobs.stalled("s")) and s.startswith("the Job has failed") and s
+    )
+    assert f"the Job has failed: 2 pods ended with exit code 69, the last one on node unknown: {why}" in said
+    assert installation.living() == []
+    installation.study(life.resume)
+    installation.jobs.retry("s")
+    installation.pods(1)
 
 
 def test_more_trials_for_a_study_that_was_complete_make_another_job(installation: Installation) -> None:

@@ -367,9 +367,10 @@ def test_a_study_s_job_is_a_queue_of_work_that_knows_our_exit_codes() -> None:
     assert "completions" not in spec
     assert spec["podReplacementPolicy"] == "Failed"
     assert spec["template"]["spec"]["restartPolicy"] == "Never"
-    disrupted, again, permanent = spec["podFailurePolicy"]["rules"]
+    disrupted, again, elsewhere, permanent = spec["podFailurePolicy"]["rules"]
     assert (disrupted["action"], disrupted["onPodConditions"][0]["type"]) == ("Ignore", "DisruptionTarget")
     assert (again["action"], again["onExitCodes"]["values"]) == ("Ignore", [75])
+    assert (elsewhere["action"], elsewhere["onExitCodes"]["values"]) == ("Ignore", [69])
     assert (permanent["action"], permanent["onExitCodes"]["values"]) == ("FailJob", [2, 64])
 
 
@@ -395,6 +396,30 @@ def test_gpu_limits_are_a_free_map() -> None:
     spec = worker_job(manifests(settings=by))["spec"]["template"]["spec"]
     assert spec["containers"][0]["resources"]["limits"] == {"memory": "16Gi", "nvidia.com/mig-1g.10gb": 1}
     assert spec["resourceClaims"] == [{"name": "gpu"}]
+
+
+NO_GPU = (r"worker.resources.limits.nvidia\.com/gpu", "null")
+
+
+@pytest.mark.parametrize(
+    ("settings", "required"),
+    [
+        ((), True),
+        (((r"worker.resources.limits.nvidia\.com/gpu", "4"),), True),
+        ((NO_GPU, (r"worker.resources.limits.nvidia\.com/mig-1g\.10gb", "1")), True),
+        ((NO_GPU, (r"worker.resources.limits.nvidia\.com/gpu\.shared", "1")), True),
+        ((NO_GPU, ("worker.resourceClaims[0].name", "gpu")), True),
+        ((NO_GPU,), False),
+        (((r"worker.resources.limits.nvidia\.com/gpu", "0"),), False),
+        ((NO_GPU, (r"worker.resources.limits.example\.com/fast-network", "1")), False),
+    ],
+)
+def test_a_worker_with_a_gpu_must_not_train_on_the_cpu(
+    settings: tuple[tuple[str, str], ...], required: bool
+) -> None:
+    (container,) = worker_job(manifests(settings=settings))["spec"]["template"]["spec"]["containers"]
+    told = [variable["value"] for variable in container["env"] if variable["name"] == "FOLDWISE_REQUIRE_GPU"]
+    assert told == (["1"] if required else [])
 
 
 def test_other_settings_make_another_preprocessing_job() -> None:

@@ -222,12 +222,14 @@ def test_without_a_cluster_studies_have_no_pods_and_all_else_works(harness: Harn
         assert client.post("/api/v1/studies/s/workers", headers=admin, json={"workers": 1}).status_code == 409
 
 
+@pytest.mark.parametrize(("name", "stranger"), [("pod-1", "pod-1-abcde"), ("pod-1-0", "pod-10")])
 @pytest.mark.parametrize(("disrupted", "outcome"), [(True, "released"), (False, "lapsed")])
-def test_what_a_pod_held_is_free_when_it_is_gone(harness: Harness, disrupted: bool, outcome: str) -> None:
-
+def test_what_a_pod_held_is_free_when_it_is_gone(
+    harness: Harness, name: str, stranger: str, disrupted: bool, outcome: str
+) -> None:
     harness.create()
-    held = harness.must_claim("pod-1")
-    other = harness.must_claim("pod-2")
+    held = harness.must_claim(name)
+    other = harness.must_claim(stranger)
     for count in (1, 0 if disrupted else 1):
         with harness.sessions.begin() as session:
             assert workers.end_worker(session, "pod-1", "uid", disrupted=disrupted) == count

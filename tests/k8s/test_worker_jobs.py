@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from coordinator.study_workers import Change, Need, wanted_change
+from coordinator.wanted_jobs import Change, Need, wanted_change
 from k8s.cluster import Cluster
+from k8s.unusable_machines import each_node_once, no_machine_is_left, on_unusable_machines
 from k8s.worker_jobs import Template, job_name, pod_view, why_stalled
 from services.contracts import StudyState
 from services.errors import InvalidInput
@@ -157,6 +159,117 @@ def test_why_no_worker_runs(
     job: Manifest, pods: list[Manifest], events: list[Manifest], workload: Manifest | None, said: str | None
 ) -> None:
     assert why_stalled(job, pods, events, workload) == said
+
+
+# --- Machines that cannot run a worker -------------------------------------------------------------------
+
+LOG = """{"event": "worker_started"}
+foldwise: a GPU is required (--require-gpu): torch sees no GPU; attach one
+{"event": "worker_ended", "exit_code": 69}
+"""
+
+
+def unusable(minute: int, node: str = "gpu-1", *, code: int = 69, message: str = LOG) -> Manifest:
+    """A pod of the Job that ended with this code."""
+    ended = {"exitCode": code, "finishedAt": f"2026-11-23T10:{minute:02}:00Z", "message": message}
+    status = pod("Failed", containerStatuses=[{"name": "worker", "state": {"terminated": ended}}])
+    metadata = {"name": f"p-{minute}", "uid": f"u-{minute}", "ownerReferences": [{"uid": "job"}]}
+    return {**status, "metadata": metadata, "spec": {**status["spec"], "nodeName": node}}
+
+
+OWNER: Manifest = {"metadata": {"uid": "job"}, "spec": {"backoffLimit": 2}, "status": {}}
+TOLD = "a GPU is required (--require-gpu): torch sees no GPU; attach one"
+
+
+def test_pods_on_unusable_machines_are_found_in_the_order_of_their_ends() -> None:
+    of_another_job = unusable(2)
+    of_another_job["metadata"]["ownerReferences"] = [{"uid": "older"}]
+    pods = [unusable(5, "b"), of_another_job, unusable(1), unusable(3, code=1), pod("Running"), unusable(4)]
+    found = on_unusable_machines(pods, OWNER)
+    assert [p["metadata"]["name"] for p in found] == ["p-1", "p-4", "p-5"]
+    assert [p["metadata"]["name"] for p in each_node_once(found)] == ["p-4", "p-5"]
+
+
+def test_a_pod_on_an_unusable_machine_says_which_and_why() -> None:
+    view = pod_view(unusable(1))
+    assert (view.phase, view.node, view.reason, view.message) == ("Failed", "gpu-1", "exit code 69", TOLD)
+    silent = pod_view(unusable(1, message=""))
+    assert (silent.reason, silent.message) == ("exit code 69", None)
+    assert pod_view(unusable(1, message="Killed\n")).message == "Killed"
+
+
+LATE = {
+    "type": "Failed",
+    "status": "True",
+    "reason": "DeadlineExceeded",
+    "message": "Job was active longer than specified deadline",
+}
+
+
+@pytest.mark.parametrize(
+    ("job", "pods", "ended", "said"),
+    [
+        (JOB, [], [unusable(1)], f"exit code 69 on node gpu-1: {TOLD}"),
+        (
+            JOB,
+            [pod("Pending")],
+            [unusable(1), unusable(2, "gpu-2")],
+            f"2 pods ended with exit code 69, the last one on node gpu-2: {TOLD}",
+        ),
+        (JOB, [pod("Running")], [unusable(1)], None),
+        (
+            JOB | {"status": {"conditions": [LATE]}},
+            [],
+            [unusable(1)],
+            f"the Job has failed: exit code 69 on node gpu-1: {TOLD}",
+        ),
+        (
+            JOB | {"status": {"conditions": [LATE]}},
+            [],
+            [],
+            f"the Job has failed: DeadlineExceeded: {LATE['message']}",
+        ),
+        (
+            JOB,
+            [],
+            [unusable(1, message="")],
+            "exit code 69 on node gpu-1: it left no message; see its log",
+        ),
+    ],
+)
+def test_unusable_machines_are_the_reason_why_no_worker_runs(
+    job: Manifest, pods: list[Manifest], ended: list[Manifest], said: str | None
+) -> None:
+    assert why_stalled(job, pods, [], None, ended) == said
+
+
+SCHEDULED = {**pod("Pending"), "spec": {**pod("Pending")["spec"], "nodeName": "gpu-2"}}
+
+
+@pytest.mark.parametrize(
+    ("ends", "living", "since", "hopeless"),
+    [
+        ([1, 2, 3], [], None, True),
+        ([1, 2], [], None, False),
+        ([1, 2, 3], [UNSCHEDULABLE], None, True),
+        # A worker runs, or is about to, on another machine.
+        ([1, 2, 3], [SCHEDULED], None, False),
+        # Another worker made progress in between.
+        ([1, 2, 3], [], datetime(2026, 11, 23, 10, 2, tzinfo=UTC), False),
+        ([1, 2, 3, 4, 5], [], datetime(2026, 11, 23, 10, 2, tzinfo=UTC), True),
+    ],
+)
+def test_a_job_without_a_usable_machine_is_given_up(
+    ends: list[int], living: list[Manifest], since: datetime | None, hopeless: bool
+) -> None:
+    assert no_machine_is_left([unusable(end) for end in ends], living, OWNER, since) == hopeless
+
+
+def test_a_hopeless_job_fails_once_and_a_suspended_or_ended_one_does_not() -> None:
+    assert wanted_change(need(), JOB, [], is_hopeless=True) == "fail"
+    assert wanted_change(need(), ended("Failed"), [], is_hopeless=True) is None
+    assert wanted_change(need(StudyState.PAUSED), suspended(), [], is_hopeless=True) is None
+    assert wanted_change(need(StudyState.COMPLETE), JOB, [UNSCHEDULABLE], is_hopeless=True) == "delete"
 
 
 def test_a_pod_as_people_read_it() -> None:

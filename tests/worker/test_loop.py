@@ -19,13 +19,16 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from services.contracts import FoldAssignment
 from services.errors import (
     EXIT_DONE,
-    EXIT_FAILURE,
     EXIT_PERMANENT,
     EXIT_TRY_AGAIN,
+    EXIT_UNAVAILABLE_HERE,
     EXIT_USAGE,
     CacheMismatch,
+    CacheUnreadable,
     FoldwiseError,
     InvalidInput,
+    MachineUnusable,
+    PlanNotSound,
     TokenRefused,
     Unavailable,
 )
@@ -341,9 +344,9 @@ def test_a_sick_device_releases_the_fold_and_ends_the_worker_at_its_third_failur
 ) -> None:
     monkeypatch.setattr(F, "cross_entropy", HookedLoss(sick_gpu))
     coordinator.create_study()
-    with pytest.raises(FoldwiseError, match=r"3 consecutive folds failed on this worker: .* memory") as broken:
+    with pytest.raises(MachineUnusable, match=r"3 consecutive folds failed on this worker: ") as broken:
         make_worker(coordinator.url, cache_root, study="s").run()
-    assert broken.value.exit_code == EXIT_FAILURE
+    assert broken.value.exit_code == EXIT_UNAVAILABLE_HERE
     assert coordinator.outcomes() == ["environment"] * 3
     assert coordinator.call("GET", "/studies/s")["trials"]["running"] == 1, "the trial is not at fault"
 
@@ -440,8 +443,50 @@ def test_a_coordinator_that_stays_unreachable_is_worth_another_try(cache_root: P
     assert gone.value.exit_code == EXIT_TRY_AGAIN
 
 
-@pytest.mark.parametrize("device", ["tpu", "cuda:99"])
-def test_a_device_that_is_not_there_is_bad_usage(cache_root: Path, device: str) -> None:
-    with pytest.raises(InvalidInput, match=f"--device '{device}'") as missing:
+def test_a_folder_of_caches_that_this_machine_cannot_read_is_for_another_machine(
+    coordinator: LiveCoordinator, tmp_path: Path
+) -> None:
+    # A loop of links fails for root too, as a dead mount does.
+    root = tmp_path / "caches"
+    root.symlink_to(root)
+    with pytest.raises(CacheUnreadable, match=f"cannot read {root}: Too many .*; check the mount") as unread:
+        make_worker(coordinator.url, root).run()
+    assert unread.value.exit_code == EXIT_UNAVAILABLE_HERE
+
+
+@pytest.mark.parametrize("broken", ["tiny", f"tiny/{FINGERPRINT}/manifest.json"])
+def test_a_cache_that_this_machine_cannot_read_stops_only_the_workers_that_need_it(
+    coordinator: LiveCoordinator, tmp_path: Path, broken: str
+) -> None:
+    write_tiny_cache(tmp_path)
+    path = tmp_path / broken
+    path.rename(tmp_path / "aside")
+    path.symlink_to(path)
+    coordinator.create_study()
+    with pytest.raises(CacheUnreadable, match=f"cannot read {path}: ") as unread:
+        make_worker(coordinator.url, tmp_path, study="s").run()
+    assert unread.value.exit_code == EXIT_UNAVAILABLE_HERE
+    with when(lambda: coordinator.interception.count, terminate):
+        coordinator.interception.pattern, coordinator.interception.count = CLAIM, 0
+        assert make_worker(coordinator.url, tmp_path).run() == EXIT_TRY_AGAIN
+
+
+def test_a_plan_that_this_device_cannot_compute_is_for_another_machine(
+    coordinator: LiveCoordinator, cache_root: Path
+) -> None:
+    coordinator.create_study(compute={"precision": "tf32"})
+    with pytest.raises(PlanNotSound, match="use another device") as refused:
+        make_worker(coordinator.url, cache_root, study="s").run()
+    assert refused.value.exit_code == EXIT_UNAVAILABLE_HERE
+
+
+@pytest.mark.parametrize(
+    ("device", "kind", "code"),
+    [("tpu", InvalidInput, EXIT_USAGE), ("cuda:99", MachineUnusable, EXIT_UNAVAILABLE_HERE)],
+)
+def test_a_device_that_is_not_there_is_bad_usage_or_for_another_machine(
+    cache_root: Path, device: str, kind: type[FoldwiseError], code: int
+) -> None:
+    with pytest.raises(kind, match=f"--device '{device}'") as missing:
         make_worker("http://127.0.0.1:1", cache_root, device=device)
-    assert missing.value.exit_code == EXIT_USAGE
+    assert missing.value.exit_code == code

@@ -11,7 +11,8 @@ import warnings
 
 import torch
 
-from services.errors import InvalidInput
+from services.errors import InvalidInput, MachineUnusable
+from worker.training.gpus import visible_gpus, why_no_gpu
 
 _TOO_LITTLE_MEMORY = re.compile(
     r"not enough memory|out[ _]?of[ _]?memory|can(no|')t allocate memory|ErrorMemoryAllocation"
@@ -21,27 +22,46 @@ _TOO_LITTLE_MEMORY = re.compile(
 """What CUDA, HIP and their libraries write if memory is missing."""
 
 
-def choose_device(wanted: str | None) -> torch.device:
+def choose_device(wanted: str | None, *, require_gpu: bool = False) -> torch.device:
     """The device of this name, such as `cpu` or `cuda:0`; None takes the first GPU, or else the CPU.
 
+    Args:
+        wanted: a torch device.
+        require_gpu: whether the CPU is no choice.
+
     Raises:
-        InvalidInput: this machine has no such device.
+        InvalidInput: this is no device that foldwise trains on, or it is the CPU and `require_gpu` is set.
+        MachineUnusable: this machine has no such GPU.
     """
     if wanted is None:
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+        if visible_gpus() > 0:
+            return torch.device("cuda:0")
+        if require_gpu:
+            raise MachineUnusable(f"a GPU is required (--require-gpu): {why_no_gpu()}", field="require_gpu")
+        return torch.device("cpu")
     try:
         device = torch.device(wanted)
     except RuntimeError as error:
         raise InvalidInput(f"--device {wanted!r} is not a torch device; write cpu or cuda:0") from error
     if device.type not in {"cpu", "cuda"}:
         raise InvalidInput(f"--device {wanted!r}: foldwise trains on cpu or cuda:N")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise InvalidInput(f"--device {wanted!r}: torch sees no GPU here; write cpu or check the driver")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise InvalidInput(
-            f"--device {wanted!r}: torch sees {torch.cuda.device_count()} GPUs; the first is cuda:0"
+    if device.type == "cpu":
+        if require_gpu:
+            raise InvalidInput(
+                f"--device is {wanted!r}, but --require-gpu (FOLDWISE_REQUIRE_GPU) is set; remove one of them",
+                field="device",
+            )
+        return device
+    count = visible_gpus()
+    if count == 0:
+        raise MachineUnusable(f"--device {wanted!r}: {why_no_gpu()}", field="device")
+    if (device.index or 0) >= count:
+        raise MachineUnusable(
+            f"--device {wanted!r}: torch sees {count} {'GPU' if count == 1 else 'GPUs'} here, the last is "
+            f"cuda:{count - 1}; use one of them",
+            field="device",
         )
-    return device
+    return torch.device("cuda", device.index or 0)
 
 
 def usable_cores() -> int:

@@ -29,6 +29,8 @@ spec:
     - name: worker
       image: {{ include "foldwise.image" (dict "root" $root "image" $v.image) }}
       imagePullPolicy: {{ $v.image.pullPolicy }}
+      # The last lines of the log tell the coordinator why a worker failed.
+      terminationMessagePolicy: FallbackToLogsOnError
       args:
         - worker
         {{- if $v.threads }}
@@ -44,6 +46,10 @@ spec:
         - {name: FOLDWISE_ALIVE_FILE, value: /tmp/alive}
         - name: FOLDWISE_WORKER_NAME
           valueFrom: {fieldRef: {fieldPath: metadata.name}}
+        {{- if include "foldwise.workerHasGpu" $root }}
+        # The pod must not train on the CPU while it holds a GPU.
+        - {name: FOLDWISE_REQUIRE_GPU, value: "1"}
+        {{- end }}
         {{- if $root.Values.artifacts.enabled }}
         - {name: FOLDWISE_MODELS, value: /artifacts/models}
         {{- end }}
@@ -58,7 +64,8 @@ spec:
         {{- toYaml . | nindent 8 }}
       {{- end }}
       livenessProbe:
-        # The training loop and every answer of the coordinator touch this file.
+        # The training loop and every answer of the coordinator touch this file; with several GPUs it is as old as
+        # that of the worker that made no progress for longest.
         exec:
           command: [sh, -c, test -n "$(find /tmp/alive -mmin -{{ div (add $v.hangSeconds 59) 60 }})"]
         initialDelaySeconds: 120
@@ -107,6 +114,14 @@ spec:
     {{- end }}
 {{- end }}
 
+{{- /* Not empty if the worker's pod gets a GPU, by a limit or by a resource claim. */}}
+{{- define "foldwise.workerHasGpu" -}}
+{{- range $resource, $amount := .Values.worker.resources.limits }}
+{{- if and (regexMatch "^(nvidia\\.com|amd\\.com|gpu\\.intel\\.com)/" $resource) (ne (toString $amount) "0") }}gpu{{ end }}
+{{- end }}
+{{- if .Values.worker.resourceClaims }}claim{{ end }}
+{{- end }}
+
 {{- /* Template of a study's Job. The coordinator adds name, labels, parallelism and FOLDWISE_STUDY. */}}
 {{- define "foldwise.workerJob" -}}
 {{- $v := .Values.worker }}
@@ -135,6 +150,10 @@ spec:
       # Retry: the worker was told to stop, or the coordinator did not answer.
       - action: Ignore
         onExitCodes: {containerName: worker, operator: In, values: [75]}
+      # Retry on another node: this one has no usable GPU, or cannot read the cache. It is no failure of the Job,
+      # because other workers can be fine. If no worker of the study can run, the coordinator fails the Job.
+      - action: Ignore
+        onExitCodes: {containerName: worker, operator: In, values: [69]}
       # Settings, token or cache are wrong: a new pod would fail too.
       - action: FailJob
         onExitCodes: {containerName: worker, operator: In, values: [2, 64]}

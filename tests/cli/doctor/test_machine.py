@@ -20,6 +20,8 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from services.contracts import TokenScope
+from tests.acceptance.up import foldwise
+from tests.harness.machines_with_gpus import OLD_DRIVER, machine
 from tests.harness.served_app import ADMIN_TOKEN, WORKER_TOKEN, bearer, make_token
 
 Findings = dict[str, dict[str, Any]]
@@ -70,6 +72,31 @@ def test_versions_and_the_device_are_found_on_every_machine() -> None:
     assert found["foldwise"]["good"]
     assert found["foldwise"]["found"].startswith(f"{version('foldwise')}, Python 3.")
     assert found["gpu"]["good"], "a machine without a GPU is not broken"
+
+
+def test_each_gpu_is_tried_and_one_without_kernels_is_a_problem() -> None:
+    run = foldwise("doctor", "--json", "--url", NOWHERE, **machine(3, old_gpus=[1]))
+    assert run.returncode == 1, run.stderr
+    found = {finding["what"]: finding for finding in json.loads(run.stdout)}
+    assert found["gpu cuda:0"]["good"]
+    assert re.fullmatch(
+        r"Faked GPU 0, compute capability 9\.0, driver \S+, torch \S+ for CUDA \S+, computes correctly",
+        found["gpu cuda:0"]["found"],
+    )
+    assert not found["gpu cuda:1"]["good"]
+    assert found["gpu cuda:1"]["found"].startswith(
+        "cuda:1 (Faked GPU 1) has compute capability 7.0, and torch "
+    )
+    assert found["gpu cuda:1"]["fix"] == "use another GPU, or install a torch build for this one"
+    assert found["gpu cuda:2"]["good"]
+
+
+def test_a_driver_that_is_too_old_is_a_problem() -> None:
+    run = foldwise("doctor", "--json", "--url", NOWHERE, **machine(0, error=OLD_DRIVER))
+    found = {finding["what"]: finding for finding in json.loads(run.stdout)}
+    assert not found["gpu"]["good"]
+    assert "supports CUDA up to 11.4, and torch" in found["gpu"]["found"]
+    assert found["gpu"]["fix"].startswith("update the driver")
 
 
 # --- A coordinator ----------------------------------------------------------------------------------------
