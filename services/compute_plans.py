@@ -5,12 +5,16 @@ Nothing here is timed, so that every worker of a kind, and a replay years later,
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from services.contracts import ComputePlan, ComputeSettings, MemoryFormat, Precision, StudyPlan
 
 TENSOR_CORES_BF16 = (8, 0)
 """Compute capability from which GPUs multiply bf16 and TF32 in their tensor cores (Ampere)."""
+
+MAX_CPU_WORKERS = 8
+"""Workers that a machine without a GPU runs at most if nobody says how many: each needs its own memory."""
 
 THREADS = 4
 """CPU threads of a worker. A machine with more cores runs more workers: folds scale better than threads."""
@@ -76,6 +80,18 @@ def min_channels(plan: ComputePlan, *, on_gpu: bool) -> int:
     return {"fp32": 1, "tf32": 4, "bf16": 8}[plan.precision] if on_gpu else 1
 
 
+def usable_cores() -> int:
+    """CPU cores that this process may use."""
+    # Not on every system.
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+
+
 def default_threads(cores: int) -> int:
     """CPU threads of a worker on a machine whose processes may use this many cores."""
     return min(THREADS, max(1, cores))
+
+
+def default_workers(cores: int) -> int:
+    """Workers of a machine without a GPU whose processes may use this many cores."""
+    return min(MAX_CPU_WORKERS, max(1, cores // THREADS))

@@ -21,7 +21,7 @@ from services.clip_cache import (
     list_caches,
     open_cache,
 )
-from services.compute_plans import default_threads
+from services.compute_plans import default_threads, usable_cores
 from services.contracts import Failure, FoldAssignment, FoldResult, Lease, Provenance, WorkerInfo
 from services.errors import (
     EXIT_TRY_AGAIN,
@@ -52,7 +52,6 @@ from worker.training.device import (
     device_name,
     keep_freed_memory,
     make_deterministic,
-    usable_cores,
 )
 from worker.training.fit import Progress, run_fold, train_model
 from worker.training.gpus import check_gpu, why_no_gpu

@@ -26,7 +26,8 @@ LOOPBACK = "127.0.0.1"
 def up(
     state: State = None,
     workers: Annotated[
-        int | None, typer.Option(min=0, max=64, help="Number of workers (default: one per device).")
+        int | None,
+        typer.Option(min=0, max=64, help="Number of workers (default: one per GPU, or one per four cores)."),
     ] = None,
     devices: Devices = None,
     port: Annotated[
@@ -34,20 +35,31 @@ def up(
     ] = 8080,
     threads: Annotated[
         int | None,
-        typer.Option(min=1, help="CPU threads of each worker (default: the cores divided by the workers)."),
+        typer.Option(
+            min=1,
+            max=1024,
+            help="CPU threads of each worker for new studies (default: 4, or the cores if there are fewer).",
+        ),
     ] = None,
 ) -> None:
     """Run PostgreSQL, a coordinator and workers on this machine until Ctrl-C."""
     from cli.local.devices import devices_of_workers
     from cli.local.service import local_service
+    from services.compute_plans import default_threads, default_workers, usable_cores
 
     def print_line(text: str) -> None:
         console(False).print(text, highlight=False, soft_wrap=True)
 
     folder = state_folder(state)
-    chosen = devices_of_workers(devices, workers, notify=print_line)
-    share = threads or max(1, (os.cpu_count() or 1) // max(1, len(chosen)))
-    with local_service(folder, devices=chosen, port=port, notify=print_line, threads=share) as service:
+    cores = usable_cores()
+    chosen = devices_of_workers(devices, workers, notify=print_line, workers_on_cpu=default_workers(cores))
+    on_cpu, each = chosen.count("cpu"), threads or default_threads(cores)
+    if on_cpu * each > cores:
+        print_line(
+            f"{on_cpu} workers with {each} threads each share {cores} cores; fewer workers or a smaller "
+            "--threads train faster"
+        )
+    with local_service(folder, devices=chosen, port=port, notify=print_line, threads=threads) as service:
         for name, device in service.devices.items():
             print_line(f"{name} on {device}")
         print_line(f"{len(chosen)} workers; logs in {folder.logs}; caches in {folder.caches}")

@@ -64,13 +64,6 @@ def choose_device(wanted: str | None, *, require_gpu: bool = False) -> torch.dev
     return torch.device("cuda", device.index or 0)
 
 
-def usable_cores() -> int:
-    """CPU cores that this process may use."""
-    # Not on every system.
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
-
-
 def make_deterministic(device: torch.device) -> None:
     """Make torch compute the same bits every time, in full fp32, in the whole process.
 
