@@ -252,7 +252,12 @@ class Worker(Placement, Spread, Extras):
     """RuntimeClass of the pods. Empty: the node's default runtime, which must support GPUs."""
 
     threads: Annotated[int, Field(ge=0)]
-    """CPU threads of a worker's training (0: PyTorch chooses)."""
+    """CPU threads of a worker for studies that it is the first to serve (0: 4, or the cores if there are
+    fewer). A study keeps the number of its first lease."""
+
+    compileCache: Mapping
+    """Volume source, such as `hostPath` or `persistentVolumeClaim`, in which workers share compiled networks.
+    Empty: each pod compiles for itself."""
 
     shmSize: Size
     """Size of /dev/shm, such as `1Gi`. It counts towards the pod's memory limit."""

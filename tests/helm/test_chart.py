@@ -509,6 +509,28 @@ def test_arguments_and_environment_are_those_of_the_command_line(variant: list[M
                 assert context.args == [], name
 
 
+@pytest.mark.parametrize(
+    ("settings", "folder"),
+    [((), "/tmp/cache"), ((("worker.compileCache.hostPath.path", "/var/foldwise"),), "/compile-cache")],
+)
+def test_workers_keep_compiled_networks_in_their_own_folder_or_on_a_shared_volume(
+    settings: tuple[tuple[str, str], ...], folder: str
+) -> None:
+    pod = worker_job(manifests(settings=settings))["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    environment = {entry["name"]: entry.get("value") for entry in container["env"]}
+    assert environment["TORCHINDUCTOR_CACHE_DIR"] == f"{folder}/inductor"
+    assert environment["TRITON_CACHE_DIR"] == f"{folder}/triton"
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    if settings:
+        assert mounts["compile-cache"] == folder
+        assert volumes["compile-cache"] == {"name": "compile-cache", "hostPath": {"path": "/var/foldwise"}}
+    else:
+        assert "compile-cache" not in mounts
+        assert "compile-cache" not in volumes
+
+
 def test_extra_objects_are_templates() -> None:
     made = manifests((CHART / "examples" / "kueue-team.yaml",))
     (queue,) = of_kind(made, "LocalQueue")

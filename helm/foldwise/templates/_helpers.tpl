@@ -116,8 +116,6 @@ securityContext:
 - {name: HOME, value: /tmp}
 - {name: XDG_CACHE_HOME, value: /tmp/cache}
 - {name: XDG_DATA_HOME, value: /tmp/data}
-- {name: TORCHINDUCTOR_CACHE_DIR, value: /tmp/cache/inductor}
-- {name: TRITON_CACHE_DIR, value: /tmp/cache/triton}
 - {name: MPLCONFIGDIR, value: /tmp/cache/matplotlib}
 {{- end }}
 

@@ -53,6 +53,9 @@ spec:
         {{- if $root.Values.artifacts.enabled }}
         - {name: FOLDWISE_MODELS, value: /artifacts/models}
         {{- end }}
+        {{- $compiled := ternary "/compile-cache" "/tmp/cache" (not (empty $v.compileCache)) }}
+        - {name: TORCHINDUCTOR_CACHE_DIR, value: {{ $compiled }}/inductor}
+        - {name: TRITON_CACHE_DIR, value: {{ $compiled }}/triton}
         {{- with $v.image.digest }}
         - {name: FOLDWISE_IMAGE_DIGEST, value: {{ . | quote }}}
         {{- end }}
@@ -78,6 +81,9 @@ spec:
         - {name: cache, mountPath: /cache, readOnly: true}
         {{- if $root.Values.artifacts.enabled }}
         - {name: artifacts, mountPath: /artifacts}
+        {{- end }}
+        {{- if $v.compileCache }}
+        - {name: compile-cache, mountPath: /compile-cache}
         {{- end }}
         - {name: token, mountPath: /var/run/secrets/foldwise, readOnly: true}
         - {name: tmp, mountPath: /tmp}
@@ -107,6 +113,10 @@ spec:
         secretName: {{ include "foldwise.authSecret" $root }}
         items: [{key: worker-token, path: token}]
       {{- end }}
+    {{- with $v.compileCache }}
+    - name: compile-cache
+      {{- toYaml . | nindent 6 }}
+    {{- end }}
     - {name: tmp, emptyDir: {}}
     - {name: shm, emptyDir: {medium: Memory, sizeLimit: {{ $v.shmSize }}}}
     {{- with $v.extraVolumes }}
