@@ -26,7 +26,7 @@ from tests.harness.served_app import ADMIN_TOKEN, WORKER_TOKEN, bearer
 
 
 class Service:
-    """A coordinator, its database, and a study `s` whose trials have two folds, which two workers train at once."""
+    """A coordinator, its database, and a study `s` whose trials have two folds for two workers at once."""
 
     def __init__(self, client: httpx.Client, engine: Engine, cache_root: Path, folder: Path) -> None:
         self._client, self._engine, self._cache_root = client, engine, cache_root
