@@ -7,6 +7,7 @@ from typing import Any
 
 from cli.cluster_access import KubeContext, Kubectl
 from cli.doctor.machine import Finding
+from k8s.unusable_machines import error_of
 from services.errors import Unavailable
 
 OLDEST_KUBERNETES = (1, 29)
@@ -137,6 +138,9 @@ def _reason(status: dict[str, Any]) -> str | None:
             return f"{condition.get('reason')}: {condition.get('message')}"
     for container in status.get("containerStatuses") or ():
         state = container.get("state", {})
+        before = container.get("lastState", {}).get("terminated") or {}
+        if state.get("waiting", {}).get("reason") == "CrashLoopBackOff" and error_of(before):
+            return f"it restarts after exit code {before.get('exitCode')}: {error_of(before)}"
         halted = state.get("waiting") or state.get("terminated") or {}
         if halted.get("reason"):
             return ": ".join(str(halted[key]) for key in ("reason", "message") if halted.get(key))

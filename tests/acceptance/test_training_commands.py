@@ -124,5 +124,5 @@ def test_a_study_in_a_plan_no_worker_has_waits_and_says_so(up: Up, caches: Path)
         *("worker", "--url", service["url"], "--cache-root", str(caches), "--study", "tf32"),
         FOLDWISE_TOKEN=service["worker_token"],
     )
-    assert worker.returncode == 64
+    assert worker.returncode == 69
     assert "tf32" in worker.stderr

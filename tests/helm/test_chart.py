@@ -422,6 +422,13 @@ def test_a_worker_with_a_gpu_must_not_train_on_the_cpu(
     assert told == (["1"] if required else [])
 
 
+def test_extra_environment_decides_whether_a_gpu_is_required() -> None:
+    by = (("worker.extraEnv[0].name", "FOLDWISE_REQUIRE_GPU"), ("worker.extraEnv[0].value", "off"))
+    (container,) = worker_job(manifests(settings=by))["spec"]["template"]["spec"]["containers"]
+    told = [variable["value"] for variable in container["env"] if variable["name"] == "FOLDWISE_REQUIRE_GPU"]
+    assert told == ["off"], "a name that is listed twice breaks later upgrades"
+
+
 def test_other_settings_make_another_preprocessing_job() -> None:
     dataset = {
         "preprocessing.datasets[0].name": "faces",

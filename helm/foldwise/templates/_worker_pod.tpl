@@ -46,7 +46,7 @@ spec:
         - {name: FOLDWISE_ALIVE_FILE, value: /tmp/alive}
         - name: FOLDWISE_WORKER_NAME
           valueFrom: {fieldRef: {fieldPath: metadata.name}}
-        {{- if include "foldwise.workerHasGpu" $root }}
+        {{- if include "foldwise.requiresGpu" $root }}
         # The pod must not train on the CPU while it holds a GPU.
         - {name: FOLDWISE_REQUIRE_GPU, value: "1"}
         {{- end }}
@@ -124,12 +124,18 @@ spec:
     {{- end }}
 {{- end }}
 
-{{- /* Not empty if the worker's pod gets a GPU, by a limit or by a resource claim. */}}
-{{- define "foldwise.workerHasGpu" -}}
+{{- /* Not empty if the worker's pod gets a GPU, by a limit or by a resource claim, and extraEnv does not decide. */}}
+{{- define "foldwise.requiresGpu" -}}
+{{- $decided := false }}
+{{- range .Values.worker.extraEnv }}
+{{- if eq .name "FOLDWISE_REQUIRE_GPU" }}{{ $decided = true }}{{ end }}
+{{- end }}
+{{- if not $decided }}
 {{- range $resource, $amount := .Values.worker.resources.limits }}
-{{- if and (regexMatch "^(nvidia\\.com|amd\\.com|gpu\\.intel\\.com)/" $resource) (ne (toString $amount) "0") }}gpu{{ end }}
+{{- if and (regexMatch "^(nvidia\\.com|amd\\.com|gpu\\.intel\\.com)/" $resource) (ne (toString $amount) "0") }}limit{{ end }}
 {{- end }}
 {{- if .Values.worker.resourceClaims }}claim{{ end }}
+{{- end }}
 {{- end }}
 
 {{- /* Template of a study's Job. The coordinator adds name, labels, parallelism and FOLDWISE_STUDY. */}}

@@ -259,6 +259,25 @@ UNSCHEDULED = {
             False,
             "Running: OOMKilled",
         ),
+        (
+            RUNNING
+            | {
+                "containerStatuses": [
+                    {
+                        "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 5m0s"}},
+                        "lastState": {"terminated": {"exitCode": 69, "message": "{}\nfoldwise: no GPU\n"}},
+                    }
+                ]
+            },
+            False,
+            "Running: it restarts after exit code 69: no GPU",
+        ),
+        (
+            RUNNING
+            | {"containerStatuses": [{"state": {"waiting": {"reason": "CrashLoopBackOff", "message": "5m"}}}]},
+            False,
+            "Running: CrashLoopBackOff: 5m",
+        ),
         ({"phase": "Failed", "reason": "Evicted"}, False, "Failed: Evicted"),
     ],
 )
