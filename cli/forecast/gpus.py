@@ -11,6 +11,7 @@ import torch
 from services.compute_plans import preferred_plans
 from services.contracts import ComputeSettings, Precision
 from services.errors import NotFound
+from worker.training.gpus import has_kernels_for
 
 COMPUTE_SLICES = 7
 MEMORY_SLICES = 8
@@ -62,12 +63,8 @@ class Gpu:
             architectures: as `torch.cuda.get_arch_list()` gives them, such as `sm_90` or `compute_120`. True if
                 none of them is NVIDIA's, as in a build of torch for CPUs, which tells nothing.
         """
-        built = [(kind, divmod(int(number), 10)) for kind, number in _architectures(architectures)]
-        # Machine code runs on later chips of its generation; portable code is compiled for any later chip.
-        return not built or any(
-            least <= self.capability and (kind == "compute" or least[0] == self.capability[0])
-            for kind, least in built
-        )
+        built_for = [name for name in architectures if name.startswith(("sm_", "compute_"))]
+        return not built_for or has_kernels_for(self.capability, built_for)
 
 
 GPUS = (
@@ -146,9 +143,3 @@ def _sliced(whole: Gpu, name: str) -> Gpu:
         bf16=None if whole.bf16 is None else whole.bf16 * share,
         share=share,
     )
-
-
-def _architectures(names: Sequence[str]) -> list[tuple[str, str]]:
-    """Kind (`sm` or `compute`) and number of NVIDIA's architectures; `sm_90a` is number 90."""
-    matches = (re.fullmatch(r"(sm|compute)_(\d+)[a-z]?", name) for name in names)
-    return [(match[1], match[2]) for match in matches if match]

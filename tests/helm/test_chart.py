@@ -518,7 +518,10 @@ def test_arguments_and_environment_are_those_of_the_command_line(variant: list[M
 
 @pytest.mark.parametrize(
     ("settings", "folder"),
-    [((), "/tmp/cache"), ((("worker.compileCache.hostPath.path", "/var/foldwise"),), "/compile-cache")],
+    [
+        ((), "/tmp/cache"),  # noqa: S108 - a pod's own volume
+        ((("worker.compileCache.hostPath.path", "/var/foldwise"),), "/compile-cache"),
+    ],
 )
 def test_workers_keep_compiled_networks_in_their_own_folder_or_on_a_shared_volume(
     settings: tuple[tuple[str, str], ...], folder: str
