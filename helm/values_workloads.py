@@ -241,7 +241,7 @@ class Worker(Placement, Spread, Extras):
     resources: Mapping
     """Resource requests and limits of a worker. The limits name the GPU resource of your cluster, such as
     `nvidia.com/gpu`, `nvidia.com/mig-1g.10gb` or `nvidia.com/gpu.shared`. A pod with N GPUs runs N workers and
-    needs N times the CPU and memory; of MIG slices it can use only one. A pod with a GPU limit or a resource
+    needs N times the CPU and memory; it can use only one MIG slice. A pod with a GPU limit or a resource
     claim never trains on the CPU. `null` removes a default: `nvidia.com/gpu: null` trains on the CPU."""
 
     resourceClaims: Objects
@@ -257,7 +257,7 @@ class Worker(Placement, Spread, Extras):
 
     compileCache: Mapping
     """Volume source, such as `hostPath` or `persistentVolumeClaim`, in which workers share compiled networks.
-    Empty: each pod compiles for itself."""
+    The pods' user must be able to write to it. Empty: each pod compiles for itself."""
 
     shmSize: Size
     """Size of /dev/shm, such as `1Gi`. It counts towards the pod's memory limit."""

@@ -5,8 +5,10 @@ Nothing here is timed, so that every worker of a kind, and a replay years later,
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from services.contracts import ComputePlan, ComputeSettings, MemoryFormat, Precision, StudyPlan
 
@@ -18,6 +20,9 @@ MAX_CPU_WORKERS = 8
 
 THREADS = 4
 """CPU threads of a worker. A machine with more cores runs more workers: folds scale better than threads."""
+
+_CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+"""A container's limit of processor time, with cgroup 2: microseconds of a period, and the period."""
 
 Capability = tuple[int, int]
 """CUDA's compute capability, such as (9, 0)."""
@@ -52,7 +57,8 @@ def choose_plan(
         settings: of the study.
         plans: that the device runs, the preferred one first.
         on_gpu: whether the device is a GPU.
-        threads: CPU threads of the worker, unless the settings name a number; a GPU's plan has none.
+        threads: CPU threads of the worker. A number in the settings comes first; it also holds for CPUs that
+            join a study of a GPU.
     """
     plan = next((plan for plan in plans if settings.allow(plan)), None)
     if plan is None:
@@ -63,7 +69,7 @@ def choose_plan(
         precision=plan.precision,
         compiled=plan.compiled,
         memory_format=memory_format(plan, on_gpu=on_gpu) if wanted == "auto" else wanted,
-        threads=None if on_gpu else number,
+        threads=None if on_gpu and settings.threads == "auto" else number,
     )
 
 
@@ -84,7 +90,12 @@ def usable_cores() -> int:
     """CPU cores that this process may use."""
     # Not on every system.
     affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+    cores = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+    try:
+        quota, period = _CPU_QUOTA.read_text().split()
+    except (OSError, ValueError):
+        return cores
+    return cores if quota == "max" else min(cores, max(1, math.ceil(int(quota) / int(period))))
 
 
 def default_threads(cores: int) -> int:

@@ -1,4 +1,4 @@
-"""Everything that has to be measured on a GPU, in the few minutes that one may be at hand.
+"""Measures what needs a GPU, within a time limit.
 
 Not allowed here: anything that needs more packages than `required_packages.py` lists, above all preprocessing
 and the command line.

@@ -184,9 +184,12 @@ def _others(records: Sequence[Record]) -> Iterator[str]:
                     yield f"| `{kernel['name'].replace('|', '/')}` | {kernel['share']:.1%} |"
             case "first convolution":
                 yield ""
-                yield "First convolution, forward and backward, by input channels: " + ", ".join(
-                    f"{channels}: {milliseconds:.3g} ms"
-                    for channels, milliseconds in found["milliseconds"].items()
+                yield (
+                    "First convolution of gray clips, forward and backward, by the channels it fills up to: "
+                    + ", ".join(
+                        f"{channels}: {milliseconds:.3g} ms"
+                        for channels, milliseconds in found["milliseconds"].items()
+                    )
                 )
 
 

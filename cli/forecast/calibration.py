@@ -10,6 +10,7 @@ from cli.forecast.dataset_shape import DatasetShape
 from cli.forecast.devices import MeasuredSpeed, clips_share
 from cli.forecast.forecast import Forecast
 from client.study_client import StudyClient
+from services.compute_plans import default_threads, usable_cores
 from services.contracts import FoldState, FoldTask, Precision, StudyPlan, StudySpec, configure
 from services.errors import Conflict, InvalidInput
 from services.model_config import ModelConfig
@@ -57,7 +58,7 @@ def measure_device(
             raise _too_large(spec, study.largest, reason)
     if chosen.type == "cpu":
         keep_freed_memory()
-    training_device = TrainingDevice(chosen)
+    training_device = TrainingDevice(chosen, threads=default_threads(usable_cores()))
     plan = training_device.choose_plan(spec.compute)
     costs = sorted(study.configurations, key=lambda cost: cost.useful_flop_per_clip)
     usual = next(cost for cost in costs if forecast.configuration.items() <= vars(cost).items())

@@ -71,7 +71,7 @@ def run_one_per_gpu(arguments: Sequence[str], *, gpus: int, name: str, alive_fil
             code = process.poll()
             if code is not None:
                 log.info("worker_ended", worker=f"{name}-{gpu}", device=f"cuda:{gpu}", exit_code=code)
-                # One that SIGTERM meets before it can handle it has nothing to release.
+                # A worker that is killed before it handles SIGTERM holds no fold.
                 was_stopped = killed_at is not None and code == -signal.SIGTERM
                 codes.append(EXIT_TRY_AGAIN if was_stopped else code)
                 del running[gpu]

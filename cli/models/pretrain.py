@@ -8,6 +8,7 @@ from typing import Any
 
 from cli.spec_files import read_value
 from services.clip_cache import cache_folder, find_cache, open_cache
+from services.compute_plans import default_threads, usable_cores
 from services.contracts import FoldTask, StudySpec, configure
 from services.errors import InvalidInput
 from services.folds import AllClips, make_folds, split_hash
@@ -78,7 +79,7 @@ def pretrain(
     chosen = choose_device(device)
     if chosen.type == "cpu":
         keep_freed_memory()
-    training_device = TrainingDevice(chosen)
+    training_device = TrainingDevice(chosen, threads=default_threads(usable_cores()))
     plan = training_device.choose_plan(spec.compute)
     task = FoldTask(
         study=name,

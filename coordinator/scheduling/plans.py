@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 import structlog
-from sqlalchemy import JSON, ColumnElement, and_, false, literal, or_, select, type_coerce
+from cachetools import LRUCache
+from sqlalchemy import JSON, ColumnElement, Select, and_, false, literal, or_, select, true, type_coerce
 from sqlalchemy.orm import Session
 
 from coordinator.store.folds import plan_of
@@ -17,6 +20,14 @@ from services.contracts import ComputePlan, ComputeSettings, StudyPlan, StudySpe
 from services.errors import PlanNotSound
 
 log = structlog.get_logger()
+
+
+SETTLED_KEPT = 10_000
+"""Studies with a result that are kept in memory, so that their claims need not look for one."""
+
+# Threads share it, under this lock.
+_lock = threading.Lock()
+_settled: LRUCache[tuple[int, datetime], bool] = LRUCache(SETTLED_KEPT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,49 +73,82 @@ def can_serve(worker: Abilities) -> ColumnElement[bool]:
 
 
 def agree_on_plan(session: Session, study: StudyRow, spec: StudySpec, worker: Abilities) -> bool:
-    """Freeze the study's plan if no fold binds it yet.
+    """Freeze the study's plan if no fold binds it yet; to be called before a fold is leased.
 
     The first plan that the worker offers and the settings allow is frozen. A worker whose device vetoes it
-    offers it no more; until a fold is done or leased, the next claim then freezes another.
+    stops offering it; until a fold is done or leased, the next claim then freezes another.
 
     Returns:
         Whether the worker can follow the frozen plan. If not, the study's row is locked all the same.
     """
-    if study.plan is not None and worker.can_follow(plan_of(study, spec)):
-        return True
+    # A result binds the plan for good. Before there is one, claims of the study wait for each other.
+    if _is_settled(session, study):
+        return worker.can_follow(plan_of(study, spec))
     study = lock_study(session, study.id)
-    bound = study.plan is not None and session.scalar(select(_binds()).where(StudyRow.id == study.id))
-    if not bound:
-        plan = _chosen(spec.compute, worker)
-        if plan is None:
+    if session.scalar(select(_binds()).where(StudyRow.id == study.id)):
+        # An older coordinator leases without freezing, and older files have no plan.
+        plan = plan_of(study, spec)
+    elif study.plan is not None and worker.can_follow(plan_of(study, spec)):
+        return True
+    else:
+        chosen = _chosen(spec.compute, worker)
+        if chosen is None:
             return False
+        plan = chosen
+    if study.plan != plan.model_dump(mode="json"):
         study.plan = plan.model_dump(mode="json")
         log.info("plan_frozen", study=study.name, device=worker.device, **study.plan)
-    return worker.can_follow(plan_of(study, spec))
+    return worker.can_follow(plan)
 
 
 def check_plan(session: Session, study: StudyRow, spec: StudySpec, worker: Abilities) -> None:
-    """Refuse a worker that asks for this study and cannot compute as it must.
+    """Refuse a worker that asks for this study and can never compute as it must.
+
+    A plan that only leases bind may still change, so a worker that cannot follow it waits.
 
     Raises:
         PlanNotSound: the message says what the study needs.
     """
-    if session.scalar(select(StudyRow.id).where(StudyRow.id == study.id, can_serve(worker))) is not None:
-        return
     offered = "; ".join(map(str, worker.plans)) or "nothing"
-    if study.plan is not None:
+    if _is_settled(session, study):
         plan = plan_of(study, spec)
+        if not worker.can_follow(plan):
+            raise PlanNotSound(
+                f"the folds of study {study.name} are computed in {plan}, which this worker on {worker.device} "
+                f"cannot follow (it offers {offered}); use another device, or clone the study",
+                field="plans",
+            )
+        return
+    if _chosen(spec.compute, worker) is not None:
+        return
+    if not any(spec.compute.allow(plan) for plan in worker.plans):
         raise PlanNotSound(
-            f"the folds of study {study.name} are computed in {plan}, which this worker on {worker.device} "
-            f"cannot follow (it offers {offered}); use another device, or clone the study",
+            f"study {study.name} has compute {spec.compute}, and this worker on {worker.device} runs only "
+            f"{offered}; use another device, or a study with compute=auto",
             field="plans",
         )
     raise PlanNotSound(
-        f"study {study.name} asks for compute.precision={spec.compute.precision} and "
-        f"compute.compiled={str(spec.compute.compiled).lower()}, of which this worker on {worker.device} runs "
-        f"nothing soundly (it offers {offered}); use another device, or a study with compute=auto",
+        f"study {study.name} fixes memory format or threads ({spec.compute}), which this worker is too old to "
+        "follow; run workers of the coordinator's version",
         field="plans",
     )
+
+
+def _is_settled(session: Session, study: StudyRow) -> bool:
+    """Whether the study has a plan and a result; if so, its row here has that plan."""
+    # In another database, the study with this id was created at another time.
+    key = (study.id, study.created_at)
+    with _lock:
+        is_known = key in _settled
+    looked_for = true() if is_known else _has_result()
+    plan, has_result = session.execute(select(StudyRow.plan, looked_for).where(StudyRow.id == study.id)).one()
+    if plan != study.plan:
+        session.refresh(study)
+    if plan is None or not has_result:
+        return False
+    with _lock:
+        _settled[key] = True
+    return True
 
 
 def _chosen(settings: ComputeSettings, worker: Abilities) -> StudyPlan | None:
@@ -119,10 +163,17 @@ def _chosen(settings: ComputeSettings, worker: Abilities) -> StudyPlan | None:
 
 def _binds() -> ColumnElement[bool]:
     """Whether a fold of the study in the surrounding query is leased or done."""
-    trials = select(TrialRow.id).where(TrialRow.study_id == StudyRow.id).correlate(StudyRow)
-    leased = trials.join(LeaseRow, LeaseRow.trial_id == TrialRow.id).where(LeaseRow.outcome.is_(None))
-    done = trials.join(ResultRow, ResultRow.trial_id == TrialRow.id)
-    return or_(leased.exists(), done.exists())
+    leased = _trials().join(LeaseRow, LeaseRow.trial_id == TrialRow.id).where(LeaseRow.outcome.is_(None))
+    return or_(leased.exists(), _has_result())
+
+
+def _has_result() -> ColumnElement[bool]:
+    return _trials().join(ResultRow, ResultRow.trial_id == TrialRow.id).exists()
+
+
+def _trials() -> Select[int]:
+    """Ids of the trials of the study in the surrounding query."""
+    return select(TrialRow.id).where(TrialRow.study_id == StudyRow.id).correlate(StudyRow)
 
 
 def _is_one_of(
@@ -135,4 +186,4 @@ def _is_one_of(
 
 
 def _is(setting: ColumnElement[str], value: str) -> ColumnElement[bool]:
-    return or_(setting == "auto", setting == value)
+    return or_(setting.is_(None), setting == "auto", setting == value)

@@ -174,6 +174,8 @@ def _check_study(line: StudyLine, spec: StudySpec) -> None:
     _must(line.trials <= spec.trials, "trials", f"are more than the budget of {spec.trials}")
     enough = line.state != StudyState.COMPLETE or line.trials == spec.trials
     _must(enough, "trials", f"are fewer than the budget of {spec.trials}, and the study is complete")
+    allowed = line.plan is None or spec.compute.allow(line.plan)
+    _must(allowed, "plan", f"is {line.plan}, which the study's compute settings ({spec.compute}) exclude")
     numbers = [enqueued.number for enqueued in line.enqueued]
     _must(len(set(numbers)) == len(numbers), "enqueued", "a number is listed twice")
     _must(max(numbers, default=0) < spec.trials, "enqueued", "a number is beyond the budget")

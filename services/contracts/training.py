@@ -118,18 +118,32 @@ class StudyPlan(ComputePlan):
         return ComputePlan(precision=self.precision, compiled=self.compiled)
 
 
+def is_auto(value: object) -> bool:
+    """Whether a compute setting is left to the device of the first lease."""
+    return value == "auto"
+
+
 class ComputeSettings(Contract):
-    """How results are computed; part of the study because it can change them. `auto` alone means all `auto`."""
+    """How results are computed; part of the study because it can change them. `auto` alone means all `auto`.
+
+    A part that is `auto` is not written, because older programs that read a study know no such value.
+    """
 
     precision: Precision | Auto = Field(
-        "auto", description="tf32 and bf16 run only on devices where a check against fp32 passes"
+        "auto",
+        exclude_if=is_auto,
+        description="tf32 and bf16 run only on devices where a check against fp32 passes",
     )
     compiled: bool | Auto = Field(
-        "auto", description="compile with torch.compile; needs a C++ compiler (CPU) or Triton (GPU)"
+        "auto",
+        exclude_if=is_auto,
+        description="compile with torch.compile; needs a C++ compiler (CPU) or Triton (GPU)",
     )
-    memory_format: MemoryFormat | Auto = Field("auto", description="memory format of the convolutions")
+    memory_format: MemoryFormat | Auto = Field(
+        "auto", exclude_if=is_auto, description="memory format of the convolutions"
+    )
     threads: Annotated[int, Field(ge=1, le=1024)] | Auto = Field(
-        "auto", description="CPU threads of a worker that trains on the CPU"
+        "auto", exclude_if=is_auto, description="CPU threads of a worker that trains on the CPU"
     )
 
     @model_validator(mode="before")
@@ -139,7 +153,7 @@ class ComputeSettings(Contract):
 
     def __str__(self) -> str:
         """For messages, such as `auto` or `precision=bf16, compiled=true`."""
-        chosen = {name: value for name, value in self.model_dump(mode="json").items() if value != "auto"}
+        chosen = self.model_dump(mode="json")
         return ", ".join(f"{name}={str(value).lower()}" for name, value in chosen.items()) or "auto"
 
     def allow(self, plan: ComputePlan) -> bool:

@@ -60,7 +60,7 @@ class StudyView(Contract):
         description="indices of the folds, hardest first; null if the order is fixed or not learnt yet"
     )
     plan: StudyPlan | None = Field(
-        None, description="how its folds are computed; null until the first one is leased"
+        None, description="how its folds are computed; null until it is frozen with a lease"
     )
     trials: Annotated[dict[TrialState, int], BeforeValidator(_known_states)]
     folds_done: int

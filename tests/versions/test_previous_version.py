@@ -136,6 +136,17 @@ def test_they_finish_a_study_together(
             assert worker.wait(TIMEOUT_SECONDS) == 0, worker_log.read_text()
         study = httpx.get(f"{url}/api/v1/studies/s", headers=bearer(ADMIN_TOKEN), trust_env=False).json()
         assert (study["state"], study["folds_done"], study["trials"]["complete"]) == ("complete", 4, 2)
+        for code in (previous, PROJECT):
+            shown = subprocess.run(
+                [sys.executable, "-m", "cli.main", "study", "show", "s", "--url", url],
+                cwd=code,
+                env={**os.environ, "PYTHONPATH": str(code), "FOLDWISE_TOKEN": ADMIN_TOKEN},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert shown.returncode == 0, shown.stderr
+            assert "study s is complete" in shown.stdout
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class Dropout(nn.Module):
-    """As `torch.nn.Dropout`, to the bit on a CPU, but `set_probability` needs no new compilation."""
+    """Equals `torch.nn.Dropout` bit for bit on a CPU; `set_probability` needs no new compilation."""
 
     def __init__(self, probability: float) -> None:
         """Start with this probability (0 to 1) of setting a value to zero."""
@@ -34,7 +34,7 @@ def _noise(values: Tensor, probability: Tensor) -> Tensor:
     keep = 1 - probability.item()
     noise = torch.empty_like(values)
     if keep in {0, 1}:
-        # As torch does, without a draw.
+        # torch draws no numbers in these cases.
         return noise.fill_(keep)
     return noise.bernoulli_(keep).div_(keep)
 

@@ -32,7 +32,7 @@ def evaluate(network: Network, batch: Callable[[Tensor], Tensor], rows: Tensor, 
     Args:
         network: in training or evaluation mode; it stays in evaluation mode.
         batch: gives the network input of some rows.
-        rows: int64, on the device.
+        rows: int64, on the CPU.
         batch_size: clips per forward pass.
     """
     network.model.eval()

@@ -30,11 +30,8 @@ from worker.training.evaluate import evaluate
 from worker.training.network import Network, NetworkSettings
 from worker.training.optim import build_optimizer, class_weights
 from worker.training.pretrained import PretrainedModel
-from worker.training.steps import Steps
+from worker.training.steps import LOSS_INTERVAL_STEPS, Steps
 from worker.training.training_device import TrainingDevice
-
-LOSS_INTERVAL_STEPS = 10
-"""Optimiser steps between two looks at loss and gradients; each look makes a GPU finish its queue first."""
 
 
 class OutOfMemory(FoldwiseError):

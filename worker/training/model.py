@@ -116,13 +116,19 @@ class TemporalConv(nn.Conv3d):
         if (missing := self.min_channels - input.shape[1]) > 0:
             added = (*(0,) * 6, 0, missing)
             input, weight = F.pad(input, added), F.pad(weight, added)
+        # The clip does not tell: with one channel it is in both formats.
+        last = _is_channels_last(self.weight)
         if not self.skip_dead_taps or frames > weight.shape[2]:
-            return F.conv3d(input, weight, padding=self.padding)
-        image, kernel = input.flatten(1, 2), _between_frames(weight, frames)
-        if _is_channels_last(input):
-            image, kernel = (each.contiguous(memory_format=torch.channels_last) for each in (image, kernel))
-        image = F.conv2d(image, kernel, padding=1)
-        return _in_format_of(input, image.view(len(input), -1, frames, *input.shape[3:]))
+            if last:
+                input, weight = _channels_last(input), _channels_last(weight)
+            output = F.conv3d(input, weight, padding=self.padding)
+        else:
+            image, kernel = input.flatten(1, 2), _between_frames(weight, frames)
+            if last:
+                image, kernel = (each.contiguous(memory_format=torch.channels_last) for each in (image, kernel))
+            image = F.conv2d(image, kernel, padding=1)
+            output = image.view(len(input), -1, frames, *input.shape[3:])
+        return _channels_last(output) if last else output
 
 
 class MaxPool(nn.MaxPool3d):
@@ -149,7 +155,11 @@ def _is_channels_last(values: Tensor) -> bool:
 
 def _in_format_of(input: Tensor, output: Tensor) -> Tensor:
     """`output` in the memory format of `input`: a change of format in every group costs more than it saves."""
-    return output.contiguous(memory_format=torch.channels_last_3d) if _is_channels_last(input) else output
+    return _channels_last(output) if _is_channels_last(input) else output
+
+
+def _channels_last(values: Tensor) -> Tensor:
+    return values.contiguous(memory_format=torch.channels_last_3d)
 
 
 def _between_frames(weight: Tensor, frames: int) -> Tensor:

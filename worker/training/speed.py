@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from statistics import median
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 
 from services.contracts import FoldTask
 from services.folds import Clip
@@ -16,7 +16,7 @@ from worker.training.clips import Batches, ClipSet
 from worker.training.device import make_deterministic, synchronize
 from worker.training.network import NetworkSettings
 from worker.training.optim import build_optimizer
-from worker.training.precision import arithmetic
+from worker.training.steps import LOSS_INTERVAL_STEPS, Steps
 from worker.training.training_device import TrainingDevice
 
 MAX_TIMED_STEPS = 50
@@ -51,6 +51,7 @@ def measure_speed(task: FoldTask, device: TrainingDevice, *, channels: int, seco
         PlanNotSound: this device does not run the task's compute plan soundly.
     """
     make_deterministic(device.torch_device)
+    device.use_threads(task.threads)
     end = time.perf_counter() + seconds
     step = _steps(task, device, channels, 2)
     next(step)
@@ -76,15 +77,14 @@ def _steps(task: FoldTask, device: TrainingDevice, channels: int, batch_size: in
     optimizer = build_optimizer(
         task.hyperparameters, network.model.parameters(), learning_rate=training.learning_rate
     )
-    rows = torch.arange(batch_size, device=device.torch_device)
-    while True:
+    steps = Steps(network, batches, optimizer, precision=task.compute.precision, weights=None)
+    rows = torch.arange(batch_size)
+    for number in count(1):
         synchronize(device.torch_device)
         started = time.perf_counter()
-        clips, labels = batches.clips(rows), batches.labels(rows)
-        optimizer.zero_grad()
-        with arithmetic(task.compute.precision):
-            F.cross_entropy(network(clips), labels).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+        steps.take(rows, batches.clips(rows), batches.labels(rows))
+        if number % LOSS_INTERVAL_STEPS == 0:
+            steps.settle()
         synchronize(device.torch_device)
         yield time.perf_counter() - started
 

@@ -16,6 +16,9 @@ from worker.training.network import Network
 from worker.training.optim import Optimizer
 from worker.training.precision import arithmetic, gradients_finite, remember_statistics
 
+LOSS_INTERVAL_STEPS = 10
+"""Optimiser steps between two looks at loss and gradients; each look makes a GPU finish its queue first."""
+
 
 class Steps:
     """Takes steps without waiting for the device. `settle` looks at the gradients of several steps at once.

@@ -88,16 +88,21 @@ class TrainingDevice:
                 field="compute",
             )
         try:
-            network = self._get_or_build(settings, seed)
+            network, is_drawn = self._get_or_build(settings, seed)
             if settings.compute != PLAIN and settings.check_key() not in self._checked:
                 self._check(network, batches)
                 self._checked.add(settings.check_key())
+                is_drawn = False
         except RuntimeError as error:
             if not (settings.compute.compiled and _compiler_failed(error)) or ran_out_of_memory(error):
                 raise
             reason = f"torch.compile fails: {str(error).strip().splitlines()[0]}"
-            raise self._withdraw_plan(settings.compute, reason) from error
-        network.begin(settings, seed)
+            refused = self._withdraw_plan(settings.compute, reason)
+            # The compiler is the same in every precision.
+            self.plans = tuple(plan for plan in self.plans if not plan.compiled)
+            raise refused from error
+        if not is_drawn:
+            network.begin(settings, seed)
         return network
 
     def forget_network(self) -> None:
@@ -106,7 +111,8 @@ class TrainingDevice:
         if self.torch_device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _get_or_build(self, settings: NetworkSettings, seed: int) -> Network:
+    def _get_or_build(self, settings: NetworkSettings, seed: int) -> tuple[Network, bool]:
+        """The network for these settings, and whether its weights are those of the seed already."""
         if self._network is None or self._network.settings.code_key() != settings.code_key():
             # Two networks may not fit the device together.
             self.forget_network()
@@ -114,9 +120,9 @@ class TrainingDevice:
             if settings.compute.compiled:
                 self.compilations += 1
                 log.info("network_compiled", plan=str(settings.compute), compilations=self.compilations)
-        else:
-            self._network.begin(settings, seed)
-        return self._network
+            return self._network, True
+        self._network.begin(settings, seed)
+        return self._network, True
 
     def _check(self, network: Network, batches: Batches) -> None:
         settings = network.settings

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import text
 
 from coordinator.scheduling import failures, reports
-from services.contracts import ComputePlan, Failure, FoldAssignment, StudyPlan
+from services.contracts import ComputePlan, ComputeSettings, Failure, FoldAssignment, StudyPlan
 from services.errors import InvalidInput, PlanNotSound
 from tests.harness.coordinator_harness import Harness, key_of
 from tests.harness.simulated_results import make_result
@@ -54,8 +54,11 @@ def test_the_first_lease_freezes_what_its_device_prefers(
 
 
 def test_a_worker_that_cannot_follow_a_frozen_plan_takes_nothing_and_is_told(harness: Harness) -> None:
-    harness.create()
-    harness.must_claim("fast", **H200)
+    harness.create(trials=3)
+    held = harness.must_claim("fast", **H200)
+    assert harness.claim("slow", **T4) is None
+    assert harness.claim("slow", study="s", **T4) is None, "what only leases bind may still change"
+    harness.report(held)
     assert harness.claim("slow", **T4) is None
     with pytest.raises(
         PlanNotSound, match=r"are computed in bf16, compiled, which this worker on Tesla T4 cannot"
@@ -104,6 +107,12 @@ def test_what_the_settings_say_is_not_left_to_the_device(
     assert followed(harness.must_claim(**worker)) == plan
 
 
+def test_a_number_of_threads_holds_for_cpus_that_join_a_gpu_s_study(harness: Harness) -> None:
+    harness.create(compute={"precision": "fp32", "threads": 2}, workers_per_trial=2)
+    assert followed(harness.must_claim("gpu", **H200)) == (FP32, "channels_last", 2)
+    assert followed(harness.must_claim("cpu", **CPU)) == (FP32, "channels_last", 2)
+
+
 @pytest.mark.parametrize(
     ("settings", "worker"),
     [
@@ -120,7 +129,8 @@ def test_a_worker_that_the_settings_exclude_takes_nothing(
 ) -> None:
     harness.create(compute=settings)
     assert harness.claim(**worker) is None
-    with pytest.raises(PlanNotSound, match=r"asks for compute\.precision=.*runs\s+nothing soundly"):
+    told = "this worker is too old" if worker is OLDER else rf"this worker on {worker['device']} runs only"
+    with pytest.raises(PlanNotSound, match=told):
         harness.claim(study="s", **worker)
     assert harness.study().plan is None
 
@@ -145,9 +155,9 @@ def test_workers_that_claim_at_once_get_one_plan(harness: Harness) -> None:
 
 def test_an_older_worker_gets_folds_of_studies_without_a_fixed_format_only(harness: Harness) -> None:
     harness.create()
-    harness.must_claim("new", **CPU)
+    harness.report(harness.must_claim("new", **CPU), more=False)
     assert harness.claim("old", **OLDER) is None
-    with pytest.raises(PlanNotSound, match="cannot"):
+    with pytest.raises(PlanNotSound, match="cannot follow"):
         harness.claim("old", study="s", **OLDER)
     harness.create(name="other")
     assert followed(harness.must_claim("old", **OLDER)) == (FP32, None, None)
@@ -165,13 +175,53 @@ def test_a_result_computed_in_another_way_is_refused(harness: Harness, field: st
     harness.report(assignment)
 
 
-def test_a_study_from_before_plans_keeps_what_its_settings_say(harness: Harness) -> None:
-    harness.create(compute={"precision": "bf16", "compiled": False})
+@pytest.mark.parametrize("bound_by", ["lease", "result"])
+def test_what_was_computed_without_a_plan_goes_on_as_it_began(harness: Harness, bound_by: str) -> None:
+    """As an older coordinator leases, and as a study is that was imported from an older file."""
+    harness.create(compute={"precision": "bf16"}, trials=3, workers_per_trial=2)
+    held = harness.must_claim("old", **OLDER)
+    if bound_by == "result":
+        harness.report(held, more=False)
     with harness.sessions.begin() as session:
-        session.execute(
-            text(
-                "UPDATE foldwise.studies SET plan = NULL, spec = jsonb_set(CAST(spec AS jsonb), '{compute}',"
-                ' \'{"precision": "bf16", "compiled": false}\')'
+        session.execute(text("UPDATE foldwise.studies SET plan = NULL"))
+    assert followed(harness.must_claim("new", **H200)) == (BF16, None, None)
+    assert harness.study().plan == StudyPlan(precision="bf16")
+
+
+def test_a_plan_that_nothing_binds_cannot_change_under_a_worker(harness: Harness) -> None:
+    """Two claims at once, of workers that cannot follow each other's plan."""
+    harness.create(trials=16)
+    for _ in range(5):
+        with harness.sessions.begin() as session:
+            frozen = StudyPlan(precision="bf16", memory_format="channels_last").model_dump_json()
+            session.execute(text("UPDATE foldwise.studies SET plan = CAST(:plan AS json)"), {"plan": frozen})
+            session.execute(
+                text("UPDATE foldwise.leases SET outcome = 'released', ended_at = clock_timestamp()")
             )
-        )
-    assert followed(harness.must_claim(**H200)) == (BF16, "channels_last", None)
+            session.execute(text("UPDATE foldwise.folds SET state = 'pending'"))
+        ready = threading.Barrier(2)
+        got: list[FoldAssignment | None] = []
+
+        def claim(worker: dict[str, Any], ready: threading.Barrier, got: list[FoldAssignment | None]) -> None:
+            ready.wait()
+            got.append(harness.claim(f"w{worker['threads']}", **worker))
+
+        only_bf16 = {**H200, "plans": (BF16,)}
+        threads = [
+            threading.Thread(target=claim, args=(each, ready, got)) for each in (only_bf16, T4 | {"threads": 1})
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        plans = {followed(each) for each in got if each is not None}
+        assert len(plans) == 1
+
+
+def test_settings_are_stored_and_sent_as_older_programs_read_them(harness: Harness) -> None:
+    harness.create()
+    with harness.sessions.begin() as session:
+        stored = session.execute(text("SELECT spec->'compute' FROM foldwise.studies")).scalar_one()
+    assert stored == {}
+    assert harness.study().spec.model_dump(mode="json")["compute"] == {}
+    assert harness.study().spec.compute == ComputeSettings()

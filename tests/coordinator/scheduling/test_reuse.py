@@ -202,6 +202,8 @@ def test_a_trial_without_an_equal_looks_at_no_results(harness: Harness) -> None:
     # with each.
     create(harness, A, B)
     run_some(harness, harness.must_claim("w1"), 3)
+    # The first claim after the first result finds out that the study's plan is settled.
+    harness.must_claim("w2")
     info = WorkerInfo(id="worker-w2", name="w2", device="cpu")
     request = ClaimRequest(worker=info, caches=(FINGERPRINT,))
     with harness.sessions.begin() as session:

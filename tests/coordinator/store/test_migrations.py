@@ -17,7 +17,7 @@ from coordinator.store.database import migrate
 from coordinator.store.revisions import alembic_config
 from coordinator.store.studies import get_study
 from coordinator.store.tables import SCHEMA
-from services.contracts import ComputePlan, TrialState
+from services.contracts import ComputePlan, StudyPlan, TrialState
 from services.seeds import fold_seed, sha256_of
 from tests.harness.coordinator_harness import Harness
 from tests.harness.tiny_cache import FINGERPRINT
@@ -133,6 +133,8 @@ def test_a_study_of_the_first_revision_is_read_and_goes_on(at_0001: Engine, cach
     assert [name for name, _ in spec.space.items()] == ["temporal_size", "dropout", "clahe"]
     assert harness.study().fold_order is None
     assert not harness.trial(0).learnt_order
+    # It has results, whose memory format and threads the workers chose.
+    assert harness.study().plan == StudyPlan()
     with at_0001.connect() as connection:
         kept = connection.execute(text("SELECT spec FROM foldwise.studies")).scalar_one()
         assert [key for key in kept if key != "economies"] == list(SPEC_0001)

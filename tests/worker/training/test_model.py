@@ -32,11 +32,13 @@ def test_layers_of_a_group_stand_in_order() -> None:
 @pytest.mark.parametrize("pooling_layer", ["AvgPooling", "MaxPooling"])
 @pytest.mark.parametrize("temporal_size", [1, 3, 5, 9])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last_3d])
+@pytest.mark.parametrize(("channels", "filled"), [(1, 1), (1, 8), (3, 1), (3, 8)])
 def test_every_layer_keeps_the_memory_format(
-    pooling_layer: str, temporal_size: int, memory_format: torch.memory_format
+    pooling_layer: str, temporal_size: int, memory_format: torch.memory_format, channels: int, filled: int
 ) -> None:
     hp = Hyperparameters.model_validate({"pooling_layer": pooling_layer, "temporal_size": temporal_size})
     model = build_network(hp, **TINY).to(memory_format=memory_format)
+    model.fill_channels(filled)
     changed = []
 
     def look(name: str, output: Tensor) -> None:
@@ -45,7 +47,7 @@ def test_every_layer_keeps_the_memory_format(
 
     for name, layer in model.features.named_children():
         layer.register_forward_hook(lambda _layer, _inputs, output, name=name: look(name, output))
-    model(torch.rand(2, 3, 10, 32, 32).contiguous(memory_format=memory_format))
+    model(torch.rand(2, channels, 10, 32, 32).contiguous(memory_format=memory_format))
     assert changed == []
 
 
