@@ -407,7 +407,7 @@ def test_a_device_that_is_too_small_says_what_to_lower(
         raise RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")
 
     spec, plan = small
-    monkeypatch.setattr("worker.training.speed.F.cross_entropy", full)
+    monkeypatch.setattr("worker.training.steps.F.cross_entropy", full)
     determined = torch.are_deterministic_algorithms_enabled()
     try:
         with pytest.raises(InvalidInput, match=r"training\.batch_size 8 .* memory of cpu; lower"):
