@@ -191,9 +191,10 @@ def last_folds(session: Session, study: StudyRow, limit: int) -> list[datetime]:
 
 
 def last_progress(session: Session, study_id: int) -> datetime | None:
-    """When a worker of a study last made progress: a step of a fold that it finished, released or still trains.
+    """When a worker of a study last took a step in a fold that it finished, released or still trains.
 
-    Reads all leases of the study.
+    Failed and expired leases do not count, because a broken machine can take some steps before it fails. Reads
+    all leases of the study.
     """
     unfinished = or_(LeaseRow.outcome.is_(None), LeaseRow.outcome == "released")
     at = case(
