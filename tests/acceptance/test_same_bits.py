@@ -28,7 +28,7 @@ def _folds(folder: Path, workers: int) -> dict[tuple[int, int], Any]:
     """What the workers of a new `foldwise up` predict in every fold of every trial."""
     state = folder / f"{workers}-workers"
     shutil.copytree(folder / "caches", state / "caches")
-    with Up(state, workers=workers) as up:
+    with Up(state, workers=workers, threads=None) as up:
         up.create("same", CONFIGURATIONS)
         assert up.wait_until_over("same")["state"] == "complete"
         plan, service = up.show("same")["plan"], up.service()

@@ -32,11 +32,13 @@ class Up:
         *,
         workers: int | None = None,
         devices: str | None = "cpu",
+        threads: int | None = 1,
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.state = state
         options = [*(["--workers", str(workers)] if workers is not None else [])]
         options += ["--devices", devices] if devices is not None else []
+        options += ["--threads", str(threads)] if threads is not None else []
         self.process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "cli.main", "up"),

@@ -17,7 +17,7 @@ from docs.make_rest import description
 from services.contracts import (
     PRUNING_RULES,
     Augmentation,
-    ComputePlan,
+    ComputeSettings,
     Economies,
     StudySpec,
     TrainingSettings,
@@ -46,7 +46,7 @@ def example_study() -> dict[str, Any]:
         (("training",), TrainingSettings, set()),
         (("training", "augmentation"), Augmentation, set()),
         (("economies",), Economies, set()),
-        (("compute",), ComputePlan, set()),
+        (("compute",), ComputeSettings, set()),
     ],
 )
 def test_the_example_study_has_every_field(
