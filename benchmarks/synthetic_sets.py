@@ -40,6 +40,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from benchmarks.fold_tasks import benchmark_task
 from benchmarks.synthetic_cache import synthetic_cache
 from preprocessing.datasets.registry import read_dataset
 from preprocessing.datasets.synthetic import write_synthetic_tree
@@ -52,10 +53,9 @@ from services.contracts import (
     AugmentationCounts,
     ComputePlan,
     Economies,
-    FoldTask,
     TrainingSettings,
 )
-from services.folds import KFold, make_folds, split_hash
+from services.folds import KFold
 from services.search_space import Hyperparameters
 from services.seeds import sha256_of
 from worker.training.device import choose_device, keep_freed_memory
@@ -240,29 +240,20 @@ def run_one(folder: Path, settings: TrainingSettings, k: int, index: int, seed: 
     if device.type == "cpu":
         keep_freed_memory()
     cache = open_cache(folder, verify=False)
-    folds = make_folds(cache.clips(), KFold(k=k))
-    fold = folds[index]
     label_of = {clip.clip_id: clip.label for clip in cache.clips()}
-    task = FoldTask(
-        study="synthetic-sets",
-        trial=0,
-        fold=fold.index,
-        fold_name=fold.name,
-        folds=len(folds),
-        hyperparameters=Hyperparameters(),
-        training=settings,
+    task = benchmark_task(
+        cache,
+        Hyperparameters(),
+        settings,
+        ComputePlan(),
         economies=Economies(stop_when_perfect=False),
-        compute=ComputePlan(),
-        dataset=cache.manifest.dataset,
-        fingerprint=cache.manifest.fingerprint,
-        classes=cache.manifest.classes,
-        test_clips=fold.test_clips,
-        split_hash=split_hash(folds),
+        fold=index,
         seed=seed,
         study_seed=seed,
+        protocol=KFold(k=k),
     )
     result = run_fold(task, cache, TrainingDevice(device), revision=None, on_step=lambda _: None)
-    truth = [label_of[clip] for clip in fold.test_clips]
+    truth = [label_of[clip] for clip in task.test_clips]
     correct = [
         sum(predicted == label for predicted, label in zip(epoch.predicted, truth, strict=True))
         for epoch in result.epochs[-LAST_EPOCHS:]

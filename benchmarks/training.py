@@ -43,21 +43,18 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.fold_tasks import benchmark_task, matrix_product_rate, useful_flops
 from benchmarks.naive_training import run_naive_fold
 from benchmarks.synthetic_cache import synthetic_cache
 from services.clip_cache import open_cache
 from services.contracts import ComputePlan, Economies, FoldTask, TrainingSettings
 from services.errors import FoldwiseError, PlanNotSound
-from services.folds import LeaveOneSubjectOut, make_folds, split_hash
-from services.model_config import ModelConfig
 from services.presets import CKPLUS_AUGMENTATION
 from services.scores import best_epoch
 from services.search_space import Hyperparameters
-from worker.training.costs import training_flops
 from worker.training.device import choose_device, device_name, keep_freed_memory, synchronize
 from worker.training.fit import Progress, run_fold
-from worker.training.model import build_model
-from worker.training.precision import arithmetic, possible_plans
+from worker.training.precision import possible_plans
 from worker.training.training_device import TrainingDevice
 
 FP32 = ComputePlan()
@@ -78,26 +75,14 @@ class Bench:
 
     def task(self, plan: ComputePlan, seed: int) -> FoldTask:
         """A fold of the cache; each seed leaves out the next subject."""
-        cache = open_cache(self.cache, verify=False)
-        folds = make_folds(cache.clips(), LeaveOneSubjectOut())
-        fold = folds[seed % len(folds)]
-        return FoldTask(
-            study="benchmark",
-            trial=0,
-            fold=fold.index,
-            fold_name=fold.name,
-            folds=len(folds),
-            hyperparameters=self.hyperparameters,
-            training=self.training,
+        return benchmark_task(
+            open_cache(self.cache, verify=False),
+            self.hyperparameters,
+            self.training,
+            plan,
             economies=Economies(),
-            compute=plan,
-            dataset=cache.manifest.dataset,
-            fingerprint=cache.manifest.fingerprint,
-            classes=cache.manifest.classes,
-            test_clips=fold.test_clips,
-            split_hash=split_hash(folds),
+            fold=seed,
             seed=seed,
-            study_seed=0,
         )
 
     def truth(self, task: FoldTask) -> list[int]:
@@ -194,26 +179,10 @@ def our_fold(bench: Bench, plan: ComputePlan, seed: int) -> Fold:
 
 
 def matrix_product(bench: Bench, plan: ComputePlan) -> float:
-    """Operations per second of a large matrix product in a plan's precision, best of four."""
+    """Operations per second of a large matrix product in a plan's precision."""
     device = choose_device(bench.device)
     size = 8192 if device.type == "cuda" else 3072
-    dtype = torch.bfloat16 if plan.precision == "bf16" else torch.float32
-    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    seconds = []
-    with arithmetic(plan.precision):
-        for _ in range(5):
-            started = time.perf_counter()
-            a @ b
-            synchronize(device)
-            seconds.append(time.perf_counter() - started)
-    return 2 * size**3 / min(seconds[1:])
-
-
-def useful_flops(bench: Bench) -> int:
-    """Operations that a gray clip needs, with one channel and without padding."""
-    with torch.device("meta"):
-        model = build_model(ModelConfig.of_task(bench.task(FP32, 0)))
-    return training_flops(model, channels=1, count_padding=False)
+    return matrix_product_rate(device, plan.precision, size=size)
 
 
 def _run_ours(
@@ -319,7 +288,7 @@ def _compare(bench: Bench, *, seeds: int, rounds: int, steps: int) -> None:
             folds["best"].append(ours.submit(our_fold, bench, best, seed).result())
             times = ", ".join(f"{name} {done[-1][0]:.1f} s" for name, done in folds.items())
             console.print(f"fold {seed}: {times}", highlight=False)
-    flops = useful_flops(bench)
+    flops = useful_flops(bench.task(FP32, 0))
     print(
         json.dumps(
             {

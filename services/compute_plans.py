@@ -5,10 +5,7 @@ Nothing here is timed, so that every worker of a kind, and a replay years later,
 
 from __future__ import annotations
 
-import math
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from services.contracts import ComputePlan, ComputeSettings, MemoryFormat, Precision, StudyPlan
 
@@ -20,9 +17,6 @@ MAX_CPU_WORKERS = 8
 
 THREADS = 4
 """CPU threads of a worker. A machine with more cores runs more workers: folds scale better than threads."""
-
-_CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
-"""A container's limit of processor time, with cgroup 2: microseconds of a period, and the period."""
 
 Capability = tuple[int, int]
 """CUDA's compute capability, such as (9, 0)."""
@@ -84,18 +78,6 @@ def min_channels(plan: ComputePlan, *, on_gpu: bool) -> int:
     Tensor cores take 16 bytes of channels at a time; with fewer channels a GPU multiplies without them.
     """
     return {"fp32": 1, "tf32": 4, "bf16": 8}[plan.precision] if on_gpu else 1
-
-
-def usable_cores() -> int:
-    """CPU cores that this process may use."""
-    # Not on every system.
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
-    try:
-        quota, period = _CPU_QUOTA.read_text().split()
-    except (OSError, ValueError):
-        return cores
-    return cores if quota == "max" else min(cores, max(1, math.ceil(int(quota) / int(period))))
 
 
 def default_threads(cores: int) -> int:

@@ -21,7 +21,7 @@ from services.clip_cache import (
     list_caches,
     open_cache,
 )
-from services.compute_plans import default_threads, usable_cores
+from services.compute_plans import default_threads
 from services.contracts import Failure, FoldAssignment, FoldResult, Lease, Provenance, WorkerInfo
 from services.errors import (
     EXIT_TRY_AGAIN,
@@ -42,6 +42,7 @@ from services.errors import (
 )
 from services.model_catalogue import StagedModel
 from services.revision import running_revision
+from services.usable_cores import usable_cores
 from worker.coordinator_client import CoordinatorClient
 from worker.failures import class_of_repeated, is_environment_error
 from worker.final_models import can_keep_models, report_result, report_staged, stage

@@ -1,5 +1,5 @@
 """Measures what needs a GPU, within a time limit.
 
-Not allowed here: anything that needs more packages than `required_packages.py` lists, above all preprocessing
-and the command line.
+Not allowed here: anything that needs more packages than `required_packages.py` lists, above all the face
+detectors and the command line.
 """

@@ -9,16 +9,17 @@ import subprocess
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
-from structlog.testing import capture_logs
 from torch import nn
 from torch._C._autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.fold_tasks import matrix_product_rate, useful_flops
 from benchmarks.gpu.workload import Workload
 from benchmarks.naive_training import run_naive_fold
 from services.contracts import ComputePlan, FoldResult, Precision
@@ -61,7 +62,7 @@ def machine(workload: Workload) -> Result:
         "cuda": torch.version.cuda,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "useful_flops": workload.useful_flops(),
+        "useful_flops": useful_flops(workload.task(ComputePlan())),
         "plans": [str(plan) for plan in possible_plans(device)],
     }
     if device.type == "cuda":
@@ -72,20 +73,10 @@ def machine(workload: Workload) -> Result:
 
 
 def peak(workload: Workload, precision: Precision) -> Result:
-    """Operations per second of a large matrix product, the best of eight: what the device can reach."""
+    """Operations per second of a large matrix product, in tera."""
     device = workload.torch_device
     size = 8192 if device.type == "cuda" else 1024
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    seconds = []
-    with arithmetic(precision):
-        for _ in range(10):
-            synchronize(device)
-            started = time.perf_counter()
-            a @ b
-            synchronize(device)
-            seconds.append(time.perf_counter() - started)
-    return {"tflops": 2 * size**3 / min(seconds[2:]) / 1e12}
+    return {"tflops": matrix_product_rate(device, precision, size=size) / 1e12}
 
 
 def plain_loop(workload: Workload) -> Result:
@@ -113,16 +104,15 @@ def plan(workload: Workload, compute: ComputePlan) -> Result:
     device, steps = _device(workload), _timed_steps(workload)
     device.forget_network()
     started = time.perf_counter()
-    with capture_logs() as lines, suppress(PlanNotSound):
-        make_deterministic(device.torch_device)
-        batches = _batches(workload, compute)
-        task = workload.task(compute)
-        settings = NetworkSettings.of(task, channels=batches.channels, device=device.torch_device)
+    make_deterministic(device.torch_device)
+    task = workload.task(compute)
+    batches = Batches.of(task, device.clip_set(task, workload.cache()))
+    settings = NetworkSettings.of(task, channels=batches.channels, device=device.torch_device)
+    with suppress(PlanNotSound):
         device.network(settings, batches, seed=task.seed)
-    checks = [line for line in lines if line["event"] == "plan_checked"]
     found: Result = {"check_seconds": time.perf_counter() - started}
-    for check in checks:
-        found |= {name: check[name] for name in ("sound", "logits_error", "gradient_error", "not_finite")}
+    if (check := device.checks.get(settings.check_key())) is not None:
+        found |= asdict(check)
     if compute not in device.plans:
         return {**found, "failed": "the plan is not sound here"}
     clock = _Clock(device.torch_device, WARM_UP_STEPS, WARM_UP_STEPS + steps)
@@ -259,18 +249,6 @@ def _device(workload: Workload) -> TrainingDevice:
     return _devices[workload.device]
 
 
-def _batches(workload: Workload, compute: ComputePlan) -> Batches:
-    task, device = workload.task(compute), _device(workload)
-    clip_set = device.clips.get(
-        workload.cache(),
-        clahe=task.hyperparameters.clahe,
-        study_seed=task.study_seed,
-        augmentation=task.training.augmentation,
-        device=device.torch_device,
-    )
-    return Batches.of(task, clip_set)
-
-
 def _run(workload: Workload, compute: ComputePlan, tick: Callable[[], None], **changes: int) -> FoldResult:
     def on_step(_: Progress) -> None:
         tick()
@@ -283,8 +261,8 @@ def _run(workload: Workload, compute: ComputePlan, tick: Callable[[], None], **c
 def _first_difference(workload: Workload, compute: ComputePlan) -> str:
     """The first layer whose output differs between two equal passes, else the first whose gradient does."""
     device = _device(workload)
-    batches = _batches(workload, compute)
     task = workload.task(compute)
+    batches = Batches.of(task, device.clip_set(task, workload.cache()))
     settings = NetworkSettings.of(task, channels=batches.channels, device=device.torch_device)
     network = device.network(settings, batches, seed=task.seed)
     clips, labels = batches.random(settings.batch_size, 0)

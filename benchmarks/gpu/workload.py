@@ -10,29 +10,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.fold_tasks import benchmark_task
+from preprocessing.datasets.ckplus import COMPLETE_COUNTS, COMPLETE_SUBJECTS
 from services.clip_cache import CacheRecord, ClipCache, cache_folder, open_cache
 from services.clip_cache_writer import CacheWriter
 from services.compute_plans import memory_format
 from services.contracts import ComputePlan, Economies, FoldTask, TrainingSettings
-from services.folds import LeaveOneSubjectOut, make_folds, split_hash
-from services.model_config import ModelConfig
 from services.presets import CKPLUS_AUGMENTATION
 from services.search_space import Hyperparameters
-from worker.training.costs import training_flops
-from worker.training.model import build_model
 
-CLIPS_OF_CLASS = {
-    "anger": 45,
-    "disgust": 59,
-    "fear": 25,
-    "happy": 69,
-    "sadness": 28,
-    "surprise": 83,
-    "contempt": 18,
-}
-"""As in the paper: 327 clips, 1,722 with augmented copies."""
-
-SUBJECTS = 118
 FINGERPRINT = "b" * 64
 FRAMES = 10
 
@@ -67,33 +53,16 @@ class Workload:
 
     def task(self, plan: ComputePlan, **changes: int) -> FoldTask:
         """The first fold in this plan; `changes` replace training settings."""
-        cache = self.cache()
-        folds = make_folds(cache.clips(), LeaveOneSubjectOut())
-        return FoldTask(
-            study="benchmark",
-            trial=0,
-            fold=0,
-            fold_name=folds[0].name,
-            folds=len(folds),
-            hyperparameters=self.hyperparameters,
-            training=self.training.model_copy(update=changes),
+        task = benchmark_task(
+            self.cache(),
+            self.hyperparameters,
+            self.training.model_copy(update=changes),
+            plan,
             economies=Economies(stop_when_perfect=False),
-            compute=plan,
-            memory_format=memory_format(plan, on_gpu=self.torch_device.type == "cuda"),
-            dataset=cache.manifest.dataset,
-            fingerprint=cache.manifest.fingerprint,
-            classes=cache.manifest.classes,
-            test_clips=folds[0].test_clips,
-            split_hash=split_hash(folds),
             seed=1,
-            study_seed=0,
         )
-
-    def useful_flops(self) -> int:
-        """Operations that a gray clip needs, forward and backward: one channel, no taps on padding."""
-        with torch.device("meta"):
-            model = build_model(ModelConfig.of_task(self.task(ComputePlan())))
-        return training_flops(model, channels=1, count_padding=False)
+        on_gpu = self.torch_device.type == "cuda"
+        return task.model_copy(update={"memory_format": memory_format(plan, on_gpu=on_gpu)})
 
 
 def make_workload(root: Path, device: str) -> Workload:
@@ -118,21 +87,21 @@ def make_workload(root: Path, device: str) -> Workload:
 def _write_cache(workload: Workload, *, divisor: int) -> None:
     """Clips of a bright bar: its class decides how it moves, its subject where it starts."""
     generator, numbers = random.Random(0), np.random.default_rng(0)
-    labels = [label for label, count in CLIPS_OF_CLASS.items() for _ in range(max(2, count // divisor))]
+    labels = [label for label, count in COMPLETE_COUNTS.items() for _ in range(max(2, count // divisor))]
     generator.shuffle(labels)
-    subjects = SUBJECTS // divisor
+    subjects = COMPLETE_SUBJECTS // divisor
     writer = CacheWriter(workload.root, "generated", FINGERPRINT)
     clip_ids = []
     for number, label in enumerate(labels):
         subject = f"s{number % subjects:03}"
         clip_ids.append(f"{subject}/{number}")
         frames = _clip(
-            workload.training.frame_size, list(CLIPS_OF_CLASS).index(label), number % subjects, numbers
+            workload.training.frame_size, list(COMPLETE_COUNTS).index(label), number % subjects, numbers
         )
         writer.add(_record(clip_ids[-1], subject, label), frames, frames)
     writer.finish(
         clip_ids=clip_ids,
-        classes=tuple(CLIPS_OF_CLASS),
+        classes=tuple(COMPLETE_COUNTS),
         settings={},
         tools={},
         skipped={},
@@ -141,7 +110,7 @@ def _write_cache(workload: Workload, *, divisor: int) -> None:
 
 
 def _clip(size: int, label: int, subject: int, numbers: np.random.Generator) -> NDArray[np.uint8]:
-    angle = np.pi * label / len(CLIPS_OF_CLASS)
+    angle = np.pi * label / len(COMPLETE_COUNTS)
     y, x = np.mgrid[:size, :size] / size
     across = x * np.cos(angle) + y * np.sin(angle)
     times = np.arange(FRAMES)[:, None, None] / FRAMES

@@ -45,7 +45,8 @@ def up(
     """Run PostgreSQL, a coordinator and workers on this machine until Ctrl-C."""
     from cli.local.devices import devices_of_workers
     from cli.local.service import local_service
-    from services.compute_plans import default_threads, default_workers, usable_cores
+    from services.compute_plans import default_threads, default_workers
+    from services.usable_cores import usable_cores
 
     def print_line(text: str) -> None:
         console(False).print(text, highlight=False, soft_wrap=True)

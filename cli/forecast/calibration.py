@@ -10,10 +10,11 @@ from cli.forecast.dataset_shape import DatasetShape
 from cli.forecast.devices import MeasuredSpeed, clips_share
 from cli.forecast.forecast import Forecast
 from client.study_client import StudyClient
-from services.compute_plans import default_threads, usable_cores
+from services.compute_plans import default_threads
 from services.contracts import FoldState, FoldTask, Precision, StudyPlan, StudySpec, configure
 from services.errors import Conflict, InvalidInput
 from services.model_config import ModelConfig
+from services.usable_cores import usable_cores
 from worker.training.device import (
     choose_device,
     device_name,

@@ -93,7 +93,7 @@ def parse_devices(wanted: str) -> list[str]:
 
 
 def ask_torch() -> Gpus:
-    """Ask torch for this machine's GPUs, in a process of its own.
+    """Ask torch for this machine's GPUs, in another process.
 
     This process stays small and forks others, so it neither imports torch nor starts CUDA.
 

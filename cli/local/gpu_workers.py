@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -21,7 +20,7 @@ from pathlib import Path
 
 import structlog
 
-from cli.local.child_processes import stop_with_parent
+from cli.local.child_processes import foldwise_command, stop_with_parent
 from services.errors import EXIT_DONE, EXIT_TRY_AGAIN
 
 log = structlog.get_logger()
@@ -110,7 +109,7 @@ def pass_on_liveness(alive_file: Path, workers: Sequence[Path]) -> None:
 
 def _spawn(arguments: Sequence[str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(  # noqa: S603 - our own program
-        [sys.executable, "-P", "-m", "cli.main", *arguments],
+        foldwise_command(arguments),
         # In its own session, so that Ctrl-C reaches only this process, which passes it on once.
         start_new_session=True,
         preexec_fn=lambda: stop_with_parent(signal.SIGTERM),  # noqa: PLW1509 - no other thread takes locks yet

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from cli.local.child_processes import stop_with_parent
+from cli.local.child_processes import foldwise_command, stop_with_parent
 from cli.local.embedded_postgres import embedded_postgres
 from cli.local.ports import bind
 from cli.local.state import StateFolder
@@ -200,8 +199,7 @@ def _spawn(
     }
     with log.open("ab") as output:
         return subprocess.Popen(  # noqa: S603 - our own program
-            # -P: a `worker.py` or `services/` in the user's current folder must not replace ours.
-            [sys.executable, "-P", "-m", "cli.main", *command],
+            foldwise_command(command),
             env={**inherited, **environment, "PYTHONUNBUFFERED": "1"},
             stdin=subprocess.DEVNULL,
             stdout=output,

@@ -8,7 +8,7 @@ from typing import Any
 
 from cli.spec_files import read_value
 from services.clip_cache import cache_folder, find_cache, open_cache
-from services.compute_plans import default_threads, usable_cores
+from services.compute_plans import default_threads
 from services.contracts import FoldTask, StudySpec, configure
 from services.errors import InvalidInput
 from services.folds import AllClips, make_folds, split_hash
@@ -17,6 +17,7 @@ from services.model_catalogue import add_model
 from services.revision import running_revision
 from services.search_space import PARAMETERS, check_value
 from services.seeds import derive_seed
+from services.usable_cores import usable_cores
 from worker.training.device import choose_device, keep_freed_memory
 from worker.training.fit import Progress, train_model
 from worker.training.pretrained import pack

@@ -6,10 +6,11 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import structlog
 from cachetools import LRUCache
-from sqlalchemy import JSON, ColumnElement, Select, and_, false, literal, or_, select, true, type_coerce
+from sqlalchemy import JSON, ColumnElement, Select, and_, false, or_, select, true, type_coerce
 from sqlalchemy.orm import Session
 
 from coordinator.store.folds import plan_of
@@ -20,7 +21,6 @@ from services.contracts import ComputePlan, ComputeSettings, StudyPlan, StudySpe
 from services.errors import PlanNotSound
 
 log = structlog.get_logger()
-
 
 SETTLED_KEPT = 10_000
 """Studies with a result that are kept in memory, so that their claims need not look for one."""
@@ -41,8 +41,8 @@ class Abilities:
     """`cpu`, or the name of a GPU."""
 
     threads: int | None
-    """CPU threads with which it would train, 0 on a GPU; None for an older worker, which trains with a number
-    and a memory format of its own whatever its task says."""
+    """CPU threads with which it would train, 0 on a GPU; None for an older worker, which chooses threads
+    and memory format itself and ignores those of its task."""
 
     def can_follow(self, plan: StudyPlan) -> bool:
         """Whether the worker computes as this plan says."""
@@ -51,25 +51,15 @@ class Abilities:
 
 def can_serve(worker: Abilities) -> ColumnElement[bool]:
     """Condition on `StudyRow`: the worker can follow its plan, or one that its settings allow may be frozen."""
-    plan = type_coerce(StudyRow.plan, JSON)
-    settings = type_coerce(StudyRow.spec, JSON)
-    frozen = _is_one_of(worker.plans, plan["precision"].as_string(), plan["compiled"].as_string())
-    allowed = or_(
-        false(),
-        *(
-            and_(
-                _is(settings["compute", "precision"].as_string(), offered.precision),
-                _is(settings["compute", "compiled"].as_string(), str(offered.compiled).lower()),
-            )
-            for offered in worker.plans
-        ),
-    )
+    plan, settings = type_coerce(StudyRow.plan, JSON), type_coerce(StudyRow.spec, JSON)["compute"]
+    is_frozen = StudyRow.plan.is_not(None)
+    followed = and_(is_frozen, _offers(worker, plan))
+    allowed = _offers(worker, settings)
     if worker.threads is None:
-        frozen = and_(frozen, plan["memory_format"].as_string().is_(None))
-        for name in ("memory_format", "threads"):
-            value = settings["compute", name].as_string()
-            allowed = and_(allowed, or_(value.is_(None), value == "auto"))
-    return or_(frozen, and_(allowed, or_(StudyRow.plan.is_(None), ~_binds())))
+        followed = and_(followed, plan["memory_format"].as_string().is_(None))
+        fixed = (settings[name].as_string() for name in ("memory_format", "threads"))
+        allowed = and_(allowed, *(value.is_(None) for value in fixed))
+    return or_(followed, and_(allowed, or_(~is_frozen, ~_binds())))
 
 
 def agree_on_plan(session: Session, study: StudyRow, spec: StudySpec, worker: Abilities) -> bool:
@@ -176,14 +166,16 @@ def _trials() -> Select[int]:
     return select(TrialRow.id).where(TrialRow.study_id == StudyRow.id).correlate(StudyRow)
 
 
-def _is_one_of(
-    plans: Sequence[ComputePlan], precision: ColumnElement[str], compiled: ColumnElement[str]
-) -> ColumnElement[bool]:
+def _offers(worker: Abilities, wanted: ColumnElement[Any]) -> ColumnElement[bool]:
+    """Whether the worker offers the precision and compilation of a JSON object; what it lacks is open."""
+    precision, compiled = wanted["precision"].as_string(), wanted["compiled"].as_string()
     return or_(
         false(),
-        *(and_(precision == plan.precision, compiled == literal(str(plan.compiled).lower())) for plan in plans),
+        *(
+            and_(
+                or_(precision.is_(None), precision == plan.precision),
+                or_(compiled.is_(None), compiled == str(plan.compiled).lower()),
+            )
+            for plan in worker.plans
+        ),
     )
-
-
-def _is(setting: ColumnElement[str], value: str) -> ColumnElement[bool]:
-    return or_(setting.is_(None), setting == "auto", setting == value)

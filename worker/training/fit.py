@@ -143,7 +143,7 @@ def _run(
 ) -> tuple[FoldResult, Network]:
     started = time.monotonic()
     with _training_guards(task, cache, device):
-        clip_set = _clip_set(task, cache, device)
+        clip_set = device.clip_set(task, cache)
         train_rows, test_rows = (
             clip_set.everything() if task.trains_on_all else clip_set.split(task.test_clips, task.outer)
         )
@@ -261,16 +261,6 @@ def _training_guards(task: FoldTask, cache: ClipCache, device: TrainingDevice) -
             "larger device",
             field="training.batch_size",
         ) from error
-
-
-def _clip_set(task: FoldTask, cache: ClipCache, device: TrainingDevice) -> ClipSet:
-    return device.clips.get(
-        cache,
-        clahe=task.hyperparameters.clahe,
-        study_seed=task.study_seed,
-        augmentation=task.training.augmentation,
-        device=device.torch_device,
-    )
 
 
 def _provenance(

@@ -8,15 +8,17 @@ from collections.abc import Hashable
 import structlog
 import torch
 
+from services.clip_cache import ClipCache
 from services.compute_plans import choose_plan
-from services.contracts import ComputePlan, ComputeSettings, StudyPlan
+from services.contracts import ComputePlan, ComputeSettings, FoldTask, StudyPlan
 from services.errors import PlanNotSound
-from worker.training.clips import Batches, ClipStore
+from worker.training.clips import Batches, ClipSet, ClipStore
 from worker.training.device import device_name, ran_out_of_memory
 from worker.training.network import Network, NetworkSettings
 from worker.training.precision import (
     CHECKED_BATCHES,
     PLAIN,
+    Soundness,
     check_soundness,
     possible_plans,
 )
@@ -42,8 +44,10 @@ class TrainingDevice:
         self.compilations = 0
         """Networks compiled so far."""
 
+        self.checks: dict[Hashable, Soundness] = {}
+        """What the checks of plans found, by `NetworkSettings.check_key`."""
+
         self._threads = threads or torch.get_num_threads()
-        self._checked: set[Hashable] = set()
         self._network: Network | None = None
 
     def choose_plan(self, settings: ComputeSettings) -> StudyPlan:
@@ -61,6 +65,16 @@ class TrainingDevice:
                 field="compute",
             )
         return plan
+
+    def clip_set(self, task: FoldTask, cache: ClipCache) -> ClipSet:
+        """The clips that a task trains and tests on, with their copies."""
+        return self.clips.get(
+            cache,
+            clahe=task.hyperparameters.clahe,
+            study_seed=task.study_seed,
+            augmentation=task.training.augmentation,
+            device=self.torch_device,
+        )
 
     def use_threads(self, threads: int | None) -> None:
         """Train with this number of CPU threads, in the whole process; None means the worker's own number."""
@@ -88,11 +102,11 @@ class TrainingDevice:
                 field="compute",
             )
         try:
-            network, is_drawn = self._get_or_build(settings, seed)
-            if settings.compute != PLAIN and settings.check_key() not in self._checked:
+            network = self._get_or_build(settings, seed)
+            if settings.compute != PLAIN and settings.check_key() not in self.checks:
                 self._check(network, batches)
-                self._checked.add(settings.check_key())
-                is_drawn = False
+                # The check has trained it.
+                network.begin(settings, seed)
         except RuntimeError as error:
             if not (settings.compute.compiled and _compiler_failed(error)) or ran_out_of_memory(error):
                 raise
@@ -101,8 +115,6 @@ class TrainingDevice:
             # The compiler is the same in every precision.
             self.plans = tuple(plan for plan in self.plans if not plan.compiled)
             raise refused from error
-        if not is_drawn:
-            network.begin(settings, seed)
         return network
 
     def forget_network(self) -> None:
@@ -111,24 +123,25 @@ class TrainingDevice:
         if self.torch_device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _get_or_build(self, settings: NetworkSettings, seed: int) -> tuple[Network, bool]:
-        """The network for these settings, and whether its weights are those of the seed already."""
-        if self._network is None or self._network.settings.code_key() != settings.code_key():
-            # Two networks may not fit the device together.
-            self.forget_network()
-            self._network = Network(settings, seed=seed, device=self.torch_device)
-            if settings.compute.compiled:
-                self.compilations += 1
-                log.info("network_compiled", plan=str(settings.compute), compilations=self.compilations)
-            return self._network, True
-        self._network.begin(settings, seed)
-        return self._network, True
+    def _get_or_build(self, settings: NetworkSettings, seed: int) -> Network:
+        """The network for these settings with the weights of the seed."""
+        if self._network is not None and self._network.settings.code_key() == settings.code_key():
+            self._network.begin(settings, seed)
+            return self._network
+        # Two networks may not fit the device together.
+        self.forget_network()
+        self._network = Network(settings, seed=seed, device=self.torch_device)
+        if settings.compute.compiled:
+            self.compilations += 1
+            log.info("network_compiled", plan=str(settings.compute), compilations=self.compilations)
+        return self._network
 
     def _check(self, network: Network, batches: Batches) -> None:
         settings = network.settings
         started = time.perf_counter()
         checked = [batches.random(settings.batch_size, number) for number in range(CHECKED_BATCHES)]
         found = check_soundness(network.model, network, checked, settings.compute.precision)
+        self.checks[settings.check_key()] = found
         log.info(
             "plan_checked",
             precision=settings.compute.precision,

@@ -473,6 +473,6 @@ def test_the_client_knows_every_class_that_a_problem_can_name() -> None:
     named = {
         kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, FoldwiseError)
     }
-    # What a coordinator says of its own machine is no reason for a client to give up its own.
+    # The coordinator's machine says nothing about the client's, so the client gets a plain FoldwiseError.
     about_a_machine = {errors.MachineUnusable, errors.CacheUnreadable}
     assert set(connection._ERRORS) == named - {FoldwiseError} - about_a_machine

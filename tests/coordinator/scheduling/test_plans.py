@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -27,6 +28,18 @@ OLDER: dict[str, Any] = {"device": "NVIDIA H200", "threads": None, "plans": (FP3
 
 def followed(assignment: FoldAssignment) -> tuple[object, ...]:
     return assignment.compute, assignment.memory_format, assignment.threads
+
+
+def claim_at_once(harness: Harness, workers: list[dict[str, Any]]) -> list[FoldAssignment | None]:
+    """What these workers get that claim at the same moment, each in its own thread."""
+    ready = threading.Barrier(len(workers))
+
+    def claim(number: int) -> FoldAssignment | None:
+        ready.wait()
+        return harness.claim(f"w{number}", **workers[number])
+
+    with ThreadPoolExecutor(len(workers)) as threads:
+        return list(threads.map(claim, range(len(workers))))
 
 
 @pytest.mark.parametrize(
@@ -137,18 +150,7 @@ def test_a_worker_that_the_settings_exclude_takes_nothing(
 
 def test_workers_that_claim_at_once_get_one_plan(harness: Harness) -> None:
     harness.create(trials=16, workers_per_trial=1)
-    ready = threading.Barrier(8)
-    got: list[FoldAssignment | None] = []
-
-    def claim(number: int) -> None:
-        ready.wait()
-        got.append(harness.claim(f"w{number}", **{**(CPU if number % 2 else H200)}))
-
-    threads = [threading.Thread(target=claim, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    got = claim_at_once(harness, [CPU if number % 2 else H200 for number in range(8)])
     plans = {followed(each) for each in got if each is not None}
     assert len(plans) == 1
 
@@ -199,21 +201,7 @@ def test_a_plan_that_nothing_binds_cannot_change_under_a_worker(harness: Harness
                 text("UPDATE foldwise.leases SET outcome = 'released', ended_at = clock_timestamp()")
             )
             session.execute(text("UPDATE foldwise.folds SET state = 'pending'"))
-        ready = threading.Barrier(2)
-        got: list[FoldAssignment | None] = []
-
-        def claim(worker: dict[str, Any], ready: threading.Barrier, got: list[FoldAssignment | None]) -> None:
-            ready.wait()
-            got.append(harness.claim(f"w{worker['threads']}", **worker))
-
-        only_bf16 = {**H200, "plans": (BF16,)}
-        threads = [
-            threading.Thread(target=claim, args=(each, ready, got)) for each in (only_bf16, T4 | {"threads": 1})
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        got = claim_at_once(harness, [{**H200, "plans": (BF16,)}, {**T4, "threads": 1}])
         plans = {followed(each) for each in got if each is not None}
         assert len(plans) == 1
 

@@ -109,7 +109,7 @@ def _assert_equal(ours: FoldResult, theirs: FoldResult) -> None:
 
 
 def _network(device: TrainingDevice, task: FoldTask, cache: ClipCache) -> Network:
-    batches = Batches.of(task, _clip_set(device, task, cache))
+    batches = Batches.of(task, device.clip_set(task, cache))
     settings = NetworkSettings.of(task, channels=batches.channels, device=CPU)
     return device.network(settings, batches, seed=task.seed)
 
@@ -120,7 +120,7 @@ def _logits(task: FoldTask, cache: ClipCache) -> torch.Tensor:
 
 
 def _train(network: Network, task: FoldTask, cache: ClipCache, *, steps: int) -> torch.Tensor:
-    clip_set = _clip_set(TrainingDevice(CPU), task, cache)
+    clip_set = TrainingDevice(CPU).clip_set(task, cache)
     optimizer = build_optimizer(task.hyperparameters, network.model.parameters(), learning_rate=1e-3)
     torch.manual_seed(0)
     network.model.train()
@@ -137,9 +137,3 @@ def _train(network: Network, task: FoldTask, cache: ClipCache, *, steps: int) ->
     network.model.eval()
     with torch.no_grad():
         return network(clips)
-
-
-def _clip_set(device: TrainingDevice, task: FoldTask, cache: ClipCache) -> Any:
-    return device.clips.get(
-        cache, clahe=False, study_seed=0, augmentation=task.training.augmentation, device=CPU
-    )
