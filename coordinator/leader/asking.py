@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import structlog
-from sqlalchemy import and_, or_, select, tuple_
+from sqlalchemy import and_, func, not_, or_, select
 from sqlalchemy.orm import Session, sessionmaker
 
 from coordinator.leader.election import Fence
 from coordinator.optimizer import Search, inherited_trials, trial_records
+from coordinator.pruning.knowledge import known_below
 from coordinator.scheduling import trials
 from coordinator.settings import CoordinatorSettings
-from coordinator.store.conditions import among
+from coordinator.store.conditions import among, is_open
 from coordinator.store.studies import lock_study, parsed_spec
 from coordinator.store.tables import StudyRow, TrialRow
 from coordinator.store.views import enqueued_parameters
@@ -53,24 +54,26 @@ class Asking:
             search = self._searches.get(study_id)
             if search is None:
                 search = self._searches[study_id] = Search(spec, inherited_trials(session, study_id))
-            known = list(search.under_way.items())
-            moved = and_(
-                among(TrialRow.number, search.under_way),
-                tuple_(TrialRow.number, TrialRow.state).not_in(known),
-            )
+            of_study = TrialRow.study_id == study_id
+            number = session.scalar(select(func.count()).where(of_study)) or 0
+            of_state = select(func.count()).where(of_study, TrialRow.state == TrialState.READY)
+            ready = session.scalar(of_state) or 0
+            below = known_below(spec, number)
+            known = [other for other in search.under_way if below is None or other < below]
+            ended = and_(among(TrialRow.number, known), not_(is_open()))
             news = session.scalars(
                 select(TrialRow)
-                .where(TrialRow.study_id == study_id, or_(TrialRow.number >= search.n_observed, moved))
+                .where(of_study, or_(TrialRow.number >= search.n_observed, ended))
                 .order_by(TrialRow.number)
             ).all()
-            # The sampler sees the parameters of a trial under way; its curve is read once it has ended.
-            ended = [trial for trial in news if TrialState(trial.state).over]
-            records = trial_records(session, study, news, curves_of=ended)
+            over = {t.number for t in news if TrialState(t.state).over and (below is None or t.number < below)}
+            records = trial_records(session, study, news, over=over)
         # The database ends a session that waits inside a transaction for a sampler with a long history.
         search.observe(records)
-        ready = sum(state == TrialState.READY for state in search.under_way.values())
-        number = search.n_observed
         if ready >= self._settings.ask_ahead or number >= spec.trials:
+            return False
+        if below is not None and any(other < below for other in search.under_way):
+            # What the trial must know is not known yet.
             return False
         with self._sessions() as session:
             enqueued = enqueued_parameters(session, study_id)

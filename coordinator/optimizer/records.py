@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,16 +40,25 @@ def trial_records(
     study: StudyRow,
     trials: Sequence[TrialRow],
     *,
-    curves_of: Sequence[TrialRow] | None = None,
+    over: Collection[int] | None = None,
 ) -> list[TrialRecord]:
-    """Trials of a study with their attributes; with the curves of all, or only of `curves_of`."""
-    counts = fold_counts(session, [trial.id for trial in (trials if curves_of is None else curves_of)])
-    return [
-        trial_record(
+    """Trials of a study with their curves and attributes; all but those of the numbers `over` as running ones.
+
+    Of a running one there are only the parameters then. Without `over`, trials are as they are.
+    """
+    shown = [trial for trial in trials if over is None or trial.number in over]
+    counts = fold_counts(session, [trial.id for trial in shown])
+    records = {
+        trial.number: trial_record(
             trial,
-            curve=running_accuracy(finished_prefix(counts.get(trial.id, []), order_of(session, study, trial))),
+            curve=running_accuracy(finished_prefix(counts[trial.id], order_of(session, study, trial))),
             attributes={"foldwise": trial.pruned or trial.end_reason} if trial.end_reason else {},
         )
+        for trial in shown
+    }
+    return [
+        records.get(trial.number)
+        or TrialRecord(number=trial.number, state=TrialState.RUNNING, parameters=trial.parameters, value=None)
         for trial in trials
     ]
 

@@ -12,7 +12,7 @@ from optuna.trial import TrialState as OptunaState
 
 from coordinator.optimizer.records import TrialRecord
 from coordinator.optimizer.translation import OPTUNA_STATES, distributions, frozen_trial
-from services.contracts import GridSampler, RandomSampler, StudySpec, TpeSampler, TrialState
+from services.contracts import GridSampler, RandomSampler, StudySpec, TpeSampler
 from services.grid import configuration, grid_axes, grid_size, shuffled
 from services.search_space import ParameterValue, Range
 from services.seeds import derive_seed
@@ -57,8 +57,8 @@ class Search:
     def __init__(self, spec: StudySpec, inherited: Sequence[TrialRecord] = ()) -> None:
         self.n_observed = 0
         """Number of the study's trials that it has observed."""
-        self.under_way: dict[int, TrialState] = {}
-        """State of each observed trial that had not ended, by number. The other trials do not change."""
+        self.under_way: set[int] = set()
+        """Numbers of the observed trials that had not ended. The other trials do not change."""
         self._spec = spec
         self._distributions = distributions(spec.space)
         self._storage = optuna.storages.InMemoryStorage()
@@ -81,7 +81,7 @@ class Search:
                 self._ids[record.number] = self._add(frozen)
                 self.n_observed += 1
                 if not over:
-                    self.under_way[record.number] = record.state
+                    self.under_way.add(record.number)
 
     def suggest(
         self, number: int, enqueued: Mapping[int, Mapping[str, ParameterValue]] | None = None
@@ -103,9 +103,8 @@ class Search:
 
     def _update(self, record: TrialRecord) -> None:
         if not record.state.over:
-            self.under_way[record.number] = record.state
             return
-        del self.under_way[record.number]
+        self.under_way.remove(record.number)
         trial_id = self._ids[record.number]
         if record.curve:
             self._storage.set_trial_intermediate_value(trial_id, len(record.curve), record.curve[-1])

@@ -7,7 +7,7 @@ the study; so only those are read that completed since the last time.
 from __future__ import annotations
 
 from array import array
-from bisect import insort
+from bisect import bisect, bisect_left
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 from coordinator.pruning.fold_order import order_of
 from coordinator.store.memory import StudyMemory
 from coordinator.store.tables import ResultRow, StudyRow, TrialRow
-from services.pruning.rule import MedianTrial
+from services.pruning.rule import ComparedTrial
 
 STUDIES_KEPT = 32
 """Studies per database kept in memory; a thousand complete trials of 118 folds take about 2 MB."""
@@ -46,19 +46,35 @@ _PAGE = (
 )
 
 
-def accuracies_at_step(session: Session, study: StudyRow, trial: TrialRow, step: int) -> Sequence[float]:
-    """Running accuracies after `step` folds of the complete trials with the trial's order, the lowest first."""
-    with _as_seen_by(session, study) as kept:
-        return kept.of_order[trial.learnt_order].at_step(step)
+class ComparedTrials:
+    """The complete trials with which rules compare a trial: of its order of folds, and known to it."""
 
+    def __init__(self, session: Session, study: StudyRow, trial: TrialRow, known_below: int | None) -> None:
+        """See `FoldTable`.
 
-def middle_trial(session: Session, study: StudyRow, trial: TrialRow) -> MedianTrial | None:
-    """The median by accuracy of the complete trials with this trial's fold order; None if there are none.
+        Args:
+            session: the caller's open transaction.
+            study: of the trial.
+            trial: the trial that is judged.
+            known_below: the lowest number whose trial is not known to it; None if all complete ones are.
+        """
+        self._session, self._study = session, study
+        self._learnt_order, self._known_below = trial.learnt_order, known_below
 
-    With an even number of trials it is the lower of the two in the middle; ties go to the earlier trial.
-    """
-    with _as_seen_by(session, study) as kept:
-        return kept.of_order[trial.learnt_order].middle()
+    def at_step(self, step: int) -> Sequence[float]:
+        """Running accuracies after `step` folds, by number of the trial."""
+        with _as_seen_by(self._session, self._study) as kept:
+            return kept.of_order[self._learnt_order].at_step(step, self._known_below)
+
+    def middle(self) -> ComparedTrial | None:
+        """See `FoldTable.median_trial`."""
+        with _as_seen_by(self._session, self._study) as kept:
+            return kept.of_order[self._learnt_order].middle(self._known_below)
+
+    def best(self) -> ComparedTrial | None:
+        """See `FoldTable.best_trial`."""
+        with _as_seen_by(self._session, self._study) as kept:
+            return kept.of_order[self._learnt_order].best(self._known_below)
 
 
 def next_completed(session: Session, study_id: int) -> int:
@@ -98,27 +114,31 @@ class _CompleteTrials:
 
 
 class _TrialsOfOrder:
-    """Complete trials that ran their folds in the same order."""
+    """Complete trials that ran their folds in the same order, by number."""
 
     def __init__(self) -> None:
+        self._numbers: list[int] = []
+        self._values = array("d")
         self._at_step: list[array[float]] = []
-        self._by_value: list[tuple[float, int]] = []
-        self._correct: dict[int, array[int]] = {}
+        self._correct: list[array[int]] = []
         self._clips: Sequence[int] = ()
 
-    def at_step(self, step: int) -> Sequence[float]:
+    def at_step(self, step: int, known_below: int | None) -> Sequence[float]:
         # A copy, because other threads may add to it.
-        return self._at_step[step - 1][:] if self._at_step else ()
+        return self._at_step[step - 1][: self._known(known_below)] if self._at_step else ()
 
-    def middle(self) -> MedianTrial | None:
-        if not self._by_value:
+    def middle(self, known_below: int | None) -> ComparedTrial | None:
+        known = self._known(known_below)
+        if not known:
             return None
-        _, number = self._by_value[(len(self._by_value) - 1) // 2]
-        return MedianTrial(
-            number=number,
-            complete_trials=len(self._by_value),
-            folds=list(zip(self._correct[number], self._clips, strict=True)),
-        )
+        by_value = sorted(range(known), key=self._values.__getitem__)
+        return self._compared(by_value[(known - 1) // 2], known)
+
+    def best(self, known_below: int | None) -> ComparedTrial | None:
+        known = self._known(known_below)
+        if not known:
+            return None
+        return self._compared(max(range(known), key=self._values.__getitem__), known)
 
     def add(self, number: int, correct: Sequence[int], clips: Sequence[int]) -> None:
         curve = (np.cumsum(correct) / np.cumsum(clips)).tolist()
@@ -126,10 +146,23 @@ class _TrialsOfOrder:
             self._at_step = [array("d") for _ in clips]
             # All trials test the same clips.
             self._clips = tuple(clips)
+        # Trials complete nearly in order of their numbers, so that little has to move.
+        place = bisect(self._numbers, number)
+        self._numbers.insert(place, number)
+        self._values.insert(place, curve[-1])
+        self._correct.insert(place, array("i", correct))
         for step, accuracy in zip(self._at_step, curve, strict=True):
-            insort(step, accuracy)
-        insort(self._by_value, (curve[-1], number))
-        self._correct[number] = array("i", correct)
+            step.insert(place, accuracy)
+
+    def _known(self, known_below: int | None) -> int:
+        return len(self._numbers) if known_below is None else bisect_left(self._numbers, known_below)
+
+    def _compared(self, place: int, known: int) -> ComparedTrial:
+        return ComparedTrial(
+            number=self._numbers[place],
+            complete_trials=known,
+            folds=list(zip(self._correct[place], self._clips, strict=True)),
+        )
 
 
 def _read_up_to(newest: int, session: Session, study: StudyRow, kept: _CompleteTrials) -> None:

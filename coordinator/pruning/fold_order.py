@@ -1,7 +1,7 @@
 """The order in which a trial runs its folds: by index, or the hardest first once a study has learnt it.
 
-The order is learnt once and frozen in the study's row. A trial takes the study's order with its first fold and
-keeps it, so trials of both orders can run at the same time.
+The order is learnt once and frozen in the study's row. A trial takes the study's order with its first fold, or
+when it is added if the study has a feedback delay. It keeps it, so trials of both orders can run together.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from fractions import Fraction
 from typing import cast
 
 import structlog
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
+from coordinator.pruning.knowledge import known_below
 from coordinator.store.folds import fold_counts
-from coordinator.store.studies import lock_study
 from coordinator.store.tables import StudyRow, TrialRow
 from services.contracts import StudySpec, TrialState
 
@@ -25,26 +25,44 @@ LEARNT_FROM = 5
 """Complete trials from which an order is learnt."""
 
 
-def still_learning(study: StudyRow, spec: StudySpec) -> bool:
-    """Whether no rule may prune yet, because the study learns its order from trials that run all folds.
+def is_spared(study: StudyRow, spec: StudySpec, trial: TrialRow) -> bool:
+    """Whether no rule may prune a trial, because the study learns its order from trials that run all folds.
 
     A rule such as `bound` may let no trial complete for a long time; the study would then not learn the order
-    with which that rule saves most.
+    with which that rule saves most. With a feedback delay the first trials by number are spared; without one,
+    all are until the order is learnt.
     """
-    return spec.fold_order == "hardest_first" and study.fold_order is None
+    if spec.fold_order == "fixed":
+        return False
+    return study.fold_order is None if spec.feedback_delay is None else trial.number < LEARNT_FROM
 
 
-def learn(session: Session, study_id: int) -> None:
-    """Freeze a study's order if it has none yet and enough trials are complete. Locks the study's row."""
-    study = lock_study(session, study_id)
+def uses_learnt_order(session: Session, study: StudyRow, spec: StudySpec, number: int) -> bool:
+    """Whether the trial of this number, which is being added, runs its folds in the order that is learnt.
+
+    With a feedback delay it does if the trials from which the order is learnt are known to it; the first such
+    trial has the order learnt. Without one, the trial takes its order with its first fold.
+
+    The transaction holds the lock of the study.
+    """
+    below = known_below(spec, number)
+    if spec.fold_order == "fixed" or below is None:
+        return False
+    if study.fold_order is None:
+        known = _learnt_from(session, study.id, TrialRow.number < below)
+        if len(known) == LEARNT_FROM:
+            learn(session, study)
+    return study.fold_order is not None
+
+
+def learn(session: Session, study: StudyRow) -> None:
+    """Freeze a study's order if it has none yet and enough trials are complete.
+
+    The transaction holds the lock of the study.
+    """
     if study.fold_order is not None:
         return
-    complete = session.scalars(
-        select(TrialRow.id)
-        .where(TrialRow.study_id == study_id, TrialRow.state == TrialState.COMPLETE)
-        .order_by(TrialRow.number)
-        .limit(LEARNT_FROM)
-    ).all()
+    complete = _learnt_from(session, study.id)
     if len(complete) < LEARNT_FROM:
         return
     counts = fold_counts(session, complete)
@@ -75,3 +93,11 @@ def order_of(session: Session, study: StudyRow, trial: TrialRow) -> Sequence[int
         # The study was read before it learnt its order, the trial after.
         session.refresh(study, ["fold_order"])
     return cast("Sequence[int]", study.fold_order)
+
+
+def _learnt_from(session: Session, study_id: int, *among: ColumnElement[bool]) -> Sequence[int]:
+    """Ids of the complete trials of lowest number."""
+    complete = select(TrialRow.id).where(
+        TrialRow.study_id == study_id, TrialRow.state == TrialState.COMPLETE, *among
+    )
+    return session.scalars(complete.order_by(TrialRow.number).limit(LEARNT_FROM)).all()

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from sqlalchemy.orm import Session
 
-from coordinator.pruning.complete_trials import accuracies_at_step, middle_trial
-from coordinator.store.folds import confusion_counts
-from coordinator.store.studies import study_split
+from coordinator.pruning.complete_trials import ComparedTrials
+from coordinator.pruning.fold_order import order_of
+from coordinator.pruning.knowledge import known_below
+from coordinator.store.folds import confusions_of
+from coordinator.store.studies import parsed_spec, study_split
 from coordinator.store.tables import ResultRow, StudyRow, TrialRow
 from services.pruning.rule import FoldTable
 from services.scores import Counts
@@ -17,17 +19,21 @@ from services.scores import Counts
 
 def fold_table(session: Session, study: StudyRow, trial: TrialRow, row: ResultRow) -> FoldTable:
     """The folds of a study, for judging `trial` with the result `row`, which is not stored yet."""
+    compared = ComparedTrials(session, study, trial, known_below(parsed_spec(study), trial.number))
     return FoldTable(
-        complete_at_step=lambda step: accuracies_at_step(session, study, trial, step),
-        median_trial=lambda: middle_trial(session, study, trial),
-        confusion=lambda: _confusion(session, study, trial, row),
+        complete_at_step=compared.at_step,
+        median_trial=compared.middle,
+        best_trial=compared.best,
+        confusion=lambda length: _confusion(session, study, trial, row, length),
     )
 
 
 def _confusion(
-    session: Session, study: StudyRow, trial: TrialRow, row: ResultRow
+    session: Session, study: StudyRow, trial: TrialRow, row: ResultRow, length: int
 ) -> tuple[Counts, Sequence[int]]:
-    counts = confusion_counts(session, study, trial) + np.asarray(row.confusion, dtype=np.int64)
+    first = order_of(session, study, trial)[:length]
+    of_fold = confusions_of(session, trial) | {row.fold: row.confusion}
+    counts = np.asarray([of_fold[fold] for fold in first], dtype=np.int64).sum(axis=0)
     remaining = [-int(done) for done in counts.sum(axis=1)]
     for split in study_split(session, study):
         for label in split.labels:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import insort
-from collections import defaultdict
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from coordinator.pruning.fold_order import LEARNT_FROM, hardest_first
-from coordinator.pruning.rules import decide
+from coordinator.pruning.knowledge import known_below
+from coordinator.pruning.rules import first_decision, folds_judged
 from services.contracts import PruneDecision, StudySpec
 from services.errors import InvalidInput
-from services.pruning.rule import FoldTable, MedianTrial, TrialProgress, running_accuracy
+from services.pruning.rule import ComparedTrial, FoldTable, running_accuracy
 
 Folds = Sequence[tuple[int, int]]
 """(correct, clips) of every fold of a trial, by index."""
@@ -76,6 +76,8 @@ def simulated_trials(
 def replay(spec: StudySpec, trials: Sequence[Folds]) -> Replay:
     """Run trials one after the other and apply the rules after each fold, as with one worker.
 
+    With a feedback delay, any number of workers gives the same.
+
     Args:
         spec: gives the rules, the protocol and the fold order.
         trials: in the order in which they run.
@@ -83,49 +85,36 @@ def replay(spec: StudySpec, trials: Sequence[Folds]) -> Replay:
     Raises:
         InvalidInput: a rule needs UAR or UF1, which do not follow from correct clips.
     """
-    by_index = _Complete(range(len(trials[0])))
-    learnt: _Complete | None = None
+    complete = {False: _Complete(range(len(trials[0])))}
+    clips_total = sum(clips for _, clips in trials[0])
     ran, pruned, errors = [], {}, []
     for number, folds in enumerate(trials):
-        complete = learnt or by_index
-        judged = spec.fold_order == "fixed" or learnt is not None
-        along = [folds[index] for index in complete.order]
-        done, decision = _run(spec, along, complete) if judged else (len(along), None)
+        below = known_below(spec, number)
+        by_index = complete[False]
+        if spec.fold_order == "hardest_first" and True not in complete:
+            first = [folds for other, folds in by_index.trials.items() if below is None or other < below]
+            if len(first) >= LEARNT_FROM:
+                complete[True] = _Complete(hardest_first(first[:LEARNT_FROM]))
+        learnt = True in complete
+        compared = complete[learnt]
+        spared = not learnt if spec.feedback_delay is None else number < LEARNT_FROM
+        along = [folds[index] for index in compared.order]
+        decision = None
+        if spec.fold_order == "fixed" or not spared:
+            decision = first_decision(spec, compared.order, along, clips_total, compared.table(below))
+        done = len(along) if decision is None else len(folds_judged(compared.order, decision))
         ran.append(done)
         errors.append(sum(clips - correct for correct, clips in along[:done]))
-        if decision is not None:
+        if decision is None:
+            compared.add(number, along)
+        else:
             pruned[number] = decision
-            continue
-        complete.add(number, along)
-        if not judged and len(complete.trials) == LEARNT_FROM:
-            learnt = _Complete(hardest_first([complete.trials[n] for n in sorted(complete.trials)]))
     return Replay(folds=ran, pruned=pruned, named=_named(trials, pruned, errors))
 
 
 def accuracy_of(folds: Folds) -> float:
     """Pooled accuracy of a trial that ran all these folds."""
     return sum(correct for correct, _ in folds) / sum(clips for _, clips in folds)
-
-
-def _run(spec: StudySpec, folds: Folds, complete: _Complete) -> tuple[int, PruneDecision | None]:
-    clips_total = sum(clips for _, clips in folds)
-    correct = clips_done = 0
-    table = complete.table()
-    for done in range(1, len(folds)):
-        correct += folds[done - 1][0]
-        clips_done += folds[done - 1][1]
-        progress = TrialProgress(
-            fold=complete.order[done - 1],
-            order=complete.order,
-            prefix=folds[:done],
-            correct=correct,
-            clips_done=clips_done,
-            clips_total=clips_total,
-        )
-        decision = decide(spec, progress, table)
-        if decision is not None:
-            return done, decision
-    return len(folds), None
 
 
 def _named(trials: Sequence[Folds], pruned: dict[int, PruneDecision], errors: Sequence[int]) -> int:
@@ -137,34 +126,42 @@ def _named(trials: Sequence[Folds], pruned: dict[int, PruneDecision], errors: Se
 
 @dataclass
 class _Complete:
-    """The complete trials of one order of folds."""
+    """The complete trials of one order of folds, by number."""
 
     order: Sequence[int]
     trials: dict[int, Folds] = field(default_factory=dict)
-    _at_step: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
-    _by_value: list[tuple[float, int]] = field(default_factory=list)
+    _curves: list[Sequence[float]] = field(default_factory=list)
 
     def add(self, number: int, folds: Folds) -> None:
         self.trials[number] = folds
-        for step, accuracy in enumerate(running_accuracy(folds), start=1):
-            self._at_step[step].append(accuracy)
-        insort(self._by_value, (accuracy_of(folds), number))
+        self._curves.append(running_accuracy(folds))
 
-    def table(self) -> FoldTable:
+    def table(self, known_below: int | None) -> FoldTable:
+        numbers = list(self.trials)
+        known = len(numbers) if known_below is None else bisect_left(numbers, known_below)
+
+        def value(place: int) -> float:
+            return self._curves[place][-1]
+
+        def compared(place: int) -> ComparedTrial:
+            number = numbers[place]
+            return ComparedTrial(number=number, complete_trials=known, folds=self.trials[number])
+
+        def median_trial() -> ComparedTrial | None:
+            return compared(sorted(range(known), key=value)[(known - 1) // 2]) if known else None
+
+        def best_trial() -> ComparedTrial | None:
+            return compared(max(range(known), key=value)) if known else None
+
         return FoldTable(
-            complete_at_step=self._at_step.__getitem__,
-            median_trial=self._median_trial,
+            complete_at_step=lambda step: [curve[step - 1] for curve in self._curves[:known]],
+            median_trial=median_trial,
+            best_trial=best_trial,
             confusion=_no_confusion,
         )
 
-    def _median_trial(self) -> MedianTrial | None:
-        if not self._by_value:
-            return None
-        _, number = self._by_value[(len(self._by_value) - 1) // 2]
-        return MedianTrial(number=number, complete_trials=len(self._by_value), folds=self.trials[number])
 
-
-def _no_confusion() -> Any:
+def _no_confusion(_length: int) -> Any:
     raise InvalidInput(
         "a bound on uar or uf1 needs confusion counts, and only correct clips are known", field="pruning"
     )

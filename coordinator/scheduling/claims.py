@@ -10,16 +10,19 @@ from sqlalchemy import (
     JSON,
     ColumnElement,
     Select,
+    and_,
     case,
     delete,
     exists,
     func,
+    not_,
+    or_,
     select,
     true,
     type_coerce,
 )
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from coordinator.scheduling.counting import NextFold, next_to_run
 from coordinator.scheduling.leases import PENDING, end_leases, lock_trial
@@ -75,9 +78,9 @@ def claim(
     """Lease a pending fold to a worker, or None when there is nothing to do now.
 
     Studies with the highest priority come first. Among studies of equal priority, running trials without a
-    worker come first, then ready trials, then running trials of which other workers hold folds. The same `key`
-    gets the same lease. A worker runs one fold at a time: a claim with a new key releases the fold that the
-    worker held.
+    worker come first, then ready trials, then running trials of which other workers hold folds. Without any,
+    the worker may help where a feedback delay lets no trial start. The same `key` gets the same lease. A worker
+    runs one fold at a time: a claim with a new key releases the fold that the worker held.
 
     Args:
         session: the caller's open transaction.
@@ -131,6 +134,7 @@ def grant_any(
 ) -> FoldAssignment | None:
     """Grant the pending fold that comes first for this request, or None when there is none."""
     live = _live_leases().scalar_subquery()
+    has_room = live < _workers_per_trial()
     pending = exists().where(FoldRow.trial_id == TrialRow.id, FoldRow.state == PENDING)
     wanted = (
         select(TrialRow)
@@ -141,13 +145,14 @@ def grant_any(
             can_serve(able),
             _can_keep_models(request.keeps_models),
             is_open(),
-            live < _workers_per_trial(),
+            or_(has_room, _no_trial_can_start()),
             pending,
         )
-        # A running trial without a worker, then a new one, then one that further workers can help with.
+        # A running trial without a worker, then a new one, then one that further workers can help with, then
+        # one that they help because no trial can start.
         .order_by(
             StudyRow.priority.desc(),
-            case((live > 0, 2), (TrialRow.state == TrialState.READY, 1), else_=0),
+            case((not_(has_room), 3), (live > 0, 2), (TrialRow.state == TrialState.READY, 1), else_=0),
             StudyRow.id,
             TrialRow.number,
         )
@@ -161,7 +166,7 @@ def grant_any(
         study = session.get_one(StudyRow, trial.study_id)
         spec = parsed_spec(study)
         # The query's snapshot may be older than the lock it took: look again at what others committed.
-        if not _has_room(session, trial, spec):
+        if not _can_take(session, trial, spec):
             continue
         if not agree_on_plan(session, study, spec, able):
             # It has locked the study, and one transaction must not lock two.
@@ -304,8 +309,28 @@ def _can_keep_models(keeps_models: bool) -> ColumnElement[bool]:
     return true() if keeps_models else kind != AllClips().kind
 
 
-def _has_room(session: Session, trial: TrialRow, spec: StudySpec) -> bool:
+def _no_trial_can_start() -> ColumnElement[bool]:
+    """Whether the study in the surrounding query lets workers help because its delay lets no trial start.
+
+    The next trial then waits for the end of the open trial of lowest number.
+    """
+    spec, others = type_coerce(StudyRow.spec, JSON), aliased(TrialRow)
+    of_study = others.study_id == StudyRow.id
+    is_open = others.state.in_([TrialState.READY.value, TrialState.RUNNING.value])
+    following = select(func.max(others.number) + 1).where(of_study).correlate(StudyRow).scalar_subquery()
+    lowest = select(func.min(others.number)).where(of_study, is_open).correlate(StudyRow).scalar_subquery()
+    return and_(
+        func.coalesce(spec["help_blocking"].as_boolean(), true()),
+        following < spec["trials"].as_integer(),
+        lowest < following - spec["feedback_delay"].as_integer(),
+    )
+
+
+def _can_take(session: Session, trial: TrialRow, spec: StudySpec) -> bool:
     if TrialState(trial.state).over:
         return False
     held = session.scalar(_live_leases().where(LeaseRow.trial_id == trial.id).correlate(None))
-    return (held or 0) < spec.workers_per_trial
+    if (held or 0) < spec.workers_per_trial:
+        return True
+    waits = select(StudyRow.id).where(StudyRow.id == trial.study_id, _no_trial_can_start())
+    return session.scalar(waits) is not None

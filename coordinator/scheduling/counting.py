@@ -14,13 +14,14 @@ from sqlalchemy import (
     bindparam,
     func,
     select,
+    update,
 )
 from sqlalchemy.orm import Session
 
 from coordinator.pruning import fold_order
 from coordinator.pruning.complete_trials import next_completed
 from coordinator.pruning.fold_table import fold_table
-from coordinator.pruning.rules import decide
+from coordinator.pruning.rules import first_decision, folds_judged
 from coordinator.scheduling.leases import PENDING, HeldLease
 from coordinator.scheduling.results import reused_result
 from coordinator.scheduling.trials import end_trial
@@ -38,7 +39,6 @@ from services.contracts import (
     TrialState,
     Verdict,
 )
-from services.pruning.rule import TrialProgress
 
 log = structlog.get_logger()
 _NEXT_FOLD = (
@@ -93,7 +93,7 @@ def next_to_run(
         A pair: the fold to run next, or None when the trial has ended or other workers hold the remaining
         folds; the verdict on the last fold counted, or None if none was counted.
     """
-    if trial.state == TrialState.READY:
+    if trial.state == TrialState.READY and spec.feedback_delay is None:
         trial.learnt_order = study.fold_order is not None
     verdict = None
     while (following := _next_fold(session, study, spec, trial)) is not None:
@@ -139,21 +139,23 @@ def judge(
     """
     done = [*before, FoldCount(fold=row.fold, correct=row.correct, clips=row.clips)]
     order = fold_order.order_of(session, study, trial)
-    progress = TrialProgress(
-        fold=row.fold,
-        order=order,
-        prefix=finished_prefix(done, order),
-        correct=sum(count.correct for count in done),
-        clips_done=sum(count.clips for count in done),
-        clips_total=study.clips,
-    )
-    complete = progress.clips_done == progress.clips_total
+    prefix = finished_prefix(done, order)
     pruned = None
-    if not complete and not fold_order.still_learning(study, spec):
-        pruned = decide(spec, progress, fold_table(session, study, trial, row))
+    if not fold_order.is_spared(study, spec, trial):
+        pruned = first_decision(
+            spec,
+            order,
+            prefix,
+            study.clips,
+            fold_table(session, study, trial, row),
+            judged=len(finished_prefix(before, order)),
+        )
+    judged = order if pruned is None else folds_judged(order, pruned)
+    counted = [count for count in done if count.fold in judged]
+    complete = pruned is None and len(prefix) == len(order)
     return Verdict(
         decision="complete" if complete else "pruned" if pruned else "continue",
-        trial_accuracy=progress.correct / progress.clips_done,
+        trial_accuracy=sum(count.correct for count in counted) / sum(count.clips for count in counted),
         pruned=pruned,
     )
 
@@ -181,10 +183,14 @@ def record_result(
         lock_study(session, study.id)
         trial.value, trial.completed = verdict.trial_accuracy, next_completed(session, study.id)
         end_trial(session, trial, TrialState.COMPLETE, None)
-        if parsed_spec(study).fold_order == "hardest_first":
-            fold_order.learn(session, study.id)
+        spec = parsed_spec(study)
+        if spec.fold_order == "hardest_first" and spec.feedback_delay is None:
+            fold_order.learn(session, study)
     elif verdict.pruned is not None:
         trial.pruned = verdict.pruned.model_dump(mode="json")
+        judged = folds_judged(fold_order.order_of(session, study, trial), verdict.pruned)
+        beyond = update(ResultRow).where(ResultRow.trial_id == trial.id, ResultRow.fold.not_in(judged))
+        session.execute(beyond.values(beyond_verdict=True))
         reason = f"rule {verdict.pruned.rule} after fold {verdict.pruned.fold}"
         end_trial(session, trial, TrialState.PRUNED, reason)
     log.info(

@@ -14,8 +14,10 @@ from sqlalchemy.orm import Session
 
 from coordinator.scheduling.leases import LeaseKey, Outcome, authorise, check_current, end_lease, lock_trial
 from coordinator.scheduling.trials import fail_trial
+from coordinator.store.studies import parsed_spec
 from coordinator.store.tables import (
     LeaseRow,
+    StudyRow,
     TrialRow,
 )
 from services.contracts import (
@@ -23,9 +25,6 @@ from services.contracts import (
 )
 
 log = structlog.get_logger()
-
-MAX_EXPIRED_LEASES = 3
-"""Expired leases after which a fold fails; we assume that it crashes its worker."""
 
 MAX_TRIAL_FAILURES = 2
 """Reports of kind `trial` after which a trial fails; a single one may come from a broken worker."""
@@ -69,8 +68,9 @@ def expired_leases(session: Session) -> Sequence[tuple[str, int]]:
 def expire(session: Session, lease_id: str) -> None:
     """End a lease if it is still past its expiry time.
 
-    The fold is pending again, unless `MAX_EXPIRED_LEASES` of its leases have expired: then the fold and its
-    trial fail. Use one transaction for each lease, so that no two trials are locked together.
+    The fold is pending again, unless `max_expired_leases` of its leases have expired: we assume that it crashes
+    its workers, and it fails with its trial. Use one transaction for each lease, so that no two trials are
+    locked together.
     """
     lease = session.get_one(LeaseRow, lease_id)
     trial = lock_trial(session, lease.trial_id)
@@ -82,8 +82,9 @@ def expire(session: Session, lease_id: str) -> None:
     session.refresh(lease)
     end_lease(session, lease, "lapsed")
     log.warning("lease_lapsed", trial=trial.number, fold=lease.fold, term=lease.term, worker=lease.worker_id)
-    if _count_outcomes(session, trial.id, lease.fold, "lapsed") >= MAX_EXPIRED_LEASES:
-        reason = f"{MAX_EXPIRED_LEASES} leases of fold {lease.fold} expired"
+    allowed = parsed_spec(session.get_one(StudyRow, trial.study_id)).max_expired_leases
+    if _count_outcomes(session, trial.id, lease.fold, "lapsed") >= allowed:
+        reason = f"{allowed} leases of fold {lease.fold} expired"
         fail_trial(session, trial, lease.fold, reason)
 
 

@@ -18,6 +18,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from coordinator.events import publish
+from coordinator.pruning.fold_order import uses_learnt_order
 from coordinator.scheduling.leases import end_lease, lock_trial
 from coordinator.store.appends import outbox_row
 from coordinator.store.conditions import is_open, seconds
@@ -48,8 +49,9 @@ def add_trial(session: Session, study: StudyRow, parameters: dict[str, Any], num
     study = lock_study(session, study.id)
     if study.state != StudyState.RUNNING:
         return None
+    spec = parsed_spec(study)
     count = session.scalar(select(func.count()).select_from(TrialRow).where(TrialRow.study_id == study.id))
-    if count != number or number >= parsed_spec(study).trials:
+    if count != number or number >= spec.trials:
         return None
     trial = TrialRow(
         study_id=study.id,
@@ -57,6 +59,7 @@ def add_trial(session: Session, study: StudyRow, parameters: dict[str, Any], num
         parameters=parameters,
         parameters_hash=sha256_of(parameters),
         state=TrialState.READY,
+        learnt_order=uses_learnt_order(session, study, spec, number),
     )
     session.add(trial)
     session.flush()

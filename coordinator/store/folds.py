@@ -94,20 +94,28 @@ def next_task(task: FoldTask, study: StudyRow, trial: TrialRow, split: StudyFold
 
 
 def confusion_counts(session: Session, study: StudyRow, trial: TrialRow) -> scores.Counts:
-    """Confusion counts over the finished folds of a trial."""
+    """Confusion counts over the finished folds of a trial that count."""
     size = len(study.classes)
     counts = np.zeros((size, size), dtype=np.int64)
-    for matrix in session.scalars(select(ResultRow.confusion).where(ResultRow.trial_id == trial.id)):
+    for matrix in confusions_of(session, trial).values():
         counts += np.asarray(matrix, dtype=np.int64)
     return counts
 
 
+def confusions_of(session: Session, trial: TrialRow) -> dict[int, list[list[int]]]:
+    """Confusion counts of the finished folds of a trial that count, by fold."""
+    rows = select(ResultRow.fold, ResultRow.confusion).where(
+        ResultRow.trial_id == trial.id, ~ResultRow.beyond_verdict
+    )
+    return dict(session.execute(rows).tuples().all())
+
+
 def fold_counts(session: Session, trial_ids: Sequence[int]) -> dict[int, list[FoldCount]]:
-    """Finished folds of each trial by its id, in order of the fold; an empty list for a trial without any."""
+    """Finished folds of each trial that count, by its id and in order of the fold; an empty list for none."""
     counts: dict[int, list[FoldCount]] = {trial_id: [] for trial_id in trial_ids}
     for trial_id, fold, correct, clips in session.execute(
         select(ResultRow.trial_id, ResultRow.fold, ResultRow.correct, ResultRow.clips)
-        .where(among(ResultRow.trial_id, trial_ids))
+        .where(among(ResultRow.trial_id, trial_ids), ~ResultRow.beyond_verdict)
         .order_by(ResultRow.trial_id, ResultRow.fold)
     ):
         counts[trial_id].append(FoldCount(fold=fold, correct=correct, clips=clips))

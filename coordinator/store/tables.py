@@ -14,6 +14,7 @@ from sqlalchemy import (
     JSON,
     BigInteger,
     CheckConstraint,
+    Computed,
     DateTime,
     Float,
     ForeignKey,
@@ -219,6 +220,10 @@ class ClaimRow(Base):
 class ResultRow(Base):
     """An accepted result, one per fold, which never changes.
 
+    `beyond_verdict` is set when a rule prunes the trial on fewer folds than were finished: this fold comes
+    after them in the trial's order and enters no figure of the trial. `predictions_sha256` is the hash of its
+    epochs.
+
     `reused_from` is the trial that ran the fold, where it was not run for this trial. The leases of `imported`
     results belong to another coordinator and are not stored here, because they fence nothing here.
     """
@@ -244,6 +249,12 @@ class ResultRow(Base):
     correct: Mapped[int]
     clips: Mapped[int]
     confusion: Mapped[list[Any]]
+    beyond_verdict: Mapped[bool] = mapped_column(server_default=false())
+    predictions_sha256: Mapped[str] = mapped_column(
+        # PostgreSQL computes it, so that it is always the hash of what is stored. As jsonb, equal numbers
+        # are written alike, whatever wrote them.
+        Computed("encode(sha256((payload -> 'epochs')::jsonb::text::bytea), 'hex')", persisted=True)
+    )
     verdict: Mapped[dict[str, Any]]
     received_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
 

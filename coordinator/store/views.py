@@ -115,6 +115,7 @@ def best_trials(session: Session, studies: Sequence[StudyRow]) -> dict[int, Tria
         .where(
             among(TrialRow.study_id, [study.id for study in studies if study.id not in best]),
             TrialRow.state == TrialState.PRUNED,
+            ~ResultRow.beyond_verdict,
         )
         .group_by(TrialRow.id)
     )
@@ -223,7 +224,7 @@ def fold_record(session: Session, study: StudyRow, trial: TrialRow, index: int) 
 
 
 def confusion_view(session: Session, study: StudyRow, trial: TrialRow) -> ConfusionView:
-    """Confusion counts over the finished folds of a trial, and the scores that follow from them."""
+    """Confusion counts over the finished folds of a trial that count, and the scores that follow from them."""
     counts = confusion_counts(session, study, trial)
     return ConfusionView(
         classes=tuple(study.classes),
@@ -352,7 +353,7 @@ def _trial_views(session: Session, trials: Sequence[TrialRow], folds_of: Mapping
                 func.sum(ResultRow.correct),
                 func.sum(ResultRow.clips),
             )
-            .where(among(ResultRow.trial_id, ids))
+            .where(among(ResultRow.trial_id, ids), ~ResultRow.beyond_verdict)
             .group_by(ResultRow.trial_id)
         )
     }

@@ -32,6 +32,9 @@ from services.grid import grid_axes, grid_size
 from services.pruning.median import MedianRule
 from services.search_space import ParameterValue, SearchSpace, paper_space
 
+DEFAULT_FEEDBACK_DELAY = 8
+"""Feedback delay of a study that names no number of workers."""
+
 
 class CrossValidated(Contract):
     """Result of a configuration in the folds of a study; stored with the model that is trained from it."""
@@ -96,6 +99,21 @@ class StudySpec(Contract):
         le=1000,
         description="maximum number of workers that run folds of the same trial at the same time",
     )
+    feedback_delay: int | None = Field(
+        DEFAULT_FEEDBACK_DELAY,
+        ge=0,
+        le=TRIALS_ALLOWED,
+        description="d: trial n is suggested and pruned by what the trials below n - d have shown, whatever "
+        "the workers; null: by what has ended by then. Left out: twice `workers`, or 8 without them",
+    )
+    help_blocking: bool = Field(
+        True,
+        description="whether idle workers help open trials beyond `workers_per_trial` while the feedback delay "
+        "lets no trial start",
+    )
+    max_expired_leases: int = Field(
+        3, ge=1, le=1000, description="expired leases of a fold after which it fails, and its trial with it"
+    )
     enqueue: Annotated[tuple[dict[str, ParameterValue], ...], FailFast()] = Field(
         (), description="configurations to run first, in this order, before the sampler suggests any"
     )
@@ -123,6 +141,16 @@ class StudySpec(Contract):
         description="number of worker pods in Kubernetes; null: the chart's number",
     )
     start: bool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_a_feedback_delay(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or "feedback_delay" in given:
+            return given
+        workers = given.get("workers")
+        # A wrong number of workers is reported by its own field.
+        known = workers if isinstance(workers, int) and 0 < workers <= WORKERS_ALLOWED else None
+        return {**given, "feedback_delay": 2 * known if known else DEFAULT_FEEDBACK_DELAY}
 
     @model_validator(mode="after")
     def _grid_is_large_enough(self) -> StudySpec:

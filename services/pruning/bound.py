@@ -33,7 +33,7 @@ class BoundRule(Rule):
         # Brings numpy, which every command would load with the contracts.
         from services.scores import best_reachable
 
-        reachable = best_reachable(*table.confusion(), self.metric)
+        reachable = best_reachable(*table.confusion(len(progress.prefix)), self.metric)
         # As in needed_correct, the decimal that was written counts.
         if reachable >= Fraction(repr(self.threshold)):
             return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from operator import truediv
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, assert_never
@@ -53,37 +54,40 @@ class PruneDecision(Contract):
 
 @dataclass(frozen=True, kw_only=True)
 class TrialProgress:
-    """The finished folds of a trial."""
-
-    fold: int
-    """Index of the fold that was just accepted."""
+    """The first folds of a trial in its order, all finished; later folds enter no decision."""
 
     order: Sequence[int]
     """Indices of the folds as the trial runs them."""
 
     prefix: Sequence[tuple[int, int]]
-    """(correct, clips) of each fold of the finished prefix of the order."""
-
-    correct: int
-    """Correct clips over all finished folds, in the prefix or not."""
-
-    clips_done: int
-    """Test clips of all finished folds."""
+    """(correct, clips) of each of the first folds of the order; at least one."""
 
     clips_total: int
     """Test clips of all folds of the trial."""
 
+    @property
+    def fold(self) -> int:
+        """Index of the last fold of the prefix."""
+        return self.order[len(self.prefix) - 1]
+
+    @cached_property
+    def correct(self) -> int:
+        """Correct clips over the prefix."""
+        return sum(correct for correct, _ in self.prefix)
+
+    @cached_property
+    def clips_done(self) -> int:
+        """Test clips of the prefix."""
+        return sum(clips for _, clips in self.prefix)
+
 
 @dataclass(frozen=True, kw_only=True)
-class MedianTrial:
-    """The median of the complete trials by accuracy.
-
-    With an even number of trials it is the lower of the two in the middle; ties go to the earlier trial.
-    """
+class ComparedTrial:
+    """A complete trial with which the judged one is compared."""
 
     number: int
     complete_trials: int
-    """Number of trials of which it is the middle."""
+    """Number of complete trials from which it was chosen."""
 
     folds: Sequence[tuple[int, int]]
     """(correct, clips) of its folds in its order."""
@@ -93,18 +97,25 @@ class MedianTrial:
 class FoldTable:
     """Data about a study's folds for rules; each function is called only if a rule needs it.
 
-    Complete trials are those that ran their folds in the same order as the trial that is judged: after n folds
-    of another order, other clips are tested.
+    Complete trials are those that the judged trial is compared with: they ran their folds in the same order,
+    because after n folds of another order, other clips are tested; and where the study has a feedback delay,
+    their numbers are far enough below the trial's.
     """
 
     complete_at_step: Callable[[int], Sequence[float]]
     """Running accuracies of the complete trials after this number of folds."""
 
-    median_trial: Callable[[], MedianTrial | None]
-    """None if no trial is complete."""
+    median_trial: Callable[[], ComparedTrial | None]
+    """The median of the complete trials by accuracy; None without any.
 
-    confusion: Callable[[], tuple[Counts, Sequence[int]]]
-    """Confusion counts over the trial's finished folds; and the remaining test clips of each class."""
+    With an even number of trials it is the lower of the two in the middle; ties go to the earlier trial.
+    """
+
+    best_trial: Callable[[], ComparedTrial | None]
+    """The complete trial of highest accuracy, the earliest on ties; None without any."""
+
+    confusion: Callable[[int], tuple[Counts, Sequence[int]]]
+    """Confusion counts over this number of the trial's first folds; and the other test clips of each class."""
 
 
 class Rule(Contract, ABC):
@@ -124,7 +135,7 @@ class Rule(Contract, ABC):
         """Decide whether to prune a trial that is not complete; None lets it run.
 
         Args:
-            progress: the trial after the fold that was just accepted.
+            progress: the first folds of the trial.
             table: the folds of its study.
             protocol: how its study splits the clips.
         """

@@ -21,8 +21,8 @@ import services.pruning
 from coordinator.pages.heat_map import rule_marks
 from coordinator.pruning.rules import decide
 from services.contracts import PRUNING_RULES, PruneDecision, StudySpec
-from services.pruning.rule import FoldTable, MedianTrial, Rule, TrialProgress
-from services.scores import Counts, confusion, needed_correct
+from services.pruning.rule import ComparedTrial, FoldTable, Rule, TrialProgress
+from services.scores import Counts, confusion
 
 Folds = list[tuple[int, int]]
 """(correct, clips) of each fold."""
@@ -38,23 +38,17 @@ def study(*rules: dict[str, Any], protocol: dict[str, Any] | None = None) -> Stu
 
 
 def progress(done: Sequence[tuple[int, int]], clips_total: int) -> TrialProgress:
-    return TrialProgress(
-        fold=len(done) - 1,
-        order=range(len(done)),
-        prefix=done,
-        correct=sum(correct for correct, _ in done),
-        clips_done=sum(clips for _, clips in done),
-        clips_total=clips_total,
-    )
+    return TrialProgress(order=range(len(done)), prefix=done, clips_total=clips_total)
 
 
 def table(at_step: Callable[[int], list[float]] = lambda _step: [], **given: Callable[[], Any]) -> FoldTable:
     """A fold table that answers this, and is asked nothing else."""
-    answers = {"median_trial": never_asked, "confusion": never_asked, **given}
+    answers: dict[str, Any] = dict.fromkeys(("median_trial", "best_trial", "confusion"), never_asked)
+    answers |= given
     return FoldTable(complete_at_step=at_step, **answers)
 
 
-def never_asked() -> Any:
+def never_asked(*_: Any) -> Any:
     raise AssertionError("asked for what no rule needs")
 
 
@@ -139,16 +133,6 @@ def test_bound_prunes_those_that_cannot_reach_the_threshold_at_once_and_nobody_e
         assert before >= Fraction(str(threshold))
 
 
-def test_bound_counts_finished_folds_beyond_the_prefix() -> None:
-    spec = study({"rule": "bound", "threshold": 0.9})
-    helped = TrialProgress(fold=4, order=range(20), prefix=[(2, 2)], correct=2, clips_done=5, clips_total=20)
-    decision = decide(spec, helped, table())
-    assert decision is not None
-    assert decision.fold == 4
-    assert decision.numbers["errors"] == 3
-    assert decision.numbers["errors_allowed"] == 20 - needed_correct(0.9, 20)
-
-
 Clips = list[tuple[int, int]]
 """(true, predicted) label of each clip."""
 
@@ -185,7 +169,7 @@ def test_bound_prunes_exactly_where_no_outcome_of_the_clips_to_come_reaches_the_
     outcomes = itertools.product(range(3), repeat=len(to_come))
     best = max(score_of([*done, *zip(to_come, predicted, strict=True)], metric) for predicted in outcomes)
 
-    def confusion_so_far() -> tuple[Counts, list[int]]:
+    def confusion_so_far(_length: int) -> tuple[Counts, list[int]]:
         counts = confusion([true for true, _ in done], [predicted for _, predicted in done], 3)
         return counts, [to_come.count(label) for label in range(3)]
 
@@ -358,12 +342,6 @@ def test_a_warm_up_that_is_given_replaces_the_default() -> None:
     assert decide(spec, progress([(0, 2)], 40), table(lambda _step: [1.0])) is not None
 
 
-def test_median_waits_for_the_prefix() -> None:
-    spec = study({"rule": "median", "startup_trials": 1, "warmup_folds": 0})
-    helped = TrialProgress(fold=4, order=range(20), prefix=[], correct=0, clips_done=10, clips_total=20)
-    assert decide(spec, helped, table(lambda _step: [1.0])) is None
-
-
 # --- paired -------------------------------------------------------------------------------------------------
 
 PAIRED = {"rule": "paired", "startup_trials": 1, "warmup_folds": 0}
@@ -371,7 +349,7 @@ PAIRED = {"rule": "paired", "startup_trials": 1, "warmup_folds": 0}
 
 def paired_with(folds: Folds, *, complete: int = 5) -> FoldTable:
     """A fold table whose median trial has these folds."""
-    return table(median_trial=lambda: MedianTrial(number=3, complete_trials=complete, folds=folds))
+    return table(median_trial=lambda: ComparedTrial(number=3, complete_trials=complete, folds=folds))
 
 
 @st.composite
@@ -427,9 +405,7 @@ def test_paired_waits_for_start_up_trials_and_in_the_warm_up() -> None:
 
 
 def test_a_decision_names_the_last_fold_of_the_trials_own_order() -> None:
-    so_far = TrialProgress(
-        fold=0, order=[4, 2, 0, 1, 3], prefix=[(0, 2), (0, 2)], correct=2, clips_done=6, clips_total=10
-    )
+    so_far = TrialProgress(order=[4, 2, 0, 1, 3], prefix=[(0, 2), (0, 2)], clips_total=10)
     median = decide(
         study({"rule": "median", "startup_trials": 1, "warmup_folds": 0}), so_far, table(lambda _step: [1.0])
     )
@@ -479,7 +455,7 @@ def test_a_set_of_rules_decides_as_the_first_of_them_that_fires_alone(
 ) -> None:
     others = table(
         lambda _step: [0.75],
-        median_trial=lambda: MedianTrial(number=0, complete_trials=1, folds=[(5, 5), (5, 5)]),
+        median_trial=lambda: ComparedTrial(number=0, complete_trials=1, folds=[(5, 5), (5, 5)]),
     )
     alone = [decide(study(rule), progress(done, 20), others) for rule in rules]
     assert decide(study(*rules), progress(done, 20), others) == next(filter(None, alone), None)
