@@ -107,7 +107,7 @@ def confusions_of(session: Session, trial: TrialRow) -> dict[int, list[list[int]
     rows = select(ResultRow.fold, ResultRow.confusion).where(
         ResultRow.trial_id == trial.id, ~ResultRow.beyond_verdict
     )
-    return dict(session.execute(rows).tuples().all())
+    return {row.fold: row.confusion for row in session.execute(rows)}
 
 
 def fold_counts(session: Session, trial_ids: Sequence[int]) -> dict[int, list[FoldCount]]:

@@ -42,6 +42,8 @@ def create(harness: Harness, trials: int, **spec: Any) -> None:
             "space": {"dropout": {"low": 0.0, "high": 0.5}},
             "pruning": [],
             "fold_order": "hardest_first",
+            # Whatever has ended is known, in the order in which it ended.
+            "feedback_delay": None,
             "trials": trials,
             **spec,
         }

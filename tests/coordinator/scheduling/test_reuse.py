@@ -37,7 +37,7 @@ Wrong = Callable[[FoldAssignment], int]
 def create(harness: Harness, *enqueue: dict[str, Any], **spec: Any) -> None:
     """A study of exactly these trials, all of them ready at once."""
     harness.leader = SteppedLeader(harness.engine, replace(harness.settings, ask_ahead=len(enqueue)))
-    harness.create(space=SPACE, enqueue=enqueue, trials=len(enqueue), **spec)
+    harness.create(space=SPACE, enqueue=enqueue, trials=len(enqueue), feedback_delay=None, **spec)
 
 
 def by_parameters(assignment: FoldAssignment) -> int:

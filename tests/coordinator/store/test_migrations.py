@@ -137,7 +137,8 @@ def test_a_study_of_the_first_revision_is_read_and_goes_on(at_0001: Engine, cach
     assert harness.study().plan == StudyPlan()
     with at_0001.connect() as connection:
         kept = connection.execute(text("SELECT spec FROM foldwise.studies")).scalar_one()
-        assert [key for key in kept if key != "economies"] == list(SPEC_0001)
+        assert [key for key in kept if key != "economies"] == [*SPEC_0001, "feedback_delay"]
+        assert kept["feedback_delay"] is None
         hashes = connection.scalars(text("SELECT parameters_hash FROM foldwise.trials")).all()
         assert hashes == [sha256_of(PARAMETERS)] * 2
 

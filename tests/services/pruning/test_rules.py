@@ -41,7 +41,7 @@ def progress(done: Sequence[tuple[int, int]], clips_total: int) -> TrialProgress
     return TrialProgress(order=range(len(done)), prefix=done, clips_total=clips_total)
 
 
-def table(at_step: Callable[[int], list[float]] = lambda _step: [], **given: Callable[[], Any]) -> FoldTable:
+def table(at_step: Callable[[int], list[float]] = lambda _step: [], **given: Callable[..., Any]) -> FoldTable:
     """A fold table that answers this, and is asked nothing else."""
     answers: dict[str, Any] = dict.fromkeys(("median_trial", "best_trial", "confusion"), never_asked)
     answers |= given
