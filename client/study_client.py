@@ -19,6 +19,7 @@ from services.contracts import (
     ImportanceView,
     NewToken,
     SplitView,
+    StudyDigest,
     StudySpec,
     StudyView,
     StudyWorkersView,
@@ -186,6 +187,10 @@ class StudyClient:
             costs += [parse(TrialCost, item) for item in page]
             params = {"after": costs[-1].number}
         return costs
+
+    def digest(self, name: str) -> StudyDigest:
+        """The digest of a study."""
+        return parse(StudyDigest, self._connection.call("GET", f"/studies/{quote(name, safe='')}/digest"))
 
     def importance(self, name: str) -> ImportanceView:
         """How much each parameter of a study mattered."""

@@ -15,8 +15,8 @@ from services.contracts import (
     Contract,
     FoldState,
     PruneDecision,
+    StoredSpec,
     StudyPlan,
-    StudySpec,
     StudyState,
     TrialState,
 )
@@ -61,7 +61,7 @@ class StudyLine(Contract):
     """The first line."""
 
     format: Literal["foldwise-study/1"] = FORMAT
-    spec: StudySpec
+    spec: StoredSpec
     state: StudyState
     reason: Reason | None
     dataset: Text
@@ -112,6 +112,9 @@ class TrialLine(Contract):
     learnt_order: bool = Field(False, description="it runs its folds in the order the study has learnt")
     value: FiniteFloat | None
     pruned: PruneDecision | None
+    beyond_verdict: tuple[int, ...] = Field(
+        (), description="finished folds of a pruned trial that its decision does not rest on"
+    )
     end_reason: Reason | None
     created_at: AwareDatetime
     ended_at: AwareDatetime | None

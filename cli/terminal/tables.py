@@ -18,6 +18,7 @@ from services.contracts import (
     ConfusionView,
     FoldRecord,
     FoldView,
+    StudyDigest,
     StudyView,
     StudyWorkersView,
     TrialState,
@@ -192,6 +193,20 @@ def study_summary(console: Console, study: StudyView) -> None:
         ended = study.trials[TrialState.COMPLETE] + study.trials[TrialState.PRUNED]
         console.print(Text(selection_warning(study.spec.protocol, ended), style="dim"))
     console.print(parameters_table(dict(best.parameters)))
+
+
+DEPENDS_ON = {
+    "order": "the order in which folds finished, because feedback_delay is null",
+    "clock": "a clock, because the study has a time limit",
+    "stop": "the moment at which it was stopped",
+}
+"""What a digest can depend on, in words."""
+
+
+def digest_line(digest: StudyDigest) -> str:
+    """The digest of a study, with what it depends on besides spec, seed and clips."""
+    others = "; ".join(DEPENDS_ON[what] for what in digest.depends_on)
+    return f"  digest {digest.digest} of {digest.trials} trials" + (f"; depends on {others}" if others else "")
 
 
 def _computed(study: StudyView) -> str:

@@ -12,10 +12,11 @@ from coordinator.access.problems import problems
 from coordinator.optimizer import importances, trial_record
 from coordinator.routes.transactions import Settings, Transaction
 from coordinator.store import views
+from coordinator.store.digests import study_digest
 from coordinator.store.studies import get_study, parsed_spec
 from coordinator.store.tables import StudyRow
 from services.clip_cache import cache_folder, open_cache
-from services.contracts import ImportanceView, SplitView, StudyName, TrialCost
+from services.contracts import ImportanceView, SplitView, StudyDigest, StudyName, TrialCost
 from services.errors import CacheMismatch
 
 router = APIRouter(
@@ -44,6 +45,12 @@ def costs(
 ) -> list[TrialCost]:
     """List the costs of each trial, by number; for the next page, set `after` to the last number received."""
     return views.trial_costs(session, get_study(session, name), after=after, limit=limit)
+
+
+@router.get("/{name}/digest")
+def digest(name: Name, session: Transaction) -> StudyDigest:
+    """Get the digest of a study: equal for two runs that chose, trained and pruned the same."""
+    return study_digest(session, get_study(session, name))
 
 
 @router.get("/{name}/importance")

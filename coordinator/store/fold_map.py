@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, func, select
+from sqlalchemy import Function, FunctionFilter, Row, func, select
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.orm import Session
 
@@ -42,9 +42,11 @@ class MappedTrial:
     """From its creation to its end; None until it ends."""
 
     folds_done: int
+    """Finished folds that count; so do the next two."""
+
     correct: int
     clips: int
-    """Test clips of the finished folds."""
+    """Test clips of these folds."""
 
     cells: array[int]
     """One cell per fold, unsigned 16 bit, see `DONE`."""
@@ -99,6 +101,10 @@ def _keep(session: Session, study_id: int, ended: dict[_Key, MappedTrial]) -> No
 
 def _read(session: Session, study: StudyRow, trials: Sequence[Row[Any]]) -> dict[int, MappedTrial]:
     ids = [row.id for row in trials]
+
+    def counting(sums: Function[Any]) -> FunctionFilter[Any]:
+        return sums.filter(~ResultRow.beyond_verdict)
+
     # Whole studies are read by one scan of their results, which the planner would not choose for a join.
     done = {
         row.trial_id: row
@@ -107,7 +113,9 @@ def _read(session: Session, study: StudyRow, trials: Sequence[Row[Any]]) -> dict
                 ResultRow.trial_id,
                 func.array_agg(aggregate_order_by(ResultRow.fold, ResultRow.fold)).label("folds"),
                 func.array_agg(aggregate_order_by(ResultRow.correct, ResultRow.fold)).label("correct"),
-                func.sum(ResultRow.clips).label("clips"),
+                counting(func.count()).label("folds_done"),
+                counting(func.sum(ResultRow.correct)).label("all_correct"),
+                counting(func.sum(ResultRow.clips)).label("clips"),
             )
             .where(among(ResultRow.trial_id, ids))
             .group_by(ResultRow.trial_id)
@@ -146,9 +154,9 @@ def _read(session: Session, study: StudyRow, trials: Sequence[Row[Any]]) -> dict
             pruned=PruneDecision.model_validate(row.pruned) if row.pruned else None,
             end_reason=row.end_reason,
             seconds=(row.ended_at - row.created_at).total_seconds() if row.ended_at else None,
-            folds_done=len(done[row.id].folds) if row.id in done else 0,
-            correct=sum(done[row.id].correct) if row.id in done else 0,
-            clips=int(done[row.id].clips) if row.id in done else 0,
+            folds_done=done[row.id].folds_done if row.id in done else 0,
+            correct=int(done[row.id].all_correct or 0) if row.id in done else 0,
+            clips=int(done[row.id].clips or 0) if row.id in done else 0,
             cells=cells[row.id],
         )
         for row in trials

@@ -38,6 +38,9 @@ class FoldOutcome:
 
     correct: int | None
 
+    beyond_verdict: bool
+    """Whether it enters no figure of the trial."""
+
 
 def fold_views(session: Session, study: StudyRow, trial: TrialRow) -> list[FoldView]:
     """All folds of a trial in order of their index, in short."""
@@ -54,6 +57,7 @@ def fold_views(session: Session, study: StudyRow, trial: TrialRow) -> list[FoldV
             epochs=len(fold.result["epochs"]) if fold.result else None,
             seconds=fold.result["provenance"]["seconds"] if fold.result else None,
             reused_from=fold.reused_from,
+            beyond_verdict=fold.beyond_verdict,
         )
         for fold in fold_outcomes(session, study, trial)
     ]
@@ -75,6 +79,7 @@ def fold_outcomes(session: Session, study: StudyRow, trial: TrialRow) -> list[Fo
             ResultRow.payload,
             ResultRow.best_epoch,
             ResultRow.correct,
+            ResultRow.beyond_verdict,
         )
         .join(StudyFoldRow, (StudyFoldRow.study_id == study.id) & (StudyFoldRow.fold == FoldRow.fold))
         .outerjoin(ResultRow, (ResultRow.trial_id == FoldRow.trial_id) & (ResultRow.fold == FoldRow.fold))
@@ -103,6 +108,7 @@ def fold_outcomes(session: Session, study: StudyRow, trial: TrialRow) -> list[Fo
             result=row.payload,
             best_epoch=row.best_epoch,
             correct=row.correct,
+            beyond_verdict=bool(row.beyond_verdict),
         )
         for row in rows
     ]

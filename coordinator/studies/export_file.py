@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from pydantic import BaseModel
 from sqlalchemy import func, select
+from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.orm import Session, aliased
 
 from coordinator.store.conditions import among
@@ -45,8 +46,9 @@ def export_lines(session: Session, name: str) -> Iterator[bytes]:
         .limit(TRIALS_AT_ONCE)
     ).all():
         folds = _folds(session, [trial.id for trial in trials])
+        beyond = _folds_beyond_verdict(session, [trial.id for trial in trials])
         for trial in trials:
-            yield _line(_trial_line(trial, folds[trial.id]))
+            yield _line(_trial_line(trial, folds[trial.id], beyond.get(trial.id, [])))
         after = trials[-1].number
         session.expunge_all()
 
@@ -86,7 +88,7 @@ def _study_line(session: Session, study: StudyRow) -> StudyLine:
     )
 
 
-def _trial_line(trial: TrialRow, folds: list[TrialFoldLine]) -> TrialLine:
+def _trial_line(trial: TrialRow, folds: list[TrialFoldLine], beyond: list[int]) -> TrialLine:
     return TrialLine.model_validate(
         {
             "number": trial.number,
@@ -95,6 +97,7 @@ def _trial_line(trial: TrialRow, folds: list[TrialFoldLine]) -> TrialLine:
             "learnt_order": trial.learnt_order,
             "value": trial.value,
             "pruned": trial.pruned,
+            "beyond_verdict": beyond,
             "end_reason": trial.end_reason,
             "created_at": _utc(trial.created_at),
             "ended_at": None if trial.ended_at is None else _utc(trial.ended_at),
@@ -119,6 +122,15 @@ def _folds(session: Session, trial_ids: list[int]) -> dict[int, list[TrialFoldLi
         line = None if result is None else _result_line(result, reused_from)
         folds[fold.trial_id].append(TrialFoldLine.model_validate({"state": state, "result": line}))
     return folds
+
+
+def _folds_beyond_verdict(session: Session, trial_ids: list[int]) -> dict[int, list[int]]:
+    rows = session.execute(
+        select(ResultRow.trial_id, func.array_agg(aggregate_order_by(ResultRow.fold, ResultRow.fold)))
+        .where(among(ResultRow.trial_id, trial_ids), ResultRow.beyond_verdict)
+        .group_by(ResultRow.trial_id)
+    )
+    return {trial_id: list(folds) for trial_id, folds in rows}
 
 
 def _result_line(result: ResultRow, reused_from: int | None) -> ResultLine | ReusedLine:

@@ -6,7 +6,7 @@ as imported and name no lease: a lease is one coordinator's promise to one worke
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from operator import attrgetter
@@ -15,7 +15,7 @@ from typing import IO, NamedTuple, TypeVar
 
 import structlog
 from pydantic import BaseModel, ValidationError
-from sqlalchemy import func, select, text
+from sqlalchemy import bindparam, func, select, text, update
 from sqlalchemy.orm import Session
 
 from coordinator.events import publish
@@ -32,11 +32,11 @@ from coordinator.store.tables import (
     StudyRow,
     TrialRow,
 )
+from coordinator.studies.study_lines import check_study_line, check_trial_line, must
 from services.clip_cache import find_cache
-from services.contracts import EventKind, FoldState, StudySpec, StudyState, TrialState
+from services.contracts import EventKind, StudySpec, StudyState, TrialState
 from services.errors import CacheMismatch, Conflict, InvalidInput
-from services.folds import Fold, KFold, split_hash
-from services.search_space import ParameterValue, SearchSpace, first_problem
+from services.search_space import first_problem
 from services.seeds import sha256_of
 from services.study_file import MAX_LINE_BYTES, ResultLine, ReusedLine, StudyLine, TrialLine
 
@@ -117,27 +117,30 @@ def import_study(
     with _at(1):
         line = _parse(StudyLine, _next(numbered, "the file is empty; give what `foldwise study export` wrote"))
         spec = line.spec if name is None else line.spec.model_copy(update={"name": name})
-        _check_study(line, spec)
+        check_study_line(line, spec)
         if not line.state.over:
             _check_cache(line, cache_root)
     if session.scalar(select(StudyRow.id).where(StudyRow.name == spec.name)) is not None:
         raise Conflict(f"a study {spec.name!r} exists already; import it under another name", field="name")
     study, splits = _store_study(session, line, spec)
     reused: list[_Reused] = []
+    beyond: list[tuple[int, int]] = []
     last, completed = None, 0
     for number in range(line.trials):
         with _at(number + 2):
             cut_off = f"the file ends after {number} of {line.trials} trials; export the study again"
             trial_line = _parse(TrialLine, _next(numbered, cut_off))
-            _check_trial(trial_line, number, spec, study)
+            check_trial_line(trial_line, number, spec, study)
             completed += trial_line.state == TrialState.COMPLETE
             last = _store_trial(session, study, spec, splits, trial_line, completed)
             reused += _reused_folds(last, trial_line)
+            beyond += [(last, fold) for fold in trial_line.beyond_verdict]
     if next(numbered, None) is not None:
         raise InvalidInput(
             f"the file has more lines after {line.trials} trials; export the study again", field="trials"
         )
     _store_reused(session, study, reused)
+    _mark_beyond_verdict(session, beyond)
     _check_values(session, study)
     if last is not None:
         # One is enough: the leader projects every trial that Optuna does not have.
@@ -157,34 +160,6 @@ def lines_of(file: IO[bytes]) -> Iterator[bytes]:
         if len(line) > MAX_LINE_BYTES:
             raise InvalidInput(f"a line is longer than {MAX_LINE_BYTES} bytes; this is not a study file")
         yield line
-
-
-def _check_study(line: StudyLine, spec: StudySpec) -> None:
-    clips = [clip for fold in line.folds for clip in fold.clip_ids]
-    _must(len(set(clips)) == len(clips), "folds", "a clip is tested twice")
-    for index, fold in enumerate(line.folds):
-        fits = len(fold.labels) == len(fold.clip_ids) and max(fold.labels) < len(line.classes)
-        _must(fits, f"folds.{index}.labels", "there must be one for each clip, below the number of classes")
-    folds = [Fold(index=i, name=f.name, subjects=(), test_clips=f.clip_ids) for i, f in enumerate(line.folds)]
-    _must(split_hash(folds) == line.split_hash, "split_hash", "is not that of these folds")
-    whole = not isinstance(spec.protocol, KFold) or spec.protocol.k == len(line.folds)
-    _must(whole, "folds", "must be as many as the protocol says")
-    ordered = line.fold_order is None or sorted(line.fold_order) == list(range(len(line.folds)))
-    _must(ordered, "fold_order", "must name each fold once")
-    _must(line.trials <= spec.trials, "trials", f"are more than the budget of {spec.trials}")
-    enough = line.state != StudyState.COMPLETE or line.trials == spec.trials
-    _must(enough, "trials", f"are fewer than the budget of {spec.trials}, and the study is complete")
-    allowed = line.plan is None or spec.compute.allow(line.plan)
-    _must(allowed, "plan", f"is {line.plan}, which the study's compute settings ({spec.compute}) exclude")
-    numbers = [enqueued.number for enqueued in line.enqueued]
-    _must(len(set(numbers)) == len(numbers), "enqueued", "a number is listed twice")
-    _must(max(numbers, default=0) < spec.trials, "enqueued", "a number is beyond the budget")
-    for index, enqueued in enumerate(line.enqueued):
-        _must(_is_canonical(spec.space, enqueued.parameters), f"enqueued.{index}", "does not fit the space")
-    for index, trial in enumerate(line.inherited):
-        _must(_is_canonical(spec.space, trial.parameters), f"inherited.{index}", "does not fit the space")
-        scored = (trial.value is not None) == (trial.state == TrialState.COMPLETE)
-        _must(scored, f"inherited.{index}.value", "must be given exactly if the trial is complete")
 
 
 def _check_cache(line: StudyLine, cache_root: Path) -> None:
@@ -249,28 +224,6 @@ def _store_study(session: Session, line: StudyLine, spec: StudySpec) -> tuple[St
     return study, splits
 
 
-def _check_trial(line: TrialLine, number: int, spec: StudySpec, study: StudyRow) -> None:
-    _must(line.number == number, "number", f"is {line.number}; {number} comes next")
-    _must(_is_canonical(spec.space, line.parameters), "parameters", "do not fit the space")
-    _must(
-        study.fold_order is not None or not line.learnt_order, "learnt_order", "the study has learnt no order"
-    )
-    _must(len(line.folds) == study.fold_count, "folds", f"must be the {study.fold_count} of the study")
-    _must(line.state.over or study.state != StudyState.COMPLETE, "state", "the study is complete")
-    _must(
-        (line.ended_at is not None) == line.state.over,
-        "ended_at",
-        "must be given exactly if the trial has ended",
-    )
-    _must((line.pruned is not None) == (line.state == TrialState.PRUNED), "pruned", "does not fit the state")
-    complete = line.state == TrialState.COMPLETE
-    _must((line.value is not None) == complete, "value", "must be given exactly if the trial is complete")
-    done = [fold.state == FoldState.DONE for fold in line.folds]
-    _must(all(done) or not complete, "folds", "are not all done, and the trial is complete")
-    for index, fold in enumerate(line.folds):
-        _must((fold.result is not None) == done[index], f"folds.{index}.result", "does not fit the state")
-
-
 def _store_trial(
     session: Session,
     study: StudyRow,
@@ -321,7 +274,7 @@ def _results(
         for name in ("sha256", "best_epoch", "correct", "confusion"):
             stated = getattr(fold.result, name)
             stated = [list(counts) for counts in stated] if name == "confusion" else stated
-            _must(stated == getattr(row, name), f"{where}.{name}", "is not that of its payload")
+            must(stated == getattr(row, name), f"{where}.{name}", "is not that of its payload")
         row.received_at = fold.result.received_at
         yield row
 
@@ -345,6 +298,15 @@ def _store_reused(session: Session, study: StudyRow, reused: list[_Reused]) -> N
         )
 
 
+def _mark_beyond_verdict(session: Session, folds: list[tuple[int, int]]) -> None:
+    if folds:
+        of_fold = (ResultRow.trial_id == bindparam("of_trial"), ResultRow.fold == bindparam("of_fold"))
+        session.connection().execute(
+            update(ResultRow).where(*of_fold).values(beyond_verdict=True),
+            [{"of_trial": trial_id, "of_fold": fold} for trial_id, fold in folds],
+        )
+
+
 def _check_values(session: Session, study: StudyRow) -> None:
     correct = func.sum(ResultRow.correct)
     values = session.execute(
@@ -356,7 +318,7 @@ def _check_values(session: Session, study: StudyRow) -> None:
     )
     for number, value, n_correct in values:
         with _at(number + 2):
-            _must(value == int(n_correct) / study.clips, "value", "is not the accuracy of its folds")
+            must(value == int(n_correct) / study.clips, "value", "is not the accuracy of its folds")
 
 
 @contextmanager
@@ -383,15 +345,3 @@ def _parse(kind: type[Line], line: bytes) -> Line:
 
 def _field(error: ValidationError) -> str | None:
     return ".".join(str(part) for part in error.errors()[0]["loc"]) or None
-
-
-def _must(true: bool, field: str, problem: str) -> None:
-    if not true:
-        raise InvalidInput(f"{field}: {problem}", field=field)
-
-
-def _is_canonical(space: SearchSpace, parameters: Mapping[str, ParameterValue]) -> bool:
-    try:
-        return space.canonicalize(parameters) == dict(parameters)
-    except InvalidInput:
-        return False

@@ -211,6 +211,9 @@ def cloned_spec(session: Session, name: str, clone: Clone) -> StudySpec:
     study = get_study(session, name)
     cache = f"{study.dataset}/{study.fingerprint}"
     changed = _patched({**study.spec, "cache": cache}, clone.changes)
+    if "feedback_delay" in clone.changes:
+        # Here null is a value of its own: it means no delay, and not the default.
+        changed["feedback_delay"] = clone.changes["feedback_delay"]
     return _checked({**changed, "name": clone.name})
 
 

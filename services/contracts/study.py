@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    BeforeValidator,
     ConfigDict,
     FailFast,
     Field,
@@ -205,6 +206,14 @@ class StudySpec(Contract):
             twice = next(name for name in names if names.count(name) > 1)
             raise ValueError(f"the rule {twice!r} is listed twice; remove one")
         return rules
+
+
+def _without_delay(given: Any) -> Any:
+    return {"feedback_delay": None, **given} if isinstance(given, dict) else given
+
+
+StoredSpec = Annotated[StudySpec, BeforeValidator(_without_delay)]
+"""A spec that a coordinator or a file has. One from before feedback delays has none."""
 
 
 class Enqueue(Contract):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, FiniteFloat, ValidationInfo
 
 from services.contracts.base import Contract
 from services.contracts.states import FoldState, StudyState, TrialState
-from services.contracts.study import StudySpec
+from services.contracts.study import StoredSpec
 from services.contracts.training import StudyPlan
 from services.contracts.work import FoldResult, FoldTask
 from services.pruning.rule import PruneDecision
@@ -49,7 +49,7 @@ class StudyView(Contract):
     name: str
     state: StudyState
     reason: str | None = Field(description="why it was stopped")
-    spec: StudySpec
+    spec: StoredSpec
     dataset: str
     fingerprint: str
     classes: tuple[str, ...]
@@ -79,6 +79,20 @@ class StudyView(Contract):
     )
 
 
+class StudyDigest(Contract):
+    """`GET /studies/{name}/digest`: equal for two runs that chose, trained and pruned the same."""
+
+    study: str
+    digest: str = Field(description="SHA-256 over the trials, the budget, what was enqueued and the plan")
+    trials: int = Field(description="number of trials in it: those that ended, up to the first that has not")
+    of_trials: tuple[str, ...] = Field(description="SHA-256 of each of these trials, by number")
+    depends_on: tuple[Literal["order", "clock", "stop"], ...] = Field(
+        description="what it depends on besides spec, seed and clips: the order in which folds finished (the "
+        "study has no feedback delay), a clock (it has a time limit), or the moment at which it was stopped"
+    )
+    plan: StudyPlan | None
+
+
 class PodView(Contract):
     """A worker's pod in Kubernetes."""
 
@@ -105,6 +119,9 @@ class FoldView(Contract):
     """A fold of a trial."""
 
     index: int
+    beyond_verdict: bool = Field(
+        False, description="whether it enters no figure of the trial: a rule ended the trial on fewer folds"
+    )
     name: str
     state: FoldState
     term: int

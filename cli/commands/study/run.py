@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json as json_library
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +14,7 @@ from cli.reach import reach
 from cli.spec_files import build_spec
 from cli.terminal.tables import (
     confusion_table,
+    digest_line,
     folds_table,
     save_confusion,
     studies_table,
@@ -21,6 +23,8 @@ from cli.terminal.tables import (
     workers_lines,
 )
 from cli.terminal.watch import watch as watch_study
+from client.study_client import StudyClient
+from services.contracts import StudyDigest
 from services.errors import NotFound
 
 app = typer.Typer(
@@ -90,12 +94,14 @@ def show(
         matrix = client.confusion(name, number) if number is not None else None
         folds = client.folds(name, trial) if trial is not None else None
         trials = client.trials(name)
+        digest = _digest(client, name)
     if confusion is not None:
         if matrix is None:
             raise NotFound(f"study {name} has no finished fold, so there is no confusion matrix to draw")
         save_confusion(matrix, confusion, f"{name}, trial {number}")
     if json:
-        print(study.model_dump_json())
+        about = {} if digest is None else {"digest": digest.digest, "depends_on": digest.depends_on}
+        print(json_library.dumps({**study.model_dump(mode="json"), **about}))
         return
     output = console(json)
     if folds is not None and trial is not None:
@@ -103,6 +109,8 @@ def show(
         output.print(folds_table(folds))
     else:
         study_summary(output, study)
+        if digest is not None:
+            output.print(digest_line(digest), highlight=False, soft_wrap=True)
         output.print(trials_table(trials[-20:]))
     if matrix is not None and number is not None:
         output.print(confusion_table(matrix, number))
@@ -184,6 +192,14 @@ def logs(
     """Print the logs of a study's workers in Kubernetes; each line begins with the pod's name."""
     with reach(url, state) as client:
         client.logs(study, sys.stdout.buffer, follow=follow, tail=tail)
+
+
+def _digest(client: StudyClient, name: str) -> StudyDigest | None:
+    try:
+        return client.digest(name)
+    except NotFound:
+        # A coordinator of an earlier version has none.
+        return None
 
 
 def _move(name: str, verb: str, url: str | None, state: Path | None, *, now: bool = False) -> None:

@@ -189,6 +189,7 @@ def outcome(index: int, labels: tuple[int, ...], epochs: list[tuple[int, ...]]) 
         result={"epochs": made},
         best_epoch=best,
         correct=correct,
+        beyond_verdict=False,
     )
 
 

@@ -256,8 +256,9 @@ class Protocol(RuleBasedStateMachine):
             trial = self.harness.trial(projected.number, self.name)
             assert projected.state.name == {"complete": "COMPLETE", "pruned": "PRUNED"}[trial.state]
             assert projected.params == trial.parameters
-            folds = [fold for fold in self.harness.folds(projected.number, self.name) if fold.state == "done"]
-            prefix = [fold for index, fold in enumerate(folds) if fold.index == index]
+            folds = self.harness.folds(projected.number, self.name)
+            counted = [fold for fold in folds if fold.state == "done" and not fold.beyond_verdict]
+            prefix = [fold for index, fold in enumerate(counted) if fold.index == index]
             right = np.cumsum([fold.correct for fold in prefix])
             seen = np.cumsum([fold.clips for fold in prefix])
             assert projected.intermediate_values == {

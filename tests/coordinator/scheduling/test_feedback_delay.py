@@ -1,0 +1,169 @@
+"""With a feedback delay a study is a function of its spec, whatever workers, deaths and reports do and when."""
+
+from __future__ import annotations
+
+import random
+from itertools import count
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import func, select
+
+from coordinator.scheduling import leases
+from coordinator.store.conditions import is_open
+from coordinator.store.digests import study_digest
+from coordinator.store.studies import get_study
+from coordinator.store.tables import StudyRow, TrialRow
+from services.contracts import FoldAssignment, StudyDigest, StudyState
+from services.errors import LeaseSuperseded
+from services.seeds import derive_seed
+from tests.harness.coordinator_harness import Harness, LeaderWithoutOptuna, key_of
+
+TRIALS, CLIPS = 10, 2
+
+SEARCH: dict[str, Any] = {
+    "space": {"dropout": {"low": 0.0, "high": 0.9}, "temporal_size": [1, 3, 5, 7]},
+    "sampler": {"kind": "tpe", "startup_trials": 3},
+    "pruning": [
+        {"rule": "median", "startup_trials": 2, "warmup_folds": 1},
+        {"rule": "bound", "threshold": 0.3},
+    ],
+    "trials": TRIALS,
+    "seed": 5,
+    "max_expired_leases": 1000,
+}
+
+NAMES = (f"s{number}" for number in count())
+
+
+def wrong_clips(assignment: FoldAssignment) -> int:
+    """As a deterministic training gives them: they follow from parameters and fold."""
+    parameters = assignment.hyperparameters
+    rng = random.Random(derive_seed(parameters.dropout, parameters.temporal_size, assignment.fold))
+    return sum(rng.random() < 0.15 + parameters.dropout * 0.7 for _ in range(CLIPS))
+
+
+@pytest.fixture
+def search(harness: Harness) -> Search:
+    return Search(harness)
+
+
+class Search:
+    """Runs searches of one spec and gives their digests."""
+
+    def __init__(self, harness: Harness) -> None:
+        self.harness = harness
+        harness.leader = LeaderWithoutOptuna(harness.engine, harness.settings)
+
+    def create(self, **spec: Any) -> str:
+        name = next(NAMES)
+        self.harness.create(name=name, **{**SEARCH, **spec})
+        return name
+
+    def digest(self, name: str) -> StudyDigest:
+        with self.harness.sessions() as session:
+            return study_digest(session, get_study(session, name))
+
+    def calm(self, **spec: Any) -> StudyDigest:
+        """One worker runs fold after fold."""
+        name = self.create(**spec)
+        while not self.is_complete(name):
+            assignment = self.harness.claim(study=name)
+            while assignment is not None:
+                assignment = self.harness.report(assignment, wrong_clips(assignment)).next
+            self.harness.leader.round()
+        return self.digest(name)
+
+    def stormy(self, rng: random.Random, *, workers: int, **spec: Any) -> StudyDigest:
+        """Several workers claim, report, die, come back late and give up in random order."""
+        name = self.create(**spec)
+        held: dict[str, FoldAssignment] = {}
+        late: list[FoldAssignment] = []
+        delay = spec.get("feedback_delay")
+        while not self.is_complete(name):
+            worker = f"w{rng.randrange(workers)}"
+            assignment = held.pop(worker, None)
+            match rng.choices(["run", "die", "release", "lead", "late"], [12, 1, 1, 3, 1])[0]:
+                case "run" if assignment is None:
+                    claimed = self.harness.claim(worker, study=name)
+                    if claimed is not None:
+                        held[worker] = claimed
+                case "run" if assignment is not None:
+                    following = self.report(assignment)
+                    if following is not None:
+                        held[worker] = following
+                case "die" if assignment is not None:
+                    self.harness.expire(assignment)
+                    late.append(assignment)
+                case "release" if assignment is not None:
+                    with self.harness.sessions.begin() as session:
+                        leases.release(session, key_of(assignment.lease))
+                case "late" if late:
+                    self.report(late.pop(rng.randrange(len(late))), more=False)
+                case "lead":
+                    # Another coordinator leads: it knows the search only from the database.
+                    if rng.random() < 0.3:
+                        self.harness.leader = LeaderWithoutOptuna(self.harness.engine, self.harness.settings)
+                    self.harness.leader.round()
+            if assignment is not None and worker not in held:
+                # What it held may still run somewhere.
+                late.append(assignment)
+            assert delay is None or self.open_trials(name) <= delay + 1
+        return self.digest(name)
+
+    def is_complete(self, name: str) -> bool:
+        with self.harness.sessions() as session:
+            return session.scalar(select(StudyRow.state).where(StudyRow.name == name)) == StudyState.COMPLETE
+
+    def open_trials(self, name: str) -> int:
+        with self.harness.sessions() as session:
+            of_study = TrialRow.study_id == select(StudyRow.id).where(StudyRow.name == name).scalar_subquery()
+            return session.scalar(select(func.count()).where(of_study, is_open())) or 0
+
+    def report(self, assignment: FoldAssignment, *, more: bool = True) -> FoldAssignment | None:
+        try:
+            return self.harness.report(assignment, wrong_clips(assignment), more=more).next
+        except LeaseSuperseded:
+            return None
+
+
+DELAYS = [(0, "fixed"), (1, "fixed"), (3, "hardest_first"), (6, "fixed")]
+
+
+@pytest.mark.parametrize(
+    "examples", [pytest.param(3, id="few"), pytest.param(150, marks=pytest.mark.long, id="many")]
+)
+def test_every_interleaving_chooses_and_prunes_as_one_worker_does(search: Search, examples: int) -> None:
+    calm = {which: search.calm(feedback_delay=which[0], fold_order=which[1]) for which in DELAYS[1:3]}
+
+    @given(
+        seed=st.integers(0, 2**32),
+        workers=st.integers(2, 5),
+        per_trial=st.integers(1, 3),
+        which=st.sampled_from(DELAYS),
+    )
+    @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    def compare(seed: int, workers: int, per_trial: int, which: tuple[int, str]) -> None:
+        delay, order = which
+        spec = {"feedback_delay": delay, "fold_order": order}
+        if which not in calm:
+            calm[which] = search.calm(**spec)
+        found = search.stormy(random.Random(seed), workers=workers, workers_per_trial=per_trial, **spec)
+        assert (found.of_trials, found.digest) == (calm[which].of_trials, calm[which].digest)
+        assert found.trials == TRIALS
+
+    compare()
+    # Searches that knew more or less chose otherwise.
+    assert len({digest.digest for digest in calm.values()}) == len(calm)
+
+
+def test_without_a_delay_the_order_of_reports_decides_and_the_digest_says_so(search: Search) -> None:
+    calm = search.calm(feedback_delay=None)
+    assert calm.depends_on == ("order",)
+    stormy = {
+        search.stormy(random.Random(seed), workers=4, workers_per_trial=2, feedback_delay=None).digest
+        for seed in range(2)
+    }
+    assert stormy | {calm.digest} != {calm.digest}
