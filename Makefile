@@ -30,8 +30,8 @@ test-cluster: venv  ## test the chart, studies and faults on a real Kubernetes: 
 	tests/cluster/run
 
 SEEDS ?= 20
-chaos: venv  ## kill processes and databases under load and count what is lost; SEEDS=20 repetitions
-	$(BIN)/python -m tests.chaos.run --seeds $(SEEDS)
+chaos: venv  ## kill processes and databases under load and count what is lost; SEEDS=20 repetitions; ARGS=--digests compares with a calm run
+	$(BIN)/python -m tests.chaos.run --seeds $(SEEDS) $(ARGS)
 
 mutants: venv  ## remove each safeguard of the protocol in turn; the tests must fail every time
 	$(BIN)/python -m tests.mutants

@@ -24,10 +24,10 @@ TRIALS_AT_ONCE = 1000
 def study_digest(session: Session, study: StudyRow) -> StudyDigest:
     """The digest of the trials that have ended, up to the first that has not.
 
-    It covers what was chosen and what followed. Of each trial: number, parameters, state, value, the rule and the
-    numbers that ended it, the order of its folds, and the predictions of each fold that counts. Besides: the
-    budget, the configurations that were enqueued, and the compute plan. Times, workers and leases are not in it,
-    nor whether a fold was reused.
+    It covers what was chosen and what followed. Of each trial: number, parameters, state, value, the rule and
+    the numbers that ended it, the order of its folds, and the predictions of each fold that counts. Besides:
+    the budget, the configurations that were enqueued, and the compute plan. Times, workers and leases are not
+    in it, nor whether a fold was reused.
     """
     spec = parsed_spec(study)
     trials = session.scalars(

@@ -39,6 +39,9 @@ class Arena:
     two_machines: bool
     """Whether one coordinator runs in a network namespace."""
 
+    repeatable: bool
+    """Whether two attempts at a fold have the same result."""
+
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def start(self, name: str) -> None:
@@ -60,6 +63,7 @@ class Arena:
         else:
             url = self.url(int(number) % COORDINATORS)
             command += ["tests.chaos.faulty_worker", url, self.study, name, str(self.folder)]
+            command += ["repeatable"] if self.repeatable else []
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
                 command, env=environment, stdout=log, stderr=subprocess.STDOUT
@@ -102,7 +106,9 @@ class Arena:
 
 
 @contextmanager
-def arena(folder: Path, postgres: PostgresServer, study: str, *, two_machines: bool) -> Iterator[Arena]:
+def arena(
+    folder: Path, postgres: PostgresServer, study: str, *, two_machines: bool, repeatable: bool
+) -> Iterator[Arena]:
     """Coordinators on a new database; workers are started later."""
     server = create_engine(postgres.url, isolation_level="AUTOCOMMIT")
     with server.connect() as connection:
@@ -110,9 +116,8 @@ def arena(folder: Path, postgres: PostgresServer, study: str, *, two_machines: b
     server.dispose()
     url = make_url(postgres.url)
     database_url = url.set(database="chaos").render_as_string(hide_password=False)
-    made = Arena(
-        folder, postgres, database_url, study, [_free_port() for _ in range(COORDINATORS)], two_machines
-    )
+    ports = [_free_port() for _ in range(COORDINATORS)]
+    made = Arena(folder, postgres, database_url, study, ports, two_machines, repeatable)
     # A proxy between the other machine and the database answers for both when the network is cut.
     sockets = url.query["host"]
     proxy = forwarded(

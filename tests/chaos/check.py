@@ -9,14 +9,15 @@ from io import BytesIO
 from typing import Any
 
 from sqlalchemy import Connection as DatabaseConnection
-from sqlalchemy import Engine, create_engine, select, text
+from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.orm import Session
 
 from client.connection import Connection
 from client.study_client import StudyClient
 from coordinator.store import trial_results, views
+from coordinator.store.digests import study_digest
 from coordinator.store.studies import get_study
-from coordinator.store.tables import ResultRow, StudyRow, TrialRow
+from coordinator.store.tables import StudyRow
 from services.contracts import FoldRecord, StudyState, TrialState, TrialView
 from tests.chaos.arena import ADMIN, BOUND, SUBJECTS, TRIALS, Arena
 from tests.harness.optuna_projection import load_projected
@@ -42,14 +43,17 @@ class Findings:
     optuna_mismatches: int = 0
     over_budget: int = 0
     wrong_imports: int = 0
+    other_digests: int = 0
+    """1 if the study's digest differs from that of the calm run."""
+
     overdue_p99_s: float = 0.0
     """Seconds that expired leases waited for their end."""
 
     overdue_max_s: float = 0.0
 
 
-def check(arena: Arena, exported: bytes) -> Findings:
-    """Look at everything that is left."""
+def check(arena: Arena, exported: bytes, calm: str | None) -> Findings:
+    """Look at everything that is left; `calm` is the digest that the study must have, if one is known."""
     found = Findings()
     engine = create_engine(arena.database_url)
     for line in arena.recorded("wrong"):
@@ -60,6 +64,9 @@ def check(arena: Arena, exported: bytes) -> Findings:
         _measure_leases(connection, found)
     _check_trials(arena, engine, found)
     _check_import(arena, engine, exported, found)
+    if calm is not None:
+        with Session(engine) as session:
+            found.other_digests = study_digest(session, get_study(session, arena.study)).digest != calm
     engine.dispose()
     return found
 
@@ -109,10 +116,11 @@ def _check_trials(arena: Arena, engine: Engine, found: Findings) -> None:
         for trial, projected in zip(trials, projected_trials, strict=False):
             records = _records(session, study, trial)
             right = {record.task.fold: record.correct for record in records}
-            if not _follows_the_rules(session, study, trial, right):
+            counted = _counted(session, study, trial)
+            if not _follows_the_rules(trial, right, counted):
                 found.wrong_trials += 1
                 print(f"wrong: {trial}, correct by fold: {right}")
-            found.optuna_mismatches += not _equal_in_optuna(trial, right, projected)
+            found.optuna_mismatches += not _equal_in_optuna(trial, right, counted, projected)
 
 
 def _records(session: Session, study: StudyRow, trial: TrialView) -> list[FoldRecord]:
@@ -121,25 +129,34 @@ def _records(session: Session, study: StudyRow, trial: TrialView) -> list[FoldRe
     return [views.fold_record(session, study, row, fold.index) for fold in done]
 
 
-def _follows_the_rules(session: Session, study: StudyRow, trial: TrialView, right: Mapping[int, int]) -> bool:
-    reachable = (CLIPS - sum(2 - correct for correct in right.values())) / CLIPS
+def _counted(session: Session, study: StudyRow, trial: TrialView) -> int:
+    """How many of a trial's folds enter its figures."""
+    row = views.get_trial(session, study, trial.number)
+    folds = trial_results.fold_views(session, study, row)
+    return sum(fold.state == "done" and not fold.beyond_verdict for fold in folds)
+
+
+def _follows_the_rules(trial: TrialView, right: Mapping[int, int], counted: int) -> bool:
+    # The trials of this study run their folds by index, and `bound` counts the errors of the first ones.
+    first_out_of_reach = next(
+        (
+            done
+            for done in range(1, SUBJECTS)
+            if all(fold in right for fold in range(done))
+            and (CLIPS - sum(2 - right[fold] for fold in range(done))) / CLIPS < BOUND
+        ),
+        None,
+    )
     if trial.state == TrialState.COMPLETE:
-        # With its last fold a trial is complete, whatever that fold came to; until then no rule fired.
-        last = _last_counted(session, views.get_trial(session, study, trial.number))
-        before_last = reachable + (2 - right[last]) / CLIPS
-        return len(right) == SUBJECTS and trial.value == sum(right.values()) / CLIPS and before_last >= BOUND
+        value = sum(right.values()) / CLIPS
+        return len(right) == SUBJECTS and trial.value == value and first_out_of_reach is None
     if trial.state == TrialState.PRUNED:
-        return reachable < BOUND
+        return first_out_of_reach == counted
     # Three workers killed at one fold fail it: that is the rule, and it must be what is said.
     return trial.state == TrialState.FAILED and "expired" in (trial.end_reason or "")
 
 
-def _last_counted(session: Session, trial: TrialRow) -> int:
-    last = select(ResultRow.fold).where(ResultRow.trial_id == trial.id).order_by(ResultRow.received_at.desc())
-    return session.scalars(last.limit(1)).one()
-
-
-def _equal_in_optuna(trial: TrialView, right: Mapping[int, int], projected: Any) -> bool:
+def _equal_in_optuna(trial: TrialView, right: Mapping[int, int], counted: int, projected: Any) -> bool:
     equal = (projected.number, projected.params, projected.state.name) == (
         trial.number,
         trial.parameters,
@@ -148,6 +165,8 @@ def _equal_in_optuna(trial: TrialView, right: Mapping[int, int], projected: Any)
     # Optuna gives a pruned trial its last intermediate value.
     equal &= projected.value == trial.value or trial.state != TrialState.COMPLETE
     prefix = [right[step] for step in range(len(right)) if all(i in right for i in range(step + 1))]
+    if trial.state == TrialState.PRUNED:
+        prefix = prefix[:counted]
     curve = {step: sum(prefix[:step]) / (2 * step) for step in range(1, len(prefix) + 1)}
     return bool(equal and projected.intermediate_values == curve)
 

@@ -1,9 +1,10 @@
 """A simulated worker process with the real heartbeat, which repeats itself, comes late, and varies.
 
-    python -m tests.chaos.faulty_worker URL STUDY NAME FOLDER
+    python -m tests.chaos.faulty_worker URL STUDY NAME FOLDER [repeatable]
 
 The token comes in FOLDWISE_TOKEN. A fold takes half a second; its predictions follow from its lease, so another
-attempt at the same fold has another result, as on a GPU. Some results come twice or after their lease, some
+attempt at the same fold has another result, as on GPUs of several kinds; or from its task, if they are to be
+repeatable. Some results come twice or after their lease, some
 claims come twice or much later. In FOLDER, each line of `sent` is a lease and the predictions that are
 reported for it, each line of `acknowledged` a trial, a fold and the lease whose result the coordinator
 accepted, and each line of `wrong` says what must not happen.
@@ -75,12 +76,13 @@ class Records:
 
 def main() -> None:
     """Work until the study is over."""
-    url, study, name, folder = sys.argv[1:]
+    url, study, name, folder = sys.argv[1:5]
+    repeatable = sys.argv[5:] == ["repeatable"]
     rng = random.Random(name)
     records = Records(Path(folder))
 
     def result(assignment: FoldAssignment) -> FoldResult:
-        predicted = leased_predictions(assignment)
+        predicted = leased_predictions(assignment, repeatable=repeatable)
         records.add("sent", f"{assignment.lease.id} {json.dumps(predicted)}")
         return make_result(assignment, predicted)
 
@@ -129,7 +131,7 @@ def _run(worker: SimulatedWorker, assignment: FoldAssignment, rng: random.Random
     records.add("acknowledged", f"{assignment.trial} {assignment.fold} {lease.id}")
     if rng.random() < TWICE:
         with contextlib.suppress(FoldwiseError):
-            result = make_result(assignment, leased_predictions(assignment))
+            result = worker.result_for(assignment)
             again = worker.client.report(lease, result, more=True)
             if again != verdict.model_copy(update={"next": None}):
                 records.add("wrong", f"told otherwise the second time: {verdict} {again}")

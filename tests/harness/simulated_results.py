@@ -85,12 +85,12 @@ def random_result(task: FoldTask, rng: random.Random, *, epochs: int = 4) -> Fol
     return result_of(task, made, device="simulated", seconds=0.0, clip_passes=0)
 
 
-def leased_predictions(assignment: FoldAssignment) -> list[int]:
+def leased_predictions(assignment: FoldAssignment, *, repeatable: bool = False) -> list[int]:
     """Predictions for a tiny cache, better with larger `temporal_size`; the label is in the clip's name.
 
-    They follow from the lease, so that two attempts at a fold differ.
+    They follow from the lease, so that two attempts at a fold differ; `repeatable` ones follow from the task.
     """
-    rng = random.Random(derive_seed("chaos", assignment.lease.id))
+    rng = random.Random(derive_seed("chaos", assignment.seed if repeatable else assignment.lease.id))
     truth = [assignment.classes.index(clip.rpartition("_")[2]) for clip in assignment.test_clips]
     skill = 0.5 + 0.1 * (assignment.hyperparameters.temporal_size // 2)
     return [label if rng.random() < skill else 1 - label for label in truth]

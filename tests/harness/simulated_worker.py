@@ -21,7 +21,7 @@ class SimulatedWorker:
         self.client = CoordinatorClient(
             connection, WorkerInfo(id=str(uuid.uuid4()), name=name, device="simulated")
         )
-        self._study, self._result_for = study, result_for
+        self._study, self.result_for = study, result_for
         self.assignment: FoldAssignment | None = None
         """The fold that it holds."""
 
@@ -36,7 +36,7 @@ class SimulatedWorker:
     def report(self) -> Verdict:
         """Report the fold that it holds, and hold the next one if the reply carries one."""
         assignment, self.assignment = self.claim(), None
-        verdict = self.client.report(assignment.lease, self._result_for(assignment), more=True)
+        verdict = self.client.report(assignment.lease, self.result_for(assignment), more=True)
         self.assignment = verdict.next
         return verdict
 
