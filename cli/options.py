@@ -13,8 +13,6 @@ from cli.terminal.consoles import PlainConsole
 from client.local_service import default_state
 
 Study = Annotated[str, typer.Argument(metavar="STUDY", help="Name of the study.")]
-Trial = Annotated[int, typer.Argument(min=0, help="Number of the trial; the first is 0.")]
-Fold = Annotated[int, typer.Argument(min=0, help="Index of the fold; the first is 0.")]
 
 Url = Annotated[
     str | None,

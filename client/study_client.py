@@ -18,6 +18,7 @@ from services.contracts import (
     FoldView,
     ImportanceView,
     NewToken,
+    ReplayStudy,
     SplitView,
     StudyDigest,
     StudySpec,
@@ -131,6 +132,11 @@ class StudyClient:
     def train_final(self, name: str, wanted: TrainFinal) -> StudyView:
         """Create a study that trains the best configuration of a study, or a chosen one, on all clips."""
         path = f"/studies/{quote(name, safe='')}/final"
+        return parse(StudyView, self._connection.call("POST", path, body=wanted))
+
+    def replay(self, name: str, wanted: ReplayStudy) -> StudyView:
+        """Create a study that runs another one again."""
+        path = f"/studies/{quote(name, safe='')}/replay"
         return parse(StudyView, self._connection.call("POST", path, body=wanted))
 
     def export(self, name: str, file: IO[bytes]) -> None:

@@ -17,7 +17,7 @@ from cli.options import (
     Cache,
     CacheRoot,
     Device,
-    Fold,
+    Devices,
     Json,
     Models,
     Out,
@@ -27,7 +27,6 @@ from cli.options import (
     Spec,
     State,
     Study,
-    Trial,
     Url,
     console,
     state_folder,
@@ -145,22 +144,92 @@ def nested(
     _finish(output, found, (nesting.nested_table(found),), [nesting.nested_sentence(found)], out=out, json=json)
 
 
-@app.command(epilog="Example: foldwise replay demo 7 0")
+@app.command(epilog="Examples: foldwise replay demo; foldwise replay demo 7 0")
 def replay(
     study: Study,
-    trial: Trial,
-    fold: Fold,
+    trial: Annotated[
+        int | None,
+        typer.Argument(min=0, metavar="[TRIAL]", help="Number of a trial (default: the whole study)."),
+    ] = None,
+    fold: Annotated[
+        int | None, typer.Argument(min=0, metavar="[FOLD]", help="Index of a fold of the trial, from 0.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the study that runs a whole study again (default: NAME-replay).")
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=64, help="Number of workers if no service runs (default: one per GPU, or 2 on the CPU)."
+        ),
+    ] = None,
+    devices: Devices = None,
     url: Url = None,
     state: State = None,
     cache_root: CacheRoot = None,
     models: Models = None,
     device: Device = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads (default: as in the recorded run).")
+        int | None, typer.Option(min=1, help="CPU threads for one fold (default: as in the recorded run).")
     ] = None,
     json: Json = False,
 ) -> None:
-    """Run a finished fold again and compare it with the recorded result. Exit code 1 if they differ."""
+    """Run a whole study or one of its folds again, and compare the results. Exit code 1 if they differ.
+
+    A whole study runs under another name on the service's workers. If no service runs, one is started for it.
+    """
+    if (trial is None) != (fold is None):
+        raise InvalidInput(
+            "give TRIAL and FOLD to replay one fold, or neither to replay the study", field="fold"
+        )
+    if trial is None or fold is None:
+        equal = _replay_study(study, name, workers, devices, url, state, json=json)
+    else:
+        equal = _replay_fold(study, trial, fold, url, state, cache_root, models, device, threads, json=json)
+    raise typer.Exit(0 if equal else EXIT_FAILURE)
+
+
+def _replay_study(
+    study: str,
+    name: str | None,
+    workers: int | None,
+    devices: str | None,
+    url: str | None,
+    state: Path | None,
+    *,
+    json: bool,
+) -> bool:
+    from cli.evaluation.repetition import repeat
+    from cli.local.temporary_service import reach_workers
+    from cli.terminal.tables import repetition_lines
+
+    output = console(json)
+
+    def notify(text: str) -> None:
+        output.print(text, highlight=False, soft_wrap=True)
+
+    with reach_workers(url, state, study, devices=devices, workers=workers, notify=notify) as (client, tend):
+        found = repeat(client, study, name, watch=_watcher(client, output, on_poll=tend))
+    for line in repetition_lines(found):
+        notify(line)
+    if json:
+        print(json_library.dumps(asdict(found)))
+    return found.equal
+
+
+def _replay_fold(
+    study: str,
+    trial: int,
+    fold: int,
+    url: str | None,
+    state: Path | None,
+    cache_root: Path | None,
+    models: Path | None,
+    device: str | None,
+    threads: int | None,
+    *,
+    json: bool,
+) -> bool:
     from cli.evaluation.replay import replay as run
     from cli.terminal.progress import training_progress
     from cli.terminal.tables import replay_lines
@@ -182,10 +251,12 @@ def replay(
         console(json).print(line, highlight=False, soft_wrap=True)
     if json:
         print(json_library.dumps(asdict(found)))
-    raise typer.Exit(0 if found.equal else EXIT_FAILURE)
+    return found.equal
 
 
-def _watcher(client: StudyClient, console: Console) -> Callable[[StudyView], StudyView]:
+def _watcher(
+    client: StudyClient, console: Console, *, on_poll: Callable[[], None] = lambda: None
+) -> Callable[[StudyView], StudyView]:
     def until_over(study: StudyView) -> StudyView:
         if study.state.over:
             return study
@@ -195,7 +266,7 @@ def _watcher(client: StudyClient, console: Console) -> Callable[[StudyView], Stu
             highlight=False,
             soft_wrap=True,
         )
-        return watch(client, study.name, console)
+        return watch(client, study.name, console, on_poll=on_poll)
 
     return until_over
 

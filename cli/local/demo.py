@@ -15,7 +15,7 @@ from cli.local.service import local_service
 from cli.local.state import StateFolder
 from cli.terminal.consoles import bold
 from cli.terminal.progress import preprocessing_progress, writing_progress
-from cli.terminal.tables import confusion_table, study_summary, trials_table
+from cli.terminal.tables import confusion_table, digest_line, study_summary, trials_table
 from cli.terminal.watch import watch
 from client.local_service import default_state
 from client.study_client import StudyClient
@@ -38,6 +38,9 @@ class DemoResult:
     pruned: int
     folds_run: int
     best_accuracy: float | None
+    digest: str
+    """Equal for two runs on machines of one kind; see `foldwise replay`."""
+
     report: str
     """Path of the report, an HTML file."""
 
@@ -101,15 +104,18 @@ def run_demo(state: StateFolder, *, devices: Sequence[str], new: bool, console: 
             study = watch(client, study.name, console, on_poll=service.restart_dead_workers)
         console.print(bold("4/5"), "result")
         _show_result(client, study, console)
+        digest = client.digest(study.name)
+        _indented(console)(digest_line(digest).strip())
         page = _write_report(client, study, state, console)
     seconds = time.monotonic() - started
-    _print_next_steps(state, page, console)
+    _print_next_steps(state, study.name, page, console)
     return DemoResult(
         study=study.name,
         trials=sum(study.trials.values()),
         pruned=study.trials[TrialState.PRUNED],
         folds_run=study.folds_done,
         best_accuracy=study.best.value if study.best else None,
+        digest=digest.digest,
         report=str(page),
         chance=round(study.chance, 4),
         seconds=round(seconds, 1),
@@ -151,7 +157,7 @@ def _write_report(client: StudyClient, study: StudyView, state: StateFolder, con
     return folder / PAGE
 
 
-def _print_next_steps(state: StateFolder, report: Path, console: Console) -> None:
+def _print_next_steps(state: StateFolder, study: str, report: Path, console: Console) -> None:
     program = _program()
     new = "" if state.folder == demo_state() else f" --state {state.folder}"
     console.print(
@@ -165,6 +171,8 @@ where to look next
       serves Optuna's dashboard of this study
   {state.logs}/worker-1.log
       what worker 1 did, one line per event
+  {program} replay {study}{new}
+      runs the same study again and compares the two, number by number
   {program} demo --new{new}
       runs another study with another seed
   {program} up

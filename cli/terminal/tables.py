@@ -30,6 +30,7 @@ from services.search_space import title_of
 if TYPE_CHECKING:
     # torch takes seconds to load, and not every image has it.
     from cli.doctor.machine import Finding
+    from cli.evaluation.repetition import Repetition
     from cli.evaluation.replay import ReplayComparison
 
 _STYLES = {
@@ -254,6 +255,24 @@ def replay_lines(record: FoldRecord, found: ReplayComparison) -> Iterator[str]:
     )
     if found.environment:
         yield "bits are identical only if device, torch, CUDA, cuDNN and the number of threads are the same"
+
+
+def repetition_lines(found: Repetition) -> Iterator[str]:
+    """The result of a study's replay: whether it has the same digest, or the first difference."""
+    if found.equal:
+        yield f"{found.replay} is equal to {found.study}: {found.trials} trials, digest {found.digest}"
+        return
+    yield f"{found.replay} differs from {found.study}: digest {found.digest_of_replay}, not {found.digest}"
+    first = found.difference
+    if first is not None:
+        where = [] if first.trial is None else [f"trial {first.trial}"]
+        where += [] if first.fold is None else [f"fold {first.fold}"]
+        yield (
+            f"first difference: {', '.join([*where, f'field {first.field}'])}: "
+            f"{first.recorded} in {found.study}, {first.replayed} in {found.replay}"
+        )
+    for what in found.depends_on:
+        yield f"the digest depends on {DEPENDS_ON[what]}"
 
 
 def workers_lines(workers: StudyWorkersView) -> Iterator[str]:

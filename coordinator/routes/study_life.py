@@ -26,7 +26,8 @@ from coordinator.studies.deletion import delete_study
 from coordinator.studies.export_file import export_lines
 from coordinator.studies.final_training import final_spec
 from coordinator.studies.import_file import import_study, lines_of
-from services.contracts import Budget, Clone, Enqueue, Enqueued, StudyName, StudyView, TrainFinal
+from coordinator.studies.repetition import create_replay
+from services.contracts import Budget, Clone, Enqueue, Enqueued, ReplayStudy, StudyName, StudyView, TrainFinal
 
 router = APIRouter(
     prefix="/api/v1/studies",
@@ -77,6 +78,16 @@ def train_final(
     """Create a study that trains the best or a given configuration on all clips and stores it as a model."""
     spec = final_spec(session, name, wanted)
     study = life.create(session, spec, settings.cache_root, settings.models_root)
+    wake_leader()
+    return views.study_view(session, study)
+
+
+@router.post("/{name}/replay", status_code=201)
+def replay(
+    name: Name, wanted: ReplayStudy, session: Transaction, settings: Settings, wake_leader: WakeLeader
+) -> StudyView:
+    """Create a study that runs this one again, with its plan and what was enqueued, to compare their digests."""
+    study = create_replay(session, name, wanted, settings.cache_root, settings.models_root)
     wake_leader()
     return views.study_view(session, study)
 

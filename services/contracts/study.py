@@ -245,6 +245,12 @@ class TrainFinal(Contract):
     )
 
 
+class ReplayStudy(Contract):
+    """`POST /studies/{name}/replay`: run a whole study again, to compare the two."""
+
+    name: StudyName | None = Field(None, description="name of the new study; null: NAME-replay")
+
+
 class WorkerCount(Contract):
     """`POST /studies/{name}/workers`: the number of worker pods in Kubernetes."""
 

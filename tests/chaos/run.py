@@ -10,8 +10,8 @@ leader's term (root only), a study is imported beside it all, results come twice
 attempts at a fold, claims come twice or much later. What dies is started again. Then the tables are compared
 with what the workers sent and were told, with the rules of the study, and with Optuna's.
 
-With `--digests`, two attempts at a fold have the same result, a thousand leases must expire before a fold fails,
-and `median` prunes beside `bound`. One worker first runs the same study without any fault; the study under fire
+With `--digests`, two attempts at a fold have the same result, only a thousand expired leases fail a fold, and
+`median` prunes beside `bound`. One worker first runs the same study without any fault; the study under fire
 must then have the same digest.
 
 Prints a table in Markdown, and one last line of JSON with the sums, or the largest where the name begins with

@@ -133,7 +133,11 @@ DELAYS = [(0, "fixed"), (1, "fixed"), (3, "hardest_first"), (6, "fixed")]
 
 
 @pytest.mark.parametrize(
-    "examples", [pytest.param(3, id="few"), pytest.param(150, marks=pytest.mark.long, id="many")]
+    "examples",
+    [
+        pytest.param(3, id="few"),
+        pytest.param(60, marks=[pytest.mark.long, pytest.mark.timeout(1200)], id="many"),
+    ],
 )
 def test_every_interleaving_chooses_and_prunes_as_one_worker_does(search: Search, examples: int) -> None:
     calm = {which: search.calm(feedback_delay=which[0], fold_order=which[1]) for which in DELAYS[1:3]}
