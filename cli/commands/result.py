@@ -31,7 +31,7 @@ from cli.options import (
     console,
     state_folder,
 )
-from cli.reach import reach
+from cli.reach import reach, reach_workers
 from cli.spec_files import build_spec
 from cli.terminal.watch import watch
 from client.study_client import StudyClient
@@ -149,10 +149,10 @@ def replay(
     study: Study,
     trial: Annotated[
         int | None,
-        typer.Argument(min=0, metavar="[TRIAL]", help="Number of a trial (default: the whole study)."),
+        typer.Argument(min=0, metavar="TRIAL", help="Number of a trial (default: the whole study)."),
     ] = None,
     fold: Annotated[
-        int | None, typer.Argument(min=0, metavar="[FOLD]", help="Index of a fold of the trial, from 0.")
+        int | None, typer.Argument(min=0, metavar="FOLD", help="Index of a fold of the trial, from 0.")
     ] = None,
     name: Annotated[
         str | None, typer.Option(help="Name of the study that runs a whole study again (default: NAME-replay).")
@@ -200,7 +200,6 @@ def _replay_study(
     json: bool,
 ) -> bool:
     from cli.evaluation.repetition import repeat
-    from cli.local.temporary_service import reach_workers
     from cli.terminal.tables import repetition_lines
 
     output = console(json)

@@ -86,7 +86,7 @@ def train_final(
 def replay(
     name: Name, wanted: ReplayStudy, session: Transaction, settings: Settings, wake_leader: WakeLeader
 ) -> StudyView:
-    """Create a study that runs this one again, with its plan and what was enqueued, to compare their digests."""
+    """Create a study that runs this one again, with its plan and what was enqueued, to compare the digests."""
     study = create_replay(session, name, wanted, settings.cache_root, settings.models_root)
     wake_leader()
     return views.study_view(session, study)

@@ -66,7 +66,8 @@ def check(arena: Arena, exported: bytes, calm: str | None) -> Findings:
     _check_import(arena, engine, exported, found)
     if calm is not None:
         with Session(engine) as session:
-            found.other_digests = study_digest(session, get_study(session, arena.study)).digest != calm
+            digest = study_digest(session, get_study(session, arena.study)).digest
+            found.other_digests = int(digest != calm)
     engine.dispose()
     return found
 
@@ -150,6 +151,8 @@ def _follows_the_rules(trial: TrialView, right: Mapping[int, int], counted: int)
     if trial.state == TrialState.COMPLETE:
         value = sum(right.values()) / CLIPS
         return len(right) == SUBJECTS and trial.value == value and first_out_of_reach is None
+    if trial.pruned is not None and trial.pruned.rule != "bound":
+        return first_out_of_reach is None or first_out_of_reach >= counted
     if trial.state == TrialState.PRUNED:
         return first_out_of_reach == counted
     # Three workers killed at one fold fail it: that is the rule, and it must be what is said.
