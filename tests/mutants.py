@@ -24,6 +24,7 @@ from rich.table import Table
 from tests.harness.source_copy import PACKAGES, PROJECT, copy_package
 
 TESTS = (
+    "tests/coordinator/scheduling/test_feedback_delay.py",
     "tests/coordinator/leader/test_election.py",
     "tests/coordinator/scheduling/test_scheduling.py",
     "tests/coordinator/scheduling/test_failpoints.py",
@@ -107,7 +108,7 @@ MUTANTS = (
     Mutant(
         "the budget's check in the transaction that adds a trial",
         f"{SCHEDULING}/trials.py",
-        "    if count != number or number >= parsed_spec(study).trials:\n        return None\n",
+        "    if count != number or number >= spec.trials:\n        return None\n",
         "",
     ),
     Mutant(
@@ -119,7 +120,7 @@ MUTANTS = (
     Mutant(
         "the second look at a trial once its lock is held",
         f"{SCHEDULING}/claims.py",
-        "        if not _has_room(session, trial, spec):\n            continue\n",
+        "        if not _can_take(session, trial, spec):\n            continue\n",
         "",
     ),
     Mutant(
@@ -127,6 +128,36 @@ MUTANTS = (
         f"{SCHEDULING}/leases.py",
         "            _Pending.fold != LeaseRow.fold,\n",
         "",
+    ),
+    Mutant(
+        "the feedback delay of the sampler: it is told of every trial that has ended",
+        "coordinator/leader/asking.py",
+        "if TrialState(t.state).over and (below is None or t.number < below)}",
+        "if TrialState(t.state).over}",
+    ),
+    Mutant(
+        "the wait for the trials that the next one must know",
+        "coordinator/leader/asking.py",
+        "if below is not None and any(other < below for other in search.under_way):",
+        "if False:",
+    ),
+    Mutant(
+        "the feedback delay of the rules: they compare with every complete trial",
+        "coordinator/pruning/fold_table.py",
+        "known_below(parsed_spec(study), trial.number)",
+        "None",
+    ),
+    Mutant(
+        "the verdict on each length: only the longest prefix is judged",
+        "coordinator/pruning/rules.py",
+        "for length in range(judged + 1, min(len(prefix), len(order) - 1) + 1):",
+        "for length in range(len(prefix), min(len(prefix), len(order) - 1) + 1):",
+    ),
+    Mutant(
+        "that folds beyond a verdict enter nothing",
+        "coordinator/scheduling/counting.py",
+        "beyond.values(beyond_verdict=True)",
+        "beyond.values(beyond_verdict=False)",
     ),
 )
 

@@ -22,7 +22,17 @@ from services.contracts import (
 from services.errors import Conflict, FoldwiseError, InvalidInput, NotFound
 from services.search_space import ParameterValue, first_problem
 
-NEUTRAL_FIELDS = {"name", "start", "workers", "workers_per_trial", "priority", "study_seconds", "trial_seconds"}
+NEUTRAL_FIELDS = {
+    "name",
+    "start",
+    "workers",
+    "workers_per_trial",
+    "help_blocking",
+    "max_expired_leases",
+    "priority",
+    "study_seconds",
+    "trial_seconds",
+}
 """Fields of a spec that influence no result: studies that differ only in these give the same numbers."""
 
 

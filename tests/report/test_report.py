@@ -49,6 +49,7 @@ def search(harness: Harness, **given: Any) -> None:
         "training": {"frames": 2, "frame_size": 16, "width": 4, "epochs": EPOCHS},
         "economies": {"stop_when_perfect": False},
         "pruning": [{"rule": "median", "startup_trials": 2, "warmup_folds": 1}],
+        "feedback_delay": 1,
         **given,
     }
     harness.create(**spec)
