@@ -160,7 +160,7 @@ def _run(service: LocalService, spec: StudySpec) -> Outcome:
     client = service.client
     client.create(spec)
     while not client.get(spec.name).state.over:
-        service.restart_dead_workers()
+        service.tend()
         time.sleep(0.5)
     study = client.get(spec.name)
     if study.state != "complete":

@@ -80,7 +80,7 @@ def reach_workers(
         service.threads = None if plan is None else plan.threads
         for number, device in enumerate(chosen, start=1):
             service.start_worker(f"worker-{number}", device)
-        yield service.client, service.restart_dead_workers
+        yield service.client, service.tend
 
 
 def _default_state(study: str) -> Path:

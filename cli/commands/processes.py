@@ -70,7 +70,7 @@ def up(
         print_line(f"create a study with: foldwise study create --preset ckplus-loso{option}")
         print_line("Ctrl-C stops everything; run `foldwise up` again to continue")
         while True:
-            service.restart_dead_workers()
+            service.tend()
             time.sleep(1.0)
 
 

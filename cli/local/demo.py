@@ -101,7 +101,7 @@ def run_demo(state: StateFolder, *, devices: Sequence[str], new: bool, console: 
             for number, device in enumerate(devices, start=1):
                 service.start_worker(f"worker-{number}", device)
                 _indented(console)(f"worker-{number} on {device}")
-            study = watch(client, study.name, console, on_poll=service.restart_dead_workers)
+            study = watch(client, study.name, console, on_poll=service.tend)
         console.print(bold("4/5"), "result")
         _show_result(client, study, console)
         digest = client.digest(study.name)

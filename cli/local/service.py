@@ -44,19 +44,26 @@ LOCAL_LEASE_SECONDS = 15.0
 START_TIMEOUT_SECONDS = 60.0
 """Seconds to wait for the coordinator to become ready."""
 
+GIVE_UP_SECONDS = 60.0
+"""Seconds to repeat a call to the coordinator, longer than one answer may take."""
+
 READY_TIMEOUT_SECONDS = 2.0
 """Seconds to wait for one answer of a coordinator that starts."""
 
 
 @dataclass
 class LocalService:
-    """A running service; its caller restarts dead workers by calling `restart_dead_workers` regularly."""
+    """A running service; its caller restarts what died by calling `tend` about once a second."""
 
     state: StateFolder
     service: Service
     notify: Callable[[str], None]
     study: str | None
     threads: int | None
+    start_coordinator: Callable[[], subprocess.Popen[bytes]]
+    """Starts the coordinator's process on the service's socket."""
+
+    coordinator: subprocess.Popen[bytes]
     workers: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     devices: dict[str, str] = field(default_factory=dict)
     """The torch device of each worker; a worker that is restarted keeps it."""
@@ -66,11 +73,21 @@ class LocalService:
 
     _started: dict[str, float] = field(default_factory=dict)
     _early_exits: int = 0
+    _early_exits_of_coordinator: int = 0
+    _coordinator_started: float = field(default_factory=time.monotonic)
 
     @cached_property
     def client(self) -> StudyClient:
-        """A client with the admin token."""
-        return StudyClient(Connection(self.service.url, self.service.admin_token, give_up_after=30))
+        """A client with the admin token, whose calls also restart the coordinator if it died."""
+
+        def pause(seconds: float) -> None:
+            self.tend()
+            time.sleep(seconds)
+
+        connection = Connection(
+            self.service.url, self.service.admin_token, give_up_after=GIVE_UP_SECONDS, pause=pause
+        )
+        return StudyClient(connection)
 
     def start_worker(self, name: str, device: str) -> None:
         """Start a worker process on a torch device such as `cuda:1` or `cpu`."""
@@ -84,13 +101,29 @@ class LocalService:
         self.devices[name] = device
         self._started[name] = time.monotonic()
 
-    def restart_dead_workers(self) -> None:
-        """Restart workers that died, except those that finished or that a restart does not help.
+    def tend(self) -> None:
+        """Restart what died: the coordinator, and workers except those that finished or that it does not help.
 
         Raises:
             MachineUnusable: no worker can run on this machine.
-            FoldwiseError: a restart helps no worker, or workers keep exiting after their start.
+            FoldwiseError: a restart helps no worker, or what was restarted keeps exiting after its start.
         """
+        self._restart_dead_coordinator()
+        self._restart_dead_workers()
+
+    def _restart_dead_coordinator(self) -> None:
+        code = self.coordinator.poll()
+        if code is None:
+            return
+        early = time.monotonic() - self._coordinator_started < EARLY_EXIT_SECONDS
+        self._early_exits_of_coordinator = self._early_exits_of_coordinator + 1 if early else 0
+        if code >= 0 or self._early_exits_of_coordinator >= MAX_EARLY_EXITS:
+            log = self.state.logs / "coordinator.log"
+            raise FoldwiseError(f"the coordinator ended ({_describe_exit(code)}): {_last_line(log)}; see {log}")
+        self.notify(f"the coordinator ended ({_describe_exit(code)}); restarting it")
+        self.coordinator, self._coordinator_started = self.start_coordinator(), time.monotonic()
+
+    def _restart_dead_workers(self) -> None:
         for name, process in self.workers.items():
             code = process.poll()
             if code == EXIT_UNAVAILABLE_HERE and name not in self._unusable:
@@ -160,19 +193,31 @@ def local_service(
                 url=url, admin_token=admin, worker_token=worker, database_url=database_url, pid=os.getpid()
             )
             fd, lease = str(listener.fileno()), str(lease_seconds)
-            coordinator = _spawn(
-                ["coordinator", "--fd", fd, *_folders(state), "--lease-seconds", lease],
-                {
-                    "FOLDWISE_DATABASE_URL": database_url,
-                    "FOLDWISE_ADMIN_TOKEN": admin,
-                    "FOLDWISE_WORKER_TOKEN": worker,
-                },
-                state.logs / "coordinator.log",
-                keep=(listener.fileno(),),
+
+            def start_coordinator() -> subprocess.Popen[bytes]:
+                return _spawn(
+                    ["coordinator", "--fd", fd, *_folders(state), "--lease-seconds", lease],
+                    {
+                        "FOLDWISE_DATABASE_URL": database_url,
+                        "FOLDWISE_ADMIN_TOKEN": admin,
+                        "FOLDWISE_WORKER_TOKEN": worker,
+                    },
+                    state.logs / "coordinator.log",
+                    # The socket stays open here, so that another coordinator can answer on it.
+                    keep=(listener.fileno(),),
+                )
+
+            running = LocalService(
+                state=state,
+                service=service,
+                notify=notify,
+                study=study,
+                threads=threads,
+                start_coordinator=start_coordinator,
+                coordinator=start_coordinator(),
             )
-            running = LocalService(state=state, service=service, notify=notify, study=study, threads=threads)
             try:
-                _wait_ready(coordinator, service, state.logs / "coordinator.log")
+                _wait_ready(running.coordinator, service, state.logs / "coordinator.log")
                 state.announce(service)
                 notify(f"coordinator ready at {url} (PostgreSQL in {postgres.data})")
                 for number, device in enumerate(devices, start=1):
@@ -180,7 +225,7 @@ def local_service(
                 yield running
             finally:
                 _stop([*running.workers.values()])
-                _stop([coordinator])
+                _stop([running.coordinator])
 
 
 def _folders(state: StateFolder) -> list[str]:

@@ -91,11 +91,14 @@ def test_one_worker_runs_cross_validations_that_optuna_agrees_with_and_that_peop
         assert again.show("first") == study, "the next `up` finds the study as it was"
 
 
-def test_a_killed_worker_costs_one_fold_and_nothing_is_counted_twice(state: Path) -> None:
+def test_a_killed_worker_costs_one_fold_a_killed_coordinator_none_and_nothing_counts_twice(
+    state: Path,
+) -> None:
     with Up(state, workers=2) as up:
         up.create("killed", "training.epochs=12")
         wait_for(lambda: "fold_done" in up.log("worker-1"))
         up.worker("worker-1").send_signal(signal.SIGKILL)
+        up.coordinator().send_signal(signal.SIGKILL)
         study = up.wait_until_over("killed")
         assert (study["state"], study["trials"]["complete"]) == ("complete", 2)
         assert up.query(COUNTED_ONCE) == [(number, 4, 4, 28, 4, 28) for number in range(2)]
@@ -104,6 +107,7 @@ def test_a_killed_worker_costs_one_fold_and_nothing_is_counted_twice(state: Path
         assert outcomes.get("lapsed", 0) <= 1
         assert up.log("worker-1").count("worker_started") == 2, "the supervisor started it again"
     assert "worker-1 ended (killed by SIGKILL)" in up.output
+    assert "the coordinator ended (killed by SIGKILL); restarting it" in up.output
 
 
 @pytest.mark.long

@@ -101,10 +101,16 @@ class Up:
             connection.execute(text(statement))
 
     def worker(self, name: str) -> psutil.Process:
+        return self._child("worker", name)
+
+    def coordinator(self) -> psutil.Process:
+        return self._child("coordinator")
+
+    def _child(self, *words: str) -> psutil.Process:
         for child in psutil.Process(self.process.pid).children():
-            if "worker" in child.cmdline() and name in child.cmdline():
+            if set(words) <= set(child.cmdline()):
                 return child
-        raise AssertionError(f"{name} does not run")
+        raise AssertionError(f"no process {words} runs")
 
     def log(self, name: str) -> str:
         path = self.state / "logs" / f"{name}.log"

@@ -7,7 +7,7 @@ from itertools import count
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import func, select
 
@@ -148,7 +148,14 @@ def test_every_interleaving_chooses_and_prunes_as_one_worker_does(search: Search
         per_trial=st.integers(1, 3),
         which=st.sampled_from(DELAYS),
     )
-    @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        database=None,
+        # An example takes a second; a smaller one would say no more than the first that fails.
+        phases=[Phase.generate],
+    )
     def compare(seed: int, workers: int, per_trial: int, which: tuple[int, str]) -> None:
         delay, order = which
         spec = {"feedback_delay": delay, "fold_order": order}
