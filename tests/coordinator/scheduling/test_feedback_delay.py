@@ -104,7 +104,7 @@ class Search:
                     self.report(late.pop(rng.randrange(len(late))), more=False)
                 case "lead":
                     # Another coordinator leads: it knows the search only from the database.
-                    if rng.random() < 0.3:
+                    if rng.random() < 0.6:
                         self.harness.leader = LeaderWithoutOptuna(self.harness.engine, self.harness.settings)
                     self.harness.leader.round()
             if assignment is not None and worker not in held:
@@ -112,6 +112,18 @@ class Search:
                 late.append(assignment)
             assert delay is None or self.open_trials(name) <= delay + 1
         return self.digest(name)
+
+    def claim_and_lead(self, name: str, worker: str) -> FoldAssignment:
+        """The first fold of the next trial."""
+        assignment = self.harness.must_claim(worker, study=name)
+        self.harness.leader.round()
+        return assignment
+
+    def run_trial(self, assignment: FoldAssignment, wrong: int) -> None:
+        """Run all folds of a trial of which this is the first."""
+        following: FoldAssignment | None = assignment
+        while following is not None and following.trial == assignment.trial:
+            following = self.harness.report(following, wrong).next
 
     def is_complete(self, name: str) -> bool:
         with self.harness.sessions() as session:
@@ -178,3 +190,26 @@ def test_without_a_delay_the_order_of_reports_decides_and_the_digest_says_so(sea
         for seed in range(2)
     }
     assert stormy | {calm.digest} != {calm.digest}
+
+
+@pytest.mark.parametrize("same_leader", [True, False])
+def test_the_sampler_learns_nothing_of_trials_within_the_delay(search: Search, same_leader: bool) -> None:
+    suggested = []
+    for first_to_end in (0, 3):
+        name = search.create(
+            feedback_delay=3, pruning=[], sampler={"kind": "tpe", "startup_trials": 1, "constant_liar": False}
+        )
+        search.harness.leader.round()
+        held = [search.claim_and_lead(name, f"w{number}") for number in range(4)]
+        # No trial starts, so another worker helps with the first.
+        helped = search.harness.must_claim("w4", study=name)
+        assert helped.trial == 0
+        search.harness.report(helped, more=False)
+        # Trial 4 waits for trial 0, whatever the others have shown by then.
+        for number in range(3, -1, -1) if first_to_end == 3 else [0]:
+            search.run_trial(held[number], wrong=number % 2)
+            if not same_leader:
+                search.harness.leader = LeaderWithoutOptuna(search.harness.engine, search.harness.settings)
+            search.harness.leader.round()
+        suggested.append(search.harness.trial(4, name).parameters)
+    assert suggested[0] == suggested[1]
