@@ -98,8 +98,7 @@ class Search:
                     self.harness.expire(assignment)
                     late.append(assignment)
                 case "release" if assignment is not None:
-                    with self.harness.sessions.begin() as session:
-                        leases.release(session, key_of(assignment.lease))
+                    self.release(assignment)
                 case "late" if late:
                     self.report(late.pop(rng.randrange(len(late))), more=False)
                 case "lead":
@@ -124,6 +123,12 @@ class Search:
         following: FoldAssignment | None = assignment
         while following is not None and following.trial == assignment.trial:
             following = self.harness.report(following, wrong).next
+        if following is not None:
+            self.release(following)
+
+    def release(self, assignment: FoldAssignment) -> None:
+        with self.harness.sessions.begin() as session:
+            leases.release(session, key_of(assignment.lease))
 
     def is_complete(self, name: str) -> bool:
         with self.harness.sessions() as session:
