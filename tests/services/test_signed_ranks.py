@@ -35,7 +35,7 @@ def test_the_last_numbers_of_differences_that_scipy_enumerates(differences: list
 @example([0.0] * 14)
 @example([-0.25] * 118)
 def test_many_differences_with_ties_have_the_normal_p_value(differences: list[float]) -> None:
-    assert one_sided_p_value(differences) == pytest.approx(scipys(differences), rel=1e-12)
+    assert one_sided_p_value(differences) == pytest.approx(scipys(differences), rel=1e-9)
 
 
 @given(st.lists(st.sampled_from([-1, 1]), min_size=2, max_size=60), st.integers(0, 1000))
@@ -45,7 +45,7 @@ def test_many_differences_with_ties_have_the_normal_p_value(differences: list[fl
 def test_differences_without_ties_have_the_exact_p_value_up_to_fifty(signs: list[int], seed: int) -> None:
     sizes = np.random.default_rng(seed).permutation(len(signs)) + 1
     differences = (sizes * signs / 64).tolist()
-    assert one_sided_p_value(differences) == pytest.approx(scipys(differences), rel=1e-12)
+    assert one_sided_p_value(differences) == pytest.approx(scipys(differences), rel=1e-9)
     if len(signs) <= 50:
         assert one_sided_p_value(differences) == scipys(differences)
 
