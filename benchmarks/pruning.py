@@ -5,9 +5,10 @@
 
 The searches are recorded from real studies, with their trials shuffled in many orders, or simulated
 (`benchmarks/searches.py`) in the shape of CK+, with Leave-One-Subject-Out and with ten folds. A replay runs a
-search's trials one after another and calls `coordinator.pruning.decide` after each fold, as a coordinator with
-one worker does, with folds by index and with the hardest first. It does not model how a sampler reacts to
-pruned trials.
+search's trials one after another and applies the coordinator's own pruning functions, with folds by index and
+with the hardest first. Every study has the default feedback delay of 8: trial n is compared with the complete
+trials below n - 8, whatever the number of workers. A replay does not model how a sampler reacts to pruned
+trials.
 
 The threshold of `bound` is the accuracy that one trial in ten reaches, as if a user knew what to ask for.
 
@@ -40,6 +41,7 @@ from benchmarks.searches import RECORDED, Search, read_search, record_search, sh
 from cli.reach import reach
 from coordinator.pruning.replay import accuracy_of, replay
 from services.contracts import StudySpec
+from services.contracts.study import DEFAULT_FEEDBACK_DELAY
 
 Order = Literal["fixed", "hardest_first"]
 
@@ -100,6 +102,7 @@ def measure(search: Search) -> dict[str, Outcome]:
                 "protocol": search.protocol,
                 "pruning": rules,
                 "fold_order": order,
+                "feedback_delay": DEFAULT_FEEDBACK_DELAY,
             }
         )
         replayed = replay(spec, search.trials)
@@ -114,14 +117,19 @@ def measure(search: Search) -> dict[str, Outcome]:
 def _variants(search: Search, values: Sequence[float]) -> Iterator[tuple[str, Order, list[dict[str, Any]]]]:
     many_folds = len(search.trials[0]) > 20
     bound = {"rule": "bound", "threshold": round(float(np.quantile(values, 0.9)), 3)}
-    median, paired = {"rule": "median"}, {"rule": "paired"}
+    median, paired, wilcoxon, forgiving = (
+        {"rule": name} for name in ("median", "paired", "wilcoxon", "forgiving")
+    )
     sets: dict[str, list[dict[str, Any]]] = {
         "none": [],
         "bound": [bound],
         "median": [median],
         "paired": [paired],
+        "wilcoxon": [wilcoxon],
+        "forgiving": [forgiving],
         "median + paired": [median, paired],
         "bound + median": [bound, median],
+        "bound + wilcoxon": [bound, wilcoxon],
     }
     for name, rules in sets.items():
         yield f"{name}, fixed", "fixed", rules
@@ -132,6 +140,8 @@ def _variants(search: Search, values: Sequence[float]) -> Iterator[tuple[str, Or
         yield f"median, {name}, fixed", "fixed", [{**median, **setting}]
     for factor in (2.0, 3.0):
         yield f"paired, {factor} SE, fixed", "fixed", [{**paired, "standard_errors": factor}]
+    for p_value in (0.01, 0.05):
+        yield f"wilcoxon, p {p_value}, fixed", "fixed", [{**wilcoxon, "p_threshold": p_value}]
 
 
 def _summary(rules: dict[str, list[Outcome]]) -> dict[str, dict[str, float]]:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtr
-from scipy.stats import rankdata
+
+from services.signed_ranks import doubled_ranks, lower_tail
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,21 +74,13 @@ def paired_tests(first: Sequence[float], second: Sequence[float], *, tested_shar
 def signed_ranks(differences: NDArray[np.float64]) -> float | None:
     """Two-sided p value of Wilcoxon's signed-rank test, exact also with ties; None if all differences are zero.
 
-    Zeros are dropped; differences of equal size share their mean rank. Fold accuracies often tie. SciPy then
-    enumerates all signs for up to 13 folds, which takes seconds, and approximates from 14 folds on. This
-    function counts how many combinations of signs give each rank sum, which is fast and exact.
+    Zeros are dropped; differences of equal size share their mean rank.
     """
     nonzero = differences[~np.isclose(differences, 0.0, atol=1e-12)]
     if not len(nonzero):
         return None
-    # Twice a mean rank is a whole number. Round the differences so that equal fractions tie.
-    ranks = np.rint(2 * rankdata(np.round(np.abs(nonzero), 12))).astype(np.int64)
-    total = int(ranks.sum())
-    ways = np.zeros(total + 1, dtype=np.float64)
-    ways[0] = 1.0
-    for rank in ranks:
-        ways[rank:] = (ways[rank:] + ways[:-rank]) / 2
-        ways[:rank] /= 2
+    # Rounded so that equal fractions tie.
+    ranks = doubled_ranks(np.round(np.abs(nonzero), 12))
     positive = int(ranks[nonzero > 0].sum())
-    tail = float(ways[: min(positive, total - positive) + 1].sum())
+    tail = lower_tail(ranks, min(positive, int(ranks.sum()) - positive))
     return min(1.0, 2 * tail)

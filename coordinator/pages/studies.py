@@ -164,7 +164,7 @@ def _panels(runtime: Runtime, session: Session, row: StudyRow) -> dict[str, Any]
         "summary": summary,
         "progress": study_view.progress_bar(summary),
         "convergence": study_view.convergence(spec, mapped, 1 / len(row.classes)),
-        "by_median": study_view.compares_trials(spec),
+        "by_median": study_view.compares_with_median(spec),
         "trials_created": len(mapped),
         "running": running_cells(mapped),
         "latest": mapped[: -TABLE_ROWS - 1 : -1],

@@ -131,7 +131,7 @@ def convergence(spec: StudySpec, trials: Sequence[MappedTrial], chance: float) -
         parts.append(
             charts.level(threshold, y, kind="threshold", text=f"pruning threshold {percent(threshold)}")
         )
-    if compares_trials(spec):
+    if compares_with_median(spec):
         parts.append(charts.steps(_medians(trials), x, y, kind="median"))
     for kind, symbol, states in (
         ("pruned", "cross", {TrialState.PRUNED}),
@@ -148,9 +148,9 @@ def convergence(spec: StudySpec, trials: Sequence[MappedTrial], chance: float) -
     return charts.plot(*parts, label=label, size="tall")
 
 
-def compares_trials(spec: StudySpec) -> bool:
-    """Whether a rule of the study compares its trials with the complete ones."""
-    return any(rule.compares_trials for rule in spec.pruning)
+def compares_with_median(spec: StudySpec) -> bool:
+    """Whether a rule of the study compares its trials with the median of the complete ones."""
+    return any(rule.compares_with_median for rule in spec.pruning)
 
 
 def _best_so_far(trials: Sequence[MappedTrial]) -> list[charts.Point]:

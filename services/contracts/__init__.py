@@ -75,9 +75,11 @@ from services.contracts.work import (
     WorkerInfo,
 )
 from services.pruning.bound import BoundRule
+from services.pruning.forgiving import ForgivingRule
 from services.pruning.median import MedianRule
 from services.pruning.paired import PairedRule
 from services.pruning.rule import PruneDecision
+from services.pruning.wilcoxon import WilcoxonRule
 
 __all__ = [
     "ANY_CLASS",
@@ -110,6 +112,7 @@ __all__ = [
     "FoldState",
     "FoldTask",
     "FoldView",
+    "ForgivingRule",
     "GridSampler",
     "Heartbeat",
     "HeartbeatReply",
@@ -154,6 +157,7 @@ __all__ = [
     "TrialView",
     "Verdict",
     "WarmStart",
+    "WilcoxonRule",
     "WorkerCount",
     "WorkerInfo",
     "WorkerView",

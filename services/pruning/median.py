@@ -53,7 +53,7 @@ class MedianRule(Rule):
         return f"median, from {self.startup_trials} complete trials on"
 
     @property
-    def compares_trials(self) -> bool:
+    def compares_with_median(self) -> bool:
         """See `Rule`."""
         return True
 

@@ -81,6 +81,6 @@ class PairedRule(Rule):
         return f"paired, {self.standard_errors:g} standard errors"
 
     @property
-    def compares_trials(self) -> bool:
+    def compares_with_median(self) -> bool:
         """See `Rule`."""
         return True

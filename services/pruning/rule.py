@@ -150,8 +150,8 @@ class Rule(Contract, ABC):
         return None
 
     @property
-    def compares_trials(self) -> bool:
-        """Whether the rule compares a trial with the complete ones, so that figures show their median."""
+    def compares_with_median(self) -> bool:
+        """Whether the rule compares a trial with the median of the complete ones, so that figures show it."""
         return False
 
 

@@ -127,27 +127,33 @@ def test_no_trial_is_pruned_before_the_order_is_learnt(harness: Harness) -> None
     assert decision.fold == 3
 
 
+WITH_MEDIAN = [
+    {"rule": "paired", "startup_trials": 2, "warmup_folds": 2, "standard_errors": 1.0},
+    {"rule": "bound", "threshold": 0.4},
+    {"rule": "median", "startup_trials": 3, "warmup_folds": 2},
+]
+WITH_BEST = [{"rule": "forgiving", "startup_trials": 2}, {"rule": "wilcoxon", "p_threshold": 0.3}]
+
+
+@pytest.mark.parametrize("rules", [WITH_MEDIAN, WITH_BEST], ids=["median", "best"])
 @pytest.mark.parametrize("order", ["fixed", "hardest_first"])
-def test_trials_end_as_in_a_replay_of_their_fold_table(harness: Harness, order: str) -> None:
+def test_trials_end_as_in_a_replay_of_their_fold_table(
+    harness: Harness, order: str, rules: list[dict[str, Any]]
+) -> None:
     rng = random.Random(11)
-    trials = 12
+    trials = 16
     table = []
     for _ in range(trials):
         skill = rng.random()
         table.append([sum(rng.random() > skill for _ in range(CLIPS)) for _ in range(FOLDS)])
-    rules = [
-        {"rule": "paired", "startup_trials": 2, "warmup_folds": 2, "standard_errors": 1.0},
-        {"rule": "bound", "threshold": 0.4},
-        {"rule": "median", "startup_trials": 3, "warmup_folds": 2},
-    ]
-    create(harness, trials, fold_order=order, pruning=rules)
+    create(harness, trials, fold_order=order, pruning=rules, feedback_delay=None)
     run(harness, harness.must_claim(), lambda assignment: table[assignment.trial][assignment.fold])
     study = harness.study()
     expected = replay(study.spec, [[(CLIPS - wrong, CLIPS) for wrong in folds] for folds in table])
     there = [harness.trial(number) for number in range(trials)]
     assert [trial.folds_done for trial in there] == expected.folds
     assert {trial.number: trial.pruned for trial in there if trial.pruned} == expected.pruned
-    assert {decision.rule for decision in expected.pruned.values()} == {"bound", "paired", "median"}
+    assert {decision.rule for decision in expected.pruned.values()} == {rule["rule"] for rule in rules}
     assert study.best is not None
     assert study.best.number == expected.named
 

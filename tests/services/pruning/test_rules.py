@@ -7,7 +7,6 @@ import itertools
 import math
 import pkgutil
 import random
-from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -23,33 +22,10 @@ from coordinator.pruning.rules import decide
 from services.contracts import PRUNING_RULES, PruneDecision, StudySpec
 from services.pruning.rule import ComparedTrial, FoldTable, Rule, TrialProgress
 from services.scores import Counts, confusion
-
-Folds = list[tuple[int, int]]
-"""(correct, clips) of each fold."""
+from tests.harness.judged_trials import Folds, never_asked, progress, study, table
 
 CKPLUS_SEQUENCES = {1: 21, 2: 22, 3: 47, 4: 20, 5: 7, 6: 1}
 """CK+: how many of its 118 subjects have so many labelled sequences."""
-
-
-def study(*rules: dict[str, Any], protocol: dict[str, Any] | None = None) -> StudySpec:
-    return StudySpec.model_validate(
-        {"name": "s", "cache": "c", "pruning": rules, "protocol": protocol or {"kind": "loso"}}
-    )
-
-
-def progress(done: Sequence[tuple[int, int]], clips_total: int) -> TrialProgress:
-    return TrialProgress(order=range(len(done)), prefix=done, clips_total=clips_total)
-
-
-def table(at_step: Callable[[int], list[float]] = lambda _step: [], **given: Callable[..., Any]) -> FoldTable:
-    """A fold table that answers this, and is asked nothing else."""
-    answers: dict[str, Any] = dict.fromkeys(("median_trial", "best_trial", "confusion"), never_asked)
-    answers |= given
-    return FoldTable(complete_at_step=at_step, **answers)
-
-
-def never_asked(*_: Any) -> Any:
-    raise AssertionError("asked for what no rule needs")
 
 
 def run(spec: StudySpec, folds: Folds) -> tuple[int, PruneDecision | None]:
@@ -487,13 +463,15 @@ def test_no_two_rules_share_a_name_or_a_mark() -> None:
         ),
         ({"rule": "median"}, "median, from 5 complete trials on", None, True),
         ({"rule": "paired"}, "paired, 2.5 standard errors", None, True),
+        ({"rule": "wilcoxon"}, "wilcoxon, p below 0.1 against the best trial", None, False),
+        ({"rule": "forgiving"}, "forgiving: mean below the worst fold of the best trial", None, False),
     ],
 )
 def test_a_rule_says_what_the_page_and_the_report_show_of_it(
     rule: dict[str, Any], words: str, threshold: float | None, compares: bool
 ) -> None:
     (parsed,) = study(rule).pruning
-    assert (parsed.describe(), parsed.accuracy_threshold, parsed.compares_trials) == (
+    assert (parsed.describe(), parsed.accuracy_threshold, parsed.compares_with_median) == (
         words,
         threshold,
         compares,
