@@ -25,8 +25,11 @@ from preprocessing.job import preprocess
 from services.contracts import StudySpec, StudyView, TrialState
 from services.presets import DEMO_SUBJECTS, get_preset
 
-DIFFICULTY = 0.5
+DIFFICULTY = 0.35
 SEED = 7
+
+THREADS = 1
+"""CPU threads of each worker, whatever their number, so that their number does not change the results."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,8 +91,7 @@ def run_demo(state: StateFolder, *, devices: Sequence[str], new: bool, console: 
 
     spec = spec.model_copy(update={"cache": f"ckplus/{outcome.manifest.fingerprint}"})
     console.print(bold("3/5"), f"search: PostgreSQL, a coordinator and {len(devices)} workers over HTTP")
-    threads = max(1, (os.cpu_count() or 1) // len(devices))
-    with local_service(state, devices=(), port=0, notify=_indented(console), threads=threads) as service:
+    with local_service(state, devices=(), port=0, notify=_indented(console), threads=THREADS) as service:
         client = service.client
         study = _find_or_create(client, spec, new=new, console=console)
         _indented(console)(f"study page: {service.service.url}/studies/{study.name}")

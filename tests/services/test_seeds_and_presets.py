@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.contracts import Augmentation, BoundRule, MedianRule, StudySpec
+from services.contracts import Augmentation, BoundRule, MedianRule, StudySpec, TpeSampler
 from services.errors import NotFound
 from services.folds import KFold, LeaveOneSubjectOut
 from services.presets import CKPLUS_AUGMENTATION, OULU_AUGMENTATION, PRESETS, get_preset
 from services.pruning.rule import warmup
-from services.search_space import Hyperparameters, paper_space
+from services.search_space import Hyperparameters, Range, paper_space
 from services.seeds import augmentation_seed, canonical_json, derive_seed, fold_seed, sha256_of
 
 CKPLUS_COUNTS = {
@@ -199,6 +199,28 @@ def test_ckplus_grows_to_1722_quasi_balanced_clips() -> None:
 def test_oulu_grows_to_4320_clips() -> None:
     emotions = ("anger", "disgust", "fear", "happy", "sadness", "surprise")
     assert sum(augmented(OULU_AUGMENTATION, dict.fromkeys(emotions, 80)).values()) == 4320
+
+
+def test_the_demo_searches_a_part_of_table_1() -> None:
+    table = dict(paper_space().items())
+    for name, domain in get_preset("demo").space.items():
+        whole = table[name]
+        if isinstance(domain, Range):
+            assert isinstance(whole, Range)
+            assert whole.low <= domain.low < domain.high <= whole.high
+        else:
+            assert not isinstance(whole, Range)
+            assert set(domain) <= set(whole)
+
+
+def test_the_demo_depends_on_neither_cores_nor_workers() -> None:
+    preset = get_preset("demo")
+    assert preset.compute.threads == 1
+    assert preset.feedback_delay is not None
+    # Three workers can have a trial each, and the sampler models some trials.
+    assert preset.feedback_delay >= 2
+    assert isinstance(preset.sampler, TpeSampler)
+    assert preset.sampler.startup_trials + preset.feedback_delay <= preset.trials // 2
 
 
 def test_presets_augment_as_their_section_says() -> None:

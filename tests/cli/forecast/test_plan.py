@@ -98,7 +98,7 @@ def test_operations_of_a_trial_over_the_space(
     [
         ("ckplus-10fold", 327, 1722, 1722 * 9 * 16),
         ("oulu-10fold", 480, 4320, 4320 * 9 * 16),
-        ("demo", 70, 210, 210 * 4 * 8),
+        ("demo", 70, 140, 140 * 4 * 8),
     ],
 )
 def test_the_other_presets(preset: str, clips: int, augmented: int, passes: int) -> None:
@@ -131,7 +131,7 @@ def test_ranges_are_taken_at_their_ends(small: tuple[StudySpec, Forecast]) -> No
     assert {(cost.width, cost.epochs) for cost in plan.configurations} == {
         (width, epochs) for width in (2, 4, 6) for epochs in (2, 4)
     }
-    assert plan.clip_passes == 10 * 210 * 4 * 3
+    assert plan.clip_passes == 12 * 140 * 4 * 3
 
 
 def test_what_cannot_fit_is_refused(loso: Forecast) -> None:
@@ -331,8 +331,12 @@ def _chosen(**chosen: Any) -> dict[str, Any]:
 
 
 def test_enqueued_configurations_are_planned_themselves() -> None:
-    wanted = [_chosen(temporal_size=5, second_conv_layer=True), _chosen(temporal_size=1, activation="Mish")]
-    base = {**get_preset("demo").model_dump(), "pruning": ()}
+    wanted = [
+        _chosen(temporal_size=5, second_conv_layer=True),
+        _chosen(temporal_size=1, second_conv_layer=False, activation="Mish"),
+    ]
+    space = {**get_preset("demo").space.model_dump(), "second_conv_layer": [True, False]}
+    base = {**get_preset("demo").model_dump(), "space": space, "pruning": ()}
     shape = published_shape("demo")
     drawn = make_forecast(StudySpec.model_validate({**base, "trials": 4}), shape)
     only = make_forecast(StudySpec.model_validate({**base, "trials": 2, "enqueue": wanted}), shape)
