@@ -1,4 +1,4 @@
-"""`foldwise demo`: one table of trials and one digest, whatever the number of workers and whatever is killed."""
+"""`foldwise demo`: one table of trials and one digest, for any number of workers and after kills."""
 
 from __future__ import annotations
 
