@@ -213,7 +213,7 @@ def digest_line(digest: StudyDigest) -> str:
 def _computed(study: StudyView) -> str:
     if study.plan is None:
         return f"{study.spec.compute} (decided with the first fold)"
-    threads = "" if study.plan.threads is None else f", {study.plan.threads} threads"
+    threads = "" if study.plan.threads is None else f", threads per worker: {study.plan.threads}"
     return f"{study.plan}{threads}"
 
 
@@ -265,8 +265,9 @@ def repetition_lines(found: Repetition) -> Iterator[str]:
     yield f"{found.replay} differs from {found.study}: digest {found.digest_of_replay}, not {found.digest}"
     first = found.difference
     if first is not None:
-        where = [] if first.trial is None else [f"trial {first.trial}"]
-        where += [] if first.fold is None else [f"fold {first.fold}"]
+        where = []
+        if first.trial is not None:
+            where = [f"trial {first.trial}", "all folds" if first.fold is None else f"fold {first.fold}"]
         yield (
             f"first difference: {', '.join([*where, f'field {first.field}'])}: "
             f"{first.recorded} in {found.study}, {first.replayed} in {found.replay}"
