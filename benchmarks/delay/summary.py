@@ -143,7 +143,7 @@ def loss_tables(rows: Sequence[Row]) -> Iterator[Table]:
             for row in rows:
                 if row["against"] == against.name:
                     spaces[row["trials"]] = row["spaces"]
-                    cells[row["variant"]][row["trials"]] = f"{row[value]:+.2f} ± {row[error]:.2f}"
+                    cells[row["variant"]][row["trials"]] = _with_error(row[value], row[error])
             columns = [f"after {trials} trials ({spaces[trials]} spaces)" for trials in spaces]
             table = Table(f"points lost against {against.name}: {name}", *columns)
             for variant, of_trials in cells.items():
@@ -164,6 +164,10 @@ def best_values(found: Mapping[Variant, Mapping[int, Sequence[Found]]]) -> dict[
 
 def _percent(values: Sequence[float]) -> str:
     return " to ".join(f"{100 * value:.2f}" for value in values)
+
+
+def _with_error(points: float, error: float | None) -> str:
+    return f"{points:+.2f}" if error is None else f"{points:+.2f} ± {error:.2f}"
 
 
 def _mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from benchmarks.delay.search_cost import SEQUENTIAL, VARIANTS, Found, Variant, found_after, run_search
 from benchmarks.delay.spaces import SimulatedSpace
-from benchmarks.delay.summary import loss_rows
+from benchmarks.delay.summary import loss_rows, loss_tables
 from benchmarks.delay.waiting import Setting, measure
 from benchmarks.delay.workers import HEARTBEAT_SECONDS, SECONDS_RATIO, Course, TrialToRun, run_study
 from coordinator.optimizer import TrialRecord, suggest
@@ -234,3 +234,11 @@ def test_losses_are_differences_to_the_search_in_the_same_space() -> None:
     assert lost["error"] == pytest.approx(1.0)
     assert rows["d = 0", "null, 4 workers", 100]["points"] == -4.0
     assert {trials for _, _, trials in rows} == {100, 200}
+
+
+def test_a_single_space_has_a_loss_without_an_error() -> None:
+    found = {variant: {0: [Found(best=0.9, noiseless=0.9)] * 100} for variant in VARIANTS}
+    rows = loss_rows(found)
+    assert {row["error"] for row in rows} == {None}
+    table = next(iter(loss_tables(rows)))
+    assert "+0.00" in list(table.columns[1].cells)
