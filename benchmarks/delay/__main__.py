@@ -1,6 +1,6 @@
 """What a study's feedback delay costs: time of workers, and quality of the search.
 
-    python -m benchmarks.delay [--searches 3] [--trials 400] [--seeds 60] [--long-seeds 6] [--processes 2]
+    python -m benchmarks.delay [--searches 3] [--trials 400] [--seeds 60] [--long-seeds 4] [--processes 2]
 
 The first part runs searches with simulated workers (`benchmarks/delay/workers.py`), by the coordinator's policy
 and its own pruning functions, for each protocol, rule, number of workers and delay. The durations of trials
@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=400, help="trials of each of them (default: 400)")
     parser.add_argument("--seeds", type=int, default=60, help="spaces that are searched (default: 60)")
     parser.add_argument(
-        "--long-seeds", type=int, default=6, help="spaces searched with 800 trials, not 200 (default: 6)"
+        "--long-seeds", type=int, default=4, help="spaces searched with 800 trials, not 200 (default: 4)"
     )
     parser.add_argument("--processes", type=int, default=2, help="processes (default: 2)")
     arguments = parser.parse_args()
