@@ -67,11 +67,12 @@ format: venv  ## format the code and apply lint fixes
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: venv  ## run all benchmarks, an hour on two cores; each ends with a JSON line
+bench: venv  ## run all benchmarks, an hour and a half on two cores; each ends with a JSON line
 	$(BIN)/python -m benchmarks.coordinator
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.economies
 	$(BIN)/python -m benchmarks.pruning
+	$(BIN)/python -m benchmarks.delay
 	$(BIN)/python -m benchmarks.preprocessing
 	$(BIN)/python -m benchmarks.synthetic_sets
 	$(BIN)/python -m benchmarks.study_page

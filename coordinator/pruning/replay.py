@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -85,7 +85,7 @@ def replay(spec: StudySpec, trials: Sequence[Folds]) -> Replay:
     Raises:
         InvalidInput: a rule needs UAR or UF1, which do not follow from correct clips.
     """
-    complete = {False: _Complete(range(len(trials[0])))}
+    complete = {False: CompleteTrials(range(len(trials[0])))}
     clips_total = sum(clips for _, clips in trials[0])
     ran, pruned, errors = [], {}, []
     for number, folds in enumerate(trials):
@@ -94,7 +94,7 @@ def replay(spec: StudySpec, trials: Sequence[Folds]) -> Replay:
         if spec.fold_order == "hardest_first" and True not in complete:
             first = [folds for other, folds in by_index.trials.items() if below is None or other < below]
             if len(first) >= LEARNT_FROM:
-                complete[True] = _Complete(hardest_first(first[:LEARNT_FROM]))
+                complete[True] = CompleteTrials(hardest_first(first[:LEARNT_FROM]))
         learnt = True in complete
         compared = complete[learnt]
         spared = not learnt if spec.feedback_delay is None else number < LEARNT_FROM
@@ -112,39 +112,34 @@ def replay(spec: StudySpec, trials: Sequence[Folds]) -> Replay:
     return Replay(folds=ran, pruned=pruned, named=_named(trials, pruned, errors))
 
 
-def accuracy_of(folds: Folds) -> float:
-    """Pooled accuracy of a trial that ran all these folds."""
-    return sum(correct for correct, _ in folds) / sum(clips for _, clips in folds)
-
-
-def _named(trials: Sequence[Folds], pruned: dict[int, PruneDecision], errors: Sequence[int]) -> int:
-    complete = [number for number in range(len(trials)) if number not in pruned]
-    if complete:
-        return max(complete, key=lambda number: (accuracy_of(trials[number]), -number))
-    return min(range(len(trials)), key=lambda number: (errors[number], number))
-
-
-@dataclass
-class _Complete:
+class CompleteTrials:
     """The complete trials of one order of folds, by number."""
 
-    order: Sequence[int]
-    trials: dict[int, Folds] = field(default_factory=dict)
-    _curves: list[Sequence[float]] = field(default_factory=list)
+    def __init__(self, order: Sequence[int]) -> None:
+        self.order = order
+        """Indices of the folds as the trials run them."""
+        self.trials: dict[int, Folds] = {}
+        """(correct, clips) of every fold of each trial, in this order."""
+        self._numbers: list[int] = []
+        self._curves: list[Sequence[float]] = []
 
     def add(self, number: int, folds: Folds) -> None:
+        """Add a trial that has run all folds, given in this order; trials may complete in any order."""
         self.trials[number] = folds
-        self._curves.append(running_accuracy(folds))
+        index = bisect_left(self._numbers, number)
+        self._numbers.insert(index, number)
+        self._curves.insert(index, running_accuracy(folds))
 
     def table(self, known_below: int | None) -> FoldTable:
-        numbers = list(self.trials)
+        """What rules know of the trials with numbers below `known_below`; None: of all that are here now."""
+        numbers = self._numbers
         known = len(numbers) if known_below is None else bisect_left(numbers, known_below)
 
-        def value(place: int) -> float:
-            return self._curves[place][-1]
+        def value(index: int) -> float:
+            return self._curves[index][-1]
 
-        def compared(place: int) -> ComparedTrial:
-            number = numbers[place]
+        def compared(index: int) -> ComparedTrial:
+            number = numbers[index]
             return ComparedTrial(number=number, complete_trials=known, folds=self.trials[number])
 
         def median_trial() -> ComparedTrial | None:
@@ -159,6 +154,18 @@ class _Complete:
             best_trial=best_trial,
             confusion=_no_confusion,
         )
+
+
+def accuracy_of(folds: Folds) -> float:
+    """Pooled accuracy of a trial that ran all these folds."""
+    return sum(correct for correct, _ in folds) / sum(clips for _, clips in folds)
+
+
+def _named(trials: Sequence[Folds], pruned: dict[int, PruneDecision], errors: Sequence[int]) -> int:
+    complete = [number for number in range(len(trials)) if number not in pruned]
+    if complete:
+        return max(complete, key=lambda number: (accuracy_of(trials[number]), -number))
+    return min(range(len(trials)), key=lambda number: (errors[number], number))
 
 
 def _no_confusion(_length: int) -> Any:
