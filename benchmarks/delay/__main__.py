@@ -21,8 +21,8 @@ Nothing is timed: the same options give the same figures. The last line is JSON:
                                 where the delay was better
     best_value_loss_error       its standard error
     waiting                     a row for each protocol, rule, number of workers, delay and kind of help
-                                (`blocked`: while no trial can start; `off`; `also at the end`: also when all
-                                trials have been suggested, which foldwise does not do). `waiting`,
+                                (`on`: while no trial can start; `off`; `not at the end`: only until all trials
+                                have been suggested, which foldwise does not offer). `waiting`,
                                 `thrown_away`, `at_end` and `time`, which is the length of the study divided by
                                 that without a delay, are means; each has its lowest and highest as `_range`
     losses                      a row for each variant, number of trials and search `against` which it is
@@ -100,7 +100,7 @@ def main() -> None:
     console = Console(width=130)
     for table in chain(default_tables(waiting), delay_tables(waiting), loss_tables(losses)):
         console.print(table)
-    defaults = with_default_delay(waiting, "blocked")
+    defaults = with_default_delay(waiting, "on")
     loss = next(
         row
         for row in losses

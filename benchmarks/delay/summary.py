@@ -60,7 +60,7 @@ def with_default_delay(rows: Sequence[Row], helping: str) -> list[Row]:
 
 def default_tables(rows: Sequence[Row]) -> Iterator[Table]:
     """What workers do with the default delay, with each kind of help."""
-    for helping in ("blocked", "off", "also at the end"):
+    for helping in ("on", "off", "not at the end"):
         table = Table(
             f"d = 2W, help: {helping}",
             "workers",
@@ -90,7 +90,7 @@ def delay_tables(rows: Sequence[Row]) -> Iterator[Table]:
             )
             cells: dict[int | None, dict[int, str]] = defaultdict(dict)
             for row in rows:
-                if (row["protocol"], row["rule"], row["help"]) == (protocol, rule, "blocked"):
+                if (row["protocol"], row["rule"], row["help"]) == (protocol, rule, "on"):
                     cell = f"{100 * row['waiting']:.1f} / {100 * row['thrown_away']:.1f} / {row['time']:.2f}"
                     cells[row["delay"]][row["workers"]] = cell
             for delay in sorted(cells, key=lambda delay: (delay is None, delay)):

@@ -18,8 +18,8 @@ from coordinator.pruning.replay import accuracy_of
 from services.contracts import StudySpec
 
 RuleName = Literal["median", "bound"]
-Helping = Literal["blocked", "off", "also at the end"]
-"""Whether idle workers help open trials: while no trial can start, never, or also when all were suggested."""
+Helping = Literal["on", "off", "not at the end"]
+"""Whether idle workers help open trials: while no trial can start, never, or only until all were suggested."""
 
 WORKERS = (1, 2, 4, 8, 16, 32, 64)
 DELAYS = (0, 1, 2, 4, 8, 16, 32, 64)
@@ -68,7 +68,7 @@ def default_delay(workers: int) -> int:
 
 
 def measure(setting: Setting) -> list[Usage]:
-    """Run a search with every delay; with the default one also without help, and with help at the end."""
+    """Run a search with every delay; with the default one also without help, or without help at the end."""
     search = simulate(
         setting.protocol, folds=PROTOCOLS[setting.protocol], rise=1.0, trials=setting.trials, seed=setting.seed
     )
@@ -87,10 +87,10 @@ def measure(setting: Setting) -> list[Usage]:
                 "trials": setting.trials,
                 "pruning": [_rule(setting.rule, search)],
                 "feedback_delay": delay,
-                "help_blocking": helping != "off",
+                "idle_workers_help": helping != "off",
             }
         )
-        course = run_study(spec, suggest, workers=setting.workers, help_at_end=helping == "also at the end")
+        course = run_study(spec, suggest, workers=setting.workers, help_at_end=helping == "on")
         usages.append(_usage(course, setting.workers, delay, helping))
     return usages
 
@@ -106,10 +106,10 @@ def _fold_seconds(search: Search, seed: int) -> list[list[float]]:
 def _variants(workers: int) -> Iterator[tuple[int | None, Helping]]:
     default = default_delay(workers)
     for delay in sorted({*DELAYS, default}):
-        yield delay, "blocked"
-    yield None, "blocked"
+        yield delay, "on"
+    yield None, "on"
     yield default, "off"
-    yield default, "also at the end"
+    yield default, "not at the end"
 
 
 def _rule(rule: RuleName, search: Search) -> dict[str, Any]:

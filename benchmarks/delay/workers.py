@@ -70,15 +70,15 @@ class Course:
     """Largest number of trials that were open at the same time."""
 
 
-def run_study(spec: StudySpec, suggest: Suggest, *, workers: int, help_at_end: bool = False) -> Course:
+def run_study(spec: StudySpec, suggest: Suggest, *, workers: int, help_at_end: bool = True) -> Course:
     """Run all trials of a study.
 
     Args:
         spec: gives the number of trials, the rules, the delay and how workers help. Folds run by index.
         suggest: called once for each number, in ascending order.
         workers: number of workers, which all start at second 0.
-        help_at_end: whether workers also help beyond `workers_per_trial` when all trials have been suggested,
-            which the coordinator does not do.
+        help_at_end: False if workers may exceed `workers_per_trial` only until all trials have been suggested,
+            which the coordinator does not offer.
     """
     return _Study(spec, suggest, workers, help_at_end).run()
 
@@ -177,12 +177,15 @@ class _Study:
         # Trials are opened in order of their numbers.
         return below is not None and next(iter(self._open)) < below
 
+    def _no_trial_can_start(self) -> bool:
+        if self._spec.feedback_delay is None or not self._open:
+            return False
+        if self._suggested == self._spec.trials:
+            return self._help_at_end
+        return self._must_wait_for_lowest()
+
     def _grant_any(self) -> bool:
-        help_all = False
-        if self._open and self._suggested < self._spec.trials:
-            help_all = self._spec.help_blocking and self._must_wait_for_lowest()
-        elif self._help_at_end:
-            help_all = True
+        help_all = self._spec.idle_workers_help and self._no_trial_can_start()
         best: tuple[int, int] | None = None
         for number, trial in self._open.items():
             if not trial.pending:

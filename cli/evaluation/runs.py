@@ -27,7 +27,7 @@ NEUTRAL_FIELDS = {
     "start",
     "workers",
     "workers_per_trial",
-    "help_blocking",
+    "idle_workers_help",
     "max_expired_leases",
     "priority",
     "study_seconds",

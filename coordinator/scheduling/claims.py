@@ -79,7 +79,7 @@ def claim(
 
     Studies with the highest priority come first. Among studies of equal priority, running trials without a
     worker come first, then ready trials, then running trials of which other workers hold folds. Without any,
-    the worker may help where a feedback delay lets no trial start. The same `key` gets the same lease. A worker
+    the worker may help where no trial can start. The same `key` gets the same lease. A worker
     runs one fold at a time: a claim with a new key releases the fold that the worker held.
 
     Args:
@@ -310,19 +310,20 @@ def _can_keep_models(keeps_models: bool) -> ColumnElement[bool]:
 
 
 def _no_trial_can_start() -> ColumnElement[bool]:
-    """Whether the study in the surrounding query lets workers help because its delay lets no trial start.
+    """Whether the study in the surrounding query has a delay, lets workers help, and has no trial to start.
 
-    The next trial then waits for the end of the open trial of lowest number.
+    The next trial waits for the end of the open trial of lowest number, or all trials have been suggested.
     """
     spec, others = type_coerce(StudyRow.spec, JSON), aliased(TrialRow)
     of_study = others.study_id == StudyRow.id
     is_open = others.state.in_([TrialState.READY.value, TrialState.RUNNING.value])
     following = select(func.max(others.number) + 1).where(of_study).correlate(StudyRow).scalar_subquery()
     lowest = select(func.min(others.number)).where(of_study, is_open).correlate(StudyRow).scalar_subquery()
+    delay = spec["feedback_delay"].as_integer()
     return and_(
-        func.coalesce(spec["help_blocking"].as_boolean(), true()),
-        following < spec["trials"].as_integer(),
-        lowest < following - spec["feedback_delay"].as_integer(),
+        func.coalesce(spec["idle_workers_help"].as_boolean(), true()),
+        delay.is_not(None),
+        or_(following >= spec["trials"].as_integer(), lowest < following - delay),
     )
 
 

@@ -107,10 +107,10 @@ class StudySpec(Contract):
         description="d: trial n is suggested and pruned by what the trials below n - d have shown, whatever "
         "the workers; null: by what has ended by then. Left out: twice `workers`, or 8 without them",
     )
-    help_blocking: bool = Field(
+    idle_workers_help: bool = Field(
         True,
-        description="whether idle workers help open trials beyond `workers_per_trial` while the feedback delay "
-        "lets no trial start",
+        description="whether idle workers help open trials beyond `workers_per_trial` while no trial can "
+        "start, because of the feedback delay or because all have started; without a delay they do not",
     )
     max_expired_leases: int = Field(
         3, ge=1, le=1000, description="expired leases of a fold after which it fails, and its trial with it"

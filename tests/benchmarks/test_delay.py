@@ -35,7 +35,7 @@ def study(trials: int, delay: int | None, **given: Any) -> StudySpec:
 
 
 def run(
-    spec: StudySpec, trials: Sequence[TrialToRun], workers: int, *, help_at_end: bool = False
+    spec: StudySpec, trials: Sequence[TrialToRun], workers: int, *, help_at_end: bool = True
 ) -> tuple[Course, list[Sequence[int]]]:
     """The course of a study, and the numbers of the trials that each trial knew."""
     knew: list[Sequence[int]] = []
@@ -62,7 +62,7 @@ def test_one_worker_never_waits(delay: int | None) -> None:
 
 def test_without_delay_and_help_one_trial_runs_at_a_time() -> None:
     trials = [complete(5, 1), complete(1, 1), complete(20, 3), complete(2, 2)]
-    course, knew = run(study(4, 0, help_blocking=False), trials, workers=3)
+    course, knew = run(study(4, 0, idle_workers_help=False), trials, workers=3)
     assert (course.most_open, course.seconds, course.suggested_at) == (1, 35, 31)
     assert (course.waiting, course.waiting_at_end) == (2 * 31, 2 * 4)
     assert knew == [[], [0], [0, 1], [0, 1, 2]]
@@ -71,11 +71,11 @@ def test_without_delay_and_help_one_trial_runs_at_a_time() -> None:
 def test_without_delay_idle_workers_share_the_folds_of_the_only_trial() -> None:
     trials = [complete(1, 1, 1, 1), complete(10, 10, 10), complete(4, 4)]
     course, _ = run(study(3, 0), trials, workers=2)
-    # Two seconds; then twenty, of which one worker waits for the last ten; the last trial has no helper.
-    assert (course.suggested_at, course.seconds) == (22, 30)
-    assert (course.waiting, course.waiting_at_end) == (10, 8)
-    course, _ = run(study(3, 0), trials, workers=2, help_at_end=True)
-    assert (course.suggested_at, course.seconds, course.waiting_at_end) == (22, 26, 0)
+    # Two seconds; then twenty, of which one worker waits for the last ten; then four.
+    assert (course.suggested_at, course.seconds) == (22, 26)
+    assert (course.waiting, course.waiting_at_end) == (10, 0)
+    course, _ = run(study(3, 0), trials, workers=2, help_at_end=False)
+    assert (course.suggested_at, course.seconds, course.waiting_at_end) == (22, 30, 8)
 
 
 def test_idle_workers_help_the_open_trial_of_lowest_number() -> None:
@@ -83,7 +83,7 @@ def test_idle_workers_help_the_open_trial_of_lowest_number() -> None:
     trials = [complete(4, 4, 4, 4), complete(1, 1), complete(2, 2)]
     course, knew = run(study(3, 1), trials, workers=2)
     # Folds 0, 1 of trial 0 end after 4 and 6 s, 2 and 3 after 8 and 10 s; one worker waits from 8 to 10 s.
-    assert (course.suggested_at, course.waiting, course.seconds) == (10, 2, 14)
+    assert (course.suggested_at, course.waiting, course.seconds) == (10, 2, 12)
     assert knew == [[], [], [0]]
 
 
@@ -107,7 +107,7 @@ def test_without_a_delay_a_trial_knows_what_has_ended_when_it_is_suggested() -> 
 def test_folds_beyond_a_verdict_are_thrown_away_and_abandoned_with_the_next_heartbeat() -> None:
     bound = {"rule": "bound", "threshold": 1.0}
     pruned = TrialToRun(folds=[WRONG, RIGHT, RIGHT], seconds=[10, 4, 100])
-    course, _ = run(study(2, 0, pruning=[bound]), [pruned, complete(60, 1, 1)], workers=2)
+    course, _ = run(study(2, 0, pruning=[bound]), [pruned, complete(60, 1, 1)], workers=2, help_at_end=False)
     assert list(course.pruned) == [0]
     assert course.pruned[0].fold == 0
     # One worker ran fold 1, and then fold 2 until a heartbeat. Trial 1 starts at 10 s on the other.
@@ -160,7 +160,7 @@ def test_verdicts_follow_from_numbers_whatever_the_workers(
         protocol={"kind": "kfold", "k": 5},
         pruning=rules,
         workers_per_trial=per_trial,
-        help_blocking=helping,
+        idle_workers_help=helping,
     )
     to_run = [TrialToRun(folds=[f for f, _ in trial], seconds=[s for _, s in trial]) for trial in trials]
     course, knew = run(spec, to_run, workers, help_at_end=at_end)
@@ -177,11 +177,11 @@ def test_verdicts_follow_from_numbers_whatever_the_workers(
 def test_shares_and_times_are_compared_with_a_study_without_delay() -> None:
     setting = Setting(protocol="10-fold", rule="bound", workers=4, trials=40, seed=0)
     usages = {(usage.delay, usage.helping): usage for usage in measure(setting)}
-    assert usages[None, "blocked"].waiting == 0
-    assert usages[8, "off"].waiting > usages[8, "blocked"].waiting
+    assert usages[None, "on"].waiting == 0
+    assert usages[8, "off"].waiting > usages[8, "on"].waiting
     assert usages[8, "off"].thrown_away == 0
-    assert usages[0, "blocked"].thrown_away > usages[8, "blocked"].thrown_away
-    assert usages[8, "also at the end"].seconds < usages[8, "blocked"].seconds
+    assert usages[0, "on"].thrown_away > usages[8, "on"].thrown_away
+    assert usages[8, "on"].seconds < usages[8, "not at the end"].seconds
 
 
 def test_a_search_with_a_delay_is_the_suggestions_of_what_each_trial_knows() -> None:
