@@ -17,7 +17,7 @@ venv: .venv/installed  ## create the environment in .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: venv  ## run the whole job on synthetic faces, about five minutes; ARGS="--new" starts another study
+demo: venv  ## run the whole job on synthetic faces, about two minutes; ARGS="--new" starts another study
 	$(BIN)/foldwise demo $(ARGS)
 
 test: venv  ## run the default tests, under 8 minutes on 2 cores

@@ -34,7 +34,7 @@ def demo(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Run a whole search with synthetic faces on this machine: about five minutes on two cores."""
+    """Run a whole search with synthetic faces on this machine: about two minutes on two cores."""
     from cli.local.demo import demo_state, run_demo
     from cli.local.devices import devices_of_workers
 

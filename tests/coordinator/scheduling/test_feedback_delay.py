@@ -218,3 +218,20 @@ def test_the_sampler_learns_nothing_of_trials_within_the_delay(search: Search, s
             search.harness.leader.round()
         suggested.append(search.harness.trial(4, name).parameters)
     assert suggested[0] == suggested[1]
+
+
+@pytest.mark.parametrize(
+    ("spec", "folds"),
+    [
+        ({}, [(0, 0), (1, 0), (0, 1), (0, 2)]),
+        ({"idle_workers_help": False}, [(0, 0), (1, 0)]),
+        ({"feedback_delay": None}, [(0, 0), (1, 0)]),
+    ],
+)
+def test_once_all_trials_have_started_idle_workers_help_the_first_of_them(
+    search: Search, spec: dict[str, Any], folds: list[tuple[int, int]]
+) -> None:
+    name = search.create(trials=2, workers_per_trial=1, **{"feedback_delay": 5, **spec})
+    search.harness.leader.round()
+    claims = [search.harness.claim(f"w{number}", study=name) for number in range(4)]
+    assert [(claim.trial, claim.fold) for claim in claims if claim is not None] == folds

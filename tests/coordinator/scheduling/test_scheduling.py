@@ -44,7 +44,7 @@ from tests.harness.simulated_results import make_result
 
 
 def test_idle_workers_help_with_a_trial_when_there_is_no_other(harness: Harness) -> None:
-    harness.create(trials=2, workers_per_trial=2)
+    harness.create(trials=2, workers_per_trial=2, idle_workers_help=False)
     held = {worker: harness.must_claim(worker) for worker in ("w1", "w2", "w3", "w4")}
     assert [(a.trial, a.fold) for a in held.values()] == [(0, 0), (1, 0), (0, 1), (1, 1)]
     assert harness.claim("w5") is None
@@ -80,7 +80,7 @@ def test_one_worker_runs_all_folds_of_a_trial_in_order_and_the_study_completes(h
 
 
 def test_the_budget_is_exact_and_trials_are_asked_ahead(harness: Harness) -> None:
-    harness.create(trials=3)
+    harness.create(trials=3, idle_workers_help=False)
     assert harness.study().trials[TrialState.READY] == harness.settings.ask_ahead
     for _ in range(3):
         harness.must_claim(worker=uuid.uuid4().hex)
@@ -700,7 +700,7 @@ def test_a_trial_is_added_under_the_next_number_and_never_above_the_budget(harne
 def test_workers_that_claim_at_the_same_moment_do_not_share_a_trial(harness: Harness) -> None:
     workers, rounds = 8, 40
     harness.leader = SteppedLeader(harness.engine, replace(harness.settings, ask_ahead=3))
-    harness.create(trials=3)
+    harness.create(trials=3, idle_workers_help=False)
     together = threading.Barrier(workers)
 
     def claim(worker: int) -> FoldAssignment | None:
