@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -86,8 +87,7 @@ def reach_workers(
 def _default_state(study: str) -> Path:
     from cli.local.demo import demo_state
 
-    demo = PRESETS["demo"].name
-    of_demo = study == demo or study.startswith(f"{demo}-")
+    of_demo = re.fullmatch(rf"{PRESETS['demo'].name}(-\d+)?", study) is not None
     if of_demo and StateFolder(default_state()).service() is None and StateFolder(demo_state()).has_database():
         return demo_state()
     return default_state()

@@ -321,7 +321,7 @@ def _account(material: Material) -> Account:
     missing = dict.fromkeys(TrialState, 0)
     seconds: dict[str, float] = {}
     for trial in material.trials:
-        missing[trial.state] += trial.folds - trial.folds_done
+        missing[trial.state] += _not_run(trial)
         if trial.pruned is not None:
             pruned.setdefault(trial.pruned.rule, []).append(trial)
     costs = material.costs.values()
@@ -355,15 +355,19 @@ def _account(material: Material) -> Account:
             RuleAccount(
                 rule=rule,
                 trials=len(trials),
-                folds_saved=sum(trial.folds - trial.folds_done for trial in trials),
+                folds_saved=sum(map(_not_run, trials)),
                 seconds_saved=sum(
-                    (trial.folds - trial.folds_done) * _mean_seconds(material.costs.get(trial.number))
-                    for trial in trials
+                    _not_run(trial) * _mean_seconds(material.costs.get(trial.number)) for trial in trials
                 ),
             )
             for rule, trials in sorted(pruned.items())
         ),
     )
+
+
+def _not_run(trial: TrialView) -> int:
+    """Folds that nobody ran; those beyond a verdict were run."""
+    return trial.folds - trial.folds_done - trial.folds_beyond_verdict
 
 
 def _mean_seconds(cost: TrialCost | None) -> float:

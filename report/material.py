@@ -84,7 +84,7 @@ def gather(source: StudySource, name: str) -> Material:
     folds: dict[int, FoldRecord] = {}
     if study.best is not None:
         for fold in source.folds(name, study.best.number):
-            if fold.state == FoldState.DONE:
+            if fold.state == FoldState.DONE and not fold.beyond_verdict:
                 folds[fold.index] = source.fold(name, study.best.number, fold.index)
     return Material(
         study=study,

@@ -21,9 +21,6 @@ PAPER_TRIALS = 800
 PAPER_THRESHOLD = 0.965
 """Accuracy below which the paper ends a trial on CK+."""
 
-PAPER_DELAY = 8
-"""Feedback delay of the paper's searches: twice the number of workers of a small cluster."""
-
 DEMO_SUBJECTS = 10
 """Number of synthetic subjects, each with one clip of each of the seven emotions."""
 
@@ -57,7 +54,7 @@ PRESETS: dict[str, StudySpec] = {
         cache="ckplus",
         protocol=LeaveOneSubjectOut(),
         trials=PAPER_TRIALS,
-        feedback_delay=PAPER_DELAY,
+        feedback_delay=8,
         pruning=(BoundRule(threshold=PAPER_THRESHOLD),),
         # A bound prunes correctly in any order of folds; in this order it ends hopeless trials earliest.
         fold_order="hardest_first",
@@ -68,7 +65,7 @@ PRESETS: dict[str, StudySpec] = {
         cache="ckplus",
         protocol=KFold(k=10),
         trials=PAPER_TRIALS,
-        feedback_delay=PAPER_DELAY,
+        feedback_delay=8,
         pruning=(MedianRule(),),
         training=TrainingSettings(augmentation=CKPLUS_AUGMENTATION),
     ),
@@ -77,7 +74,7 @@ PRESETS: dict[str, StudySpec] = {
         cache="oulu-casia",
         protocol=KFold(k=10),
         trials=PAPER_TRIALS,
-        feedback_delay=PAPER_DELAY,
+        feedback_delay=8,
         pruning=(MedianRule(),),
         training=TrainingSettings(augmentation=OULU_AUGMENTATION),
     ),

@@ -183,6 +183,9 @@ def replay(
             "give TRIAL and FOLD to replay one fold, or neither to replay the study", field="fold"
         )
     if trial is None or fold is None:
+        for option, given in (("--device", device), ("--threads", threads)):
+            if given is not None:
+                raise InvalidInput(f"{option} is for one fold; a whole study runs on the service's workers")
         equal = _replay_study(study, name, workers, devices, url, state, json=json)
     else:
         equal = _replay_fold(study, trial, fold, url, state, cache_root, models, device, threads, json=json)

@@ -8,8 +8,16 @@ from typing import Any
 
 from cli.evaluation.runs import NEUTRAL_FIELDS
 from client.study_client import StudyClient
-from services.contracts import FoldView, ReplayStudy, StudyDigest, StudyState, StudyView, TrialView
-from services.errors import Conflict, NotFound
+from services.contracts import (
+    FoldView,
+    ReplayStudy,
+    StudyDigest,
+    StudyState,
+    StudyView,
+    TrialView,
+    replay_name,
+)
+from services.errors import Conflict, InvalidInput, NotFound
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,11 +73,15 @@ def repeat(
     Raises:
         NotFound: there is no such study.
         Conflict: the study is not over, or another study has the new name.
+        InvalidInput: the new name is that of the study.
     """
     study = client.get(name)
     if not study.state.over:
         raise Conflict(f"study {name} is {study.state}; replay it once it is over", field="name")
-    again = watch(_create_or_continue(client, study, new_name or f"{name[:56]}-replay"))
+    again_name = new_name or replay_name(name)
+    if again_name == name:
+        raise InvalidInput(f"--name is {name}, the study itself; give the replay another name", field="name")
+    again = watch(_create_or_continue(client, study, again_name))
     first, second = client.digest(name), client.digest(again.name)
     equal = first.digest == second.digest
     return Repetition(
@@ -89,8 +101,8 @@ def _create_or_continue(client: StudyClient, study: StudyView, name: str) -> Stu
         existing = client.get(name)
     except NotFound:
         return client.replay(study.name, ReplayStudy(name=name))
-    # A replay names its cache exactly, and it has copies of the trials of a warm start.
-    neutral = NEUTRAL_FIELDS | {"cache", "warm_start"}
+    # A replay names its cache and its plan exactly, and it has copies of the trials of a warm start.
+    neutral = NEUTRAL_FIELDS | {"cache", "compute", "warm_start"}
     wanted, given = (one.spec.model_dump(exclude=neutral) for one in (study, existing))
     if (wanted, study.fingerprint) != (given, existing.fingerprint):
         differs = next((key for key, value in wanted.items() if value != given[key]), "cache")
@@ -164,7 +176,7 @@ def _counted(client: StudyClient, name: str, number: int) -> Mapping[int, FoldVi
 
 
 def _difference(recorded: Any, replayed: Any, where: str = "") -> dict[str, Any] | None:
-    """The first different value of two JSON values and its place, such as `epochs.3.predicted.7`."""
+    """The first different value of two JSON values and its path, such as `epochs.3.predicted.7`."""
     if recorded == replayed:
         return None
     for key, one, other in _parts(recorded, replayed):
@@ -179,4 +191,4 @@ def _parts(recorded: Any, replayed: Any) -> Iterator[tuple[Any, Any, Any]]:
     if isinstance(recorded, Mapping) and isinstance(replayed, Mapping):
         yield from ((key, recorded[key], replayed[key]) for key in recorded if key in replayed)
     elif isinstance(recorded, list) and isinstance(replayed, list):
-        yield from ((place, *both) for place, both in enumerate(zip(recorded, replayed, strict=False)))
+        yield from ((index, *both) for index, both in enumerate(zip(recorded, replayed, strict=False)))

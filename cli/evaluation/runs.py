@@ -82,7 +82,9 @@ def create_or_continue(client: StudyClient, spec: StudySpec) -> None:
     except NotFound:
         client.create(spec)
         return
-    wanted, existing = (one.model_dump(exclude=NEUTRAL_FIELDS) for one in (spec, study.spec))
+    # A delay changes nothing where nothing is suggested or pruned.
+    neutral = NEUTRAL_FIELDS | ({"feedback_delay"} if _is_fixed(spec) else set())
+    wanted, existing = (one.model_dump(exclude=neutral) for one in (spec, study.spec))
     if wanted != existing:
         differs = next(name for name, value in wanted.items() if value != existing[name])
         raise Conflict(
@@ -119,6 +121,11 @@ def spec_of_configurations(
         return StudySpec.model_validate({**spec.model_dump(), **fixed, **changes})
     except ValidationError as error:
         raise InvalidInput(first_problem(error)) from error
+
+
+def _is_fixed(spec: StudySpec) -> bool:
+    """Whether all trials of a study are given, and all of them run to their end."""
+    return not spec.pruning and len(spec.enqueue) == spec.trials
 
 
 def _completed_trials(client: StudyClient, study: StudyView) -> list[CompletedTrial]:

@@ -107,7 +107,7 @@ def folds_table(folds: Sequence[FoldView]) -> Table:
         table.add_row(
             str(fold.index + 1),
             fold.name,
-            fold.state,
+            "done, not counted" if fold.beyond_verdict else fold.state,
             "-" if fold.correct is None else f"{fold.correct}/{fold.clips}",
             "-" if fold.best_epoch is None else str(fold.best_epoch + 1),
             "-" if fold.epochs is None else str(fold.epochs),
@@ -199,6 +199,7 @@ def study_summary(console: Console, study: StudyView) -> None:
 DEPENDS_ON = {
     "order": "the order in which folds finished, because feedback_delay is null",
     "clock": "a clock, because the study has a time limit",
+    "failures": "failures, because a trial failed",
     "stop": "the moment at which it was stopped",
 }
 """What a digest can depend on, in words."""

@@ -87,7 +87,7 @@ def summarize(
         budget=spec.trials,
         best=best_of(trials),
         folds_counted=sum(trial.folds_done for trial in trials),
-        folds_saved=sum(folds - trial.folds_done for trial in pruned),
+        folds_saved=sum(folds - trial.folds_done - trial.folds_beyond_verdict for trial in pruned),
         pruned_by=dict(Counter(trial.pruned.rule for trial in pruned if trial.pruned)),
         left=left,
     )

@@ -62,10 +62,10 @@ class HardClip:
 
 
 def confusion(classes: Sequence[str], outcomes: Sequence[FoldOutcome]) -> scores.Counts:
-    """Confusion counts, shape (classes, classes), over the finished folds, each at its best epoch."""
+    """Confusion counts, shape (classes, classes), over the folds that count, each at its best epoch."""
     counts = np.zeros((len(classes), len(classes)), dtype=np.int64)
     for outcome in outcomes:
-        if outcome.result is not None and outcome.best_epoch is not None:
+        if outcome.result is not None and outcome.best_epoch is not None and not outcome.beyond_verdict:
             predicted = outcome.result["epochs"][outcome.best_epoch]["predicted"]
             counts += scores.confusion(outcome.labels, predicted, len(classes))
     return counts
@@ -109,7 +109,7 @@ def hardest_clips(classes: Sequence[str], outcomes: Sequence[FoldOutcome], most:
     """The clips whose true class got the lowest probability, lowest first."""
     clips = []
     for outcome in outcomes:
-        if outcome.result is None or outcome.best_epoch is None:
+        if outcome.result is None or outcome.best_epoch is None or outcome.beyond_verdict:
             continue
         epoch = outcome.result["epochs"][outcome.best_epoch]
         for clip_id, label, predicted, probabilities in zip(

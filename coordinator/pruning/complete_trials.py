@@ -147,21 +147,21 @@ class _TrialsOfOrder:
             # All trials test the same clips.
             self._clips = tuple(clips)
         # Trials complete nearly in order of their numbers, so that little has to move.
-        place = bisect(self._numbers, number)
-        self._numbers.insert(place, number)
-        self._values.insert(place, curve[-1])
-        self._correct.insert(place, array("i", correct))
+        index = bisect(self._numbers, number)
+        self._numbers.insert(index, number)
+        self._values.insert(index, curve[-1])
+        self._correct.insert(index, array("i", correct))
         for step, accuracy in zip(self._at_step, curve, strict=True):
-            step.insert(place, accuracy)
+            step.insert(index, accuracy)
 
     def _known(self, known_below: int | None) -> int:
         return len(self._numbers) if known_below is None else bisect_left(self._numbers, known_below)
 
-    def _compared(self, place: int, known: int) -> ComparedTrial:
+    def _compared(self, index: int, known: int) -> ComparedTrial:
         return ComparedTrial(
-            number=self._numbers[place],
+            number=self._numbers[index],
             complete_trials=known,
-            folds=list(zip(self._correct[place], self._clips, strict=True)),
+            folds=list(zip(self._correct[index], self._clips, strict=True)),
         )
 
 

@@ -95,9 +95,9 @@ def order_of(session: Session, study: StudyRow, trial: TrialRow) -> Sequence[int
     return cast("Sequence[int]", study.fold_order)
 
 
-def _learnt_from(session: Session, study_id: int, *among: ColumnElement[bool]) -> Sequence[int]:
+def _learnt_from(session: Session, study_id: int, *conditions: ColumnElement[bool]) -> Sequence[int]:
     """Ids of the complete trials of lowest number."""
     complete = select(TrialRow.id).where(
-        TrialRow.study_id == study_id, TrialRow.state == TrialState.COMPLETE, *among
+        TrialRow.study_id == study_id, TrialRow.state == TrialState.COMPLETE, *conditions
     )
     return session.scalars(complete.order_by(TrialRow.number).limit(LEARNT_FROM)).all()

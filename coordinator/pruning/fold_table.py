@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 
 import numpy as np
 from sqlalchemy.orm import Session
@@ -19,21 +20,22 @@ from services.scores import Counts
 
 def fold_table(session: Session, study: StudyRow, trial: TrialRow, row: ResultRow) -> FoldTable:
     """The folds of a study, for judging `trial` with the result `row`, which is not stored yet."""
+    confusions = cache(lambda: confusions_of(session, trial) | {row.fold: row.confusion})
     compared = ComparedTrials(session, study, trial, known_below(parsed_spec(study), trial.number))
     return FoldTable(
         complete_at_step=compared.at_step,
         median_trial=compared.middle,
         best_trial=compared.best,
-        confusion=lambda length: _confusion(session, study, trial, row, length),
+        confusion=lambda length: _confusion(
+            session, study, confusions(), order_of(session, study, trial)[:length]
+        ),
     )
 
 
 def _confusion(
-    session: Session, study: StudyRow, trial: TrialRow, row: ResultRow, length: int
+    session: Session, study: StudyRow, of_fold: Mapping[int, Sequence[Sequence[int]]], folds: Sequence[int]
 ) -> tuple[Counts, Sequence[int]]:
-    first = order_of(session, study, trial)[:length]
-    of_fold = confusions_of(session, trial) | {row.fold: row.confusion}
-    counts = np.asarray([of_fold[fold] for fold in first], dtype=np.int64).sum(axis=0)
+    counts = np.asarray([of_fold[fold] for fold in folds], dtype=np.int64).sum(axis=0)
     remaining = [-int(done) for done in counts.sum(axis=1)]
     for split in study_split(session, study):
         for label in split.labels:

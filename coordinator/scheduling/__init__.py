@@ -2,7 +2,8 @@
 
 Where to look: `claims` answers a worker's claim; `reports` records its result, which `results` checks and
 scores and `counting` counts; `leases` rejects calls on leases that are no longer current; `failures` ends
-leases that failed or expired; `trials` adds and ends trials; `workers` drains workers.
+leases that failed or expired, and `failed_folds` trials with them; `trials` adds and ends trials; `workers`
+drains workers.
 
 Rules that hold in all of them:
 

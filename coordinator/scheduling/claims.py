@@ -78,9 +78,10 @@ def claim(
     """Lease a pending fold to a worker, or None when there is nothing to do now.
 
     Studies with the highest priority come first. Among studies of equal priority, running trials without a
-    worker come first, then ready trials, then running trials of which other workers hold folds. Without any,
-    the worker may help where no trial can start. The same `key` gets the same lease. A worker
-    runs one fold at a time: a claim with a new key releases the fold that the worker held.
+    worker come first, then ready trials, then running trials of which other workers hold folds. Last come
+    trials that have as many workers as their study wants, in studies in which no trial can start. The same
+    `key` gets the same lease. A worker runs one fold at a time: a claim with a new key releases the fold that
+    the worker held.
 
     Args:
         session: the caller's open transaction.
@@ -148,11 +149,12 @@ def grant_any(
             or_(has_room, _no_trial_can_start()),
             pending,
         )
-        # A running trial without a worker, then a new one, then one that further workers can help with, then
-        # one that they help because no trial can start.
+        # A running trial without a worker, then a new one, then one that further workers can help with. Only
+        # workers for which no study has any of them help beyond the limit.
         .order_by(
+            not_(has_room),
             StudyRow.priority.desc(),
-            case((not_(has_room), 3), (live > 0, 2), (TrialRow.state == TrialState.READY, 1), else_=0),
+            case((live > 0, 2), (TrialRow.state == TrialState.READY, 1), else_=0),
             StudyRow.id,
             TrialRow.number,
         )

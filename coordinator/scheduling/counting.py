@@ -22,6 +22,7 @@ from coordinator.pruning import fold_order
 from coordinator.pruning.complete_trials import next_completed
 from coordinator.pruning.fold_table import fold_table
 from coordinator.pruning.rules import first_decision, folds_judged
+from coordinator.scheduling.failed_folds import fail_if_next
 from coordinator.scheduling.leases import PENDING, HeldLease
 from coordinator.scheduling.results import reused_result
 from coordinator.scheduling.trials import end_trial
@@ -103,7 +104,7 @@ def next_to_run(
         row = reused_result(trial, following.equal)
         verdict = judge(session, study, spec, trial, row, done)
         record_result(session, study, trial, row, verdict)
-        if verdict.decision != "continue":
+        if verdict.decision != "continue" or fail_if_next(session, study, trial):
             break
     return None, verdict
 

@@ -9,11 +9,12 @@ from sqlalchemy import (
     and_,
     func,
     select,
+    update,
 )
 from sqlalchemy.orm import Session
 
+from coordinator.scheduling.failed_folds import fail_fold
 from coordinator.scheduling.leases import LeaseKey, Outcome, authorise, check_current, end_lease, lock_trial
-from coordinator.scheduling.trials import fail_trial
 from coordinator.store.studies import parsed_spec
 from coordinator.store.tables import (
     LeaseRow,
@@ -51,7 +52,7 @@ def fail(session: Session, key: LeaseKey, failure: Failure) -> None:
     session.flush()
     reports = _count_outcomes(session, trial.id, lease.fold, "trial")
     if failure.kind == "trial" and reports >= MAX_TRIAL_FAILURES:
-        fail_trial(session, trial, lease.fold, failure.message)
+        fail_fold(session, held.study, parsed_spec(held.study), trial, lease.fold, failure.message)
 
 
 def expired_leases(session: Session) -> Sequence[tuple[str, int]]:
@@ -82,10 +83,12 @@ def expire(session: Session, lease_id: str) -> None:
     session.refresh(lease)
     end_lease(session, lease, "lapsed")
     log.warning("lease_lapsed", trial=trial.number, fold=lease.fold, term=lease.term, worker=lease.worker_id)
-    allowed = parsed_spec(session.get_one(StudyRow, trial.study_id)).max_expired_leases
-    if _count_outcomes(session, trial.id, lease.fold, "lapsed") >= allowed:
-        reason = f"{allowed} leases of fold {lease.fold} expired"
-        fail_trial(session, trial, lease.fold, reason)
+    study = session.get_one(StudyRow, trial.study_id)
+    spec = parsed_spec(study)
+    if _count_outcomes(session, trial.id, lease.fold, "lapsed") >= spec.max_expired_leases:
+        reason = f"{spec.max_expired_leases} leases of fold {lease.fold} expired"
+        session.execute(update(LeaseRow).where(LeaseRow.id == lease.id).values(message=reason))
+        fail_fold(session, study, spec, trial, lease.fold, reason)
 
 
 def _count_outcomes(session: Session, trial_id: int, fold: int, outcome: Outcome) -> int:

@@ -48,9 +48,10 @@ from services.errors import (
 
 log = structlog.get_logger()
 
-# Not a parameter: a prepared plan can then use the index of the folds that are not done.
+# Not parameters: a prepared plan can then use the index of the folds that are not done.
 PENDING: ColumnElement[str] = literal_column(f"'{FoldState.PENDING.value}'")
-"""The state as it stands in SQL."""
+FAILED: ColumnElement[str] = literal_column(f"'{FoldState.FAILED.value}'")
+"""The states as they stand in SQL."""
 
 Outcome = Literal["done", "lapsed", "released", "environment", "trial", "abandoned", "superseded"]
 """How a lease can end; `lapsed` is stored for one that expired."""
@@ -62,7 +63,8 @@ _LOCK_BY_LEASE = (
     )
     .with_for_update()
 )
-_Done, _Pending, _Equal = aliased(ResultRow), aliased(FoldRow), aliased(TrialRow)
+_Done, _Equal = aliased(ResultRow), aliased(TrialRow)
+_Pending, _Failed = aliased(FoldRow), aliased(FoldRow)
 _HELD = (
     select(
         LeaseRow,
@@ -81,6 +83,9 @@ _HELD = (
             _Pending.fold != LeaseRow.fold,
             _Pending.state == PENDING,
         )
+        .scalar_subquery(),
+        select(type_coerce(func.json_agg(_Failed.fold), JSON))
+        .where(_Failed.trial_id == LeaseRow.trial_id, _Failed.state == FAILED)
         .scalar_subquery(),
         exists().where(
             _Equal.study_id == TrialRow.study_id,
@@ -141,6 +146,9 @@ class HeldLease:
 
     pending: dict[int, int]
     """The last term of each other pending fold of the trial."""
+
+    failed: frozenset[int]
+    """Failed folds of the trial."""
 
     has_equals: bool
     """Whether the study has other trials with equal parameters."""
@@ -225,7 +233,7 @@ def authorise(session: Session, key: LeaseKey) -> HeldLease:
         raise NotFound(f"there is no lease {key.id}", field="lease")
     # Read after the lock: before it, other transactions may have changed all of these rows.
     held = session.execute(_HELD, {"lease_id": key.id}).one()
-    lease, trial, fold, result, study, worker, done, pending, has_equals = held
+    lease, trial, fold, result, study, worker, done, pending, failed, has_equals = held
     if lease.term != key.term or not compare_digest(lease.secret.encode(), key.secret.encode()):
         raise TokenRefused(f"term or secret of lease {key.id} is wrong", field="lease")
     return HeldLease(
@@ -237,6 +245,7 @@ def authorise(session: Session, key: LeaseKey) -> HeldLease:
         worker=worker,
         done=[FoldCount(fold=fold, correct=correct, clips=clips) for fold, correct, clips in done or ()],
         pending=dict(pending or ()),
+        failed=frozenset(failed or ()),
         has_equals=has_equals,
     )
 

@@ -8,6 +8,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
+from coordinator.pruning.fold_order import order_of
 from coordinator.scheduling.claims import (
     assignment_of,
     claim_for_same_study,
@@ -17,10 +18,11 @@ from coordinator.scheduling.claims import (
     new_lease,
 )
 from coordinator.scheduling.counting import judge, known_next_fold, next_to_run, record_result
+from coordinator.scheduling.failed_folds import fail_if_next, next_in_order
 from coordinator.scheduling.leases import LeaseKey, authorise, check_current
 from coordinator.scheduling.results import check_result, score_result
 from coordinator.settings import CoordinatorSettings
-from coordinator.store.folds import fold_task
+from coordinator.store.folds import FoldCount, fold_task
 from coordinator.store.studies import parsed_spec, study_split
 from coordinator.store.tables import (
     ResultRow,
@@ -83,12 +85,16 @@ def report(
     row = score_result(study, spec, trial, split, result)
     row.lease_id, row.payload, row.sha256 = lease.id, payload, sha256
     verdict = judge(session, study, spec, trial, row, held.done)
-    continues = verdict.decision == "continue"
+    done = [*held.done, FoldCount(fold=row.fold, correct=row.correct, clips=row.clips)]
+    fails = next_in_order(done, order_of(session, study, trial), held.failed) is not None
+    continues = verdict.decision == "continue" and not fails
     wants_more = more and held.worker.drain is None and (not continues or study.state == StudyState.RUNNING)
     following = known_next_fold(session, study, spec, trial, held) if wants_more and continues else None
     # Mostly there is one; then the fold is counted and the next is leased in one statement.
     lease_of_next = None if following is None else new_lease(trial, following, held.worker.id, settings)
     record_result(session, study, trial, row, verdict, lease_of_next)
+    if fails and verdict.decision == "continue":
+        fail_if_next(session, study, trial)
     if not wants_more:
         return verdict
     if lease_of_next is not None:

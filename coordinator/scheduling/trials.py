@@ -117,14 +117,6 @@ def complete_if_done(session: Session, study_id: int) -> None:
     log.info("study_complete", study=study.name, trials=total)
 
 
-def fail_trial(session: Session, trial: TrialRow, fold: int, reason: str) -> None:
-    """End a trial as failed because of this fold."""
-    session.execute(
-        update(FoldRow).where(FoldRow.trial_id == trial.id, FoldRow.fold == fold).values(state=FoldState.FAILED)
-    )
-    end_trial(session, trial, TrialState.FAILED, reason)
-
-
 def end_trial(session: Session, trial: TrialRow, state: TrialState, reason: str | None) -> None:
     """End a trial and its live leases, publish its end, and complete its study if it was the last trial."""
     trial.state = state

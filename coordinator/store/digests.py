@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from coordinator.store.conditions import among
 from coordinator.store.studies import parsed_spec
-from coordinator.store.tables import ResultRow, StudyRow, TrialRow
+from coordinator.store.tables import InheritedTrialRow, ResultRow, StudyRow, TrialRow
 from coordinator.store.views import enqueued_parameters
 from services.contracts import StudyDigest, StudyPlan, StudyState, TrialState
 from services.seeds import sha256_of
@@ -24,10 +24,10 @@ TRIALS_AT_ONCE = 1000
 def study_digest(session: Session, study: StudyRow) -> StudyDigest:
     """The digest of the trials that have ended, up to the first that has not.
 
-    It covers what was chosen and what followed. Of each trial: number, parameters, state, value, the rule and
-    the numbers that ended it, the order of its folds, and the predictions of each fold that counts. Besides:
-    the budget, the configurations that were enqueued, and the compute plan. Times, workers and leases are not
-    in it, nor whether a fold was reused.
+    It covers what was chosen and what followed. Each trial enters with its number, parameters, state and
+    value, the rule and the numbers that ended it, the order of its folds, and the predictions of each fold that
+    counts. The study enters with its budget, the configurations that were enqueued, the trials that it
+    inherited, and its compute plan. Times, workers, leases and reuse of folds are not in it.
     """
     spec = parsed_spec(study)
     trials = session.scalars(
@@ -37,14 +37,26 @@ def study_digest(session: Session, study: StudyRow) -> StudyDigest:
     of_trials: list[str] = []
     for first in range(0, len(ended), TRIALS_AT_ONCE):
         of_trials += _of_trials(session, study, ended[first : first + TRIALS_AT_ONCE])
+    inherited = session.execute(
+        select(
+            InheritedTrialRow.parameters,
+            InheritedTrialRow.state,
+            InheritedTrialRow.value,
+            InheritedTrialRow.curve,
+        )
+        .where(InheritedTrialRow.study_id == study.id)
+        .order_by(InheritedTrialRow.place)
+    )
     about = {
         "plan": study.plan,
+        "inherited": [list(row) for row in inherited],
         "trials": spec.trials,
         "enqueued": {str(number): given for number, given in enqueued_parameters(session, study.id).items()},
     }
     depends_on = {
         "order": spec.feedback_delay is None,
         "clock": spec.trial_seconds is not None or spec.study_seconds is not None,
+        "failures": any(trial.state == TrialState.FAILED for trial in ended),
         "stop": study.state == StudyState.STOPPED,
     }
     return StudyDigest(

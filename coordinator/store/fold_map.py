@@ -48,6 +48,9 @@ class MappedTrial:
     clips: int
     """Test clips of these folds."""
 
+    folds_beyond_verdict: int
+    """Finished folds that do not count."""
+
     cells: array[int]
     """One cell per fold, unsigned 16 bit, see `DONE`."""
 
@@ -157,6 +160,7 @@ def _read(session: Session, study: StudyRow, trials: Sequence[Row[Any]]) -> dict
             folds_done=done[row.id].folds_done if row.id in done else 0,
             correct=int(done[row.id].all_correct or 0) if row.id in done else 0,
             clips=int(done[row.id].clips or 0) if row.id in done else 0,
+            folds_beyond_verdict=len(done[row.id].folds) - done[row.id].folds_done if row.id in done else 0,
             cells=cells[row.id],
         )
         for row in trials

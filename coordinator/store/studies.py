@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from cachetools import LRUCache
+from pydantic import TypeAdapter
 from sqlalchemy import select
 from sqlalchemy.exc import NoResultFound
 from sqlalchemy.orm import Session
@@ -17,6 +18,7 @@ from coordinator.store.tables import (
     StudyRow,
 )
 from services.contracts import (
+    StoredSpec,
     StudySpec,
 )
 from services.errors import NotFound
@@ -26,6 +28,8 @@ SPECS_KEPT = 1000
 
 SPLITS_KEPT = 100
 """Splits of studies kept in memory, each of about 50 kB."""
+
+_STORED_SPEC: TypeAdapter[StudySpec] = TypeAdapter(StoredSpec)
 
 # Threads share both caches, under this lock.
 _lock = threading.Lock()
@@ -55,12 +59,21 @@ def lock_study(session: Session, study_id: int) -> StudyRow:
     return session.get_one(StudyRow, study_id, with_for_update={"key_share": True}, populate_existing=True)
 
 
+def read_stored_spec(stored: Mapping[str, Any]) -> StudySpec:
+    """A spec as a study's row has it; one from before feedback delays has none.
+
+    Raises:
+        ValidationError: it is not a valid spec.
+    """
+    return _STORED_SPEC.validate_python(stored)
+
+
 def parsed_spec(study: StudyRow) -> StudySpec:
     """The spec of a study, parsed once, because parsing would be the slowest part of many requests."""
     with _lock:
         stored, spec = _specs.get(study.id, (None, None))
     if spec is None or stored != study.spec:
-        spec = StudySpec.model_validate(study.spec)
+        spec = read_stored_spec(study.spec)
         with _lock:
             _specs[study.id] = study.spec, spec
     return spec

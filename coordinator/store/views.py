@@ -345,15 +345,16 @@ def _trial_views(session: Session, trials: Sequence[TrialRow], folds_of: Mapping
     """Trials of several studies; `folds_of` has the number of folds by the study's id."""
     ids = [trial.id for trial in trials]
     sums = {
-        trial_id: (int(folds), int(correct), int(clips))
-        for trial_id, folds, correct, clips in session.execute(
+        trial_id: (int(folds), int(all_folds), int(correct), int(clips))
+        for trial_id, folds, all_folds, correct, clips in session.execute(
             select(
                 ResultRow.trial_id,
+                func.count().filter(~ResultRow.beyond_verdict),
                 func.count(),
-                func.sum(ResultRow.correct),
-                func.sum(ResultRow.clips),
+                func.sum(ResultRow.correct).filter(~ResultRow.beyond_verdict),
+                func.sum(ResultRow.clips).filter(~ResultRow.beyond_verdict),
             )
-            .where(among(ResultRow.trial_id, ids), ~ResultRow.beyond_verdict)
+            .where(among(ResultRow.trial_id, ids))
             .group_by(ResultRow.trial_id)
         )
     }
@@ -365,7 +366,7 @@ def _trial_views(session: Session, trials: Sequence[TrialRow], folds_of: Mapping
     holders = {row.trial_id: row.name for row in held}
     views = []
     for trial in trials:
-        folds, correct, clips = sums.get(trial.id, (0, 0, 0))
+        folds, all_folds, correct, clips = sums.get(trial.id, (0, 0, 0, 0))
         views.append(
             TrialView(
                 number=trial.number,
@@ -373,6 +374,7 @@ def _trial_views(session: Session, trials: Sequence[TrialRow], folds_of: Mapping
                 parameters=trial.parameters,
                 value=trial.value,
                 folds_done=folds,
+                folds_beyond_verdict=all_folds - folds,
                 folds=folds_of[trial.study_id],
                 correct=correct,
                 clips=clips,

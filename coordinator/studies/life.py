@@ -19,7 +19,7 @@ from coordinator.events import publish
 from coordinator.pruning.fold_order import order_of
 from coordinator.store.conditions import seconds
 from coordinator.store.folds import finished_prefix, fold_counts
-from coordinator.store.studies import get_study, parsed_spec
+from coordinator.store.studies import get_study, parsed_spec, read_stored_spec
 from coordinator.store.tables import EnqueuedRow, InheritedTrialRow, StudyFoldRow, StudyRow, TrialRow
 from services.clip_cache import CacheManifest, cache_folder, find_cache, open_cache
 from services.contracts import ANY_CLASS, Clone, EventKind, StudySpec, StudyState, TrialState
@@ -211,9 +211,6 @@ def cloned_spec(session: Session, name: str, clone: Clone) -> StudySpec:
     study = get_study(session, name)
     cache = f"{study.dataset}/{study.fingerprint}"
     changed = _patched({**study.spec, "cache": cache}, clone.changes)
-    if "feedback_delay" in clone.changes:
-        # Here null is a value of its own: it means no delay, and not the default.
-        changed["feedback_delay"] = clone.changes["feedback_delay"]
     return _checked({**changed, "name": clone.name})
 
 
@@ -355,7 +352,7 @@ def _numbers_taken(session: Session, study: StudyRow) -> int:
 
 def _checked(spec: Mapping[str, Any], *, field: str | None = None) -> StudySpec:
     try:
-        return StudySpec.model_validate(spec)
+        return read_stored_spec(spec)
     except ValidationError as error:
         raise InvalidInput(first_problem(error), field=field) from error
 

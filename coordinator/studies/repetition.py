@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from coordinator.store.studies import get_study, parsed_spec
 from coordinator.store.tables import EnqueuedRow, InheritedTrialRow, StudyRow
 from coordinator.studies import life
-from services.contracts import ReplayStudy
+from services.contracts import ComputeSettings, ReplayStudy, StudySpec, replay_name
 from services.errors import InvalidInput
 
 
@@ -37,9 +37,11 @@ def create_replay(
     origin = get_study(session, name)
     spec = parsed_spec(origin).model_copy(
         update={
-            "name": wanted.name or f"{name[:56]}-replay",
+            "name": wanted.name or replay_name(name),
             "cache": f"{origin.dataset}/{origin.fingerprint}",
             "start": True,
+            # Otherwise the first worker could agree on another plan.
+            "compute": _settings(origin, parsed_spec(origin)),
             # Its trials are copied below as they were.
             "warm_start": None,
         }
@@ -50,10 +52,17 @@ def create_replay(
             f"this version splits the clips of study {name} into other folds; it cannot run them again",
             field="protocol",
         )
-    study.plan = origin.plan
     session.flush()
     for kind in (EnqueuedRow, InheritedTrialRow):
         columns = [column for column in kind.__table__.c if column.name != "study_id"]
         copied = select(literal(study.id), *columns).where(kind.study_id == origin.id)
         session.execute(insert(kind).from_select(["study_id", *(c.name for c in columns)], copied))
     return study
+
+
+def _settings(study: StudyRow, spec: StudySpec) -> ComputeSettings:
+    """Settings that allow only the plan of a study, if it has one."""
+    if study.plan is None:
+        return spec.compute
+    frozen = {name: value for name, value in study.plan.items() if value is not None}
+    return ComputeSettings.model_validate(frozen)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from coordinator.pruning.rules import folds_judged
 from coordinator.store.tables import StudyRow
 from services.contracts import FoldState, StudySpec, StudyState, TrialState
 from services.errors import InvalidInput
@@ -66,9 +67,16 @@ def check_trial_line(line: TrialLine, number: int, spec: StudySpec, study: Study
     must((line.value is not None) == complete, "value", "must be given exactly if the trial is complete")
     done = [fold.state == FoldState.DONE for fold in line.folds]
     must(all(done) or not complete, "folds", "are not all done, and the trial is complete")
-    are_done = all(0 <= fold < len(done) and done[fold] for fold in line.beyond_verdict)
-    fits = are_done and (line.pruned is not None or not line.beyond_verdict)
-    must(fits, "beyond_verdict", "must name finished folds of a pruned trial")
+    if line.beyond_verdict:
+        must(line.pruned is not None, "beyond_verdict", "must be empty, because the trial is not pruned")
+        order = study.fold_order if line.learnt_order and study.fold_order else range(study.fold_count)
+        judged = folds_judged(order, line.pruned) if line.pruned and line.pruned.fold in order else order
+        beyond = [fold for fold, is_done in enumerate(done) if is_done and fold not in judged]
+        must(
+            list(line.beyond_verdict) == beyond,
+            "beyond_verdict",
+            "must be the finished folds after the verdict",
+        )
     for index, fold in enumerate(line.folds):
         must((fold.result is not None) == done[index], f"folds.{index}.result", "does not fit the state")
 

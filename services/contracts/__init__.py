@@ -28,6 +28,7 @@ from services.contracts.study import (
     StudySpec,
     TrainFinal,
     WorkerCount,
+    replay_name,
 )
 from services.contracts.training import (
     ANY_CLASS,
@@ -162,4 +163,5 @@ __all__ = [
     "WorkerInfo",
     "WorkerView",
     "configure",
+    "replay_name",
 ]

@@ -251,6 +251,11 @@ class ReplayStudy(Contract):
     name: StudyName | None = Field(None, description="name of the new study; null: NAME-replay")
 
 
+def replay_name(study: str) -> str:
+    """Name of the study that runs another one again, unless one is given."""
+    return f"{study[:56]}-replay"
+
+
 class WorkerCount(Contract):
     """`POST /studies/{name}/workers`: the number of worker pods in Kubernetes."""
 

@@ -32,7 +32,10 @@ class TrialView(Contract):
     state: TrialState
     parameters: dict[str, ParameterValue]
     value: FiniteFloat | None = Field(description="pooled accuracy (0 to 1); null until all folds are done")
-    folds_done: int
+    folds_done: int = Field(description="finished folds that count")
+    folds_beyond_verdict: int = Field(
+        0, description="other finished folds: a rule ended the trial on fewer folds than were finished"
+    )
     folds: int
     correct: int = Field(description="correct clips of the finished folds")
     clips: int = Field(description="test clips of the finished folds")
@@ -63,7 +66,7 @@ class StudyView(Contract):
         None, description="how its folds are computed; null until it is frozen with a lease"
     )
     trials: Annotated[dict[TrialState, int], BeforeValidator(_known_states)]
-    folds_done: int
+    folds_done: int = Field(description="finished folds of all trials, also those beyond a verdict")
     chance: FiniteFloat = Field(description="chance level: 1 / number of classes")
     best: TrialView | None = Field(
         description="best complete trial; without any, the pruned one of highest bound"
@@ -86,9 +89,10 @@ class StudyDigest(Contract):
     digest: str = Field(description="SHA-256 over the trials, the budget, what was enqueued and the plan")
     trials: int = Field(description="number of trials in it: those that ended, up to the first that has not")
     of_trials: tuple[str, ...] = Field(description="SHA-256 of each of these trials, by number")
-    depends_on: tuple[Literal["order", "clock", "stop"], ...] = Field(
+    depends_on: tuple[Literal["order", "clock", "failures", "stop"], ...] = Field(
         description="what it depends on besides spec, seed and clips: the order in which folds finished (the "
-        "study has no feedback delay), a clock (it has a time limit), or the moment at which it was stopped"
+        "study has no feedback delay), a clock (it has a time limit), failed trials, or the moment at which it "
+        "was stopped"
     )
     plan: StudyPlan | None
 

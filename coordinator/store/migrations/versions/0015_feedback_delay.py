@@ -1,6 +1,6 @@
-"""Studies have a feedback delay, and results say what they predicted and whether they count
+"""Results say what they predicted, and whether a verdict rests on fewer folds
 
-Studies of earlier versions have no delay: their trials know whatever had ended when they were suggested.
+Stored specs stay as they are, because an earlier version that still runs rejects fields that it does not know.
 """
 
 import sqlalchemy as sa
@@ -13,12 +13,6 @@ depends_on = None
 
 
 def upgrade() -> None:
-    # The spec keeps its text, because a search space needs the order of its keys.
-    op.execute(
-        "UPDATE foldwise.studies SET spec ="
-        " regexp_replace(spec::text, '}\\s*$', ', \"feedback_delay\": null}')::json"
-        " WHERE spec->'feedback_delay' IS NULL"
-    )
     op.add_column(
         "results",
         sa.Column("beyond_verdict", sa.Boolean(), nullable=False, server_default=sa.false()),
