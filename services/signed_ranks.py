@@ -24,8 +24,8 @@ EXACT_WITHOUT_TIES = 50
 def one_sided_p_value(differences: Sequence[float]) -> float:
     """The p value against "the differences are not below zero", as SciPy has it.
 
-    It is that of `scipy.stats.wilcoxon(differences, alternative="less", zero_method="zsplit")` to rounding: of
-    few differences it is exact, of more it comes from the normal distribution with a correction for ties. Zeros
+    It is that of `scipy.stats.wilcoxon(differences, alternative="less", zero_method="zsplit")` to rounding:
+    it is exact for few differences, and uses the normal distribution with a correction for ties for more. Zeros
     take part in the ranking, and half of their ranks counts as positive.
 
     Args:

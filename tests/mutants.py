@@ -154,6 +154,12 @@ MUTANTS = (
         "for length in range(len(prefix), min(len(prefix), len(order) - 1) + 1):",
     ),
     Mutant(
+        "the order of failures: a fold that fails early ends its trial before the folds that come first",
+        f"{SCHEDULING}/failed_folds.py",
+        "    if spec.feedback_delay is None:",
+        "    if spec.trials:",
+    ),
+    Mutant(
         "that folds beyond a verdict enter nothing",
         "coordinator/scheduling/counting.py",
         "beyond.values(beyond_verdict=True)",

@@ -263,8 +263,8 @@ def _watcher(
         if study.state.over:
             return study
         console.print(
-            f"study {study.name}: {study.spec.trials} trials of {study.folds} folds; workers run them like any "
-            "others, and Ctrl-C does not stop them",
+            f"study {study.name}: {study.spec.trials} trials of {study.folds} folds; the service's workers run "
+            "them like any others",
             highlight=False,
             soft_wrap=True,
         )

@@ -102,7 +102,7 @@ class LocalService:
         self._started[name] = time.monotonic()
 
     def tend(self) -> None:
-        """Restart what died: the coordinator, and workers except those that finished or that it does not help.
+        """Restart what died: the coordinator, and workers, except those that a restart would not help.
 
         Raises:
             MachineUnusable: no worker can run on this machine.

@@ -42,9 +42,14 @@ def trial_records(
     *,
     over: Collection[int] | None = None,
 ) -> list[TrialRecord]:
-    """Trials of a study with their curves and attributes; all but those of the numbers `over` as running ones.
+    """Trials of a study with their curves and attributes.
 
-    Of a running one there are only the parameters then. Without `over`, trials are as they are.
+    Args:
+        session: only read from.
+        study: of the trials.
+        trials: in the order of the records.
+        over: numbers of the trials whose outcome is shown; the others appear as running, with their parameters
+            only. None shows all trials as they are.
     """
     shown = [trial for trial in trials if over is None or trial.number in over]
     counts = fold_counts(session, [trial.id for trial in shown])

@@ -1,7 +1,7 @@
 """The order in which a trial runs its folds: by index, or the hardest first once a study has learnt it.
 
 The order is learnt once and frozen in the study's row. A trial takes the study's order with its first fold, or
-when it is added if the study has a feedback delay. It keeps it, so trials of both orders can run together.
+when it is added if the study has a feedback delay. A trial keeps its order, so both orders can run together.
 """
 
 from __future__ import annotations

@@ -251,8 +251,8 @@ class ResultRow(Base):
     confusion: Mapped[list[Any]]
     beyond_verdict: Mapped[bool] = mapped_column(server_default=false())
     predictions_sha256: Mapped[str] = mapped_column(
-        # PostgreSQL computes it, so that it is always the hash of what is stored. As jsonb, equal numbers
-        # are written alike, whatever wrote them.
+        # PostgreSQL computes it, so that it is always the hash of what is stored. jsonb removes
+        # differences in white space, order of keys and exponents.
         Computed("encode(sha256((payload -> 'epochs')::jsonb::text::bytea), 'hex')", persisted=True)
     )
     verdict: Mapped[dict[str, Any]]

@@ -105,7 +105,7 @@ class StudySpec(Contract):
         ge=0,
         le=TRIALS_ALLOWED,
         description="d: trial n is suggested and pruned by what the trials below n - d have shown, whatever "
-        "the workers; null: by what has ended by then. Left out: twice `workers`, or 8 without them",
+        "the workers; null: by what has ended at that moment. Left out: twice `workers`, or 8 without them",
     )
     idle_workers_help: bool = Field(
         True,

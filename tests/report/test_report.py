@@ -263,3 +263,30 @@ def test_epochs_that_an_early_stop_cut_are_not_recorded_and_subjects_can_be_unkn
     assert found.shown.resampled == "3 folds"
     assert "not recorded: 3 of 3 folds ended before their last epoch" in page_text(tmp_path)
     assert read_csv(tmp_path, "best-epoch")[2]["Accuracy"].startswith("not recorded")
+
+
+def test_folds_beyond_a_verdict_enter_no_figure(harness: Harness, client: StudyClient, tmp_path: Path) -> None:
+    search(
+        harness,
+        trials=1,
+        enqueue=[],
+        workers_per_trial=2,
+        pruning=[{"rule": "bound", "threshold": 1.0}],
+    )
+    first, helped = harness.must_claim("w1"), harness.must_claim("w2")
+    assert (first.fold, helped.fold) == (0, 1)
+    harness.report(helped, wrong=len(helped.test_clips), more=False)
+    assert harness.report(first, wrong=1, more=False).decision == "pruned"
+    [trial] = client.trials("s")
+    clips = len(first.test_clips)
+    assert (trial.folds_done, trial.folds_beyond_verdict, trial.clips) == (1, 1, clips)
+    assert (trial.correct, trial.running_accuracy) == (clips - 1, (clips - 1) / clips)
+    assert [fold.beyond_verdict for fold in client.folds("s", 0)] == [False, True, False]
+    confusion = client.confusion("s", 0)
+    assert sum(map(sum, confusion.counts)) == clips
+    write_report(client, "s", tmp_path)
+    numbers = json.loads((tmp_path / "report.json").read_text())
+    assert (numbers["shown"]["correct"], numbers["shown"]["clips"]) == (clips - 1, clips)
+    assert sum(map(sum, numbers["shown"]["confusion"])) == clips
+    account = numbers["account"]
+    assert (account["run"], account["pruned"], account["to_come"]) == (2, 1, 0)

@@ -136,9 +136,9 @@ WITH_BEST = [{"rule": "forgiving", "startup_trials": 2}, {"rule": "wilcoxon", "p
 
 
 @pytest.mark.parametrize("rules", [WITH_MEDIAN, WITH_BEST], ids=["median", "best"])
-@pytest.mark.parametrize("order", ["fixed", "hardest_first"])
+@pytest.mark.parametrize(("order", "delay"), [("fixed", None), ("hardest_first", None), ("fixed", 2)])
 def test_trials_end_as_in_a_replay_of_their_fold_table(
-    harness: Harness, order: str, rules: list[dict[str, Any]]
+    harness: Harness, order: str, delay: int | None, rules: list[dict[str, Any]]
 ) -> None:
     rng = random.Random(11)
     trials = 16
@@ -146,7 +146,7 @@ def test_trials_end_as_in_a_replay_of_their_fold_table(
     for _ in range(trials):
         skill = rng.random()
         table.append([sum(rng.random() > skill for _ in range(CLIPS)) for _ in range(FOLDS)])
-    create(harness, trials, fold_order=order, pruning=rules, feedback_delay=None)
+    create(harness, trials, fold_order=order, pruning=rules, feedback_delay=delay)
     run(harness, harness.must_claim(), lambda assignment: table[assignment.trial][assignment.fold])
     study = harness.study()
     expected = replay(study.spec, [[(CLIPS - wrong, CLIPS) for wrong in folds] for folds in table])
