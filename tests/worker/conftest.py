@@ -44,6 +44,8 @@ class LiveCoordinator:
             "cache": "tiny",
             "trials": 1,
             "workers_per_trial": 1,
+            # A test that starts a second worker decides itself which fold it gets.
+            "idle_workers_help": False,
             "protocol": {"kind": "kfold", "k": 2},
             "pruning": [],
             "space": {"dropout": [0.25]},
