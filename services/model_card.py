@@ -192,13 +192,21 @@ def _scores(card: ModelCard) -> Iterator[str]:
             "trained without the people they were tested on, not of this one, which has seen them all."
         )
         yield ""
-        yield f"It was trained for {card.training.epochs} epochs, the median of the folds' best epochs."
+        yield _epochs(card.training.epochs, before.epochs)
     if card.training_accuracy is not None:
         yield ""
         yield (
             f"On the clips it was trained on, its accuracy is {card.training_accuracy:.2%}, which says nothing "
             "about other people."
         )
+
+
+def _epochs(trained: int, of_folds: int | None) -> str:
+    if of_folds is None:
+        return f"It was trained for {trained} epochs, the median of the folds' best epochs."
+    if trained == of_folds:
+        return f"It was trained for {trained} epochs, as many as each fold."
+    return f"It was trained for {trained} epochs, as was asked for; each fold had {of_folds}."
 
 
 def _limits(card: ModelCard) -> Iterator[str]:

@@ -51,6 +51,9 @@ def train_final(
     name: Annotated[
         str | None, typer.Option(help="Beginning of the model's id (default: STUDY-final).")
     ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Epochs to train for (default: as many as the trial's folds).")
+    ] = None,
     wait: Annotated[
         bool, typer.Option("--wait/--no-wait", help="Wait until the model is in the catalogue.")
     ] = True,
@@ -61,12 +64,12 @@ def train_final(
     """Train a study's best configuration on all its clips, on a worker, and keep the model."""
     from pydantic import ValidationError
 
-    from cli.models.train_final import start_final, wait_for_model
+    from cli.models.train_final import chance_warning, start_final, wait_for_model
     from services.contracts import TrainFinal
     from services.search_space import first_problem
 
     try:
-        wanted = TrainFinal(name=name, trial=trial)
+        wanted = TrainFinal(name=name, trial=trial, epochs=epochs)
     except ValidationError as error:
         raise InvalidInput(first_problem(error)) from error
     with reach(url, state) as client:
@@ -75,10 +78,12 @@ def train_final(
         if before is not None:
             console(json).print(
                 f"trial {before.trial} of {study}: {before.accuracy:.2%} cross-validated; now training on "
-                f"all {final.clips} clips for {final.spec.training.epochs} epochs (median of its folds' best)",
+                f"all {final.clips} clips for {final.spec.training.epochs} epochs",
                 highlight=False,
                 soft_wrap=True,
             )
+            if (warning := chance_warning(before, len(final.classes))) is not None:
+                console(json).print(f"warning: {warning}", highlight=False, soft_wrap=True)
         if not wait:
             print(final.model_dump_json() if json else f"follow it with: foldwise study watch {final.name}")
             return

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import ceil
-from statistics import fmean, median
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from cli.evaluation.runs import CompletedTrial, create_or_continue, run_studies
 from client.study_client import StudyClient
 from report.table import Percent, Table
 from services import scores
-from services.contracts import StudySpec, StudyState, StudyView, TrialView
+from services.contracts import StudySpec, StudyState, StudyView, TrialView, configure
 from services.errors import Conflict, FoldwiseError, InvalidInput
 from services.folds import HeldOut, KFold, LeaveOneSubjectOut, OuterFold
 from services.intervals import Interval, wilson
@@ -91,8 +90,7 @@ def nested(
 
     The searches are the studies `NAME-search-1` and so on, with the spec's protocol on the remaining subjects.
     The measurements are the studies `NAME-measure-1` and so on, with the protocol `held_out`: one fold trains
-    on all other subjects for the median of the best epochs of the selected trial's folds. Its last epoch is
-    the result.
+    on all other subjects for as many epochs as the folds of the selected trial. Its last epoch is the result.
 
     Args:
         client: a client with the scope write.
@@ -141,7 +139,7 @@ def nested(
             "was rebuilt between them; choose another --name, or delete the searches",
             field="name",
         )
-    selected = [_select_best(client, watch(study)) for study in started]
+    selected = [_select_best(watch(study)) for study in started]
     measurements = [_measurement_spec(spec, fold, best) for fold, best in zip(folds, selected, strict=True)]
     measured = [trial for (trial,) in run_studies(client, measurements, watch=watch)]
     counts = [client.confusion(trial.study.name, trial.trial.number).counts for trial in measured]
@@ -215,7 +213,7 @@ def _renamed(spec: StudySpec, ending: str) -> StudySpec:
         raise InvalidInput(f"{first_problem(error)}; choose a shorter --name", field="name") from error
 
 
-def _select_best(client: StudyClient, search: StudyView) -> _Selected:
+def _select_best(search: StudyView) -> _Selected:
     best = search.best
     if search.state != StudyState.COMPLETE:
         raise FoldwiseError(
@@ -228,10 +226,8 @@ def _select_best(client: StudyClient, search: StudyView) -> _Selected:
             f"search {search.name} has no complete trial to measure; loosen the pruning or set more trials, "
             "and choose another --name"
         )
-    epochs = [fold.best_epoch for fold in client.folds(search.name, best.number) if fold.best_epoch is not None]
-    return _Selected(
-        study=search, trial=best, accuracy=best.value, epochs=ceil(median(epoch + 1 for epoch in epochs))
-    )
+    _, training = configure(best.parameters, search.spec.training)
+    return _Selected(study=search, trial=best, accuracy=best.value, epochs=training.epochs)
 
 
 def _measurement_spec(spec: StudySpec, outer: OuterFold, best: _Selected) -> StudySpec:

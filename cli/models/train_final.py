@@ -8,8 +8,9 @@ from rich.console import Console
 
 from cli.terminal.watch import watch
 from client.study_client import StudyClient
-from services.contracts import StudyState, StudyView, TrainedModel, TrainFinal, TrialState
+from services.contracts import CrossValidated, StudyState, StudyView, TrainedModel, TrainFinal, TrialState
 from services.errors import Conflict, FoldwiseError, NotFound
+from services.intervals import wilson
 
 
 def start_final(client: StudyClient, study: str, wanted: TrainFinal) -> StudyView:
@@ -31,9 +32,26 @@ def start_final(client: StudyClient, study: str, wanted: TrainFinal) -> StudyVie
             raise
         earlier = client.get(wanted.name or f"{study[:57]}-final")
         before = earlier.spec.cross_validated
-        if before is None or before.study != study or wanted.trial not in {None, before.trial}:
+        other = before is None or before.study != study or wanted.trial not in {None, before.trial}
+        if other or wanted.epochs not in {None, earlier.spec.training.epochs}:
             raise
         return earlier
+
+
+def chance_warning(before: CrossValidated, classes: int) -> str | None:
+    """What to say of a configuration whose accuracy may be that of guessing; None if it is better.
+
+    Args:
+        before: its cross-validated scores.
+        classes: number of classes.
+    """
+    low, high = wilson(before.correct, before.clips)
+    if low > 1 / classes:
+        return None
+    return (
+        f"the 95 % interval of this accuracy, {low:.2%} to {high:.2%}, contains that of guessing "
+        f"({1 / classes:.2%}); the model is kept, but do not rely on it"
+    )
 
 
 def wait_for_model(

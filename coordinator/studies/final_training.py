@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from math import ceil
-from statistics import median
-
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from coordinator.store.studies import get_study, parsed_spec
 from coordinator.store.tables import ResultRow, StudyRow, TrialRow
 from coordinator.store.views import best_trial, confusion_view, get_trial
-from services.contracts import CrossValidated, RandomSampler, StudySpec, TrainFinal, TrialState
+from services.contracts import CrossValidated, RandomSampler, StudySpec, TrainFinal, TrialState, configure
 from services.errors import Conflict
 from services.folds import AllClips, HeldOut
 from services.search_space import SearchSpace
@@ -20,8 +17,8 @@ from services.search_space import SearchSpace
 def final_spec(session: Session, name: str, wanted: TrainFinal) -> StudySpec:
     """The spec of a study with one trial of one fold, all clips, and the parameters of a complete trial.
 
-    It trains for the median of the best epochs of the trial's folds, halves rounded up. Everything else is as
-    in the study.
+    It trains for as many epochs as the trial's folds, unless a number is wanted: a fold of few clips is perfect
+    by luck after a few epochs, so its best epoch says little. Everything else is as in the study.
 
     Raises:
         NotFound: no such study or trial.
@@ -38,7 +35,7 @@ def final_spec(session: Session, name: str, wanted: TrainFinal) -> StudySpec:
         )
     trial = _trial(session, study, wanted.trial)
     before = _cross_validated(session, study, spec, trial)
-    epochs = ceil(median(before.best_epochs))
+    epochs = wanted.epochs or configure(trial.parameters, spec.training)[1].epochs
     parameters = {**trial.parameters, **({"epochs": epochs} if "epochs" in trial.parameters else {})}
     return spec.model_copy(
         update={
@@ -100,4 +97,5 @@ def _cross_validated(session: Session, study: StudyRow, spec: StudySpec, trial: 
         uar=scores.uar,
         uf1=scores.uf1,
         best_epochs=tuple(epoch + 1 for epoch in best_epochs),
+        epochs=configure(trial.parameters, spec.training)[1].epochs,
     )

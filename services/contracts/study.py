@@ -53,6 +53,9 @@ class CrossValidated(Contract):
     uar: Share
     uf1: Share
     best_epochs: tuple[Count, ...] = Field(description="best epoch of each fold, from 1")
+    epochs: Count | None = Field(
+        None, description="number of epochs of the folds; null for a model of an earlier version"
+    )
 
 
 class StudySpec(Contract):
@@ -242,6 +245,9 @@ class TrainFinal(Contract):
     name: StudyName | None = Field(None, description="name of the study that trains it; null: NAME-final")
     trial: int | None = Field(
         None, ge=0, lt=2**31, description="number of a complete trial; null: the best one"
+    )
+    epochs: int | None = Field(
+        None, ge=1, le=1000, description="epochs to train for; null: as many as the trial's folds"
     )
 
 

@@ -84,9 +84,18 @@ def test_the_best_trial_becomes_a_study_of_all_clips(searched: Harness) -> None:
     assert (before.study, before.trial, before.trials, before.folds) == ("s", 0, 1, 2)
     assert (before.correct, before.clips, before.accuracy) == (9, 10, 0.9)
     assert before.best_epochs == (1, 2)
-    # Their median is 1.5.
-    assert study.spec.training.epochs == 2
-    assert searched.trial(0, "s-final").parameters == {"dropout": 0.25, "epochs": 2}
+    # As many as the folds could train for, whatever their best epochs were.
+    epochs = searched.trial(0).parameters["epochs"]
+    assert study.spec.training.epochs == before.epochs == epochs
+    assert searched.trial(0, "s-final").parameters == {"dropout": 0.25, "epochs": epochs}
+
+
+def test_the_number_of_epochs_can_be_chosen(searched: Harness) -> None:
+    with searched.sessions.begin() as session:
+        spec = final_spec(session, "s", TrainFinal(epochs=3))
+    assert (spec.training.epochs, dict(spec.space.items())["epochs"]) == (3, (3,))
+    assert spec.cross_validated is not None
+    assert spec.cross_validated.epochs != 3
 
 
 def test_only_a_worker_that_keeps_models_gets_it(searched: Harness) -> None:
@@ -177,11 +186,11 @@ def test_a_model_is_published_with_its_result(
     assert [file.name for file in (tmp_path / "models").iterdir()] == [card.id]
     assert read_weights(tmp_path / "models", find_model(tmp_path / "models", card.id))
     assert (card.dataset, card.clips, card.subjects) == ("tiny", 10, 5)
-    assert card.training.epochs == 2
+    epochs = card.training.epochs
     text = (tmp_path / "models" / card.id / TEXT).read_text()
     assert "In cross-validation (2-fold, by subject) it got 9 of 10 clips correct" in text
     assert "The scores above are optimistic" in text
-    assert "2 epochs, the median of the folds' best epochs" in text
+    assert f"It was trained for {epochs} epochs, as many as each fold." in text
     assert len(open_pretrained(tmp_path / "models", card.id).state) > 10
 
 

@@ -30,7 +30,7 @@ from worker import coordinator_client
 
 pytestmark = pytest.mark.usefixtures("workers_in_this_process")
 
-TASK_OF_PROTOCOL = {1: "308280e30a6a222a0a7ea74d5164bb83ad15dbe2ad6e1db1856b282fe59341dc"}
+TASK_OF_PROTOCOL = {1: "bca43afcc245c9fcb585f0bc0410ec83eff1208e9341286d26147dc4f467fcc1"}
 """Hash of the names in a task, by version of the protocol."""
 
 
