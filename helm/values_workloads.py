@@ -161,8 +161,8 @@ class Dataset(Values):
     """Name of the item: part of the Job's name, unique in the list."""
 
     dataset: Annotated[str, Field(min_length=1)]
-    """Layout of the dataset, as in `foldwise preprocess --dataset`: `ckplus`, `oulu-casia`, `video-folder`, or
-    the layout of an installed reader."""
+    """Layout of the dataset, as in `foldwise preprocess --dataset`: `ckplus`, `crema-d`, `oulu-casia`,
+    `ravdess`, `video-folder`, or the layout of an installed reader."""
 
     source: DatasetSource
     """Volume that holds the dataset."""

@@ -47,8 +47,8 @@ def preprocess(
         str,
         typer.Option(
             envvar="FOLDWISE_DATASET",
-            help="Folder layout: ckplus, oulu-casia, video-folder, or the name of an installed reader; "
-            "--preset can give it.",
+            help="Folder layout: ckplus, crema-d, oulu-casia, ravdess, video-folder, or the name of an "
+            "installed reader; --preset can give it.",
         ),
     ],
     root: Annotated[Path, typer.Option(envvar="FOLDWISE_DATASET_ROOT", help="Folder of the dataset.")],
@@ -58,7 +58,8 @@ def preprocess(
             "--set",
             envvar="FOLDWISE_READER_SETTINGS",
             metavar="KEY=VALUE",
-            help="Reader setting, repeatable (oulu-casia: modality, lighting; video-folder: manifest, name, "
+            help="Reader setting, repeatable (crema-d: level, classes, end, colour; oulu-casia: modality, "
+            "lighting; ravdess: channel, intensity, classes, end, colour; video-folder: manifest, name, "
             "colour).",
         ),
     ] = None,

@@ -5,9 +5,8 @@ Two cameras (VL visible light, NI near infrared) recorded six emotions of 80 peo
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterator
+from functools import cache, partial
 from pathlib import Path
 
 from preprocessing.datasets.reader import (
@@ -18,6 +17,7 @@ from preprocessing.datasets.reader import (
     completeness_warnings,
     first_few,
 )
+from preprocessing.datasets.reader_settings import one_of
 from preprocessing.datasets.tree import Tree, is_file, is_folder
 from services.errors import InvalidInput
 
@@ -63,8 +63,8 @@ def read_oulu_casia(root: Path, *, modality: str = "VL", lighting: str = "Strong
             the folders searched for.
         OSError: the disk failed.
     """
-    modality = _one_of("modality", modality, MODALITIES)
-    lighting = _one_of("lighting", lighting, LIGHTINGS)
+    modality = one_of("modality", modality, MODALITIES)
+    lighting = one_of("lighting", lighting, LIGHTINGS)
     tree = Tree(root, layout="Oulu-CASIA")
     top = _find_subjects(tree, modality, lighting)
     sequences: list[FrameSequence] = []
@@ -107,16 +107,10 @@ def read_oulu_casia(root: Path, *, modality: str = "VL", lighting: str = "Strong
     )
 
 
-def _one_of(field: str, value: str, allowed: tuple[str, ...]) -> str:
-    for known in allowed:
-        if value.casefold() == known.casefold():
-            return known
-    raise InvalidInput(f"{field} is {value!r}; use one of: {', '.join(allowed)}.", field=field)
-
-
 def _find_subjects(tree: Tree, modality: str, lighting: str) -> Path:
     """The folder that holds the subjects of this modality and lighting."""
-    holders = list(_holders_of_subjects(tree))
+    holds_subjects = cache(partial(_holds_subjects, tree))
+    holders = list(filter(holds_subjects, tree.walk(MAX_SEARCH_DEPTH, stop_at=holds_subjects)))
     wanted = (modality.casefold(), lighting.casefold())
     matching = [path for path in holders if _modality_and_lighting(path) == wanted]
     if len(matching) == 1:
@@ -136,19 +130,8 @@ def _find_subjects(tree: Tree, modality: str, lighting: str) -> Path:
     )
 
 
-def _holders_of_subjects(tree: Tree) -> Iterator[Path]:
-    """Folders that hold subjects, outermost first; links to a folder above are not followed."""
-    level = [(tree.root, frozenset({os.path.realpath(tree.root)}))]
-    for _ in range(MAX_SEARCH_DEPTH + 1):
-        below = []
-        for folder, above in level:
-            children = tree.folders(folder)
-            if any(_SUBJECT_FOLDER.fullmatch(child.name) for child in children):
-                yield folder
-                continue
-            real = [(child, os.path.realpath(child)) for child in children]
-            below += [(child, above | {where}) for child, where in real if where not in above]
-        level = below
+def _holds_subjects(tree: Tree, folder: Path) -> bool:
+    return any(_SUBJECT_FOLDER.fullmatch(child.name) for child in tree.folders(folder))
 
 
 def _modality_and_lighting(folder: Path) -> tuple[str, str]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
-from preprocessing.datasets import ckplus, oulu_casia, video_folder
+from preprocessing.datasets import ckplus, crema_d, oulu_casia, ravdess, video_folder
 from preprocessing.datasets.reader import Dataset
 from services.errors import FoldwiseError, InvalidInput
 
@@ -20,7 +20,9 @@ Reader = Callable[..., Dataset]
 
 BUILT_IN: Mapping[str, Reader] = {
     ckplus.NAME: ckplus.read_ckplus,
+    crema_d.NAME: crema_d.read_crema_d,
     oulu_casia.NAME: oulu_casia.read_oulu_casia,
+    ravdess.NAME: ravdess.read_ravdess,
     video_folder.NAME: video_folder.read_video_folder,
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from preprocessing.datasets.reader import Skipped
@@ -76,6 +76,26 @@ class Tree:
     def files(self, folder: Path) -> list[Path]:
         """The files in a folder, sorted by name, without clutter (see `is_clutter`)."""
         return [path for path in self.entries(folder) if is_file(path) and not is_clutter(path)]
+
+    def walk(
+        self, max_depth: int, *, stop_at: Callable[[Path], bool] = lambda _folder: False
+    ) -> Iterator[Path]:
+        """The root and the folders below it, outermost first; links to a folder above are not followed.
+
+        Args:
+            max_depth: levels below the root.
+            stop_at: called once for each folder; if it returns True, the folders in it are not visited.
+        """
+        level = [(self.root, frozenset({os.path.realpath(self.root)}))]
+        for _ in range(max_depth + 1):
+            below = []
+            for folder, above in level:
+                yield folder
+                if stop_at(folder):
+                    continue
+                real = [(child, os.path.realpath(child)) for child in self.folders(folder)]
+                below += [(child, above | {where}) for child, where in real if where not in above]
+            level = below
 
     def use(self, *paths: Path) -> None:
         """Mark files as part of a sequence, or as a description of one."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from preprocessing.datasets.image_files import images_of_clip
 from preprocessing.datasets.reader import WHOLE_VIDEO, Dataset, FrameSequence, Span, as_text
+from preprocessing.datasets.reader_settings import yes_or_no
 from preprocessing.datasets.tree import Tree, is_file, is_folder
 from preprocessing.datasets.video_list import REQUIRED, NotAClip, Row, find_listed, read_video_list
 from preprocessing.media_kind import MediaKind, media_kind
@@ -42,8 +43,7 @@ def read_video_folder(root: Path, *, manifest: str = "", name: str = NAME, colou
     """
     if not _NAME.fullmatch(name):
         raise InvalidInput(f"name is {name!r}; use lower case letters, digits and hyphens.", field="name")
-    if colour not in {"yes", "no"}:
-        raise InvalidInput(f"colour is {colour!r}; use yes or no.", field="colour")
+    in_colour = yes_or_no("colour", colour)
     tree = Tree(root, layout="a folder of videos (subject/label/clip)")
     clips = _Clips(tree)
     if manifest:
@@ -58,7 +58,7 @@ def read_video_folder(root: Path, *, manifest: str = "", name: str = NAME, colou
         sequences=sequences,
         skipped=tree.finish(_not_in_list if manifest else _not_in_folders),
         warnings=tuple(clips.warnings),
-        colour=colour == "yes",
+        colour=in_colour,
         settings={"manifest": as_text(manifest), "name": name, "colour": colour},
     )
 

@@ -62,20 +62,9 @@ class Row:
         """The part of the video from start to end.
 
         Raises:
-            NotAClip: start or end is neither a frame nor seconds, or end is before start.
+            NotAClip: as `parse_span`.
         """
-        ends = [text for text in (self.start, self.end) if text]
-        seconds = [text for text in ends if _SECONDS.fullmatch(text)]
-        frames = [text for text in ends if _FRAME.fullmatch(text)]
-        if ends not in (seconds, frames):
-            raise NotAClip(
-                f"start {as_text(self.start)!r} and end {as_text(self.end)!r} must both be frames counted from "
-                "0, or both seconds like 2.5s"
-            )
-        first, last = (_number(text) if text else None for text in (self.start, self.end))
-        if first is not None and last is not None and last < first:
-            raise NotAClip(f"end {self.end} is before start {self.start}")
-        return Span(start=first, end=last, seconds=bool(seconds))
+        return parse_span(self.start, self.end)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +99,26 @@ def read_video_list(manifest: Path) -> VideoList:
             field="manifest",
         )
     return _parse(manifest, lines[above:], delimiter, above)
+
+
+def parse_span(start: str, end: str) -> Span:
+    """The part of a video from `start` to `end`: frames counted from 0, or seconds like `2.5s`; empty: all.
+
+    Raises:
+        NotAClip: they are neither both frames nor both seconds, or `end` is before `start`.
+    """
+    ends = [text for text in (start, end) if text]
+    seconds = [text for text in ends if _SECONDS.fullmatch(text)]
+    frames = [text for text in ends if _FRAME.fullmatch(text)]
+    if ends not in (seconds, frames):
+        raise NotAClip(
+            f"start {as_text(start)!r} and end {as_text(end)!r} must both be frames counted from 0, or both "
+            "seconds like 2.5s"
+        )
+    first, last = (_number(text) if text else None for text in (start, end))
+    if first is not None and last is not None and last < first:
+        raise NotAClip(f"end {end} is before start {start}")
+    return Span(start=first, end=last, seconds=bool(seconds))
 
 
 def find_listed(root: Path, text: str) -> Path:

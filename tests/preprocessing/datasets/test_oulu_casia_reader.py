@@ -154,6 +154,14 @@ def test_two_sets_are_refused(tmp_path: Path) -> None:
     assert len(read_oulu_casia(tmp_path / "OriginalImg").sequences) == 1
 
 
+def test_a_copy_of_the_set_inside_a_subject_is_not_a_second_set(tmp_path: Path) -> None:
+    add(tmp_path / "VL/Strong")
+    add(tmp_path / "VL/Strong/P001/old/VL/Strong")
+    dataset = read_oulu_casia(tmp_path)
+    assert len(dataset.sequences) == 1
+    assert list(dataset.reasons(tmp_path)) == ["VL/Strong/P001/old"]
+
+
 def test_links_that_lead_back_end(tmp_path: Path) -> None:
     add(tmp_path / "a/VL/Strong")
     (tmp_path / "a/again").symlink_to(tmp_path)

@@ -14,7 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from preprocessing.datasets.ckplus import read_ckplus
+from preprocessing.datasets.crema_d import read_crema_d
 from preprocessing.datasets.oulu_casia import read_oulu_casia
+from preprocessing.datasets.ravdess import read_ravdess
 from preprocessing.datasets.reader import Dataset
 from preprocessing.datasets.registry import BUILT_IN
 from preprocessing.datasets.video_folder import read_video_folder
@@ -48,6 +50,22 @@ OULU = (
     [b"Strong", b"Weak", b"strong", b"VL"],
     [b"P001", b"p001", b"P080"],
     [b"Anger", b"anger", b"Happiness", b"Contempt", b"000.jpeg", b"001.jpg", b"1.jpeg", b"0010.png"],
+)
+RAVDESS = (
+    [b"Video_Speech_Actor_01", b"Actor_01", b"ACTOR02", b"Audio_Speech_Actors_01-24"],
+    [b"Actor_01", b"actor_1", b"Video_Song_Actor_02.zip"],
+    [
+        *(b"%02d-01-05-01-01-01-01.mp4" % modality for modality in range(4)),
+        *(b"01-02-09-03-01-01-01.MP4", b"01-01-05-01-01-01-99.mov", b"03-01-05-01-01-01-01.wav"),
+        *(b"01-01-05-01-01-01.mp4", b"01-01-05-01-01-01-0\xd9\xa1.mp4"),
+    ],
+)
+CREMA_D = (
+    [b"CREMA-D", b"VideoFlash", b"AudioWAV", b"videos"],
+    [
+        *(b"1001_DFA_ANG_XX.flv", b"1001_dfa_ang_x.FLV", b"1001_DFA_ANG_XX.mp4", b"1002_IEO_NEU_LO.flv"),
+        *(b"1001_DFA_JOY_XX.flv", b"1001_DFA_ANG_XX.wav", b"1001_DFA_ANG.flv", b"readme.md"),
+    ],
 )
 VIDEOS = (
     [b"anna", b"Zo\xc3\xab", b"Zoe\xcc\x88", b"\xff\xfe"],
@@ -172,6 +190,12 @@ SETS: dict[Reader, st.SearchStrategy[Entries]] = {
         ]
     ),
     read_oulu_casia: trees(OULU).map(lambda entries: [one(b"VL/Strong/P010/Fear/000.jpeg", b"jpeg"), *entries]),
+    read_ravdess: trees(RAVDESS).map(
+        lambda entries: [one(b"Actor_10/01-01-05-01-01-01-10.mp4", b"mp4"), *entries]
+    ),
+    read_crema_d: trees(CREMA_D).map(
+        lambda entries: [one(b"VideoFlash/1010_DFA_ANG_XX.flv", b"flv"), *entries]
+    ),
     read_video_folder: trees(VIDEOS),
     read_list: st.tuples(LISTS, trees(VIDEOS)).map(lambda both: [one(LIST.encode(), both[0]), *both[1]]),
 }
@@ -215,7 +239,7 @@ def test_many_random_trees(read: Reader, data: st.DataObject) -> None:
     check_one(read, data)
 
 
-@pytest.mark.parametrize("read", [read_ckplus, read_oulu_casia])
+@pytest.mark.parametrize("read", [read_ckplus, read_oulu_casia, read_ravdess, read_crema_d])
 def test_an_empty_root_is_refused(tmp_path: Path, read: Reader) -> None:
     with pytest.raises(InvalidInput):
         read(tmp_path)
