@@ -110,6 +110,20 @@ def input_text(card: ModelCard) -> str:
     )
 
 
+def accuracy_text(card: ModelCard) -> str:
+    """How accurate a model's configuration was in cross-validation, in a sentence."""
+    before = card.cross_validated
+    if before is None:
+        return f"how accurate {card.id} is on new people is not known: it was not cross-validated"
+    low, high = wilson(before.correct, before.clips)
+    chance = 1 / len(card.classes)
+    guessing = "; it may be no better than guessing" if low <= chance else ""
+    return (
+        f"{card.id}: {before.accuracy:.2%} in cross-validation on {card.dataset} (95 % interval {low:.2%} to "
+        f"{high:.2%}; guessing: {chance:.2%}){guessing}"
+    )
+
+
 def clahe_of(card: ModelCard) -> tuple[float, int]:
     """Clip limit, and tiles along each side, of a model's CLAHE."""
     settings = card.preprocessing

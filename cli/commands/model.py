@@ -173,6 +173,7 @@ def predict(
     json: Json = False,
 ) -> None:
     """Label the emotion of the face in videos over time. Exit code 2 if a video cannot be labelled."""
+    from services.model_card import accuracy_text
     from worker.inference.annotated_video import write_annotated
     from worker.inference.predict import load_predictor
 
@@ -180,6 +181,7 @@ def predict(
         raise InvalidInput(f"--video {annotated} names one file for {len(video)} videos; give one video")
     predictor = load_predictor(_root(models, state), model, device)
     output = console(json)
+    output.print(accuracy_text(predictor.card), highlight=False, soft_wrap=True)
     done: list[Prediction] = []
     failed: dict[str, str] = {}
     for path in video:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from sqlalchemy import Engine
 
+from cli.models.train_final import chance_warning
 from client.connection import Connection
 from coordinator.scheduling import reports
 from coordinator.studies import life
@@ -20,6 +21,7 @@ from coordinator.studies.final_training import final_spec
 from services.clip_cache import cache_folder, open_cache
 from services.contracts import ComputePlan, FoldAssignment, FoldResult, StudyState, TrainFinal, WorkerInfo
 from services.errors import CacheMismatch, Conflict, InvalidInput, LeaseSuperseded, TokenRefused
+from services.model_card import accuracy_text
 from services.model_catalogue import (
     CARD,
     TEXT,
@@ -191,6 +193,19 @@ def test_a_model_is_published_with_its_result(
     assert "In cross-validation (2-fold, by subject) it got 9 of 10 clips correct" in text
     assert "The scores above are optimistic" in text
     assert f"It was trained for {epochs} epochs, as many as each fold." in text
+    # 9 of 10 clips of two classes: the lower end of Wilson's interval is 59.6 %.
+    assert accuracy_text(card) == (
+        f"{card.id}: 90.00% in cross-validation on tiny (95 % interval 59.58% to 98.21%; guessing: 50.00%)"
+    )
+    few = card.cross_validated
+    assert few is not None
+    guessed = few.model_copy(update={"correct": 6, "accuracy": 0.6})
+    told = accuracy_text(card.model_copy(update={"cross_validated": guessed}))
+    assert told.endswith("it may be no better than guessing")
+    assert chance_warning(few, classes=2) is None
+    warned = chance_warning(guessed, classes=2)
+    assert warned is not None
+    assert "contains that of guessing (50.00%)" in warned
     assert len(open_pretrained(tmp_path / "models", card.id).state) > 10
 
 

@@ -257,5 +257,7 @@ def test_the_command_prints_writes_and_refuses(
     shown = CliRunner().invoke(app, ["predict", card.id, str(video), "--models", str(root), "--stride", "13"])
     assert shown.exit_code == 0
     assert "0.00 to 0.36" in shown.stdout
+    assert shown.stdout.count("it was not cross-validated") == 1
+    assert "it was not cross-validated" in answer.stderr
     several = CliRunner().invoke(app, [*arguments, "--video", str(tmp_path / "a.mp4")])
     assert isinstance(several.exception, InvalidInput)
