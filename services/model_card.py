@@ -117,11 +117,17 @@ def accuracy_text(card: ModelCard) -> str:
         return f"how accurate {card.id} is on new people is not known: it was not cross-validated"
     low, high = wilson(before.correct, before.clips)
     chance = 1 / len(card.classes)
-    guessing = "; it may be no better than guessing" if low <= chance else ""
+    guessing = "; it may be no better than guessing" if may_be_guessing(before, len(card.classes)) else ""
     return (
         f"{card.id}: {before.accuracy:.2%} in cross-validation on {card.dataset} (95 % interval {low:.2%} to "
         f"{high:.2%}; guessing: {chance:.2%}){guessing}"
     )
+
+
+def may_be_guessing(before: CrossValidated, classes: int) -> bool:
+    """Whether the 95 % interval of a cross-validated accuracy contains that of guessing among these classes."""
+    low, _ = wilson(before.correct, before.clips)
+    return low <= 1 / classes
 
 
 def clahe_of(card: ModelCard) -> tuple[float, int]:

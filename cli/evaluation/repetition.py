@@ -6,18 +6,17 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cli.evaluation.runs import NEUTRAL_FIELDS
+from cli.evaluation.runs import create_or_continue
 from client.study_client import StudyClient
 from services.contracts import (
     FoldView,
     ReplayStudy,
     StudyDigest,
-    StudyState,
     StudyView,
     TrialView,
     replay_name,
 )
-from services.errors import Conflict, InvalidInput, NotFound
+from services.errors import Conflict, InvalidInput
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,22 +96,14 @@ def repeat(
 
 
 def _create_or_continue(client: StudyClient, study: StudyView, name: str) -> StudyView:
-    try:
-        existing = client.get(name)
-    except NotFound:
-        return client.replay(study.name, ReplayStudy(name=name))
-    # A replay names its cache and its plan exactly, and it has copies of the trials of a warm start.
-    neutral = NEUTRAL_FIELDS | {"cache", "compute", "warm_start"}
-    wanted, given = (one.spec.model_dump(exclude=neutral) for one in (study, existing))
-    if (wanted, study.fingerprint) != (given, existing.fingerprint):
-        differs = next((key for key, value in wanted.items() if value != given[key]), "cache")
-        raise Conflict(
-            f"a study {name} exists already and differs in {differs}; choose another --name or delete it",
-            field="name",
-        )
-    if existing.state == StudyState.PAUSED:
-        return client.change_state(name, "resume")
-    return existing
+    return create_or_continue(
+        client,
+        study.spec.model_copy(update={"name": name}),
+        create=lambda: client.replay(study.name, ReplayStudy(name=name)),
+        # A replay names its cache and its plan exactly, and it has copies of the trials of a warm start.
+        also_neutral={"cache", "compute", "warm_start"},
+        fingerprint=study.fingerprint,
+    )
 
 
 def _first_difference(

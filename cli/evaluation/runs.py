@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,8 +71,22 @@ def run_studies(
     return [_completed_trials(client, watch(client.get(spec.name))) for spec in specs]
 
 
-def create_or_continue(client: StudyClient, spec: StudySpec) -> None:
+def create_or_continue(
+    client: StudyClient,
+    spec: StudySpec,
+    *,
+    create: Callable[[], StudyView] | None = None,
+    also_neutral: Collection[str] = (),
+    fingerprint: str | None = None,
+) -> StudyView:
     """Create and start a study, or start or resume the one that an earlier call created.
+
+    Args:
+        client: a client with the scope write.
+        spec: the study.
+        create: creates it, if not `client.create(spec)` does.
+        also_neutral: fields in which an existing study may differ, beside `NEUTRAL_FIELDS`.
+        fingerprint: of the clip cache that an existing study must have; None does not ask.
 
     Raises:
         Conflict: a study of the same name exists and differs.
@@ -80,20 +94,18 @@ def create_or_continue(client: StudyClient, spec: StudySpec) -> None:
     try:
         study = client.get(spec.name)
     except NotFound:
-        client.create(spec)
-        return
+        return client.create(spec) if create is None else create()
     # A delay changes nothing where nothing is suggested or pruned.
-    neutral = NEUTRAL_FIELDS | ({"feedback_delay"} if _is_fixed(spec) else set())
+    neutral = {*NEUTRAL_FIELDS, *also_neutral, *(["feedback_delay"] if _is_fixed(spec) else [])}
     wanted, existing = (one.model_dump(exclude=neutral) for one in (spec, study.spec))
-    if wanted != existing:
-        differs = next(name for name, value in wanted.items() if value != existing[name])
+    if wanted != existing or fingerprint not in {None, study.fingerprint}:
+        differs = next((name for name, value in wanted.items() if value != existing[name]), "cache")
         raise Conflict(
             f"a study {spec.name} exists already and differs in {differs}; choose another name or delete it",
             field="name",
         )
     verb = {StudyState.PAUSED: "resume", StudyState.DRAFT: "start"}.get(study.state)
-    if verb is not None:
-        client.change_state(spec.name, verb)
+    return study if verb is None else client.change_state(spec.name, verb)
 
 
 def spec_of_configurations(

@@ -28,9 +28,6 @@ from services.presets import DEMO_SUBJECTS, get_preset
 DIFFICULTY = 0.35
 SEED = 7
 
-THREADS = 1
-"""CPU threads of each worker, whatever their number, so that their number does not change the results."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class DemoResult:
@@ -91,7 +88,8 @@ def run_demo(state: StateFolder, *, devices: Sequence[str], new: bool, console: 
 
     spec = spec.model_copy(update={"cache": f"ckplus/{outcome.manifest.fingerprint}"})
     console.print(bold("3/5"), f"search: PostgreSQL, a coordinator and {len(devices)} workers over HTTP")
-    with local_service(state, devices=(), port=0, notify=_indented(console), threads=THREADS) as service:
+    threads = None if spec.compute.threads == "auto" else spec.compute.threads
+    with local_service(state, devices=(), port=0, notify=_indented(console), threads=threads) as service:
         client = service.client
         study = _find_or_create(client, spec, new=new, console=console)
         _indented(console)(f"study page: {service.service.url}/studies/{study.name}")

@@ -11,6 +11,7 @@ from client.study_client import StudyClient
 from services.contracts import CrossValidated, StudyState, StudyView, TrainedModel, TrainFinal, TrialState
 from services.errors import Conflict, FoldwiseError, NotFound
 from services.intervals import wilson
+from services.model_card import may_be_guessing
 
 
 def start_final(client: StudyClient, study: str, wanted: TrainFinal) -> StudyView:
@@ -45,9 +46,9 @@ def chance_warning(before: CrossValidated, classes: int) -> str | None:
         before: its cross-validated scores.
         classes: number of classes.
     """
-    low, high = wilson(before.correct, before.clips)
-    if low > 1 / classes:
+    if not may_be_guessing(before, classes):
         return None
+    low, high = wilson(before.correct, before.clips)
     return (
         f"the 95 % interval of this accuracy, {low:.2%} to {high:.2%}, contains that of guessing "
         f"({1 / classes:.2%}); the model is kept, but do not rely on it"

@@ -6,18 +6,16 @@ the study; so only those are read that completed since the last time.
 
 from __future__ import annotations
 
-from array import array
-from bisect import bisect, bisect_left
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 
-import numpy as np
 from sqlalchemy import Boolean, bindparam, func, literal_column, not_, select
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.orm import Session
 
 from coordinator.pruning.fold_order import order_of
+from coordinator.pruning.trials_of_order import TrialsOfOrder
 from coordinator.store.memory import StudyMemory
 from coordinator.store.tables import ResultRow, StudyRow, TrialRow
 from services.pruning.rule import ComparedTrial
@@ -69,12 +67,12 @@ class ComparedTrials:
     def middle(self) -> ComparedTrial | None:
         """See `FoldTable.median_trial`."""
         with _as_seen_by(self._session, self._study) as kept:
-            return kept.of_order[self._learnt_order].middle(self._known_below)
+            return kept.of_order[self._learnt_order].median_trial(self._known_below)
 
     def best(self) -> ComparedTrial | None:
         """See `FoldTable.best_trial`."""
         with _as_seen_by(self._session, self._study) as kept:
-            return kept.of_order[self._learnt_order].best(self._known_below)
+            return kept.of_order[self._learnt_order].best_trial(self._known_below)
 
 
 def next_completed(session: Session, study_id: int) -> int:
@@ -110,59 +108,7 @@ def _as_seen_by(session: Session, study: StudyRow) -> Iterator[_CompleteTrials]:
 class _CompleteTrials:
     def __init__(self) -> None:
         self.newest = 0
-        self.of_order = {False: _TrialsOfOrder(), True: _TrialsOfOrder()}
-
-
-class _TrialsOfOrder:
-    """Complete trials that ran their folds in the same order, by number."""
-
-    def __init__(self) -> None:
-        self._numbers: list[int] = []
-        self._values = array("d")
-        self._at_step: list[array[float]] = []
-        self._correct: list[array[int]] = []
-        self._clips: Sequence[int] = ()
-
-    def at_step(self, step: int, known_below: int | None) -> Sequence[float]:
-        # A copy, because other threads may add to it.
-        return self._at_step[step - 1][: self._known(known_below)] if self._at_step else ()
-
-    def middle(self, known_below: int | None) -> ComparedTrial | None:
-        known = self._known(known_below)
-        if not known:
-            return None
-        by_value = sorted(range(known), key=self._values.__getitem__)
-        return self._compared(by_value[(known - 1) // 2], known)
-
-    def best(self, known_below: int | None) -> ComparedTrial | None:
-        known = self._known(known_below)
-        if not known:
-            return None
-        return self._compared(max(range(known), key=self._values.__getitem__), known)
-
-    def add(self, number: int, correct: Sequence[int], clips: Sequence[int]) -> None:
-        curve = (np.cumsum(correct) / np.cumsum(clips)).tolist()
-        if not self._at_step:
-            self._at_step = [array("d") for _ in clips]
-            # All trials test the same clips.
-            self._clips = tuple(clips)
-        # Trials complete nearly in order of their numbers, so that little has to move.
-        index = bisect(self._numbers, number)
-        self._numbers.insert(index, number)
-        self._values.insert(index, curve[-1])
-        self._correct.insert(index, array("i", correct))
-        for step, accuracy in zip(self._at_step, curve, strict=True):
-            step.insert(index, accuracy)
-
-    def _known(self, known_below: int | None) -> int:
-        return len(self._numbers) if known_below is None else bisect_left(self._numbers, known_below)
-
-    def _compared(self, index: int, known: int) -> ComparedTrial:
-        return ComparedTrial(
-            number=self._numbers[index],
-            complete_trials=known,
-            folds=list(zip(self._correct[index], self._clips, strict=True)),
-        )
+        self.of_order = {False: TrialsOfOrder(), True: TrialsOfOrder()}
 
 
 def _read_up_to(newest: int, session: Session, study: StudyRow, kept: _CompleteTrials) -> None:
@@ -172,6 +118,6 @@ def _read_up_to(newest: int, session: Session, study: StudyRow, kept: _CompleteT
         for trial, correct, clips in page:
             order = order_of(session, study, trial)
             kept.of_order[trial.learnt_order].add(
-                trial.number, [correct[fold] for fold in order], [clips[fold] for fold in order]
+                trial.number, [(correct[fold], clips[fold]) for fold in order]
             )
         kept.newest = last

@@ -48,21 +48,23 @@ def uses_learnt_order(session: Session, study: StudyRow, spec: StudySpec, number
     below = known_below(spec, number)
     if spec.fold_order == "fixed" or below is None:
         return False
-    if study.fold_order is None:
-        known = _learnt_from(session, study.id, TrialRow.number < below)
-        if len(known) == LEARNT_FROM:
-            learn(session, study)
+    learn(session, study, TrialRow.number < below)
     return study.fold_order is not None
 
 
-def learn(session: Session, study: StudyRow) -> None:
-    """Freeze a study's order if it has none yet and enough trials are complete.
+def learn(session: Session, study: StudyRow, *conditions: ColumnElement[bool]) -> None:
+    """Freeze a study's order if it has none yet and enough trials that meet the conditions are complete.
 
     The transaction holds the lock of the study.
     """
     if study.fold_order is not None:
         return
-    complete = _learnt_from(session, study.id)
+    complete = session.scalars(
+        select(TrialRow.id)
+        .where(TrialRow.study_id == study.id, TrialRow.state == TrialState.COMPLETE, *conditions)
+        .order_by(TrialRow.number)
+        .limit(LEARNT_FROM)
+    ).all()
     if len(complete) < LEARNT_FROM:
         return
     counts = fold_counts(session, complete)
@@ -93,11 +95,3 @@ def order_of(session: Session, study: StudyRow, trial: TrialRow) -> Sequence[int
         # The study was read before it learnt its order, the trial after.
         session.refresh(study, ["fold_order"])
     return cast("Sequence[int]", study.fold_order)
-
-
-def _learnt_from(session: Session, study_id: int, *conditions: ColumnElement[bool]) -> Sequence[int]:
-    """Ids of the complete trials of lowest number."""
-    complete = select(TrialRow.id).where(
-        TrialRow.study_id == study_id, TrialRow.state == TrialState.COMPLETE, *conditions
-    )
-    return session.scalars(complete.order_by(TrialRow.number).limit(LEARNT_FROM)).all()

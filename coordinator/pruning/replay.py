@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +11,10 @@ import numpy as np
 from coordinator.pruning.fold_order import LEARNT_FROM, hardest_first
 from coordinator.pruning.knowledge import known_below
 from coordinator.pruning.rules import first_decision, folds_judged
+from coordinator.pruning.trials_of_order import TrialsOfOrder
 from services.contracts import PruneDecision, StudySpec
 from services.errors import InvalidInput
-from services.pruning.rule import ComparedTrial, FoldTable, running_accuracy
+from services.pruning.rule import FoldTable
 
 Folds = Sequence[tuple[int, int]]
 """(correct, clips) of every fold of a trial, by index."""
@@ -86,13 +86,13 @@ def replay(spec: StudySpec, trials: Sequence[Folds]) -> Replay:
         InvalidInput: a rule needs UAR or UF1, which do not follow from correct clips.
     """
     complete = {False: CompleteTrials(range(len(trials[0])))}
+    ran_by_index: dict[int, Folds] = {}
     clips_total = sum(clips for _, clips in trials[0])
     ran, pruned, errors = [], {}, []
     for number, folds in enumerate(trials):
         below = known_below(spec, number)
-        by_index = complete[False]
         if spec.fold_order == "hardest_first" and True not in complete:
-            first = [folds for other, folds in by_index.trials.items() if below is None or other < below]
+            first = [ran_by_index[other] for other in ran_by_index if below is None or other < below]
             if len(first) >= LEARNT_FROM:
                 complete[True] = CompleteTrials(hardest_first(first[:LEARNT_FROM]))
         learnt = True in complete
@@ -107,51 +107,27 @@ def replay(spec: StudySpec, trials: Sequence[Folds]) -> Replay:
         errors.append(sum(clips - correct for correct, clips in along[:done]))
         if decision is None:
             compared.add(number, along)
+            if not learnt:
+                ran_by_index[number] = folds
         else:
             pruned[number] = decision
     return Replay(folds=ran, pruned=pruned, named=_named(trials, pruned, errors))
 
 
-class CompleteTrials:
-    """The complete trials of one order of folds, by number."""
+class CompleteTrials(TrialsOfOrder):
+    """The complete trials of one order of folds, and what rules know of them."""
 
     def __init__(self, order: Sequence[int]) -> None:
+        super().__init__()
         self.order = order
         """Indices of the folds as the trials run them."""
-        self.trials: dict[int, Folds] = {}
-        """(correct, clips) of every fold of each trial, in this order."""
-        self._numbers: list[int] = []
-        self._curves: list[Sequence[float]] = []
-
-    def add(self, number: int, folds: Folds) -> None:
-        """Add a trial that has run all folds, given in this order; trials may complete in any order."""
-        self.trials[number] = folds
-        index = bisect_left(self._numbers, number)
-        self._numbers.insert(index, number)
-        self._curves.insert(index, running_accuracy(folds))
 
     def table(self, known_below: int | None) -> FoldTable:
         """What rules know of the trials with numbers below `known_below`; None: of all that are here now."""
-        numbers = self._numbers
-        known = len(numbers) if known_below is None else bisect_left(numbers, known_below)
-
-        def value(index: int) -> float:
-            return self._curves[index][-1]
-
-        def compared(index: int) -> ComparedTrial:
-            number = numbers[index]
-            return ComparedTrial(number=number, complete_trials=known, folds=self.trials[number])
-
-        def median_trial() -> ComparedTrial | None:
-            return compared(sorted(range(known), key=value)[(known - 1) // 2]) if known else None
-
-        def best_trial() -> ComparedTrial | None:
-            return compared(max(range(known), key=value)) if known else None
-
         return FoldTable(
-            complete_at_step=lambda step: [curve[step - 1] for curve in self._curves[:known]],
-            median_trial=median_trial,
-            best_trial=best_trial,
+            complete_at_step=lambda step: self.at_step(step, known_below),
+            median_trial=lambda: self.median_trial(known_below),
+            best_trial=lambda: self.best_trial(known_below),
             confusion=_no_confusion,
         )
 

@@ -36,9 +36,10 @@ def fail_if_next(session: Session, study: StudyRow, trial: TrialRow) -> bool:
     """End a trial as failed if the first fold that is not counted, in its order, failed; whether it did."""
     folds = select(FoldRow.fold).where(FoldRow.trial_id == trial.id, FoldRow.state == FAILED)
     failed = set(session.scalars(folds))
-    following = next_in_order(
-        fold_counts(session, [trial.id])[trial.id], order_of(session, study, trial), failed
-    )
+    if not failed:
+        return False
+    done = fold_counts(session, [trial.id])[trial.id]
+    following = next_in_order(done, order_of(session, study, trial), failed)
     if following is None:
         return False
     of_fold = (LeaseRow.trial_id == trial.id, LeaseRow.fold == following)
@@ -49,8 +50,6 @@ def fail_if_next(session: Session, study: StudyRow, trial: TrialRow) -> bool:
 
 def next_in_order(done: Sequence[FoldCount], order: Sequence[int], failed: Collection[int]) -> int | None:
     """The first fold of an order that is not among the finished ones, if it failed; else None."""
-    if not failed:
-        return None
     prefix = len(finished_prefix(done, order))
     following = order[prefix] if prefix < len(order) else None
     return following if following in failed else None

@@ -85,8 +85,10 @@ def report(
     row = score_result(study, spec, trial, split, result)
     row.lease_id, row.payload, row.sha256 = lease.id, payload, sha256
     verdict = judge(session, study, spec, trial, row, held.done)
-    done = [*held.done, FoldCount(fold=row.fold, correct=row.correct, clips=row.clips)]
-    fails = next_in_order(done, order_of(session, study, trial), held.failed) is not None
+    fails = False
+    if held.failed:
+        done = [*held.done, FoldCount(fold=row.fold, correct=row.correct, clips=row.clips)]
+        fails = next_in_order(done, order_of(session, study, trial), held.failed) is not None
     continues = verdict.decision == "continue" and not fails
     wants_more = more and held.worker.drain is None and (not continues or study.state == StudyState.RUNNING)
     following = known_next_fold(session, study, spec, trial, held) if wants_more and continues else None

@@ -117,7 +117,7 @@ def _read(session: Session, study: StudyRow, trials: Sequence[Row[Any]]) -> dict
                 func.array_agg(aggregate_order_by(ResultRow.fold, ResultRow.fold)).label("folds"),
                 func.array_agg(aggregate_order_by(ResultRow.correct, ResultRow.fold)).label("correct"),
                 counting(func.count()).label("folds_done"),
-                counting(func.sum(ResultRow.correct)).label("all_correct"),
+                counting(func.sum(ResultRow.correct)).label("counted_correct"),
                 counting(func.sum(ResultRow.clips)).label("clips"),
             )
             .where(among(ResultRow.trial_id, ids))
@@ -158,7 +158,7 @@ def _read(session: Session, study: StudyRow, trials: Sequence[Row[Any]]) -> dict
             end_reason=row.end_reason,
             seconds=(row.ended_at - row.created_at).total_seconds() if row.ended_at else None,
             folds_done=done[row.id].folds_done if row.id in done else 0,
-            correct=int(done[row.id].all_correct or 0) if row.id in done else 0,
+            correct=int(done[row.id].counted_correct or 0) if row.id in done else 0,
             clips=int(done[row.id].clips or 0) if row.id in done else 0,
             folds_beyond_verdict=len(done[row.id].folds) - done[row.id].folds_done if row.id in done else 0,
             cells=cells[row.id],

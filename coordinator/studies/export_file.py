@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 
 from pydantic import BaseModel
 from sqlalchemy import func, select
-from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.orm import Session, aliased
 
 from coordinator.store.conditions import among
@@ -45,10 +44,9 @@ def export_lines(session: Session, name: str) -> Iterator[bytes]:
         .order_by(TrialRow.number)
         .limit(TRIALS_AT_ONCE)
     ).all():
-        folds = _folds(session, [trial.id for trial in trials])
-        beyond = _folds_beyond_verdict(session, [trial.id for trial in trials])
+        folds, beyond = _folds(session, [trial.id for trial in trials])
         for trial in trials:
-            yield _line(_trial_line(trial, folds[trial.id], beyond.get(trial.id, [])))
+            yield _line(_trial_line(trial, folds[trial.id], beyond[trial.id]))
         after = trials[-1].number
         session.expunge_all()
 
@@ -106,7 +104,10 @@ def _trial_line(trial: TrialRow, folds: list[TrialFoldLine], beyond: list[int]) 
     )
 
 
-def _folds(session: Session, trial_ids: list[int]) -> dict[int, list[TrialFoldLine]]:
+def _folds(
+    session: Session, trial_ids: list[int]
+) -> tuple[dict[int, list[TrialFoldLine]], dict[int, list[int]]]:
+    """The folds of each trial, and the indices of those beyond its verdict."""
     origin = aliased(TrialRow)
     rows = session.execute(
         select(FoldRow, ResultRow, origin.number)
@@ -116,21 +117,15 @@ def _folds(session: Session, trial_ids: list[int]) -> dict[int, list[TrialFoldLi
         .order_by(FoldRow.trial_id, FoldRow.fold)
     )
     folds: dict[int, list[TrialFoldLine]] = {trial_id: [] for trial_id in trial_ids}
+    beyond: dict[int, list[int]] = {trial_id: [] for trial_id in trial_ids}
     for fold, result, reused_from in rows:
         # A lease is not part of a file: there the fold is one to run.
         state = FoldState.PENDING if fold.state == FoldState.LEASED else fold.state
         line = None if result is None else _result_line(result, reused_from)
         folds[fold.trial_id].append(TrialFoldLine.model_validate({"state": state, "result": line}))
-    return folds
-
-
-def _folds_beyond_verdict(session: Session, trial_ids: list[int]) -> dict[int, list[int]]:
-    rows = session.execute(
-        select(ResultRow.trial_id, func.array_agg(aggregate_order_by(ResultRow.fold, ResultRow.fold)))
-        .where(among(ResultRow.trial_id, trial_ids), ResultRow.beyond_verdict)
-        .group_by(ResultRow.trial_id)
-    )
-    return {trial_id: list(folds) for trial_id, folds in rows}
+        if result is not None and result.beyond_verdict:
+            beyond[fold.trial_id].append(fold.fold)
+    return folds, beyond
 
 
 def _result_line(result: ResultRow, reused_from: int | None) -> ResultLine | ReusedLine:

@@ -35,7 +35,7 @@ def final_spec(session: Session, name: str, wanted: TrainFinal) -> StudySpec:
         )
     trial = _trial(session, study, wanted.trial)
     before = _cross_validated(session, study, spec, trial)
-    epochs = wanted.epochs or configure(trial.parameters, spec.training)[1].epochs
+    epochs = wanted.epochs or before.epochs
     parameters = {**trial.parameters, **({"epochs": epochs} if "epochs" in trial.parameters else {})}
     return spec.model_copy(
         update={

@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session, sessionmaker
 
+from client.study_client import StudyClient
 from coordinator.leader import Leader
 from coordinator.scheduling import claims, leases, reports
 from coordinator.scheduling.leases import LeaseKey
@@ -33,6 +34,7 @@ from services.contracts import (
     Verdict,
     WorkerInfo,
 )
+from services.errors import StudyOver
 from tests.harness.simulated_results import make_result
 from tests.harness.tiny_cache import FINGERPRINT
 
@@ -173,3 +175,22 @@ def wait_until(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.02)
+
+
+def work_until_over(
+    harness: Harness, client: StudyClient, report: Callable[[FoldAssignment], None]
+) -> Callable[[StudyView], StudyView]:
+    """A function that runs all folds of a study, each ended by `report`, and returns the study."""
+
+    def work(study: StudyView) -> StudyView:
+        while True:
+            try:
+                assignment = harness.claim(study=study.name)
+            except StudyOver:
+                return client.get(study.name)
+            if assignment is None:
+                harness.leader.round()
+            else:
+                report(assignment)
+
+    return work

@@ -94,7 +94,8 @@ def show(
         matrix = client.confusion(name, number) if number is not None else None
         folds = client.folds(name, trial) if trial is not None else None
         trials = client.trials(name)
-        digest = _digest(client, name)
+        # The folds of one trial are shown without it.
+        digest = _digest(client, name) if json or trial is None else None
     if confusion is not None:
         if matrix is None:
             raise NotFound(f"study {name} has no finished fold, so there is no confusion matrix to draw")

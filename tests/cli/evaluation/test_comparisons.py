@@ -32,10 +32,10 @@ from coordinator.settings import CoordinatorSettings
 from coordinator.store.tables import StudyFoldRow
 from report.material import gather
 from services.contracts import FoldAssignment, StudySpec, StudyView
-from services.errors import Conflict, FoldwiseError, InvalidInput, NotFound, StudyOver
+from services.errors import Conflict, FoldwiseError, InvalidInput, NotFound
 from services.folds import HeldOut, KFold, LeaveOneSubjectOut, OuterFold
 from services.search_space import SearchSpace
-from tests.harness.coordinator_harness import Harness, key_of
+from tests.harness.coordinator_harness import Harness, key_of, work_until_over
 from tests.harness.served_app import ADMIN_TOKEN, study_client
 from tests.harness.simulated_results import make_result
 
@@ -59,24 +59,7 @@ def watch(harness: Harness, client: StudyClient) -> Watch:
         drawn = np.random.default_rng([assignment.study_seed, assignment.trial, assignment.fold])
         harness.report(assignment, wrong=int(drawn.integers(0, 2 + assignment.trial % 2)))
 
-    return workers(harness, client, report)
-
-
-def workers(harness: Harness, client: StudyClient, report: Callable[[FoldAssignment], None]) -> Watch:
-    """Run all folds of a study, each ended by `report`."""
-
-    def work(study: StudyView) -> StudyView:
-        while True:
-            try:
-                assignment = harness.claim(study=study.name)
-            except StudyOver:
-                return client.get(study.name)
-            if assignment is None:
-                harness.leader.round()
-            else:
-                report(assignment)
-
-    return work
+    return work_until_over(harness, client, report)
 
 
 SPEC = StudySpec.model_validate(
@@ -282,7 +265,7 @@ def test_the_measured_network_trains_for_as_many_epochs_as_the_folds(
     spec = spec_of_configurations(
         SPEC, [{"dropout": 0.1}], space={"dropout": [0.1]}, name="m", protocol=LeaveOneSubjectOut()
     )
-    found = nested(client, spec, outer=2, watch=workers(harness, client, report))
+    found = nested(client, spec, outer=2, watch=work_until_over(harness, client, report))
     epochs = SPEC.training.epochs
     assert [one.epochs for one in found.folds] == [epochs, epochs]
     assert [client.fold(one.measurement, 0, 0).task.training.epochs for one in found.folds] == [epochs, epochs]

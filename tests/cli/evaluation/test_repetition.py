@@ -16,10 +16,10 @@ from coordinator.store import views
 from coordinator.store.studies import get_study
 from coordinator.store.tables import ResultRow, TrialRow
 from coordinator.studies import life
-from services.contracts import FoldTask, StudyView, TrialState
-from services.errors import Conflict, StudyOver
+from services.contracts import FoldAssignment, FoldTask, StudyView, TrialState
+from services.errors import Conflict
 from services.seeds import derive_seed
-from tests.harness.coordinator_harness import Harness
+from tests.harness.coordinator_harness import Harness, work_until_over
 from tests.harness.served_app import ADMIN_TOKEN, study_client
 
 CONFIGURATION = {"clahe": True, "temporal_size": 5, "dropout": 0.125}
@@ -48,18 +48,10 @@ def client(settings: CoordinatorSettings) -> Iterator[StudyClient]:
 def watch(harness: Harness, client: StudyClient) -> Callable[[StudyView], StudyView]:
     """Be the worker of a study until it is over, with errors that follow from the task."""
 
-    def work(study: StudyView) -> StudyView:
-        while True:
-            try:
-                assignment = harness.claim(study=study.name)
-            except StudyOver:
-                return client.get(study.name)
-            if assignment is None:
-                harness.leader.round()
-            else:
-                harness.report(assignment, wrong=wrong_clips(assignment), more=False)
+    def report(assignment: FoldAssignment) -> None:
+        harness.report(assignment, wrong=wrong_clips(assignment), more=False)
 
-    return work
+    return work_until_over(harness, client, report)
 
 
 @pytest.fixture
