@@ -33,6 +33,12 @@ from services.grid import grid_axes, grid_size
 from services.pruning.median import MedianRule
 from services.search_space import ParameterValue, SearchSpace, paper_space
 
+Objective = Literal["accuracy", "uar", "uf1"]
+"""A score over all folds of a trial: pooled accuracy, mean recall (UAR) or mean F1 (UF1) of the classes."""
+
+EpochChoice = Literal["best_per_fold", "best_common", "last", "validation"]
+"""How the epoch is chosen at which a fold counts."""
+
 DEFAULT_FEEDBACK_DELAY = 8
 """Feedback delay of a study that names no number of workers."""
 
@@ -93,6 +99,21 @@ class StudySpec(Contract):
     fold_order: Literal["fixed", "hardest_first"] = Field(
         "fixed",
         description="order of a trial's folds; hardest_first is learnt from the first complete trials",
+    )
+    objective: Objective = Field(
+        "accuracy",
+        description="what the study maximises: pooled accuracy, mean recall or mean F1 of the classes",
+    )
+    epoch_choice: EpochChoice = Field(
+        "best_per_fold",
+        description="epoch at which a fold counts: each fold's own best (the paper), the best for all folds "
+        "together, the last, or the best on validation clips; only the last two do not use the test clips",
+    )
+    validation_share: FiniteFloat = Field(
+        0.2,
+        gt=0,
+        lt=1,
+        description="share of a fold's training subjects that `epoch_choice: validation` keeps for the choice",
     )
     training: TrainingSettings = TrainingSettings()
     economies: Economies = Economies()
