@@ -9,6 +9,7 @@ from report.literature import comparison_for
 from report.material import Material
 from report.outcome import trial_outcome
 from report.table import Cell, Hours, Percent, Table
+from services.contracts import TrialView
 from services.search_space import PARAMETERS, Range, title_of
 
 
@@ -59,13 +60,14 @@ def _trials(material: Material) -> Table:
         name="trials",
         caption="All trials",
         columns=(
-            *("Trial", "State", "Accuracy", "Folds", "Correct", "Clips"),
+            *("Trial", "State", "Accuracy", "UAR", "UF1", "Folds", "Correct", "Clips"),
             *map(title_of, names),
             "What happened",
         ),
         rows=[
             (
-                *(trial.number, trial.state.value, Percent(trial.value)),
+                *(trial.number, trial.state.value),
+                *(Percent(score if trial.value is not None else None) for score in _scores_of(trial)),
                 *(trial.folds_done, trial.correct, trial.clips),
                 *(trial.parameters.get(name) for name in names),
                 trial_outcome(trial),
@@ -73,6 +75,10 @@ def _trials(material: Material) -> Table:
             for trial in material.trials
         ],
     )
+
+
+def _scores_of(trial: TrialView) -> tuple[float | None, ...]:
+    return trial.running_accuracy, trial.uar, trial.uf1
 
 
 def _parameters(material: Material, shown: Shown) -> Table:
@@ -179,7 +185,7 @@ def _literature(material: Material) -> Table | None:
     if comparison is None or best is None:
         return None
     rows = sorted(
-        [*comparison.approaches, (f"study {material.study.name}", 100 * (best.value or 0.0))],
+        [*comparison.approaches, (f"study {material.study.name}", 100 * (best.running_accuracy or 0.0))],
         key=lambda pair: pair[1],
     )
     return Table(

@@ -79,12 +79,13 @@ def studies_table(studies: Sequence[StudyView]) -> Table:
 
 
 def trials_table(trials: Sequence[TrialView]) -> Table:
-    """One row per trial: folds done, accuracy so far, and its worker or how it ended."""
-    table = Table("trial", "state", "folds", "accuracy", "details", box=None, pad_edge=False)
+    """One row per trial: folds done, scores so far, and its worker or how it ended."""
+    table = Table("trial", "state", "folds", "accuracy", "UAR", "UF1", "details", box=None, pad_edge=False)
     for trial in trials:
         state = Text(trial.state, style=_STYLES[trial.state])
         folds = f"{trial.folds_done}/{trial.folds}"
-        table.add_row(str(trial.number), state, folds, percent(trial.running_accuracy), trial_outcome(trial))
+        scores = (percent(score) for score in (trial.running_accuracy, trial.uar, trial.uf1))
+        table.add_row(str(trial.number), state, folds, *scores, trial_outcome(trial))
     return table
 
 
@@ -188,8 +189,9 @@ def study_summary(console: Console, study: StudyView) -> None:
         )
     else:
         console.print(
-            f"  best: trial {best.number}, accuracy {percent(best.value)} "
-            f"({best.correct}/{best.clips} clips correct; chance {percent(study.chance)})"
+            f"  best: trial {best.number}, accuracy {percent(best.running_accuracy)} "
+            f"({best.correct}/{best.clips} clips correct; chance {percent(study.chance)}), "
+            f"UAR {percent(best.uar)}, UF1 {percent(best.uf1)}"
         )
         ended = study.trials[TrialState.COMPLETE] + study.trials[TrialState.PRUNED]
         console.print(Text(selection_warning(study.spec.protocol, ended), style="dim"))

@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Select, and_, exists, extract, func, or_, 
 from sqlalchemy.orm import Session
 
 from coordinator.store.conditions import among
-from coordinator.store.folds import confusion_counts, fold_task
+from coordinator.store.folds import confusion_counts, fold_task, pooled_confusions
 from coordinator.store.studies import get_study, parsed_spec, study_split
 from coordinator.store.tables import (
     EnqueuedRow,
@@ -364,9 +364,16 @@ def _trial_views(session: Session, trials: Sequence[TrialRow], folds_of: Mapping
         .where(among(LeaseRow.trial_id, ids), LeaseRow.outcome.is_(None))
     ).all()
     holders = {row.trial_id: row.name for row in held}
+    # Trials that run, and those that ended before these scores were kept or without being complete or pruned.
+    unscored = [trial.id for trial in trials if trial.uar is None and trial.id in sums]
+    class_scores = {
+        trial_id: (scores.unweighted_average_recall(counts), scores.unweighted_f1(counts))
+        for trial_id, counts in pooled_confusions(session, unscored).items()
+    }
     views = []
     for trial in trials:
         folds, all_folds, correct, clips = sums.get(trial.id, (0, 0, 0, 0))
+        uar, uf1 = class_scores.get(trial.id, (trial.uar, trial.uf1))
         views.append(
             TrialView(
                 number=trial.number,
@@ -379,6 +386,8 @@ def _trial_views(session: Session, trials: Sequence[TrialRow], folds_of: Mapping
                 correct=correct,
                 clips=clips,
                 running_accuracy=correct / clips if clips else None,
+                uar=uar,
+                uf1=uf1,
                 pruned=PruneDecision.model_validate(trial.pruned) if trial.pruned else None,
                 learnt_order=trial.learnt_order,
                 end_reason=trial.end_reason,

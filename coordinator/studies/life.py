@@ -16,9 +16,8 @@ from sqlalchemy import JSON, func, select, type_coerce, update
 from sqlalchemy.orm import Session
 
 from coordinator.events import publish
-from coordinator.pruning.fold_order import order_of
+from coordinator.pruning.curves import curves_of
 from coordinator.store.conditions import seconds
-from coordinator.store.folds import finished_prefix, fold_counts
 from coordinator.store.studies import get_study, parsed_spec, read_stored_spec
 from coordinator.store.tables import EnqueuedRow, InheritedTrialRow, StudyFoldRow, StudyRow, TrialRow
 from services.clip_cache import CacheManifest, cache_folder, find_cache, open_cache
@@ -26,7 +25,6 @@ from services.contracts import ANY_CLASS, Clone, EventKind, StudySpec, StudyStat
 from services.errors import CacheMismatch, Conflict, InvalidInput, NotFound
 from services.folds import AllClips, HeldOut, check_trainable, make_folds, split_hash
 from services.model_catalogue import check_other_dataset, find_model
-from services.pruning.rule import running_accuracy
 from services.search_space import ParameterValue, first_problem
 
 log = structlog.get_logger()
@@ -290,7 +288,7 @@ def _inherit(session: Session, study: StudyRow, spec: StudySpec) -> None:
             field="warm_start",
         )
     fitting = fitting[: warm.best]
-    counts = fold_counts(session, [trial.id for trial, _ in fitting])
+    curves = curves_of(session, source, [trial for trial, _ in fitting])
     session.add_all(
         InheritedTrialRow(
             study_id=study.id,
@@ -298,7 +296,7 @@ def _inherit(session: Session, study: StudyRow, spec: StudySpec) -> None:
             parameters=canonical,
             state=trial.state,
             value=trial.value,
-            curve=running_accuracy(finished_prefix(counts[trial.id], order_of(session, source, trial))),
+            curve=curves[trial.id],
         )
         for place, (trial, canonical) in enumerate(fitting)
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, NewType
+from typing import Annotated, Literal, NewType
 
 from pydantic import (
     BaseModel,
@@ -53,3 +53,25 @@ class Contract(BaseModel):
     """Base of all wire types: frozen, and unknown fields are rejected, except where a client reads a reply."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Objective = Literal["accuracy", "uar", "uf1"]
+"""A score over all folds of a trial: pooled accuracy, mean recall (UAR) or mean F1 (UF1) of the classes."""
+
+
+OBJECTIVE_NAMES: dict[Objective, str] = {"accuracy": "accuracy", "uar": "UAR", "uf1": "UF1"}
+"""Names for people."""
+
+
+EpochChoice = Literal["best_per_fold", "best_common", "last", "validation"]
+"""How the epoch is chosen at which a fold counts."""
+
+
+def epoch_choice_words(choice: EpochChoice) -> str:
+    """A choice of the epoch in a few words, which follow a comma."""
+    return {
+        "best_per_fold": "each fold at its best epoch",
+        "best_common": "all folds at their best common epoch",
+        "last": "after the last epoch",
+        "validation": "each fold at the best epoch on validation clips",
+    }[choice]

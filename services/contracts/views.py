@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, FiniteFloat, ValidationInfo
 
-from services.contracts.base import Contract
+from services.contracts.base import Contract, Objective, Share
 from services.contracts.states import FoldState, StudyState, TrialState
 from services.contracts.study import StoredSpec
 from services.contracts.training import StudyPlan
@@ -31,7 +31,9 @@ class TrialView(Contract):
     number: int
     state: TrialState
     parameters: dict[str, ParameterValue]
-    value: FiniteFloat | None = Field(description="pooled accuracy (0 to 1); null until all folds are done")
+    value: FiniteFloat | None = Field(
+        description="what the study maximises, over all folds (0 to 1); null until all are done"
+    )
     folds_done: int = Field(description="finished folds that count")
     folds_beyond_verdict: int = Field(
         0, description="other finished folds: a rule ended the trial on fewer folds than were finished"
@@ -40,10 +42,16 @@ class TrialView(Contract):
     correct: int = Field(description="correct clips of the finished folds")
     clips: int = Field(description="test clips of the finished folds")
     running_accuracy: FiniteFloat | None
+    uar: Share | None = Field(None, description="mean recall of the classes over these folds; null for none")
+    uf1: Share | None = Field(None, description="mean F1 of the classes over these folds; null for none")
     pruned: PruneDecision | None
     learnt_order: bool = Field(description="whether it runs its folds in the order that the study learnt")
     end_reason: str | None
     worker: str | None = Field(description="name of a worker that holds a fold of it now")
+
+    def score(self, objective: Objective) -> float | None:
+        """Accuracy, UAR or UF1 over the finished folds that count; None without any."""
+        return {"accuracy": self.running_accuracy, "uar": self.uar, "uf1": self.uf1}[objective]
 
 
 class StudyView(Contract):

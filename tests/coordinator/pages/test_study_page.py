@@ -67,6 +67,8 @@ def trial(
             "dropout": number / 100,
         },
         value=correct / (10 * folds_done) if complete else None,
+        uar=None,
+        uf1=None,
         pruned=pruned,
         end_reason=None,
         seconds=None,
