@@ -23,7 +23,7 @@ labels = st.lists(st.integers(0, CLASSES - 1), min_size=1, max_size=2)
 
 @st.composite
 def trials(draw: st.DrawFn) -> tuple[list[tuple[Labels, list[Labels]]], list[Labels]]:
-    """True labels and the predictions of every epoch of finished folds, and true labels of the folds to come."""
+    """True labels and predictions by epoch of finished folds, and true labels of the folds to come."""
     folds = []
     for truth in draw(st.lists(labels, min_size=1, max_size=3)):
         predictions = st.lists(st.integers(0, CLASSES - 1), min_size=len(truth), max_size=len(truth))
