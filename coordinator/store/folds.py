@@ -27,6 +27,7 @@ from services.contracts import (
 )
 from services.folds import AllClips, HeldOut
 from services.seeds import fold_seed
+from services.validation import needs_validation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +59,7 @@ def fold_task(study: StudyRow, spec: StudySpec, trial: TrialRow, split: StudyFol
         fingerprint=study.fingerprint,
         classes=tuple(study.classes),
         test_clips=tuple(split.clip_ids),
+        validation_clips=tuple(split.validation_clip_ids),
         split_hash=study.split_hash,
         outer=None if isinstance(spec.protocol, AllClips) else spec.protocol.outer,
         seed=_seed(spec.seed, study, trial, split),
@@ -88,6 +90,7 @@ def next_task(task: FoldTask, study: StudyRow, trial: TrialRow, split: StudyFold
             "fold": split.fold,
             "fold_name": split.name,
             "test_clips": tuple(split.clip_ids),
+            "validation_clips": tuple(split.validation_clip_ids),
             "seed": _seed(task.study_seed, study, trial, split),
         }
     )
@@ -129,8 +132,8 @@ def finished_prefix(counts: Sequence[FoldCount], order: Sequence[int]) -> list[t
 
 
 def _economies(spec: StudySpec) -> Economies:
-    """The study's economies, but held-out clips must not decide when training ends."""
-    if isinstance(spec.protocol, HeldOut):
+    """The study's economies, but test clips must not decide when training ends unless they choose the epoch."""
+    if isinstance(spec.protocol, HeldOut) or needs_validation(spec):
         return spec.economies.model_copy(update={"stop_when_perfect": False})
     return spec.economies
 
