@@ -8,7 +8,7 @@ k-fold puts subject i (from 0) into fold i modulo k, the rule of the ten CK+ sub
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, assert_never
 
@@ -42,7 +42,11 @@ class Fold:
     """The left-out subject, or text such as `fold 3 of 10`."""
 
     subjects: tuple[str, ...]
+    """Subjects of the test clips."""
+
     test_clips: tuple[str, ...]
+    validation_clips: tuple[str, ...] = ()
+    """Clips that choose the epoch, neither trained on nor tested, ordered by id."""
 
 
 class OuterFold(BaseModel):
@@ -167,14 +171,18 @@ def train_clips(clips: Sequence[Clip], fold: Fold, protocol: SplitProtocol) -> t
     if isinstance(protocol, AllClips):
         return fold.test_clips
     away = outer_subjects(clips, protocol.outer).union(fold.subjects)
-    return tuple(sorted(clip.clip_id for clip in clips if clip.subject not in away))
+    validated = frozenset(fold.validation_clips)
+    return tuple(
+        sorted(clip.clip_id for clip in clips if clip.subject not in away and clip.clip_id not in validated)
+    )
 
 
 def check_folds(clips: Sequence[Clip], folds: Sequence[Fold]) -> None:
-    """Check that every clip is tested exactly once and that no subject is split.
+    """Check that every clip is tested exactly once, that no subject is split, and the validation clips.
 
     Raises:
-        InvalidInput: a clip id is duplicated, a clip is tested never or twice, or a subject is in two folds.
+        InvalidInput: a clip id is duplicated, a clip is tested never or twice, a subject is in two folds, or a
+            fold's validation clips are not all clips of subjects that it does not test.
     """
     subject_of = {clip.clip_id: clip.subject for clip in clips}
     if len(subject_of) != len(clips):
@@ -193,6 +201,9 @@ def check_folds(clips: Sequence[Clip], folds: Sequence[Fold]) -> None:
             raise InvalidInput(f"fold {fold.name} names other subjects than it tests", field="folds")
     if missing := set(subject_of) - seen:
         raise InvalidInput(f"clip {min(missing)} is tested in no fold", field="folds")
+    clips_of = Counter(subject_of.values())
+    for fold in folds:
+        _check_validation(fold, subject_of, clips_of)
 
 
 def check_trainable(
@@ -216,7 +227,8 @@ def check_trainable(
     for fold in folds:
         # As many as `train_clips` lists, without going through all clips for each fold.
         away = frozenset() if isinstance(protocol, AllClips) else outer.union(fold.subjects)
-        if (left := len(clips) - sum(clips_of[subject] for subject in away)) < MIN_TRAIN_CLIPS:
+        left = len(clips) - sum(clips_of[subject] for subject in away) - len(fold.validation_clips)
+        if left < MIN_TRAIN_CLIPS:
             raise InvalidInput(
                 f"fold {fold.name!r} leaves {left} of {len(clips)} clips to train on, at least "
                 f"{MIN_TRAIN_CLIPS} are needed; add clips or choose another protocol",
@@ -244,3 +256,21 @@ def protocol_words(protocol: SplitProtocol, folds: int) -> str:
 def split_hash(folds: Sequence[Fold]) -> str:
     """SHA-256 of the test clips of each fold, in hex; two results can be paired only if it is equal."""
     return sha256_of([[fold.index, list(fold.test_clips)] for fold in folds])
+
+
+def _check_validation(fold: Fold, subject_of: Mapping[str, str], clips_of: Mapping[str, int]) -> None:
+    validated = set(fold.validation_clips)
+    if len(validated) != len(fold.validation_clips) or not validated <= subject_of.keys():
+        raise InvalidInput(
+            f"fold {fold.name} has a validation clip twice, or one that is not in the cache", field="folds"
+        )
+    for subject, clips in Counter(subject_of[clip_id] for clip_id in validated).items():
+        if subject in fold.subjects:
+            raise InvalidInput(
+                f"subject {subject} leaks: fold {fold.name} tests it and chooses the epoch on it", field="folds"
+            )
+        if clips < clips_of[subject]:
+            raise InvalidInput(
+                f"subject {subject} leaks: fold {fold.name} trains on it and chooses the epoch on it",
+                field="folds",
+            )

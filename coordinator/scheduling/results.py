@@ -110,15 +110,21 @@ def check_result(result: FoldResult, split: StudyFoldRow, task: FoldTask) -> Non
         if reported != leased:
             where = f"provenance.{field}"
             raise InvalidInput(f"{where} is {reported!r}, the fold was leased with {leased!r}", field=where)
-    clips, classes = len(split.labels), len(task.classes)
+    clips, validated, classes = len(split.labels), len(split.validation_labels), len(task.classes)
     for number, epoch in enumerate(result.epochs):
         where = f"epochs.{number}"
         if len(epoch.predicted) != clips or len(epoch.probabilities) != clips:
             raise InvalidInput(f"{where} must have one prediction for each of {clips} test clips", field=where)
-        if any(not 0 <= label < classes for label in epoch.predicted):
+        if any(not 0 <= label < classes for label in (*epoch.predicted, *epoch.validation_predicted)):
             raise InvalidInput(f"{where} predicts a label outside 0..{classes - 1}", field=where)
         if any(len(row) != classes for row in epoch.probabilities):
             raise InvalidInput(f"{where} must have one probability for each of {classes} classes", field=where)
+        if len(epoch.validation_predicted) != validated:
+            raise InvalidInput(
+                f"{where} has {len(epoch.validation_predicted)} validation predictions, the fold has "
+                f"{validated} validation clips",
+                field=where,
+            )
 
 
 def _chosen_epoch(spec: StudySpec, split: StudyFoldRow, result: FoldResult) -> int:

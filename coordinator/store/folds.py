@@ -58,6 +58,7 @@ def fold_task(study: StudyRow, spec: StudySpec, trial: TrialRow, split: StudyFol
         fingerprint=study.fingerprint,
         classes=tuple(study.classes),
         test_clips=tuple(split.clip_ids),
+        validation_clips=tuple(split.validation_clip_ids),
         split_hash=study.split_hash,
         outer=None if isinstance(spec.protocol, AllClips) else spec.protocol.outer,
         seed=_seed(spec.seed, study, trial, split),
@@ -88,6 +89,7 @@ def next_task(task: FoldTask, study: StudyRow, trial: TrialRow, split: StudyFold
             "fold": split.fold,
             "fold_name": split.name,
             "test_clips": tuple(split.clip_ids),
+            "validation_clips": tuple(split.validation_clip_ids),
             "seed": _seed(task.study_seed, study, trial, split),
         }
     )

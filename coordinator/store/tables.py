@@ -81,7 +81,7 @@ class StudyRow(Base):
 
 
 class StudyFoldRow(Base):
-    """The split of a study: which clips each fold tests, and their true labels."""
+    """The split of a study: which clips each fold tests, which choose its epoch, and their true labels."""
 
     __tablename__ = "study_folds"
     study_id: Mapped[int] = mapped_column(ForeignKey(StudyRow.id), primary_key=True)
@@ -89,6 +89,8 @@ class StudyFoldRow(Base):
     name: Mapped[str]
     clip_ids: Mapped[list[Any]]
     labels: Mapped[list[Any]]
+    validation_clip_ids: Mapped[list[Any]] = mapped_column(server_default=text("'[]'"))
+    validation_labels: Mapped[list[Any]] = mapped_column(server_default=text("'[]'"))
 
 
 class EnqueuedRow(Base):

@@ -208,6 +208,8 @@ def _store_study(session: Session, line: StudyLine, spec: StudySpec) -> tuple[St
             name=fold.name,
             clip_ids=list(fold.clip_ids),
             labels=list(fold.labels),
+            validation_clip_ids=list(fold.validation_clip_ids),
+            validation_labels=list(fold.validation_labels),
         )
         for index, fold in enumerate(line.folds)
     ]

@@ -23,9 +23,10 @@ from coordinator.store.tables import EnqueuedRow, InheritedTrialRow, StudyFoldRo
 from services.clip_cache import CacheManifest, cache_folder, find_cache, open_cache
 from services.contracts import ANY_CLASS, Clone, EventKind, StudySpec, StudyState, TrialState
 from services.errors import CacheMismatch, Conflict, InvalidInput, NotFound
-from services.folds import AllClips, HeldOut, check_trainable, make_folds, split_hash
+from services.folds import AllClips, HeldOut, check_trainable, split_hash
 from services.model_catalogue import check_other_dataset, find_model
 from services.search_space import ParameterValue, first_problem
+from services.validation import folds_of_study
 
 log = structlog.get_logger()
 
@@ -54,7 +55,7 @@ def create(session: Session, spec: StudySpec, cache_root: Path, models_root: Pat
     # Only the index is read here; the worker hashes the arrays that it trains on.
     cache = open_cache(cache_folder(cache_root, manifest.dataset, manifest.fingerprint), verify=False)
     clips = cache.clips()
-    folds = make_folds(clips, spec.protocol)
+    folds = folds_of_study(clips, spec)
     check_trainable(clips, folds, spec.protocol, manifest.classes)
     label_of = {clip.clip_id: clip.label for clip in clips}
     study = StudyRow(
@@ -80,6 +81,8 @@ def create(session: Session, spec: StudySpec, cache_root: Path, models_root: Pat
             name=fold.name,
             clip_ids=list(fold.test_clips),
             labels=[label_of[clip_id] for clip_id in fold.test_clips],
+            validation_clip_ids=list(fold.validation_clips),
+            validation_labels=[label_of[clip_id] for clip_id in fold.validation_clips],
         )
         for fold in folds
     )

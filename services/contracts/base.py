@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from typing import Annotated, Literal, NewType
 
 from pydantic import (
@@ -47,6 +48,11 @@ Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
 
 Loss = Annotated[FiniteFloat, Field(ge=-3.5e38, le=3.5e38)]
 """A loss in single precision."""
+
+
+def is_empty(value: Sized) -> bool:
+    """Whether a field has nothing to write."""
+    return not value
 
 
 class Contract(BaseModel):

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 from services.errors import WorkerTooNew, WorkerTooOld
 
-PROTOCOL = 1
-"""The version that this program speaks, as worker and as coordinator."""
+PROTOCOL = 2
+"""The version that this program speaks, as worker and as coordinator. Version 2 has validation clips."""
+
+VALIDATION_CLIPS = 2
+"""The oldest version of a worker that gets folds with validation clips: older ones would train on them."""
 
 BEFORE_VERSIONS = 0
 """The version of workers that send none."""

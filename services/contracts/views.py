@@ -182,7 +182,10 @@ class SplitFold(Contract):
 
 
 class SplitView(Contract):
-    """The clips that each fold of a study tests; a fold trains on the clips of all other subjects."""
+    """The clips that each fold of a study tests.
+
+    A fold trains on the clips of all other subjects, except those of an outer fold and its validation clips.
+    """
 
     split_hash: str
     classes: tuple[str, ...]

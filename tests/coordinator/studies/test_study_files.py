@@ -230,6 +230,38 @@ def test_a_file_that_was_changed_is_refused_whole_and_the_line_is_named(ended: H
             assert connection.scalar(text("SELECT count(*) FROM foldwise.studies")) == 1
 
 
+def test_validation_clips_are_in_the_file_and_older_files_have_none(harness: Harness) -> None:
+    harness.create(trials=1, epoch_choice="validation", protocol={"kind": "kfold", "k": 2})
+    held: FoldAssignment | None = harness.must_claim()
+    while held is not None:
+        held = harness.report(held).next
+    lines = exported(harness)
+    imported(harness, lines, "t")
+    assert exported(harness, "t")[0] == lines[0].replace(b'"name":"s"', b'"name":"t"', 1)
+    fold = json.loads(lines[0])["folds"][0]
+    assert len(fold["validation_clip_ids"]) == len(fold["validation_labels"]) == 2
+    for value, problem in (
+        (fold["validation_clip_ids"][:1], "folds.0.validation_labels: there must be one for each"),
+        (fold["clip_ids"][:2], "folds.0.validation_clip_ids: a clip is used twice"),
+        ([], "folds.0.validation_labels"),
+    ):
+        changed = [json.loads(line) for line in lines]
+        changed[0]["folds"][0]["validation_clip_ids"] = value
+        with pytest.raises(InvalidInput, match=problem):
+            imported(harness, [json.dumps(line).encode() for line in changed], "u")
+    without = json.loads(lines[0])
+    del without["folds"][0]["validation_clip_ids"], without["folds"][0]["validation_labels"]
+    with pytest.raises(InvalidInput, match="validation_clip_ids: must choose the epoch"):
+        imported(harness, [json.dumps(without).encode(), *lines[1:]], "u")
+    without["spec"]["epoch_choice"] = "last"
+    without["folds"][1] = {key: without["folds"][1][key] for key in ("name", "clip_ids", "labels")}
+    with pytest.raises(InvalidInput, match="has 2 validation predictions, the fold has 0"):
+        imported(harness, [json.dumps(without).encode(), *lines[1:]], "u")
+
+    harness.create(name="older")
+    assert set(json.loads(exported(harness, "older")[0])["folds"][0]) == {"name", "clip_ids", "labels"}
+
+
 def test_files_over_rest_and_by_commands(
     ended: Harness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,8 +7,8 @@ twice the diagonal over the sums of row and column; classes without a clip count
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0016"
-down_revision = "0015"
+revision = "0017"
+down_revision = "0016"
 branch_labels = None
 depends_on = None
 
