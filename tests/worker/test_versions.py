@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("workers_in_this_process")
 
 TASK_OF_PROTOCOL = {
     1: "7d2f402f52b496a8f7eb0dcb0f65f7e66ff82c71c1fe3784afe0a6efe4d6bd46",
-    2: "d2466a597af52d90989b5e3fcd7b29c47d7e09e72cf8d431a4f0803c6a397d5a",
+    2: "6e579863c20e871ef3a804db3f866b2d03a59cf35b1b750480ee29d0992525d0",
 }
 """Hash of the names in a task, by version of the protocol."""
 

@@ -14,7 +14,7 @@ from sqlalchemy import select
 from coordinator.optimizer.records import trial_records
 from coordinator.scheduling import reports
 from coordinator.store.studies import get_study, study_split
-from coordinator.store.tables import ResultRow, TrialRow
+from coordinator.store.tables import ResultRow, StudyFoldRow, TrialRow
 from services.contracts import EpochResult, FoldAssignment, FoldResult, StudyDigest, TrialState
 from services.errors import LeaseSuperseded
 from services.seeds import derive_seed
@@ -23,7 +23,7 @@ from tests.harness.coordinator_harness import Harness, key_of
 from tests.harness.simulated_results import result_of
 
 EPOCHS, THRESHOLD = 4, 0.45
-CHOICES = ["best_per_fold", "best_common", "last"]
+CHOICES = ["best_per_fold", "best_common", "last", "validation"]
 OBJECTIVES = ["accuracy", "uar", "uf1"]
 
 Pairs = list[tuple[int, int]]
@@ -33,18 +33,29 @@ Pairs = list[tuple[int, int]]
 def learnt(assignment: FoldAssignment) -> FoldResult:
     """Predictions of several epochs that follow from the configuration; some folds diverge, some at once."""
     rng = random.Random(derive_seed("epochs", assignment.hyperparameters.dropout, assignment.fold))
-    truth = [assignment.classes.index(clip.rpartition("_")[2]) for clip in assignment.test_clips]
+    truth = labels_of(assignment, assignment.test_clips)
+    to_choose = labels_of(assignment, assignment.validation_clips)
     ran = rng.choice([EPOCHS] * 6 + [2, 0])
     skill = 0.35 + assignment.hyperparameters.dropout * 0.5
     epochs = []
     for _ in range(max(ran, 1)):
-        predicted = tuple(label if rng.random() < skill else 1 - label for label in truth)
+        predicted, validated = (
+            tuple(label if rng.random() < skill else 1 - label for label in labels)
+            for labels in (truth, to_choose)
+        )
         epochs.append(
             EpochResult(
-                loss=1.0 if ran else None, predicted=predicted, probabilities=((0.5, 0.5),) * len(truth)
+                loss=1.0 if ran else None,
+                predicted=predicted,
+                probabilities=((0.5, 0.5),) * len(truth),
+                validation_predicted=validated,
             )
         )
     return result_of(assignment, epochs).model_copy(update={"diverged": ran < EPOCHS})
+
+
+def labels_of(assignment: FoldAssignment, clips: Sequence[str]) -> list[int]:
+    return [assignment.classes.index(clip.rpartition("_")[2]) for clip in clips]
 
 
 class LearningSearch(Search):
@@ -73,7 +84,7 @@ LONG = [pytest.mark.long, pytest.mark.timeout(1800)]
     [
         ("best_common", "accuracy", 1),
         ("best_common", "uar", 1),
-        ("last", "uf1", 1),
+        ("validation", "uf1", 1),
         *(pytest.param(*which, 12, marks=LONG) for which in product(CHOICES, OBJECTIVES)),
     ],
 )
@@ -111,7 +122,7 @@ def check(search: LearningSearch, digest: StudyDigest, choice: str, objective: s
                     select(ResultRow).where(ResultRow.trial_id == trial.id, ~ResultRow.beyond_verdict)
                 )
             }
-            folds = [pairs_by_epoch(rows[f].payload, splits[f].labels, choice) for f in sorted(rows)]
+            folds = [pairs_by_epoch(rows[f].payload, splits[f], choice) for f in sorted(rows)]
             steps = [best_step(folds[: n + 1], objective) for n in range(len(folds))]
             states.add(trial.state)
             if trial.state in {TrialState.COMPLETE, TrialState.PRUNED}:
@@ -137,14 +148,21 @@ def check(search: LearningSearch, digest: StudyDigest, choice: str, objective: s
     assert states >= {TrialState.COMPLETE, TrialState.PRUNED}
 
 
-def pairs_by_epoch(payload: dict[str, Any], labels: Sequence[int], choice: str) -> list[Pairs]:
+def pairs_by_epoch(payload: dict[str, Any], split: StudyFoldRow, choice: str) -> list[Pairs]:
     """True and predicted labels of a fold at each epoch that may count for its trial."""
+    labels = split.labels
     epochs = [list(zip(labels, epoch["predicted"], strict=True)) for epoch in payload["epochs"]]
     if choice == "best_per_fold":
         return [max(epochs, key=lambda pairs: sum(t == p for t, p in pairs))]
     if payload["epochs"][0]["loss"] is None:
         # Nothing was trained, so nothing is right.
         return [[(label, 1 - label) for label in labels]]
+    if choice == "validation":
+        right = [
+            sum(t == p for t, p in zip(split.validation_labels, epoch["validation_predicted"], strict=True))
+            for epoch in payload["epochs"]
+        ]
+        return [epochs[right.index(max(right))]]
     return epochs[-1:] if choice == "last" else epochs
 
 
