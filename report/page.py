@@ -16,6 +16,7 @@ from report.material import Material
 from report.selection import selection_warning
 from report.table import Hours, Percent, Table
 from services.contracts import TrialState
+from services.contracts.base import OBJECTIVE_NAMES
 from services.intervals import RESAMPLES
 from services.revision import running_revision
 
@@ -45,6 +46,7 @@ def write_page(
     environment.globals["figure"] = lambda name: _image(figures / f"{name}.svg")
     environment.filters["percent"] = lambda share: str(Percent(share))
     environment.filters["hours"] = lambda seconds: str(Hours(seconds))
+    objective = OBJECTIVE_NAMES[material.study.spec.objective]
     ended = findings.trials[TrialState.COMPLETE] + findings.trials[TrialState.PRUNED]
     text = environment.get_template("report.html.jinja").render(
         study=material.study,
@@ -53,7 +55,9 @@ def write_page(
         tables=tables,
         drawn={file.stem for file in figures.glob("*.svg")},
         listed=_listed(tables["trials"]),
-        warning=selection_warning(material.study.spec.protocol, ended),
+        warning=selection_warning(material.study.spec, ended),
+        objective=objective,
+        objective_title=objective[0].upper() + objective[1:],
         resamples=f"{RESAMPLES:,}",
         version=version("foldwise"),
         revision=running_revision(),

@@ -10,6 +10,7 @@ from report.material import Material
 from report.outcome import trial_outcome
 from report.table import Cell, Hours, Percent, Table
 from services.contracts import TrialView
+from services.contracts.base import READING_NAMES
 from services.search_space import PARAMETERS, Range, title_of
 
 
@@ -166,14 +167,19 @@ def _folds(shown: Shown) -> Table:
 def _readings(shown: Shown) -> Table:
     return Table(
         name="best-epoch",
-        caption="Three readings of the best epoch",
-        columns=("Reading", "Epoch", "Correct", "Accuracy"),
+        caption=f"Readings of the best epoch, over {shown.clips} clips",
+        columns=("Reading", "Epoch", "Correct", "Accuracy", "UAR", "UF1"),
         rows=[
             (
-                reading.name,
+                READING_NAMES[reading.choice]
+                + (" (what counts here)" if reading.choice == shown.counted_epoch else ""),
                 reading.epoch,
                 reading.correct,
-                reading.not_recorded if reading.accuracy is None else Percent(reading.accuracy),
+                *(
+                    (f"not recorded: {reading.not_recorded}", None, None)
+                    if reading.accuracy is None
+                    else map(Percent, (reading.accuracy, reading.uar, reading.uf1))
+                ),
             )
             for reading in shown.readings
         ],

@@ -194,7 +194,7 @@ def study_summary(console: Console, study: StudyView) -> None:
             f"UAR {percent(best.uar)}, UF1 {percent(best.uf1)}"
         )
         ended = study.trials[TrialState.COMPLETE] + study.trials[TrialState.PRUNED]
-        console.print(Text(selection_warning(study.spec.protocol, ended), style="dim"))
+        console.print(Text(selection_warning(study.spec, ended), style="dim"))
     console.print(parameters_table(dict(best.parameters)))
 
 

@@ -15,8 +15,9 @@ from coordinator.store import views
 from coordinator.store.digests import study_digest
 from coordinator.store.studies import get_study, parsed_spec
 from coordinator.store.tables import StudyRow
+from coordinator.store.trial_results import fold_outcomes, readings_view
 from services.clip_cache import cache_folder, open_cache
-from services.contracts import ImportanceView, SplitView, StudyDigest, StudyName, TrialCost
+from services.contracts import ImportanceView, ReadingsView, SplitView, StudyDigest, StudyName, TrialCost
 from services.errors import CacheMismatch
 
 router = APIRouter(
@@ -34,6 +35,17 @@ def split(name: Name, session: Transaction, settings: Settings) -> SplitView:
     """List the test clips of each fold, with their true classes and their subjects."""
     study = get_study(session, name)
     return views.split_view(session, study, _subjects(study, settings.cache_root))
+
+
+@router.get("/{name}/trials/{number}/readings")
+def trial_readings(
+    name: Name, number: Annotated[int, Path(ge=0, lt=2**31)], session: Transaction, settings: Settings
+) -> ReadingsView:
+    """Get the scores of a trial under every choice of the epoch that counts, from its finished folds."""
+    study = get_study(session, name)
+    trial = views.get_trial(session, study, number)
+    outcomes = fold_outcomes(session, study, trial)
+    return readings_view(study, trial, outcomes, _subjects(study, settings.cache_root))
 
 
 @router.get("/{name}/costs")

@@ -73,6 +73,15 @@ EpochChoice = Literal["best_per_fold", "best_common", "last", "validation"]
 """How the epoch is chosen at which a fold counts."""
 
 
+READING_NAMES: dict[EpochChoice, str] = {
+    "best_per_fold": "best epoch of each fold",
+    "best_common": "best epoch common to all folds",
+    "last": "last epoch",
+    "validation": "best epoch on validation clips",
+}
+"""Names for tables."""
+
+
 def epoch_choice_words(choice: EpochChoice) -> str:
     """A choice of the epoch in a few words, which follow a comma."""
     return {

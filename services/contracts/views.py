@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, FiniteFloat, ValidationInfo
 
-from services.contracts.base import Contract, Objective, Share
+from services.contracts.base import Contract, EpochChoice, Objective, Share
 from services.contracts.states import FoldState, StudyState, TrialState
 from services.contracts.study import StoredSpec
 from services.contracts.training import StudyPlan
@@ -154,6 +154,28 @@ class FoldRecord(Contract):
     best_epoch: int = Field(description="from 0")
     correct: int
     reused_from: int | None = Field(description="number of the trial with equal parameters that ran it")
+
+
+class Reading(Contract):
+    """The scores of a trial if the epoch at which its folds count is chosen in this way."""
+
+    choice: EpochChoice
+    epoch: int | None = Field(description="from 1; null if each fold has its own")
+    correct: int | None
+    accuracy: Share | None
+    uar: Share | None
+    uf1: Share | None
+    not_recorded: str | None = Field(description="why there are no numbers")
+
+
+class ReadingsView(Contract):
+    """All readings of a trial's best epoch, over its finished folds that count."""
+
+    trial: int
+    clips: int = Field(description="test clips of these folds")
+    subjects: int | None = Field(description="null if the coordinator does not have the study's clip cache")
+    counts: EpochChoice = Field(description="the reading that counts in the study")
+    readings: tuple[Reading, ...] = Field(description="without `validation` where there are no such clips")
 
 
 class ConfusionView(Contract):
