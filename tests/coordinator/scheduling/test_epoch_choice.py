@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Sequence
 from itertools import chain, product
@@ -15,8 +16,10 @@ from coordinator.optimizer.records import trial_records
 from coordinator.scheduling import reports
 from coordinator.store.studies import get_study, study_split
 from coordinator.store.tables import ResultRow, StudyFoldRow, TrialRow
+from coordinator.studies.export_file import export_lines
+from coordinator.studies.import_file import import_study
 from services.contracts import EpochResult, FoldAssignment, FoldResult, StudyDigest, TrialState
-from services.errors import LeaseSuperseded
+from services.errors import InvalidInput, LeaseSuperseded
 from services.seeds import derive_seed
 from tests.coordinator.scheduling.test_feedback_delay import Search
 from tests.harness.coordinator_harness import Harness, key_of
@@ -107,7 +110,35 @@ def test_every_interleaving_counts_what_the_predictions_say(
         check(search, stormy, choice, objective)
 
 
-def check(search: LearningSearch, digest: StudyDigest, choice: str, objective: str) -> None:
+def test_a_study_with_one_epoch_for_all_folds_survives_a_move(search: LearningSearch) -> None:
+    rules = [{"rule": "median", "startup_trials": 2, "warmup_folds": 1}]
+    spec = {"epoch_choice": "best_common", "objective": "uf1", "feedback_delay": 2, "pruning": rules}
+    digest = search.stormy(random.Random(2), workers=4, workers_per_trial=3, **spec)
+    with search.harness.sessions.begin() as session:
+        lines = list(export_lines(session, digest.study))
+        import_study(session, lines, search.harness.settings.cache_root, "moved")
+    moved = search.digest("moved")
+    assert moved.of_trials == digest.of_trials
+    check(search, moved, "best_common", "uf1", bound=False)
+    for number in range(moved.trials):
+        assert search.harness.trial(number, "moved") == search.harness.trial(number, digest.study)
+    with search.harness.sessions() as session:
+        assert list(export_lines(session, "moved"))[1:] == lines[1:]
+
+    trial = next(n for n, line in enumerate(map(json.loads, lines[1:]), start=2) if line["state"] == "complete")
+    changed = json.loads(lines[trial - 1])
+    changed["value"] += 0.01
+    lines[trial - 1] = json.dumps(changed).encode()
+    with (
+        pytest.raises(InvalidInput, match=rf"line {trial}: value: is not the score of its folds"),
+        search.harness.sessions.begin() as session,
+    ):
+        import_study(session, lines, search.harness.settings.cache_root, "changed")
+
+
+def check(
+    search: LearningSearch, digest: StudyDigest, choice: str, objective: str, *, bound: bool = True
+) -> None:
     """Hold values, curves and counts of a study against its predictions."""
     states = set()
     with search.harness.sessions() as session:
@@ -135,7 +166,7 @@ def check(search: LearningSearch, digest: StudyDigest, choice: str, objective: s
                     assert row.confusion == [[pairs.count((t, p)) for p in (0, 1)] for t in (0, 1)]
             if trial.state == TrialState.COMPLETE:
                 assert trial.value == pytest.approx(steps[-1][0])
-            if trial.state in {TrialState.COMPLETE, TrialState.PRUNED}:
+            if bound and trial.state in {TrialState.COMPLETE, TrialState.PRUNED}:
                 labels = [split.labels for split in splits]
                 out_of_reach = [
                     n for n in range(1, len(labels)) if reachable(folds[:n], labels[n:], objective) < THRESHOLD
