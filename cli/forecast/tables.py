@@ -25,7 +25,7 @@ def forecast_lines(forecast: Forecast, spec: StudySpec) -> Iterator[str]:
         f"maximum number of clips passed forward and backward: {forecast.clip_passes_per_trial:,} per trial, "
         f"{forecast.clip_passes:,} in the study ({forecast.pflop:,.4g} PFLOP)"
     )
-    if spec.economies.stop_when_perfect:
+    if spec.economies.stop_when_perfect and spec.counted_epoch == "best_per_fold":
         yield "stop_when_perfect saves some of them: a fold ends at its first epoch without a wrong test clip"
     rules = ", ".join(rule.rule for rule in spec.pruning)
     if forecast.folds_share_pruned is None:

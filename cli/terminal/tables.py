@@ -25,6 +25,7 @@ from services.contracts import (
     TrialView,
     WorkerView,
 )
+from services.contracts.base import OBJECTIVE_NAMES, epoch_choice_words
 from services.search_space import title_of
 
 if TYPE_CHECKING:
@@ -171,6 +172,9 @@ def study_summary(console: Console, study: StudyView) -> None:
     console.print(
         f"  {study.clips} clips of {study.dataset}/{study.fingerprint[:12]}, {study.folds} folds, "
         f"split {study.split_hash[:12]}"
+    )
+    console.print(
+        f"  maximises {OBJECTIVE_NAMES[study.spec.objective]}, {epoch_choice_words(study.spec.counted_epoch)}"
     )
     console.print(f"  {sum(study.trials.values())} of {study.spec.trials} trials: {counts or 'none yet'}")
     console.print(f"  {study.folds_done} folds done, computed in {_computed(study)}", highlight=False)

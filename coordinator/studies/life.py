@@ -44,7 +44,8 @@ def create(session: Session, spec: StudySpec, cache_root: Path, models_root: Pat
         Conflict: the name is taken.
         CacheMismatch: no such cache, or its clips do not have the size that the training settings name.
         InvalidInput: the spec does not fit the cache: too few subjects, classes or clips, unknown classes, or a
-            pretrained model that was trained on it; or no trial of the warm start fits the space.
+            pretrained model that was trained on it; or the warm start maximises something else, or none of its
+            trials fits the space.
         NotFound: no such pretrained model, or no such study for the warm start.
     """
     if session.scalar(select(StudyRow.id).where(StudyRow.name == spec.name)) is not None:
@@ -276,6 +277,7 @@ def _inherit(session: Session, study: StudyRow, spec: StudySpec) -> None:
         source = get_study(session, warm.study)
     except NotFound as error:
         raise NotFound(f"warm_start.study: {error.message}", field="warm_start.study") from error
+    _check_same_score(parsed_spec(source), spec)
     states = [TrialState.COMPLETE] + ([TrialState.PRUNED] if warm.trials == "all" else [])
     of_states = select(TrialRow).where(TrialRow.study_id == source.id, TrialRow.state.in_(states))
     if warm.best is None:
@@ -304,6 +306,15 @@ def _inherit(session: Session, study: StudyRow, spec: StudySpec) -> None:
         for place, (trial, canonical) in enumerate(fitting)
     )
     log.info("study_inherited", study=study.name, source=warm.study, trials=len(fitting))
+
+
+def _check_same_score(source: StudySpec, spec: StudySpec) -> None:
+    if source.objective != spec.objective:
+        raise InvalidInput(
+            f"warm_start.study: {source.name} maximises {source.objective}, this study {spec.objective}; their "
+            "values cannot be compared: leave out warm_start, or take the same objective",
+            field="warm_start.study",
+        )
 
 
 def _fitting(spec: StudySpec, parameters: Mapping[str, Any]) -> dict[str, ParameterValue] | None:
