@@ -6,7 +6,15 @@ from typing import assert_never
 
 from services.contracts import StudyView
 from services.errors import InvalidInput
-from services.folds import AllClips, HeldOut, KFold, LeaveOneSubjectOut, SplitProtocol
+from services.folds import (
+    AllClips,
+    GivenFolds,
+    HeldOut,
+    Holdout,
+    KFold,
+    LeaveOneSubjectOut,
+    SplitProtocol,
+)
 
 
 def selection_warning(protocol: SplitProtocol, compared: int) -> str:
@@ -24,7 +32,7 @@ def selection_warning(protocol: SplitProtocol, compared: int) -> str:
                 "Nothing was selected on these clips: configuration and epochs were fixed before, and the last "
                 "epoch counts."
             )
-        case LeaveOneSubjectOut() | KFold():
+        case LeaveOneSubjectOut() | KFold() | GivenFolds() | Holdout():
             best_of = f"it is the best of {compared} trials, and " if compared > 1 else ""
             return (
                 f"This accuracy was selected on its own test clips: {best_of}each fold counts its best epoch. "

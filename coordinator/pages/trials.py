@@ -49,7 +49,8 @@ def trial(
     outcomes = fold_outcomes(session, study, row)
     counts = trial_view.confusion(study.classes, outcomes)
     cache = _cache(settings.cache_root, study)
-    subject_of = {} if cache is None else {record.clip_id: record.subject for record in cache.records}
+    records = () if cache is None else cache.records
+    subject_of = {record.clip_id: record.subject for record in records if record.subject}
     return render_page(
         request,
         "trial.html",

@@ -21,7 +21,15 @@ from services.contracts import (
 from services.errors import (
     InvalidInput,
 )
-from services.folds import AllClips, HeldOut, KFold, LeaveOneSubjectOut, SplitProtocol
+from services.folds import (
+    AllClips,
+    GivenFolds,
+    HeldOut,
+    Holdout,
+    KFold,
+    LeaveOneSubjectOut,
+    SplitProtocol,
+)
 from services.search_space import first_problem
 from services.seeds import sha256_of
 
@@ -128,7 +136,7 @@ def _first_eligible_epoch(protocol: SplitProtocol, epochs: int) -> int:
         case AllClips() | HeldOut():
             # A model is the network after its last epoch, and held-out clips must not choose one.
             return epochs - 1
-        case LeaveOneSubjectOut() | KFold():
+        case LeaveOneSubjectOut() | KFold() | GivenFolds() | Holdout():
             return 0
         case _:
             assert_never(protocol)

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("workers_in_this_process")
 
 TASK_OF_PROTOCOL = {
     1: "7d2f402f52b496a8f7eb0dcb0f65f7e66ff82c71c1fe3784afe0a6efe4d6bd46",
-    2: "d2466a597af52d90989b5e3fcd7b29c47d7e09e72cf8d431a4f0803c6a397d5a",
+    2: "23b291a575f947ae1f8f1dafd316a2b4b743d948cf83c2fa0e40eb4b7d72c1c7",
 }
 """Hash of the names in a task, by version of the protocol."""
 
