@@ -9,6 +9,9 @@ from typing import Literal
 Part = Literal["train", "validation", "test"]
 """A part of a split."""
 
+MAX_FOLD_NAME_CHARACTERS = 100
+"""Maximum characters of a fold's name."""
+
 _PART_OF: dict[str, Part] = {
     "train": "train",
     "training": "train",

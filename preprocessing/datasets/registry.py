@@ -13,6 +13,7 @@ from pathlib import Path
 from preprocessing.datasets import ckplus, crema_d, oulu_casia, ravdess, video_folder
 from preprocessing.datasets.reader import Dataset, FrameSequence, split_warnings
 from services.errors import FoldwiseError, InvalidInput
+from services.official_splits import MAX_FOLD_NAME_CHARACTERS
 
 ENTRY_POINT_GROUP = "foldwise.datasets"
 """The entry point group in which a package registers its readers."""
@@ -150,6 +151,11 @@ def _problem_of(classes: Sequence[str], sequence: FrameSequence) -> str | None:
         return f"{sequence.clip_id!r} with both or neither of frames and a video"
     if sequence.split not in {"", "train", "validation", "test"}:
         return f"{sequence.clip_id!r} with the split {sequence.split!r}, not train, validation or test"
+    if len(sequence.fold) > MAX_FOLD_NAME_CHARACTERS:
+        return (
+            f"{sequence.clip_id!r} with a fold of {len(sequence.fold)} characters, more than "
+            f"{MAX_FOLD_NAME_CHARACTERS}"
+        )
     return None
 
 

@@ -14,16 +14,13 @@ from pathlib import Path
 from preprocessing.datasets.reader import Span, as_text
 from preprocessing.datasets.text_files import decode_text
 from services.errors import InvalidInput, NotFound
-from services.official_splits import read_fold_name, read_part
+from services.official_splits import MAX_FOLD_NAME_CHARACTERS, read_fold_name, read_part
 
 COLUMNS = ("path", "subject", "label", "start", "end", "fold", "split")
 REQUIRED = COLUMNS[:3]
 
 OFFICIAL = COLUMNS[5:]
 """Columns of a dataset's own split. A list with one of them needs no subjects."""
-
-MAX_FOLD_NAME_CHARACTERS = 100
-"""Maximum characters of a fold's name in the column `fold`."""
 
 _DELIMITERS = (",", ";", "\t", "|")
 _SEPARATOR_LINE = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
