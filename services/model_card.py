@@ -78,7 +78,7 @@ def describe(
         "classes": manifest.classes,
         "clips": manifest.clips,
         "class_counts": manifest.class_counts,
-        "subjects": manifest.subjects,
+        "subjects": manifest.subjects or None,
         "channels": manifest.channels,
         "preprocessing": manifest.settings,
         "hyperparameters": task.hyperparameters,

@@ -20,7 +20,7 @@ from report.table import Cell, Percent, Table
 from services.contracts import StudySpec, StudyView
 from services.contracts.base import EpochChoice
 from services.errors import Conflict, InvalidInput, NotFound
-from services.folds import AllClips, HeldOut
+from services.folds import AllClips, HeldOut, Holdout
 from services.model_catalogue import ID_DIGITS
 from services.search_space import (
     PARAMETERS,
@@ -131,9 +131,9 @@ def compare(
             "a comparison needs more than one configuration; give two configurations or more",
             field="configurations",
         )
-    if isinstance(spec.protocol, AllClips | HeldOut):
+    if isinstance(spec.protocol, AllClips | HeldOut | Holdout):
         raise InvalidInput(
-            f"protocol is {spec.protocol.kind}, which has no folds to pair; use loso or kfold",
+            f"protocol is {spec.protocol.kind}, which has no folds to pair; use loso, kfold or given_folds",
             field="protocol",
         )
     names = [candidate.name for candidate in candidates]

@@ -20,7 +20,7 @@ from services.contracts import Reading, StudySpec, StudyState, StudyView, TrialV
 from services.contracts.base import OBJECTIVE_NAMES, READING_NAMES, Objective
 from services.errors import Conflict, FoldwiseError, InvalidInput
 from services.final_epochs import final_epochs
-from services.folds import HeldOut, KFold, LeaveOneSubjectOut, OuterFold
+from services.folds import GivenFolds, HeldOut, KFold, LeaveOneSubjectOut, OuterFold
 from services.intervals import Interval, wilson
 from services.readings import PredictedFold, readings
 from services.search_space import ParameterValue, first_problem
@@ -117,10 +117,11 @@ def nested(
         Conflict: a study of one of the new names exists and differs, or uses another clip cache.
         FoldwiseError: a search is incomplete or has no complete trial, or a measurement has not completed.
     """
-    if not isinstance(spec.protocol, LeaveOneSubjectOut | KFold) or spec.protocol.outer is not None:
+    crossed = LeaveOneSubjectOut | KFold | GivenFolds
+    if not isinstance(spec.protocol, crossed) or spec.protocol.outer is not None:
         raise InvalidInput(
-            f"protocol is {spec.protocol.model_dump(exclude_none=True)}; use loso or kfold without "
-            "outer: nested sets the outer fold itself",
+            f"protocol is {spec.protocol.model_dump(exclude_none=True)}; use loso, kfold or given_folds "
+            "without outer: nested sets the outer fold itself",
             field="protocol",
         )
     if spec.warm_start is not None:

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from cli.forecast.costs import COST_PARAMETERS
 from cli.forecast.forecast import Forecast
+from services.clip_cache import subjects_words
 from services.contracts import StudySpec
 from services.search_space import title_of
 
@@ -18,7 +19,7 @@ def forecast_lines(forecast: Forecast, spec: StudySpec) -> Iterator[str]:
     """The study, its clip passes and operations, and what its rules save."""
     yield (
         f"study {forecast.study}: {forecast.trials} trials of {forecast.folds} folds on {forecast.dataset} "
-        f"({forecast.dataset_known_from}: {forecast.clips} clips of {forecast.subjects} subjects, "
+        f"({forecast.dataset_known_from}: {forecast.clips} clips of {subjects_words(forecast.subjects)}, "
         f"{forecast.augmented_clips} with augmented copies)"
     )
     yield (

@@ -50,7 +50,8 @@ def trial(
     outcomes = fold_outcomes(session, study, row)
     counts = confusion_counts(session, study, row)
     cache = _cache(settings.cache_root, study)
-    subject_of = {} if cache is None else {record.clip_id: record.subject for record in cache.records}
+    records = () if cache is None else cache.records
+    subject_of = {record.clip_id: record.subject for record in records if record.subject}
     return render_page(
         request,
         "trial.html",

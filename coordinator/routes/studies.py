@@ -16,6 +16,7 @@ from coordinator.store import trial_results, views
 from coordinator.store.studies import get_study
 from coordinator.store.troubles import study_troubles
 from coordinator.studies import life
+from coordinator.studies.data_warnings import data_warnings
 from services.contracts import (
     PRINTABLE,
     ConfusionView,
@@ -45,7 +46,7 @@ def create(spec: StudySpec, session: Transaction, settings: Settings, wake_leade
     """Create a study; it starts at once unless `start` is false."""
     study = life.create(session, spec, settings.cache_root, settings.models_root)
     wake_leader()
-    warnings = life.data_warnings(session, study)
+    warnings = data_warnings(session, study, settings.cache_root)
     return views.study_view(session, study).model_copy(update={"warnings": warnings})
 
 

@@ -31,7 +31,7 @@ from coordinator.scheduling.plans import (
     agree_on_plan,
     can_serve,
     check_plan,
-    has_validation_clips,
+    needs_validation_protocol,
 )
 from coordinator.scheduling.workers import see_worker
 from coordinator.settings import CoordinatorSettings
@@ -107,7 +107,7 @@ def claim(
         NotFound: the named study does not exist.
         CacheMismatch: the worker cannot read the cache of the named study.
         PlanNotSound: the worker cannot compute as the named study needs it.
-        WorkerTooOld: the worker would train on the validation clips of the named study.
+        WorkerTooOld: the worker does not know the validation clips or the split of the named study.
         WorkerDrained: the worker was drained.
     """
     see_worker(session, request.worker, pod_uid)
@@ -302,12 +302,12 @@ def _check_named_study(session: Session, name: str, request: ClaimRequest, able:
             "to; give it --models",
             field="keeps_models",
         )
-    has_clips = select(has_validation_clips()).select_from(StudyRow).where(StudyRow.id == study.id)
-    if able.protocol < VALIDATION_CLIPS and session.scalar(has_clips):
+    needs = select(needs_validation_protocol()).select_from(StudyRow).where(StudyRow.id == study.id)
+    if able.protocol < VALIDATION_CLIPS and session.scalar(needs):
         raise WorkerTooOld(
-            f"study {name} has validation clips, which workers know from version {VALIDATION_CLIPS} of the "
-            f"protocol on, and this worker speaks version {able.protocol}; run workers of the coordinator's "
-            "version",
+            f"study {name} has validation clips or a dataset's own split, which workers know from version "
+            f"{VALIDATION_CLIPS} of the protocol on, and this worker speaks version {able.protocol}; run "
+            "workers of the coordinator's version",
             field="study",
         )
     check_plan(session, study, spec, able)

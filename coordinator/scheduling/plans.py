@@ -20,6 +20,7 @@ from services.compute_plans import choose_plan
 from services.contracts import ComputePlan, ComputeSettings, StudyPlan, StudySpec
 from services.contracts.protocol import PROTOCOL, VALIDATION_CLIPS
 from services.errors import PlanNotSound
+from services.folds import GivenFolds, Holdout
 
 log = structlog.get_logger()
 
@@ -56,7 +57,7 @@ class Abilities:
 def can_serve(worker: Abilities) -> ColumnElement[bool]:
     """Condition on `StudyRow`: the worker can follow its plan, or one that its settings allow may be frozen.
 
-    A worker that knows no validation clips serves studies without them.
+    A worker of an older protocol serves only studies that it understands.
     """
     plan, settings = type_coerce(StudyRow.plan, JSON), type_coerce(StudyRow.spec, JSON)["compute"]
     is_frozen = StudyRow.plan.is_not(None)
@@ -67,14 +68,19 @@ def can_serve(worker: Abilities) -> ColumnElement[bool]:
         fixed = (settings[name].as_string() for name in ("memory_format", "threads"))
         allowed = and_(allowed, *(value.is_(None) for value in fixed))
     served = or_(followed, and_(allowed, or_(~is_frozen, ~_binds())))
-    return served if worker.protocol >= VALIDATION_CLIPS else and_(served, ~has_validation_clips())
+    return served if worker.protocol >= VALIDATION_CLIPS else and_(served, ~needs_validation_protocol())
 
 
-def has_validation_clips() -> ColumnElement[bool]:
-    """Whether a fold of the study in the surrounding query has validation clips."""
+def needs_validation_protocol() -> ColumnElement[bool]:
+    """Whether the study in the surrounding query needs workers of the version `VALIDATION_CLIPS`.
+
+    It does if a fold has validation clips, or if its model was cross-validated on the dataset's own split.
+    """
+    cross_validated = type_coerce(StudyRow.spec, JSON)["cross_validated", "protocol", "kind"].as_string()
     length = func.json_array_length(StudyFoldRow.validation_clip_ids)
     of_study = select(StudyFoldRow.fold).where(StudyFoldRow.study_id == StudyRow.id).correlate(StudyRow)
-    return of_study.where(length > 0).exists()
+    is_new = cross_validated.in_((GivenFolds().kind, Holdout().kind))
+    return or_(func.coalesce(is_new, false()), of_study.where(length > 0).exists())
 
 
 def agree_on_plan(session: Session, study: StudyRow, spec: StudySpec, worker: Abilities) -> bool:

@@ -26,9 +26,6 @@ from services.contracts import (
     FoldRecord,
     FoldResult,
     PruneDecision,
-    SplitClip,
-    SplitFold,
-    SplitView,
     StudyPlan,
     StudyState,
     StudyView,
@@ -232,24 +229,6 @@ def confusion_view(session: Session, study: StudyRow, trial: TrialRow) -> Confus
         accuracy=scores.accuracy(counts),
         uar=scores.unweighted_average_recall(counts),
         uf1=scores.unweighted_f1(counts),
-    )
-
-
-def split_view(session: Session, study: StudyRow, subjects: Mapping[str, str]) -> SplitView:
-    """The split of a study; `subjects` has the subject of each clip, and is empty where they are unknown."""
-    return SplitView(
-        split_hash=study.split_hash,
-        classes=tuple(study.classes),
-        folds=tuple(
-            SplitFold(
-                name=fold.name,
-                clips=tuple(
-                    SplitClip(clip_id=clip_id, label=label, subject=subjects.get(clip_id))
-                    for clip_id, label in zip(fold.clip_ids, fold.labels, strict=True)
-                ),
-            )
-            for fold in study_split(session, study)
-        ),
     )
 
 

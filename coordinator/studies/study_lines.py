@@ -8,7 +8,7 @@ from coordinator.pruning.rules import folds_judged
 from coordinator.store.tables import StudyRow
 from services.contracts import FoldState, StudySpec, StudyState, TrialState
 from services.errors import InvalidInput
-from services.folds import Fold, KFold, split_hash
+from services.folds import AllClips, Fold, HeldOut, Holdout, KFold, split_hash
 from services.search_space import ParameterValue, SearchSpace
 from services.study_file import FoldLine, StudyLine, TrialLine
 from services.validation import needs_validation
@@ -28,8 +28,8 @@ def check_study_line(line: StudyLine, spec: StudySpec) -> None:
         _check_validation_clips(index, fold, line, spec)
     folds = [Fold(index=i, name=f.name, subjects=(), test_clips=f.clip_ids) for i, f in enumerate(line.folds)]
     must(split_hash(folds) == line.split_hash, "split_hash", "is not that of these folds")
-    whole = not isinstance(spec.protocol, KFold) or spec.protocol.k == len(line.folds)
-    must(whole, "folds", "must be as many as the protocol says")
+    wanted = _folds_wanted(spec)
+    must(wanted in {None, len(line.folds)}, "folds", "must be as many as the protocol says")
     ordered = line.fold_order is None or sorted(line.fold_order) == list(range(len(line.folds)))
     must(ordered, "fold_order", "must name each fold once")
     must(line.trials <= spec.trials, "trials", f"are more than the budget of {spec.trials}")
@@ -91,6 +91,16 @@ def must(true: bool, field: str, problem: str) -> None:
     """
     if not true:
         raise InvalidInput(f"{field}: {problem}", field=field)
+
+
+def _folds_wanted(spec: StudySpec) -> int | None:
+    match spec.protocol:
+        case KFold(k=k):
+            return k
+        case Holdout() | HeldOut() | AllClips():
+            return 1
+        case _:
+            return None
 
 
 def _check_validation_clips(index: int, fold: FoldLine, line: StudyLine, spec: StudySpec) -> None:

@@ -189,7 +189,7 @@ class ConfusionView(Contract):
 
 
 class SplitClip(Contract):
-    """A clip that a fold tests."""
+    """A clip that a fold tests, or chooses its epoch on."""
 
     clip_id: str
     label: int = Field(description="true class, as an index into the study's classes")
@@ -201,12 +201,13 @@ class SplitFold(Contract):
 
     name: str
     clips: tuple[SplitClip, ...]
+    validation: tuple[SplitClip, ...] = Field((), description="clips that choose the epoch, not trained on")
 
 
 class SplitView(Contract):
-    """The clips that each fold of a study tests.
+    """The clips that each fold of a study tests, and those that choose its epoch.
 
-    A fold trains on the clips of all other subjects, except those of an outer fold and its validation clips.
+    A fold trains on the clips of all other subjects, except those of an outer fold.
     """
 
     split_hash: str

@@ -18,7 +18,15 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, assert_never
 from pydantic import Field, FiniteFloat
 
 from services.contracts.base import TRIALS_ALLOWED, Contract, Objective
-from services.folds import AllClips, HeldOut, KFold, LeaveOneSubjectOut, SplitProtocol
+from services.folds import (
+    AllClips,
+    GivenFolds,
+    HeldOut,
+    Holdout,
+    KFold,
+    LeaveOneSubjectOut,
+    SplitProtocol,
+)
 
 if TYPE_CHECKING:
     # Brings numpy, which every command would load with the contracts.
@@ -179,7 +187,7 @@ def warmup(folds: int | None, protocol: SplitProtocol) -> int:
     match protocol:
         case LeaveOneSubjectOut():
             return 10
-        case KFold() | HeldOut() | AllClips():
+        case KFold() | GivenFolds() | Holdout() | HeldOut() | AllClips():
             return 3
         case _:
             assert_never(protocol)

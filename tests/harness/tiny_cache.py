@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -43,8 +43,12 @@ def write_clips(
     classes: Sequence[str],
     frames: int = 2,
     fingerprint: str = FINGERPRINT,
+    part_of: Mapping[str, str] | None = None,
 ) -> CacheManifest:
-    """Write a random clip for each (id, subject, label): `frames` x 16 x 16, uint8."""
+    """Write a random clip for each (id, subject, label): `frames` x 16 x 16, uint8.
+
+    `part_of` gives the part of a split that each subject is in.
+    """
     writer = CacheWriter(root, dataset, fingerprint)
     rng = np.random.default_rng(0)
     for clip_id, subject, label in clips:
@@ -61,6 +65,7 @@ def write_clips(
             confidences=(0.9, *unknown),
             repeated=0,
             flags=(),
+            **({} if part_of is None else {"split": part_of[subject]}),
         )
         writer.add(record, clip, clip)
     return writer.finish(

@@ -16,11 +16,11 @@ from services.folds import (
     Clip,
     OuterFold,
     check_folds,
-    check_trainable,
     make_folds,
     outer_subjects,
     train_clips,
 )
+from services.trainable import check_trainable
 from services.validation import folds_of_study
 
 

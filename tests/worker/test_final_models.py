@@ -20,7 +20,8 @@ from coordinator.studies import life
 from coordinator.studies.final_training import final_spec
 from services.clip_cache import cache_folder, open_cache
 from services.contracts import ComputePlan, FoldAssignment, FoldResult, StudyState, TrainFinal, WorkerInfo
-from services.errors import CacheMismatch, Conflict, InvalidInput, LeaseSuperseded, TokenRefused
+from services.errors import CacheMismatch, Conflict, InvalidInput, LeaseSuperseded, TokenRefused, WorkerTooOld
+from services.folds import GivenFolds
 from services.model_card import accuracy_text, card_text
 from services.model_catalogue import (
     CARD,
@@ -98,6 +99,20 @@ def test_the_number_of_epochs_can_be_chosen(searched: Harness) -> None:
     assert (spec.training.epochs, dict(spec.space.items())["epochs"]) == (3, (3,))
     assert spec.cross_validated is not None
     assert spec.cross_validated.epochs != 3
+
+
+def test_a_worker_that_cannot_read_by_which_folds_it_was_measured_does_not_get_it(searched: Harness) -> None:
+    with searched.sessions.begin() as session:
+        spec = final_spec(session, "s", TrainFinal())
+        assert spec.cross_validated is not None
+        measured = spec.cross_validated.model_copy(update={"protocol": GivenFolds()})
+        spec = spec.model_copy(update={"cross_validated": measured})
+        life.create(session, spec, searched.settings.cache_root)
+    searched.leader.round()
+    assert searched.claim(keeps_models=True, protocol=1) is None
+    with pytest.raises(WorkerTooOld, match="or a dataset's own split, which workers know from version 2"):
+        searched.claim(keeps_models=True, protocol=1, study="s-final")
+    assert searched.must_claim(keeps_models=True).study == "s-final"
 
 
 def test_only_a_worker_that_keeps_models_gets_it(searched: Harness) -> None:

@@ -34,6 +34,9 @@ def test_a_worker_tests_validation_clips_after_every_epoch_and_a_replay_has_the_
     for tested, validated, labels in split:
         assert not {clip[:4] for clip in validated} & {clip[:4] for clip in tested}
         assert labels == [["anger", "happy"].index(clip[5:]) for clip in validated]
+    seen = coordinator.call("GET", "/studies/s/split")["folds"]
+    assert [[clip["clip_id"] for clip in fold["validation"]] for fold in seen] == [row[1] for row in split]
+    assert {clip["subject"] for clip in seen[0]["validation"]} == {split[0][1][0][:4]}
     assert make_worker(coordinator.url, cache_root, study="s").run() == EXIT_DONE
     epochs = coordinator.query("SELECT json_array_elements(payload -> 'epochs') FROM foldwise.results")
     assert [len(epoch["validation_predicted"]) for (epoch,) in epochs] == [2] * 4
@@ -81,6 +84,9 @@ def test_an_older_worker_gets_only_folds_without_validation_clips(
     named = coordinator.http.post(
         "/api/v1/claims", headers={**headers, "Idempotency-Key": "l" * 16}, json={**claim, "study": "s"}
     )
-    assert "study s has validation clips, which workers know from version 2 of the" in named.json()["detail"]
+    assert (
+        "study s has validation clips or a dataset's own split, which workers know from version 2"
+        in named.json()["detail"]
+    )
     monkeypatch.undo()
     assert make_worker(coordinator.url, cache_root, study="s").run() == EXIT_DONE

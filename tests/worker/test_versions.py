@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("workers_in_this_process")
 
 TASK_OF_PROTOCOL = {
     1: "7d2f402f52b496a8f7eb0dcb0f65f7e66ff82c71c1fe3784afe0a6efe4d6bd46",
-    2: "6e579863c20e871ef3a804db3f866b2d03a59cf35b1b750480ee29d0992525d0",
+    2: "86daa5977e53ebb6562bc39dc96deb67bd2c1a190f2bbc93b488e56df6dc5491",
 }
 """Hash of the names in a task, by version of the protocol."""
 

@@ -38,7 +38,7 @@ from coordinator.store.tables import StudyFoldRow
 from report.material import gather
 from services.contracts import FoldAssignment, StudySpec, StudyView
 from services.errors import Conflict, FoldwiseError, InvalidInput, NotFound
-from services.folds import HeldOut, KFold, LeaveOneSubjectOut, OuterFold
+from services.folds import HeldOut, Holdout, KFold, LeaveOneSubjectOut, OuterFold
 from services.search_space import SearchSpace
 from tests.harness.coordinator_harness import Harness, key_of, work_until_over
 from tests.harness.served_app import ADMIN_TOKEN, study_client
@@ -253,6 +253,11 @@ def test_a_search_is_measured_on_people_who_had_no_part_in_it(
     on_held_out = spec.model_copy(update={"protocol": HeldOut(outer=OuterFold(k=2, fold=0))})
     with pytest.raises(InvalidInput, match="protocol is held_out"):
         compare(client, [read_candidate("c1=s"), read_candidate("c2=s")], on_held_out, watch=watch)
+    on_split = spec.model_copy(update={"protocol": Holdout()})
+    with pytest.raises(InvalidInput, match="protocol is holdout, which has no folds to pair"):
+        compare(client, [read_candidate("c1=s"), read_candidate("c2=s")], on_split, watch=watch)
+    with pytest.raises(InvalidInput, match="use loso, kfold or given_folds without outer"):
+        nested(client, on_split, outer=2, watch=watch)
 
 
 def test_the_measured_network_trains_for_as_many_epochs_as_the_folds(

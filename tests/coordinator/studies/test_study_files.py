@@ -182,6 +182,7 @@ CHANGED: list[tuple[Change, str]] = [
     (put(1, "split_hash", "0" * 64), "line 1: split_hash: is not that of these folds"),
     (put(1, "folds.0.labels", [0]), "line 1: folds.0.labels"),
     (put(1, "folds.0.labels", [0, 2]), "line 1: folds.0.labels"),
+    (put(1, "spec.protocol", {"kind": "holdout"}), "line 1: folds: must be as many as the protocol says"),
     (put(1, "trials", 3), "the study is complete"),
     (put(1, "spec.trials", 3), "line 1: spec: enqueue has 4 configurations"),
     (put(1, "spec.colour", 1), "line 1: spec.colour"),
