@@ -20,7 +20,7 @@ from matplotlib.ticker import MaxNLocator
 from report.findings import Findings, Shown
 from report.material import Material
 from services.contracts import TrialState
-from services.contracts.base import OBJECTIVE_NAMES
+from services.score_names import OBJECTIVE_NAMES
 from services.search_space import title_of
 
 COLUMN = 3.35

@@ -16,9 +16,9 @@ from report.material import Material
 from report.selection import selection_warning
 from report.table import Hours, Percent, Table
 from services.contracts import TrialState, TrialView
-from services.contracts.base import OBJECTIVE_NAMES
 from services.intervals import RESAMPLES
 from services.revision import running_revision
+from services.score_names import OBJECTIVE_NAMES
 
 MAX_TRIALS_LISTED = 20
 """Trials in the table of the page; the CSV file has all."""

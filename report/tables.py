@@ -10,7 +10,7 @@ from report.material import Material
 from report.outcome import trial_outcome
 from report.table import Cell, Hours, Percent, Table
 from services.contracts import TrialView
-from services.contracts.base import READING_NAMES
+from services.score_names import READING_NAMES
 from services.search_space import PARAMETERS, Range, title_of
 
 

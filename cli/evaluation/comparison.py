@@ -277,7 +277,7 @@ def comparison_warnings(result: ComparisonResult) -> list[str]:
         )
     for side in result.sides:
         if (gained := given_away(side.readings, result.epoch_choice)) is not None:
-            warnings.append(f"{side.name}: {gained}")
+            warnings.append(f"For {side.name}, {gained}")
     selected = [side.name for side in result.sides if side.selected_here]
     if selected:
         warnings.append(

@@ -13,8 +13,9 @@ from client.study_client import StudyClient
 from report.selection import check_cross_validated
 from report.table import Percent, Table
 from services.contracts import StudySpec, StudyView, TrialState, TrialView
-from services.contracts.base import OBJECTIVE_NAMES, EpochChoice, Objective
+from services.contracts.base import EpochChoice, Objective
 from services.errors import NotFound
+from services.score_names import OBJECTIVE_NAMES
 from services.search_space import ParameterValue
 
 
@@ -170,7 +171,7 @@ def confirmation_sentences(found: Confirmation) -> list[str]:
         f"{luck} its mean with other seeds. By this mean, trial {best.trial} is the best: "
         f"{100 * best.mean:.2f}{spread} % ({number_of_clips(found.clips, found.subjects)}). The mean is still "
         f"optimistic, because {chosen}the clips are those of the search; expect less on new people.",
-        *([] if gained is None else [f"Trial {best.trial}: {gained}"]),
+        *([] if gained is None else [f"For trial {best.trial}, {gained}"]),
     ]
 
 

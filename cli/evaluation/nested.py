@@ -17,12 +17,13 @@ from client.study_client import StudyClient
 from report.table import Percent, Table
 from services import scores
 from services.contracts import Reading, StudySpec, StudyState, StudyView, TrialView, configure
-from services.contracts.base import OBJECTIVE_NAMES, READING_NAMES, Objective
+from services.contracts.base import Objective
 from services.errors import Conflict, FoldwiseError, InvalidInput
 from services.final_epochs import final_epochs
 from services.folds import GivenFolds, HeldOut, KFold, LeaveOneSubjectOut, OuterFold
 from services.intervals import Interval, wilson
 from services.readings import PredictedFold, readings
+from services.score_names import OBJECTIVE_NAMES, READING_NAMES
 from services.search_space import ParameterValue, first_problem
 
 

@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict
 
 from report.table import Percent, Table
 from services.contracts import ReadingsView
-from services.contracts.base import READING_NAMES, EpochChoice
+from services.contracts.base import EpochChoice
+from services.score_names import READING_NAMES
 
 
 class ReadingOfRuns(BaseModel):
@@ -75,13 +76,16 @@ def readings_table(
 
 
 def given_away(readings: Sequence[ReadingOfRuns], counted: EpochChoice) -> str | None:
-    """What the choice of the epoch added to the accuracy; None if the last epoch counts or was not recorded."""
+    """What the choice of the epoch added to the accuracy, without the beginning of the sentence.
+
+    None if the last epoch counts or was not recorded.
+    """
     means = {reading.choice: reading.mean for reading in readings}
     if counted == "last" or not {"last", counted} <= set(means):
         return None
     gained = means[counted] - means["last"]
     return (
-        f"Counting the {READING_NAMES[counted]} instead of the last epoch changed the accuracy by "
+        f"counting the {READING_NAMES[counted]} instead of the last epoch changed the accuracy by "
         f"{100 * gained:+.2f} points, from {100 * means['last']:.2f} to {100 * means[counted]:.2f} %."
     )
 

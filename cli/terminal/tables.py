@@ -25,7 +25,7 @@ from services.contracts import (
     TrialView,
     WorkerView,
 )
-from services.contracts.base import OBJECTIVE_NAMES, epoch_choice_words
+from services.score_names import OBJECTIVE_NAMES, epoch_choice_words
 from services.search_space import title_of
 
 if TYPE_CHECKING:

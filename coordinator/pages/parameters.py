@@ -17,7 +17,8 @@ from coordinator.pages import charts
 from coordinator.pages.formats import percent, title_of, value
 from coordinator.store.fold_map import MappedTrial
 from services.contracts import StudySpec, TrialState
-from services.contracts.base import OBJECTIVE_NAMES, Objective
+from services.contracts.base import Objective
+from services.score_names import OBJECTIVE_NAMES
 from services.search_space import ParameterValue, Range
 
 MIN_COMPLETE_TRIALS = 40

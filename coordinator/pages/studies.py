@@ -24,8 +24,8 @@ from coordinator.store.studies import get_study, parsed_spec
 from coordinator.store.tables import StudyRow
 from coordinator.store.troubles import study_troubles
 from services.contracts import PodView, StudyName, StudyState, TokenScope, TrialState
-from services.contracts.base import OBJECTIVE_NAMES, epoch_choice_words
 from services.folds import protocol_words
+from services.score_names import OBJECTIVE_NAMES, epoch_choice_words
 from services.search_space import Range
 
 router = APIRouter(include_in_schema=False, dependencies=[Depends(require(TokenScope.READ))])

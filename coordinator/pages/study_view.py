@@ -15,7 +15,7 @@ from coordinator.pages.forecast import TimeLeft, time_left
 from coordinator.pages.formats import percent
 from coordinator.store.fold_map import MappedTrial
 from services.contracts import StudySpec, StudyState, TrialState
-from services.contracts.base import OBJECTIVE_NAMES
+from services.score_names import OBJECTIVE_NAMES
 
 RECENT_TRIALS = 100
 """Ended trials, the latest ones, from which the forecast takes the folds per trial."""

@@ -21,8 +21,8 @@ from coordinator.store.tables import StudyRow
 from coordinator.store.trial_results import fold_outcomes, readings_view
 from services.clip_cache import ClipCache
 from services.contracts import TokenScope
-from services.contracts.base import READING_NAMES
 from services.errors import CacheMismatch, NotFound
+from services.score_names import READING_NAMES
 
 router = APIRouter(
     prefix="/studies/{name}", include_in_schema=False, dependencies=[Depends(require(TokenScope.READ))]

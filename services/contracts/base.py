@@ -65,28 +65,5 @@ Objective = Literal["accuracy", "uar", "uf1"]
 """A score over all folds of a trial: pooled accuracy, mean recall (UAR) or mean F1 (UF1) of the classes."""
 
 
-OBJECTIVE_NAMES: dict[Objective, str] = {"accuracy": "accuracy", "uar": "UAR", "uf1": "UF1"}
-"""Names for people."""
-
-
 EpochChoice = Literal["best_per_fold", "best_common", "last", "validation"]
 """How the epoch is chosen at which a fold counts."""
-
-
-READING_NAMES: dict[EpochChoice, str] = {
-    "best_per_fold": "best epoch of each fold",
-    "best_common": "best epoch common to all folds",
-    "last": "last epoch",
-    "validation": "best epoch on validation clips",
-}
-"""Names for tables."""
-
-
-def epoch_choice_words(choice: EpochChoice) -> str:
-    """A choice of the epoch in a few words, which follow a comma."""
-    return {
-        "best_per_fold": "each fold at its best epoch",
-        "best_common": "all folds at their best common epoch",
-        "last": "after the last epoch",
-        "validation": "each fold at the best epoch on validation clips",
-    }[choice]
