@@ -31,7 +31,7 @@ def suggest(
     """Parameters for trial `number`: what is enqueued for it, else what the study's sampler gives.
 
     TPE (paper section 3.3) and random draws are seeded by the study and the number: the same history gives the
-    same suggestion. For TPE a pruned trial counts with its last running accuracy, a trial under way keeps
+    same suggestion. For TPE a pruned trial counts with its last running score, a trial under way keeps
     suggestions away from it (constant liar), and inherited trials come before the study's own. A grid gives its
     configurations in their order, each to the next number that nothing is enqueued for.
 
