@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from preprocessing.near_copies import find_near_copies
-from services.clip_cache import CacheRecord, ClipCache
+from services.clip_cache import CacheManifest, CacheRecord, ClipCache
 from services.errors import InvalidInput
 from services.folds import MIN_CLASSES, Clip, KFold, LeaveOneSubjectOut, make_folds
 
@@ -73,6 +73,10 @@ class Inspection(BaseModel):
     clips: int
     subjects: int
     frames: int
+    """Frames per window."""
+    windows: int
+    frame_sampling: str
+    """Which frames of a video its windows are made of: last, uniform or middle."""
     frame_size: int
     channels: int
     detector: str
@@ -98,15 +102,17 @@ def inspect_cache(cache: ClipCache) -> Inspection:
         clips=manifest.clips,
         subjects=manifest.subjects,
         frames=manifest.frames,
+        windows=manifest.windows,
+        frame_sampling=str(manifest.settings.get("frame_sampling", "last")),
         frame_size=manifest.frame_size,
         channels=manifest.channels,
         detector=", ".join(sorted({record.detector for record in records})),
         classes=tuple(
-            _class_summary(label, [record for record in records if record.label == label])
+            _class_summary(label, [record for record in records if record.label == label], manifest)
             for label in manifest.classes
         ),
         folds=tuple(_fold_summaries(records)),
-        confidence=_confidence(records),
+        confidence=_confidence(records, manifest),
         repeated=sum(record.repeated > 0 for record in records),
         flagged={record.clip_id: record.flags for record in records if record.flags},
         dropped=manifest.dropped,
@@ -130,19 +136,22 @@ def check_cache(cache: ClipCache) -> tuple[Check, ...]:
     )
 
 
-def _class_summary(label: str, records: Sequence[CacheRecord]) -> ClassSummary:
+def _class_summary(label: str, records: Sequence[CacheRecord], manifest: CacheManifest) -> ClassSummary:
     return ClassSummary(
         label=label,
         clips=len(records),
         subjects=len({record.subject for record in records}),
         flagged=sum(bool(record.flags) for record in records),
-        confidence=_confidence(records),
+        confidence=_confidence(records, manifest),
     )
 
 
-def _confidence(records: Iterable[CacheRecord]) -> Confidence:
+def _confidence(records: Iterable[CacheRecord], manifest: CacheManifest) -> Confidence:
     values = [
-        value for record in records for value in record.confidences[: len(record.frames) - record.repeated]
+        value
+        for record in records
+        for first in range(0, len(record.confidences), manifest.frames)
+        for value in record.confidences[first : first + manifest.frames - record.repeated]
     ]
     found = [value for value in values if value is not None]
     return Confidence(
@@ -184,7 +193,7 @@ def _index_problems(cache: ClipCache) -> Iterator[str]:
             yield f"the index has {count} clips of {label}, the manifest {manifest.class_counts.get(label)}"
     for record in records:
         lengths = {len(record.frames), len(record.boxes), len(record.confidences)}
-        if lengths != {manifest.frames}:
+        if lengths != {manifest.windows * manifest.frames}:
             yield f"{record.clip_id} lists {sorted(lengths)} frames, boxes and confidences"
         elif [box is None for box in record.boxes] != [value is None for value in record.confidences]:
             yield f"{record.clip_id} has a box without a confidence, or a confidence without a box"
@@ -195,9 +204,11 @@ def _index_problems(cache: ClipCache) -> Iterator[str]:
 
 
 def _repeat_problems(cache: ClipCache) -> Iterator[str]:
-    for record, clip in zip(cache.records, cache.frames(clahe=False), strict=True):
-        last = len(record.frames) - record.repeated - 1
-        if record.repeated and not (clip[last:] == clip[last]).all():
+    windows = cache.manifest.windows
+    for index, window in enumerate(cache.windows(clahe=False)):
+        record = cache.records[index // windows]
+        last = len(window) - record.repeated - 1
+        if record.repeated and not (window[last:] == window[last]).all():
             yield f"{record.clip_id} should repeat frame {last + 1} to its end"
 
 

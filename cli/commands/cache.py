@@ -82,7 +82,24 @@ def preprocess(
         ),
     ] = None,
     cache_root: CacheRoot = None,
-    frames: Annotated[int, typer.Option(min=1, envvar="FOLDWISE_FRAMES", help="Frames per clip.")] = 10,
+    frames: Annotated[int, typer.Option(min=1, envvar="FOLDWISE_FRAMES", help="Frames per window.")] = 10,
+    frame_sampling: Annotated[
+        str,
+        typer.Option(
+            envvar="FOLDWISE_FRAME_SAMPLING",
+            help="Frames of a window: the video's last ones (last), spread evenly over it (uniform), or "
+            "consecutive ones around its middle (middle).",
+        ),
+    ] = "last",
+    windows: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            envvar="FOLDWISE_WINDOWS",
+            help="Windows per video, each a training sample; the video's probabilities are their mean. More "
+            "than 1 needs --frame-sampling uniform or middle.",
+        ),
+    ] = 1,
     frame_size: Annotated[
         int,
         typer.Option(
@@ -131,6 +148,7 @@ def preprocess(
     from cli.terminal.progress import preprocessing_progress
     from preprocessing.clips import BoxChoice, ClipSettings, FewFaces
     from preprocessing.datasets.registry import read_settings
+    from preprocessing.frame_sampling import FrameSampling
     from preprocessing.job import preprocess as run
     from services.secrets import read_secret
 
@@ -150,6 +168,8 @@ def preprocess(
                 box=_one_of(BoxChoice, box, "box"),
                 min_face_share=min_face_share,
                 few_faces=_one_of(FewFaces, few_faces, "few_faces"),
+                frame_sampling=_one_of(FrameSampling, frame_sampling, "frame_sampling"),
+                windows=windows,
             ),
             processes=processes,
             reader_settings=read_settings(reader_settings or []),
@@ -313,8 +333,10 @@ def _say_inspection(found: Inspection, skipped: Mapping[str, str], output: Conso
 
     say(f"{found.dataset}/{found.fingerprint[:12]}  {found.folder}")
     kind = "gray" if found.channels == 1 else "colour"
+    windows = "" if found.windows == 1 else f"{found.windows} windows of "
+    sampling = "" if found.frame_sampling == "last" else f" ({found.frame_sampling})"
     say(
-        f"  {found.clips} clips of {found.subjects} subjects, {found.frames} frames of "
+        f"  {found.clips} clips of {found.subjects} subjects, {windows}{found.frames} frames{sampling} of "
         f"{found.frame_size} x {found.frame_size}, {kind}, faces by {found.detector}"
     )
     table = Table(
