@@ -148,7 +148,10 @@ def _run(
             clip_set.everything() if task.trains_on_all else clip_set.split(task.test_clips, task.outer)
         )
         until_perfect = task.economies.stop_when_perfect and not task.trains_on_all
-        truth = tuple(clip_set.clips[row].label for row in test_rows.tolist())
+        windows = clip_set.windows
+        truth = tuple(
+            clip_set.clips[clip].label for clip in clip_set.clip_of_row[test_rows[::windows]].tolist()
+        )
         batches = Batches.of(task, clip_set)
         training = _Training(task, batches, train_rows, device, on_step, pretrained)
         epochs: list[EpochResult] = []
@@ -158,7 +161,9 @@ def _run(
             diverged = loss is None
             if diverged and epochs:
                 break
-            tested = evaluate(training.network, batches.clips, test_rows, task.training.batch_size)
+            tested = evaluate(
+                training.network, batches.clips, test_rows, task.training.batch_size, windows=windows
+            )
             epochs.append(
                 EpochResult(loss=loss, predicted=tested.predicted, probabilities=tested.probabilities)
             )
@@ -310,8 +315,8 @@ def _check_settings(task: FoldTask, cache: ClipCache) -> None:
 
 
 def _loss_weights(clip_set: ClipSet, train_rows: Tensor, classes: int) -> Tensor:
-    originals = train_rows[train_rows < len(clip_set.clips)]
-    return class_weights(clip_set.labels[originals], classes=classes)
+    first_windows = clip_set.clips_of(train_rows) * clip_set.windows
+    return class_weights(clip_set.labels[first_windows.to(clip_set.device)], classes=classes)
 
 
 def _finite(value: Tensor) -> float | None:
