@@ -45,6 +45,10 @@ class FoldSummary(BaseModel):
     most_clips: int
 
 
+_MAX_LINES = 10
+"""Maximum number of problems of one check to print."""
+
+
 class Check(BaseModel):
     """One check and the problems it found."""
 
@@ -56,11 +60,14 @@ class Check(BaseModel):
     """Whether a problem means that the cache is damaged; if not, a person must judge it."""
 
     def lines(self) -> Iterator[str]:
-        """For people: one line if there is no problem, otherwise one for each."""
+        """For people: one line if there is no problem, otherwise one for each of the first ones."""
         if not self.problems:
             yield f"ok: {self.name}"
-        for problem in self.problems:
-            yield f"{'broken' if self.broken else 'look'}: {problem}"
+        word = "broken" if self.broken else "look"
+        for problem in self.problems[:_MAX_LINES]:
+            yield f"{word}: {problem}"
+        if len(self.problems) > _MAX_LINES:
+            yield f"{word}: {len(self.problems) - _MAX_LINES} more of the check '{self.name}'; --json lists all"
 
 
 class Inspection(BaseModel):
