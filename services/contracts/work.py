@@ -135,7 +135,9 @@ class Provenance(Contract):
     compute: ComputePlan
     memory_format: MemoryFormat = Field(description="memory format of the convolutions")
     revision: str | None = Field(
-        max_length=1000, pattern=PRINTABLE, description="git revision or image digest of the worker"
+        max_length=1000,
+        pattern=PRINTABLE,
+        description="git revision and image digest of the worker, or the version of its package",
     )
     fingerprint: str = Field(description="fingerprint of the clip cache")
     split_hash: str
