@@ -203,7 +203,7 @@ def _lines(card: ModelCard) -> Iterator[str]:
         yield "## Provenance"
         yield ""
         yield (
-            f"{ran.device}, torch {ran.torch}, {ran.compute}, revision {ran.revision or 'unknown'}; "
+            f"{ran.device_in_words}, torch {ran.torch}, {ran.compute}, revision {ran.revision or 'unknown'}; "
             f"{ran.clip_passes} clip passes in {ran.seconds:.0f} s. Weights: SHA-256 `{card.sha256}`."
         )
 

@@ -30,6 +30,7 @@ from worker.training.evaluate import evaluate
 from worker.training.network import Network, NetworkSettings
 from worker.training.optim import build_optimizer, class_weights
 from worker.training.pretrained import PretrainedModel
+from worker.training.processor import processor_name
 from worker.training.steps import LOSS_INTERVAL_STEPS, Steps
 from worker.training.training_device import TrainingDevice
 
@@ -274,6 +275,7 @@ def _provenance(
     cuda = device.type == "cuda"
     return Provenance(
         device=device_name(device),
+        processor=processor_name(),
         torch=torch.__version__,
         cuda=torch.version.cuda if cuda else None,
         cudnn=str(torch.backends.cudnn.version()) if cuda else None,  # type: ignore[no-untyped-call]
