@@ -132,14 +132,26 @@ def test_settings_come_from_the_command_line_then_the_environment_then_the_file_
     tree: Path, tmp_path: Path
 ) -> None:
     file = tmp_path / "settings.yaml"
-    file.write_text(f"root: {tree}\nframe-size: 24\nframes: 3\nfew_faces: keep\nbox: median\n")
-    environment = {"FOLDWISE_FRAMES": "2", "FOLDWISE_BOX": "frame", "FOLDWISE_CACHE_ROOT": str(tmp_path / "c")}
+    file.write_text(
+        f"root: {tree}\nframe-size: 24\nframes: 3\nfew_faces: keep\nbox: median\nframe_sampling: middle\n"
+    )
+    environment = {
+        "FOLDWISE_FRAMES": "1",
+        "FOLDWISE_WINDOWS": "2",
+        "FOLDWISE_BOX": "frame",
+        "FOLDWISE_CACHE_ROOT": str(tmp_path / "c"),
+    }
     done = foldwise("preprocess", "--settings", str(file), "--preset", "demo", "--box", "median", **environment)
     assert done.exception is None, done.output
-    settings = made(tmp_path / "c").settings
+    manifest = made(tmp_path / "c")
+    assert (manifest.frames, manifest.windows) == (1, 2)
+    inspected = foldwise("inspect", str(tmp_path / "c" / "ckplus" / manifest.fingerprint)).stdout
+    assert "2 windows of 1 frames (middle) of 24 x 24" in inspected
+    settings = manifest.settings
+    assert settings["frame_sampling"] == "middle"  # file over preset
     assert {name: settings[name] for name in ("frame_size", "frames", "few_faces", "box", "detector")} == {
         "frame_size": 24,  # file over preset
-        "frames": 2,  # environment over file
+        "frames": 1,  # environment over file
         "few_faces": "keep",  # file over default
         "box": "median",  # command line over environment
         "detector": "yunet",  # preset
