@@ -35,8 +35,8 @@ app.add_typer(workers.app, name="workers")
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        revision = running_revision()
-        print(f"foldwise {metadata.version('foldwise')}{f', revision {revision}' if revision else ''}")
+        version, revision = metadata.version("foldwise"), running_revision()
+        print(f"foldwise {version}{f', revision {revision}' if revision != version else ''}")
         raise typer.Exit
 
 

@@ -6,7 +6,7 @@ Not allowed here: defaults, which are in foldwise/values.yaml. The optional keys
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -168,7 +168,14 @@ class Dataset(Values):
     """Volume that holds the dataset."""
 
     frames: Annotated[int, Field(ge=1)] = 10
-    """Frames per clip."""
+    """Frames per window."""
+
+    frameSampling: Literal["last", "uniform", "middle"] = "last"
+    """Frames of a window: the video's last ones, spread evenly over it, or consecutive ones around its
+    middle."""
+
+    windows: Annotated[int, Field(ge=1)] = 1
+    """Windows per video, each a training sample. More than 1 needs `frameSampling` `uniform` or `middle`."""
 
     frameSize: Annotated[int, Field(ge=16)] = 112
     """Width and height of a face crop, in pixels."""

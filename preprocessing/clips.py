@@ -1,9 +1,9 @@
-"""Makes a face clip from a sequence: its last frames, one person's face, square crops and CLAHE copies."""
+"""Makes a face clip from a sequence: some of its frames, one person's face, square crops and CLAHE copies."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any
 
@@ -13,7 +13,8 @@ import numpy as np
 from preprocessing.datasets.reader import FrameSequence
 from preprocessing.face_tracks import fill_gaps, follow_one_face, median_box
 from preprocessing.faces import FaceBox, FaceDetector, Image
-from preprocessing.frames import read_last_frames
+from preprocessing.frame_sampling import FrameSampling, sample_windows
+from preprocessing.frames import ReadFrames, read_chosen_frames, read_last_frames
 from services.clip_cache import CacheRecord, Frames
 from services.errors import InvalidInput
 
@@ -47,7 +48,7 @@ class ClipSettings:
     """
 
     frames: int = 10
-    """Frames per clip: the last ones of its sequence."""
+    """Frames per window."""
 
     frame_size: int = 112
     """Width and height of a cropped face in pixels."""
@@ -67,6 +68,12 @@ class ClipSettings:
     clahe_tiles: int = 8
     """Tiles along each side of a crop."""
 
+    frame_sampling: FrameSampling = FrameSampling.LAST
+    """Which frames of a sequence its windows are made of."""
+
+    windows: int = 1
+    """Windows per clip: each is a training sample, and the probabilities of a clip are the mean over them."""
+
     def __post_init__(self) -> None:
         """Raises `InvalidInput` for a value out of range."""
         if not 0.0 <= self.min_face_share <= 1.0:
@@ -77,10 +84,22 @@ class ClipSettings:
             raise InvalidInput(f"frames is {self.frames}; give 1 or more.", field="frames")
         if self.frame_size < 16:
             raise InvalidInput(f"frame_size is {self.frame_size}; give 16 or more.", field="frame_size")
+        if self.windows < 1:
+            raise InvalidInput(f"windows is {self.windows}; give 1 or more.", field="windows")
+        if self.windows > 1 and self.frame_sampling is FrameSampling.LAST:
+            raise InvalidInput(
+                f"windows is {self.windows}, but the last frames make one window; set frame_sampling to "
+                "uniform or middle.",
+                field="windows",
+            )
 
     def as_dict(self) -> dict[str, Any]:
         """The settings by their stored names, for the fingerprint and the manifest."""
-        return {_STORED_NAMES.get(name, name): value for name, value in asdict(self).items()}
+        return {
+            _STORED_NAMES.get(each.name, each.name): getattr(self, each.name)
+            for each in fields(self)
+            if each.name not in _LATER_SETTINGS or getattr(self, each.name) != each.default
+        }
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> ClipSettings:
@@ -88,23 +107,39 @@ class ClipSettings:
 
         Raises:
             InvalidInput: a value is out of range.
-            ValueError: `box` or `few_faces` is no known choice.
+            ValueError: `box`, `few_faces` or `frame_sampling` is no known choice.
         """
         names = {_STORED_NAMES.get(each.name, each.name): each.name for each in fields(cls)}
         values = {names[key]: value for key, value in stored.items() if key in names}
-        for name, choices in (("box", BoxChoice), ("few_faces", FewFaces)):
+        for name, choices in _CHOICES.items():
             if name in values:
                 values[name] = choices(values[name])
         return cls(**values)
 
+    def sample(self, available: int) -> tuple[tuple[int, ...], ...]:
+        """The frames of each window of a sequence with so many readable frames; see `sample_windows`."""
+        return sample_windows(available, frames=self.frames, windows=self.windows, sampling=self.frame_sampling)
+
+
+_CHOICES: dict[str, type[StrEnum]] = {
+    "box": BoxChoice,
+    "few_faces": FewFaces,
+    "frame_sampling": FrameSampling,
+}
 
 _STORED_NAMES = {"min_face_share": "least_faces"}
 """Settings whose key in fingerprints and manifests is not the name of their field."""
 
+_LATER_SETTINGS = frozenset({"frame_sampling", "windows"})
+"""Settings that are stored only if they differ from their default, so that older fingerprints stay valid."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FaceClip:
-    """A finished clip; both arrays uint8, frames x size x size (x 3 in colour: red, green, blue)."""
+    """A finished clip: its windows, one after another.
+
+    Both arrays are uint8, (windows * frames) x size x size (x 3 in colour: red, green, blue).
+    """
 
     record: CacheRecord
     plain: Frames
@@ -122,12 +157,13 @@ class DroppedClip:
 def make_clip(
     sequence: FrameSequence, *, settings: ClipSettings, detector: FaceDetector, colour: bool = False
 ) -> FaceClip | DroppedClip:
-    """Crop the face of the last readable frames of a sequence.
+    """Crop the face in some of the readable frames of a sequence; `settings.frame_sampling` says in which.
 
     A frame that cannot be read is skipped, and a frame without a face gets the box of the nearest frame that
     has one. If there are too few frames, the last one is repeated (paper, section 4.1). The clip is flagged for
-    all of this. A sequence without a readable frame is dropped; `settings.few_faces` decides about one with
-    too few faces. A clip that is kept without any face holds whole frames instead of crops.
+    all of this. One face is followed through the frames of all windows. A sequence without a readable frame is
+    dropped; `settings.few_faces` decides about one with too few faces. A clip that is kept without any face
+    holds whole frames instead of crops.
 
     Args:
         sequence: a labelled sequence of a dataset.
@@ -138,7 +174,7 @@ def make_clip(
     Raises:
         OSError: the disk failed.
     """
-    read = read_last_frames(sequence, settings.frames, colour=colour)
+    read, windows = _read_windows(sequence, settings, colour=colour)
     frames = read.frames
     if not frames:
         why = f": {read.flags[0]}" if read.flags else ""
@@ -151,28 +187,37 @@ def make_clip(
         return DroppedClip(clip_id=sequence.clip_id, reason=_too_few_reason(with_face, len(found), settings))
 
     crops = crop_faces(images, found, settings)
-    repeated = settings.frames - len(crops)
-    crops += [crops[-1]] * repeated
-    names = [frame.name for frame in frames]
-    recorded = found + [found[-1]] * repeated
+    cached = [number for window in windows for number in window]
+    recorded = [found[number] for number in cached]
     record = CacheRecord(
         clip_id=sequence.clip_id,
         subject=sequence.subject,
         label=sequence.label,
         source=sequence.source,
-        frames=tuple(names + [names[-1]] * repeated),
+        frames=tuple(frames[number].name for number in cached),
         detector=detector.name,
         boxes=tuple(_rounded(box) for box in recorded),
         confidences=tuple(round(box.confidence, 4) if box else None for box in recorded),
-        repeated=repeated,
+        repeated=max(0, settings.frames - len(frames)),
         flags=(*read.flags, *repeat_flags(len(frames), settings), *_flags(faces, with_face, settings)),
         fold=sequence.fold,
         split=sequence.split,
     )
-    plain = np.stack(crops)
+    plain = np.stack([crops[number] for number in cached])
     return FaceClip(
         record=record, plain=plain, clahe=apply_clahe(plain, settings.clahe_clip_limit, settings.clahe_tiles)
     )
+
+
+def chosen_frames(windows: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """The frames that some window contains, in ascending order."""
+    return tuple(sorted({number for window in windows for number in window}))
+
+
+def among_chosen(windows: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
+    """The same windows, whose numbers count `chosen_frames` only."""
+    index_of = {number: index for index, number in enumerate(chosen_frames(windows))}
+    return tuple(tuple(index_of[number] for number in window) for window in windows)
 
 
 def repeat_flags(frames: int, settings: ClipSettings) -> tuple[str, ...]:
@@ -227,11 +272,31 @@ def apply_clahe(frames: Frames, clip_limit: float, tiles: int) -> Frames:
     return result
 
 
+def _read_windows(
+    sequence: FrameSequence, settings: ClipSettings, *, colour: bool
+) -> tuple[ReadFrames, tuple[tuple[int, ...], ...]]:
+    """The frames of a sequence that its windows contain, and the windows, as indices into these frames."""
+    if settings.frame_sampling is FrameSampling.LAST:
+        # It needs one pass, and the frames of an image sequence before the last ones are not even opened.
+        read = read_last_frames(sequence, settings.frames, colour=colour)
+        return read, settings.sample(len(read.frames)) if read.frames else ()
+    windows: tuple[tuple[int, ...], ...] = ()
+
+    def choose(readable: int) -> tuple[int, ...]:
+        nonlocal windows
+        windows = settings.sample(readable)
+        return chosen_frames(windows)
+
+    read = read_chosen_frames(sequence, choose, colour=colour)
+    return read, among_chosen(windows)
+
+
 def _too_few_reason(with_face: int, frames: int, settings: ClipSettings) -> str:
+    which = "last" if settings.frame_sampling is FrameSampling.LAST else "chosen"
     if with_face == 0:
-        return f"no face in its last {frames} frames"
+        return f"no face in its {which} {frames} frames"
     return (
-        f"a face in only {with_face} of its last {frames} frames, a smaller share than "
+        f"a face in only {with_face} of its {which} {frames} frames, a smaller share than "
         f"{settings.min_face_share:g} (min_face_share)"
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -45,17 +45,21 @@ class Frame(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LastFrames:
-    """The end of a sequence."""
+class ReadFrames:
+    """Frames of a sequence."""
 
     frames: tuple[Frame, ...]
     """In temporal order."""
 
     flags: tuple[str, ...]
-    """What could not be read or is damaged, in words; of image files the last one first."""
+    """What could not be read or is damaged, in words; `read_last_frames` lists the last image file first."""
 
 
-def read_last_frames(sequence: FrameSequence, count: int, *, colour: bool) -> LastFrames:
+Choose = Callable[[int], Collection[int]]
+"""Chooses frames: from the number of a sequence's readable frames to the positions of some, from 0."""
+
+
+def read_last_frames(sequence: FrameSequence, count: int, *, colour: bool) -> ReadFrames:
     """Read the last `count` readable frames; fewer if the sequence has fewer, none if none can be read.
 
     Args:
@@ -83,7 +87,32 @@ def read_last_frames(sequence: FrameSequence, count: int, *, colour: bool) -> La
         flags += [f"{name} {flag}" for flag in source.flags(last[0].number, _END)]
         if len(frames) == count:
             break
-    return LastFrames(frames=tuple(frames), flags=tuple(flags))
+    return ReadFrames(frames=tuple(frames), flags=tuple(flags))
+
+
+def read_chosen_frames(sequence: FrameSequence, choose: Choose, *, colour: bool) -> ReadFrames:
+    """Read the readable frames that `choose` picks; none if none can be read.
+
+    The sequence is read twice: how many frames are readable is known only at its end. Only the chosen frames
+    are in memory.
+
+    Args:
+        sequence: image files, or a part of a video.
+        choose: called once, if there are readable frames.
+        colour: BGR images; otherwise colours are decoded to gray.
+
+    Raises:
+        OSError: the disk failed, see `raise_if_disk_failed`.
+    """
+    if sequence.video is not None:
+        return _read_chosen_of_video(sequence.video, sequence.span, choose, colour=colour)
+    return _read_chosen_images(sequence.frames, choose, colour=colour)
+
+
+def count_frames(path: Path) -> int:
+    """Number of frames that `VideoReader` yields for this path; errors as there."""
+    source = _ImageFolder(path) if path.is_dir() else _open_source(path, colour=True)
+    return sum(1 for _ in source.frames())
 
 
 class VideoFrame(NamedTuple):
@@ -232,31 +261,101 @@ def _open_source(path: Path, *, colour: bool) -> _VideoFile | _ImageFile:
     return _ImageFile(path, colour) if is_picture(head) else _VideoFile(path, colour)
 
 
-def _read_video_end(path: Path, span: Span, count: int, *, colour: bool) -> LastFrames:
-    """Read from the file's first frame on, because seeking lands on another frame with some codecs."""
-    name = as_text(path.name)
-    start, end = span.start or 0.0, math.inf if span.end is None else span.end
-    tolerance = _TIME_TOLERANCE_SECONDS if span.seconds else 0.0
-    last: deque[_Shown] = deque(maxlen=count)
-    position, read = -1.0, 0
-    try:
-        source = _open_source(path, colour=colour)
-        for shown in source.frames():
-            position = shown.seconds if span.seconds else float(shown.number)
-            if position > end + tolerance:
+class _VideoPart:
+    """The frames of a video that belong to a span.
+
+    They are read from the file's first frame on, because seeking lands on another frame with some codecs.
+    """
+
+    def __init__(self, path: Path, span: Span, *, colour: bool) -> None:
+        self._source = _open_source(path, colour=colour)
+        self._span = span
+        self._start = span.start or 0.0
+        self._end = math.inf if span.end is None else span.end
+        self._tolerance = _TIME_TOLERANCE_SECONDS if span.seconds else 0.0
+        self._position, self._read = -1.0, 0
+
+    def frames(self) -> Iterator[_Shown]:
+        for shown in self._source.frames():
+            self._position = shown.seconds if self._span.seconds else float(shown.number)
+            if self._position > self._end + self._tolerance:
                 break
-            read = shown.number + 1
-            if position >= start - tolerance:
-                last.append(shown)
+            self._read = shown.number + 1
+            if self._position >= self._start - self._tolerance:
+                yield shown
+
+    def flags(self, first: int) -> list[str]:
+        """What is wrong with the frames from number `first` to the end, after all were read."""
+        ended = self._position <= self._end + self._tolerance
+        flags = self._source.flags(first, _END if ended else self._read - 1)
+        earliest = self._end - (_END_TOLERANCE_SECONDS if self._span.seconds else 0.0)
+        cut = self._span.end is not None and self._position < earliest
+        if cut and not any("breaks off" in flag for flag in flags):
+            flags.append(f"breaks off after {self._read} frames")
+        return flags
+
+
+def _read_video_end(path: Path, span: Span, count: int, *, colour: bool) -> ReadFrames:
+    name = as_text(path.name)
+    try:
+        part = _VideoPart(path, span, colour=colour)
+        last = deque(part.frames(), maxlen=count)
         frames = tuple(Frame(f"{name}#{shown.number}", shown.image()) for shown in last)
     except (Unreadable, OSError) as error:
-        return LastFrames(frames=(), flags=(f"unreadable video {name}: {_reason(path, error)}",))
-    first = last[0].number if len(last) == count else 0
-    flags = source.flags(first, _END if position <= end + tolerance else read - 1)
-    earliest = end - (_END_TOLERANCE_SECONDS if span.seconds else 0.0)
-    if span.end is not None and position < earliest and not any("breaks off" in flag for flag in flags):
-        flags.append(f"breaks off after {read} frames")
-    return LastFrames(frames=frames, flags=tuple(f"{name} {flag}" for flag in flags))
+        return _unreadable_video(path, error)
+    flags = part.flags(last[0].number if len(last) == count else 0)
+    return ReadFrames(frames=frames, flags=tuple(f"{name} {flag}" for flag in flags))
+
+
+def _read_chosen_of_video(path: Path, span: Span, choose: Choose, *, colour: bool) -> ReadFrames:
+    name = as_text(path.name)
+    try:
+        part = _VideoPart(path, span, colour=colour)
+        readable = sum(1 for _ in part.frames())
+        wanted = frozenset(choose(readable)) if readable else frozenset()
+        first = 0
+        frames: list[Frame] = []
+        again = _VideoPart(path, span, colour=colour)
+        for position, shown in enumerate(again.frames()):
+            if position in wanted:
+                first = first if frames else shown.number
+                frames.append(Frame(f"{name}#{shown.number}", shown.image()))
+    except (Unreadable, OSError) as error:
+        return _unreadable_video(path, error)
+    flags = part.flags(0 if len(frames) == readable else first)
+    return ReadFrames(frames=tuple(frames), flags=tuple(f"{name} {flag}" for flag in flags))
+
+
+def _unreadable_video(path: Path, error: Unreadable | OSError) -> ReadFrames:
+    return ReadFrames(frames=(), flags=(f"unreadable video {as_text(path.name)}: {_reason(path, error)}",))
+
+
+def _read_chosen_images(paths: Sequence[Path], choose: Choose, *, colour: bool) -> ReadFrames:
+    pages: list[tuple[Path, int]] = []
+    frames: list[Frame] = []
+    flags: list[str] = []
+    for path in paths:
+        try:
+            pages.append((path, sum(1 for _ in _ImageFile(path, colour).frames())))
+        except (Unreadable, OSError) as error:
+            flags.append(f"unreadable frame {as_text(path.name)}: {_reason(path, error)}")
+    readable = sum(count for _, count in pages)
+    wanted = frozenset(choose(readable)) if readable else frozenset()
+    before = 0
+    for path, count in pages:
+        numbers = [number for number in range(count) if before + number in wanted]
+        before += count
+        if not numbers:
+            continue
+        name = as_text(path.name)
+        source = _ImageFile(path, colour)
+        frames += [
+            Frame(f"{name}#{page.number}" if count > 1 else name, page.image())
+            for page in source.frames()
+            if page.number in numbers
+        ]
+        flags += [f"{name} {flag}" for flag in source.flags(numbers[0], _END)]
+    return ReadFrames(frames=tuple(frames), flags=tuple(flags))
 
 
 def _reason(path: Path, error: Unreadable | OSError) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from preprocessing.near_copies import find_near_copies
-from services.clip_cache import CacheRecord, ClipCache, subjects_of
+from services.clip_cache import CacheManifest, CacheRecord, ClipCache, subjects_of
 from services.errors import InvalidInput
 from services.folds import MIN_CLASSES, GivenFolds, Holdout, KFold, LeaveOneSubjectOut, make_folds
 
@@ -45,6 +45,10 @@ class FoldSummary(BaseModel):
     most_clips: int
 
 
+_MAX_LINES = 10
+"""Maximum number of problems of one check to print."""
+
+
 class Check(BaseModel):
     """One check and the problems it found."""
 
@@ -56,11 +60,14 @@ class Check(BaseModel):
     """Whether a problem means that the cache is damaged; if not, a person must judge it."""
 
     def lines(self) -> Iterator[str]:
-        """For people: one line if there is no problem, otherwise one for each."""
+        """For people: one line if there is no problem, otherwise one for each of the first ones."""
         if not self.problems:
             yield f"ok: {self.name}"
-        for problem in self.problems:
-            yield f"{'broken' if self.broken else 'look'}: {problem}"
+        word = "broken" if self.broken else "look"
+        for problem in self.problems[:_MAX_LINES]:
+            yield f"{word}: {problem}"
+        if len(self.problems) > _MAX_LINES:
+            yield f"{word}: {len(self.problems) - _MAX_LINES} more of the check '{self.name}'; --json lists all"
 
 
 class Inspection(BaseModel):
@@ -73,6 +80,10 @@ class Inspection(BaseModel):
     clips: int
     subjects: int
     frames: int
+    """Frames per window."""
+    windows: int
+    frame_sampling: str
+    """Which frames of a video its windows are made of: last, uniform or middle."""
     frame_size: int
     channels: int
     detector: str
@@ -98,15 +109,17 @@ def inspect_cache(cache: ClipCache) -> Inspection:
         clips=manifest.clips,
         subjects=manifest.subjects,
         frames=manifest.frames,
+        windows=manifest.windows,
+        frame_sampling=str(manifest.settings.get("frame_sampling", "last")),
         frame_size=manifest.frame_size,
         channels=manifest.channels,
         detector=", ".join(sorted({record.detector for record in records})),
         classes=tuple(
-            _class_summary(label, [record for record in records if record.label == label])
+            _class_summary(label, [record for record in records if record.label == label], manifest)
             for label in manifest.classes
         ),
         folds=tuple(_fold_summaries(records)),
-        confidence=_confidence(records),
+        confidence=_confidence(records, manifest),
         repeated=sum(record.repeated > 0 for record in records),
         flagged={record.clip_id: record.flags for record in records if record.flags},
         dropped=manifest.dropped,
@@ -130,19 +143,22 @@ def check_cache(cache: ClipCache) -> tuple[Check, ...]:
     )
 
 
-def _class_summary(label: str, records: Sequence[CacheRecord]) -> ClassSummary:
+def _class_summary(label: str, records: Sequence[CacheRecord], manifest: CacheManifest) -> ClassSummary:
     return ClassSummary(
         label=label,
         clips=len(records),
         subjects=len(subjects_of(records)),
         flagged=sum(bool(record.flags) for record in records),
-        confidence=_confidence(records),
+        confidence=_confidence(records, manifest),
     )
 
 
-def _confidence(records: Iterable[CacheRecord]) -> Confidence:
+def _confidence(records: Iterable[CacheRecord], manifest: CacheManifest) -> Confidence:
     values = [
-        value for record in records for value in record.confidences[: len(record.frames) - record.repeated]
+        value
+        for record in records
+        for first in range(0, len(record.confidences), manifest.frames)
+        for value in record.confidences[first : first + manifest.frames - record.repeated]
     ]
     found = [value for value in values if value is not None]
     return Confidence(
@@ -184,7 +200,7 @@ def _index_problems(cache: ClipCache) -> Iterator[str]:
             yield f"the index has {count} clips of {label}, the manifest {manifest.class_counts.get(label)}"
     for record in records:
         lengths = {len(record.frames), len(record.boxes), len(record.confidences)}
-        if lengths != {manifest.frames}:
+        if lengths != {manifest.windows * manifest.frames}:
             yield f"{record.clip_id} lists {sorted(lengths)} frames, boxes and confidences"
         elif [box is None for box in record.boxes] != [value is None for value in record.confidences]:
             yield f"{record.clip_id} has a box without a confidence, or a confidence without a box"
@@ -195,9 +211,11 @@ def _index_problems(cache: ClipCache) -> Iterator[str]:
 
 
 def _repeat_problems(cache: ClipCache) -> Iterator[str]:
-    for record, clip in zip(cache.records, cache.frames(clahe=False), strict=True):
-        last = len(record.frames) - record.repeated - 1
-        if record.repeated and not (clip[last:] == clip[last]).all():
+    windows = cache.manifest.windows
+    for index, window in enumerate(cache.windows(clahe=False)):
+        record = cache.records[index // windows]
+        last = len(window) - record.repeated - 1
+        if record.repeated and not (window[last:] == window[last]).all():
             yield f"{record.clip_id} should repeat frame {last + 1} to its end"
 
 

@@ -256,7 +256,7 @@ def _provenance(material: Material) -> Table:
     ]
     records = list(material.folds.values())
     for title, field in (
-        ("device", "device"),
+        ("device", "device_in_words"),
         ("torch", "torch"),
         ("CUDA", "cuda"),
         ("cuDNN", "cudnn"),

@@ -2,7 +2,7 @@
 
 `<root>/<dataset>/<fingerprint>/` holds
 
-- `clips.npy`        uint8, clips x frames x size x size (x 3 if the set is in colour)
+- `clips.npy`        uint8, clips x (windows * frames) x size x size (x 3 if the set is in colour)
 - `clips_clahe.npy`  the same after CLAHE
 - `index.csv`        a row per clip, in array order
 - `manifest.json`    written last: a folder without it is no cache
@@ -18,7 +18,7 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,13 +56,13 @@ class CacheRecord(BaseModel):
     source: str
     """Folder of the frames, or the video, relative to the dataset's folder."""
     frames: tuple[str, ...]
-    """File name of each cached frame; a repeated frame repeats its name."""
+    """File name of each cached frame, window after window; a repeated frame repeats its name."""
     detector: str
     boxes: tuple[tuple[float, float, float, float] | None, ...]
     """x, y, width, height in pixels of the source frame; None if no face was found."""
     confidences: tuple[float | None, ...]
     repeated: int
-    """Number of frames at the end that repeat the last one."""
+    """Number of frames at the end of each window that repeat its last one."""
     flags: tuple[str, ...]
     fold: str = ""
     """Name of the clip's fold in the dataset's own split; empty if it has none."""
@@ -95,6 +95,7 @@ class CacheManifest(BaseModel):
     subjects: int
     """0 if the dataset gives no subjects."""
     frames: int
+    """Frames per window."""
     frame_size: int
     channels: int
     settings: dict[str, Any]
@@ -106,6 +107,11 @@ class CacheManifest(BaseModel):
     skipped: dict[str, str]
     """Reason for each path that the reader skipped, relative to the dataset's folder."""
     warnings: tuple[str, ...]
+
+    @property
+    def windows(self) -> int:
+        """Windows per clip; 1 if the settings do not say."""
+        return windows_of(self.settings)
 
 
 class ClipCache:
@@ -123,9 +129,17 @@ class ClipCache:
         return tuple(record.as_clip(number[record.label]) for record in self.records)
 
     def frames(self, *, clahe: bool) -> Frames:
-        """All clips, uint8, clips x frames x size x size (x 3), memory-mapped read-only."""
+        """All clips, uint8, clips x (windows * frames) x size x size (x 3), memory-mapped read-only."""
         array: Frames = np.load(self.folder / (CLAHE if clahe else PLAIN), mmap_mode="r", allow_pickle=False)
         return array
+
+    def windows(self, *, clahe: bool) -> Frames:
+        """The windows of all clips, those of a clip one after another; memory-mapped read-only.
+
+        uint8, (clips * windows) x frames x size x size (x 3).
+        """
+        frames = self.frames(clahe=clahe)
+        return frames.reshape(-1, self.manifest.frames, *frames.shape[2:])
 
 
 def open_cache(folder: Path, *, verify: bool = True) -> ClipCache:
@@ -226,6 +240,11 @@ def cache_folder(root: Path, dataset: str, fingerprint: str) -> Path:
     return root / dataset / fingerprint
 
 
+def windows_of(settings: Mapping[str, Any]) -> int:
+    """Windows per clip by the settings of a manifest, which say so only if there are several."""
+    return int(settings.get("windows", 1))
+
+
 def sha256_of_file(path: Path) -> str:
     """SHA-256 of a file's content, in hex."""
     with path.open("rb") as file:
@@ -272,7 +291,8 @@ def _unreadable(path: Path, error: OSError) -> CacheUnreadable:
 
 def _check_shape(cache: ClipCache, frames: Frames) -> None:
     m = cache.manifest
-    expected = (m.clips, m.frames, m.frame_size, m.frame_size, *([3] if m.channels == 3 else []))
+    frames_of_clip = m.windows * m.frames
+    expected = (m.clips, frames_of_clip, m.frame_size, m.frame_size, *([3] if m.channels == 3 else []))
     if frames.shape != expected or frames.dtype != np.uint8 or len(cache.records) != m.clips:
         raise CacheMismatch(
             f"{cache.folder} holds arrays of shape {frames.shape}, its manifest says {expected}"

@@ -30,6 +30,7 @@ from services.clip_cache import (
     cache_folder,
     sha256_of_file,
     subjects_of,
+    windows_of,
 )
 from services.errors import FoldwiseError, Unavailable
 
@@ -80,7 +81,7 @@ class CacheWriter:
         return self._part(clip_id).exists()
 
     def add(self, record: CacheRecord, plain: Frames, clahe: Frames) -> None:
-        """Store a clip; both arrays are uint8, frames x size x size (x 3)."""
+        """Store a clip; both arrays are uint8, (windows * frames) x size x size (x 3)."""
         self._write_part(record.clip_id, {"record": record.model_dump(mode="json")}, plain=plain, clahe=clahe)
 
     def drop(self, clip_id: str, reason: str) -> None:
@@ -102,7 +103,7 @@ class CacheWriter:
         Args:
             clip_ids: every sequence that was added or dropped.
             classes: class names in the order of their label numbers.
-            settings: how the clips were made, for the manifest.
+            settings: how the clips were made, for the manifest; `windows` is the number of windows per clip.
             tools: versions of the tools by name, for the manifest.
             skipped: reason for each path that the reader skipped.
             warnings: the reader's warnings.
@@ -166,7 +167,7 @@ class CacheWriter:
             class_counts={name: sum(r.label == name for r in records) for name in classes},
             clips=len(records),
             subjects=len(subjects_of(records)),
-            frames=shape[1],
+            frames=shape[1] // windows_of(settings),
             frame_size=shape[2],
             channels=shape[4] if len(shape) == 5 else 1,
             settings=settings,

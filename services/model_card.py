@@ -7,7 +7,7 @@ from typing import Any, assert_never
 
 from pydantic import Field, FiniteFloat
 
-from services.clip_cache import CacheManifest
+from services.clip_cache import CacheManifest, windows_of
 from services.contracts import (
     Contract,
     CrossValidated,
@@ -105,9 +105,26 @@ def input_text(card: ModelCard) -> str:
     scale = "values / 127.5 - 1, in [-1, 1]" if hp.normalization else "values / 255, in [0, 1]"
     repeat = ", the gray channel three times" if card.channels == 1 else ""
     side = training.frame_size
+    consecutive = "" if card.preprocessing.get("frame_sampling") == "uniform" else "consecutive "
     return (
-        f"Clips of {training.frames} consecutive {colour} frames of one face, each cropped to its box and "
+        f"Clips of {training.frames} {consecutive}{colour} frames of one face, each cropped to its box and "
         f"resized to {side} x {side}{clahe}; then {scale}, as batch x 3 x frames x height x width{repeat}."
+        f"{_sampling_text(card)}"
+    )
+
+
+def _sampling_text(card: ModelCard) -> str:
+    """Which frames of a video the clips are made of; nothing for the last ones."""
+    sampling, windows = card.preprocessing.get("frame_sampling", "last"), windows_of(card.preprocessing)
+    if sampling == "last":
+        return ""
+    middle = "the video" if windows == 1 else f"its {windows} equal segments"
+    where = "spread evenly over the video" if sampling == "uniform" else f"from the middle of {middle}"
+    if windows == 1:
+        return f" The frames are {where} (frame sampling {sampling})."
+    return (
+        f" A video gives {windows} such clips, whose frames are {where} (frame sampling {sampling}); its "
+        "probabilities are the mean of theirs."
     )
 
 
@@ -187,7 +204,7 @@ def _lines(card: ModelCard) -> Iterator[str]:
         yield "## Provenance"
         yield ""
         yield (
-            f"{ran.device}, torch {ran.torch}, {ran.compute}, revision {ran.revision or 'unknown'}; "
+            f"{ran.device_in_words}, torch {ran.torch}, {ran.compute}, revision {ran.revision or 'unknown'}; "
             f"{ran.clip_passes} clip passes in {ran.seconds:.0f} s. Weights: SHA-256 `{card.sha256}`."
         )
 
@@ -252,4 +269,8 @@ def _limits(card: ModelCard) -> Iterator[str]:
         )
     yield f"- It knows the people, light and camera of {card.dataset}, and no others."
     yield "- It always names one of its classes, even if none fits what it is shown, such as a calm face."
-    yield "- It expects clips that end at the peak of an expression; elsewhere in a video its labels mean less."
+    if card.preprocessing.get("frame_sampling", "last") == "last":
+        yield (
+            "- It expects clips that end at the peak of an expression; elsewhere in a video its labels mean "
+            "less."
+        )

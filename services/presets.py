@@ -119,6 +119,8 @@ def clip_preset(name: str) -> dict[str, str | int]:
         "frames": spec.training.frames,
         "frame_size": spec.training.frame_size,
         "detector": "yunet" if name == "demo" else "res10",
+        "frame_sampling": "last",
+        "windows": 1,
     }
 
 

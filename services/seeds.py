@@ -42,6 +42,7 @@ def fold_seed(*, study_seed: int, parameters: Mapping[str, Any], fold: int, fing
     return derive_seed("fold", study_seed, dict(parameters), fold, fingerprint, 0)
 
 
-def augmentation_seed(*, study_seed: int, clip_id: str) -> int:
-    """The seed of one clip's augmented copies: the same for every fold and trial of a study."""
-    return derive_seed("augmentation", study_seed, clip_id)
+def augmentation_seed(*, study_seed: int, clip_id: str, window: int = 0) -> int:
+    """The seed of the augmented copies of a clip's window: the same for every fold and trial of a study."""
+    # Copies of clips with one window keep the seeds that they had before clips could have several.
+    return derive_seed("augmentation", study_seed, clip_id, *([window] if window else []))

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from cli.options import CacheRoot, Json, console, state_folder
-from services.clip_cache import MANIFEST, cache_folder, find_cache, subjects_words
+from cli.options import CacheRoot, Json, State, console, state_folder
+from services.clip_cache import MANIFEST, cache_folder, find_cache
 from services.errors import CacheMismatch, FoldwiseError, InvalidInput
 from services.presets import clip_preset
 
 if TYPE_CHECKING:
     # OpenCV takes a while to load.
-    from preprocessing.inspection import Confidence, Inspection
     from preprocessing.job import Outcome
 
 app = typer.Typer()
@@ -82,7 +79,24 @@ def preprocess(
         ),
     ] = None,
     cache_root: CacheRoot = None,
-    frames: Annotated[int, typer.Option(min=1, envvar="FOLDWISE_FRAMES", help="Frames per clip.")] = 10,
+    frames: Annotated[int, typer.Option(min=1, envvar="FOLDWISE_FRAMES", help="Frames per window.")] = 10,
+    frame_sampling: Annotated[
+        str,
+        typer.Option(
+            envvar="FOLDWISE_FRAME_SAMPLING",
+            help="Frames of a window: the video's last ones (last), spread evenly over it (uniform), or "
+            "consecutive ones around its middle (middle).",
+        ),
+    ] = "last",
+    windows: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            envvar="FOLDWISE_WINDOWS",
+            help="Windows per video, each a training sample; the video's probabilities are their mean. More "
+            "than 1 needs --frame-sampling uniform or middle.",
+        ),
+    ] = 1,
     frame_size: Annotated[
         int,
         typer.Option(
@@ -125,12 +139,15 @@ def preprocess(
             help="URL of a coordinator that must list the finished cache; FOLDWISE_TOKEN holds its token.",
         ),
     ] = None,
+    state: State = None,
     json: Json = False,
 ) -> None:
     """Turn a dataset into a clip cache; run it again to continue after an interruption."""
+    from cli.terminal.cache_summary import print_outcome
     from cli.terminal.progress import preprocessing_progress
     from preprocessing.clips import BoxChoice, ClipSettings, FewFaces
     from preprocessing.datasets.registry import read_settings
+    from preprocessing.frame_sampling import FrameSampling
     from preprocessing.job import preprocess as run
     from services.secrets import read_secret
 
@@ -142,7 +159,7 @@ def preprocess(
         outcome = run(
             dataset,
             root,
-            cache_root or state_folder(None).caches,
+            cache_root or state_folder(state).caches,
             settings=ClipSettings(
                 frames=frames,
                 frame_size=frame_size,
@@ -150,12 +167,14 @@ def preprocess(
                 box=_one_of(BoxChoice, box, "box"),
                 min_face_share=min_face_share,
                 few_faces=_one_of(FewFaces, few_faces, "few_faces"),
+                frame_sampling=_one_of(FrameSampling, frame_sampling, "frame_sampling"),
+                windows=windows,
             ),
             processes=processes,
             reader_settings=read_settings(reader_settings or []),
             report=report,
         )
-    _say_outcome(outcome, output)
+    print_outcome(outcome, output)
     if register is not None:
         _register(register, outcome, output)
     if json:
@@ -173,16 +192,18 @@ def inspect(
     clips_per_class: Annotated[
         int, typer.Option(min=0, help="Number of clips without a flag to draw, per class.")
     ] = 4,
+    state: State = None,
     json: Json = False,
 ) -> None:
     """Show a clip cache: classes, subjects, folds, confidence of the face detector, checks."""
+    from cli.terminal.cache_summary import print_inspection
     from preprocessing.inspection import inspect_cache
     from services.clip_cache import open_cache
 
     output = console(json)
-    opened = open_cache(_folder(cache, cache_root))
+    opened = open_cache(_folder(cache, cache_root or state_folder(state).caches))
     found = inspect_cache(opened)
-    _say_inspection(found, opened.manifest.skipped, output)
+    print_inspection(found, opened.manifest.skipped, output)
     if sheet is not None:
         from cli.terminal.contact_sheet import save_contact_sheet
 
@@ -193,13 +214,13 @@ def inspect(
 
 
 @app.command(epilog="Example: foldwise verify ckplus")
-def verify(cache: Cache, cache_root: CacheRoot = None, json: Json = False) -> None:
+def verify(cache: Cache, cache_root: CacheRoot = None, state: State = None, json: Json = False) -> None:
     """Hash a clip cache again and run all checks. Exit code 64 if it is damaged."""
     from preprocessing.inspection import check_cache
     from services.clip_cache import open_cache
 
     output = console(json)
-    opened = open_cache(_folder(cache, cache_root))
+    opened = open_cache(_folder(cache, cache_root or state_folder(state).caches))
     output.print(f"{opened.folder}", highlight=False, soft_wrap=True)
     output.print(f"  ok: {len(opened.manifest.files)} files have the SHA-256 that the manifest records")
     checks = check_cache(opened)
@@ -248,32 +269,6 @@ def _read_settings(path: Path, context: typer.Context) -> dict[str, Any]:
     return values
 
 
-def _say_outcome(outcome: Outcome, output: Console) -> None:
-    from cli.terminal.tables import skipped_lines
-
-    def say(text: str) -> None:
-        output.print(text, highlight=False, soft_wrap=True)
-
-    manifest = outcome.manifest
-    for warning in manifest.warnings:
-        say(f"warning: {warning}")
-    for clip_id, flags in outcome.flagged.items():
-        say(f"flagged: {clip_id}: {'; '.join(flags)}")
-    for clip_id, reason in manifest.dropped.items():
-        say(f"dropped: {clip_id}: {reason}")
-    for pair in outcome.near_copies:
-        say(f"leak: {pair}")
-    for line in skipped_lines(manifest.skipped):
-        say(line)
-    counts = ", ".join(f"{name} {count}" for name, count in manifest.class_counts.items())
-    say(f"{manifest.clips} clips of {subjects_words(manifest.subjects)} ({counts})")
-    say(
-        f"{outcome.made} made now, {len(outcome.flagged)} flagged, {len(manifest.dropped)} dropped; "
-        f"leaks between subjects: {len(outcome.near_copies)}"
-    )
-    say(f"{outcome.folder}")
-
-
 def _register(url: str, outcome: Outcome, output: Console) -> None:
     """Check that the coordinator lists the cache; it lists every cache in its cache root."""
     from cli.reach import reach
@@ -294,73 +289,11 @@ def _register(url: str, outcome: Outcome, output: Console) -> None:
     )
 
 
-def _folder(cache: str, cache_root: Path | None) -> Path:
+def _folder(cache: str, root: Path) -> Path:
     path = Path(cache).expanduser()
     if (path / MANIFEST).is_file():
         return path.absolute()
     if path.is_absolute():
         raise CacheMismatch(f"{path} is no finished clip cache: it has no {MANIFEST}", field="cache")
-    root = cache_root or state_folder(None).caches
     manifest = find_cache(root, cache)
     return cache_folder(root, manifest.dataset, manifest.fingerprint)
-
-
-def _say_inspection(found: Inspection, skipped: Mapping[str, str], output: Console) -> None:
-    from cli.terminal.tables import skipped_lines
-
-    def say(text: str) -> None:
-        output.print(text, highlight=False, soft_wrap=True)
-
-    say(f"{found.dataset}/{found.fingerprint[:12]}  {found.folder}")
-    kind = "gray" if found.channels == 1 else "colour"
-    say(
-        f"  {found.clips} clips of {subjects_words(found.subjects)}, {found.frames} frames of "
-        f"{found.frame_size} x {found.frame_size}, {kind}, faces by {found.detector}"
-    )
-    table = Table(
-        "class", "clips", "subjects", "flagged", "frames with face", "confidence", box=None, pad_edge=False
-    )
-    for one in found.classes:
-        table.add_row(
-            one.label,
-            str(one.clips),
-            str(one.subjects),
-            str(one.flagged),
-            f"{one.confidence.frames_with_face:.1%}",
-            _confidence(one.confidence),
-        )
-    table.add_row(
-        "all",
-        str(found.clips),
-        str(found.subjects),
-        str(len(found.flagged)),
-        f"{found.confidence.frames_with_face:.1%}",
-        _confidence(found.confidence),
-    )
-    output.print(table)
-    for folds in found.folds:
-        say(
-            f"  {folds.protocol}: {folds.folds} folds of {folds.least_clips} to {folds.most_clips} test "
-            f"clips (median {folds.median_clips:g})"
-        )
-    if not found.folds:
-        say("  too few subjects for a cross-validation")
-    if found.repeated:
-        say(f"  {found.repeated} clips are too short and repeat their last frame")
-    for warning in found.warnings:
-        say(f"  warning: {warning}")
-    for clip_id, flags in found.flagged.items():
-        say(f"  flagged: {clip_id}: {'; '.join(flags)}")
-    for clip_id, reason in found.dropped.items():
-        say(f"  dropped: {clip_id}: {reason}")
-    for line in skipped_lines(skipped):
-        say(f"  {line}")
-    for check in found.checks:
-        for line in check.lines():
-            say(f"  {line}")
-
-
-def _confidence(confidence: Confidence) -> str:
-    if confidence.median is None:
-        return "-"
-    return f"{confidence.median:.2f} (least {confidence.least:.2f})"

@@ -162,7 +162,12 @@ def predict(
     video: Annotated[
         list[Path], typer.Argument(metavar="VIDEO", help="Videos of a face, or folders of frames as images.")
     ],
-    stride: Annotated[int, typer.Option(min=1, help="Frames between the starts of two windows.")] = 5,
+    stride: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Frames between the starts of two windows (only for models of the last frames)."
+        ),
+    ] = 5,
     csv_: Annotated[Path | None, typer.Option("--csv", help="Also write the table to this CSV file.")] = None,
     annotated: Annotated[
         Path | None, typer.Option("--video", help="Also write the video with face boxes and labels, as MP4.")
@@ -172,7 +177,7 @@ def predict(
     state: State = None,
     json: Json = False,
 ) -> None:
-    """Label the emotion of the face in videos over time. Exit code 2 if a video cannot be labelled."""
+    """Label the emotion of the face in videos, over time or as a whole. Exit code 2 if a video has no label."""
     from services.model_card import accuracy_text
     from worker.inference.annotated_video import write_annotated
     from worker.inference.predict import load_predictor
@@ -209,6 +214,7 @@ def predict(
                 "frames": each.frames,
                 "flags": each.flags,
                 "windows": [vars(window) for window in each.windows],
+                "whole": None if each.whole is None else vars(each.whole),
             }
             for each in done
         ]
@@ -226,12 +232,18 @@ def _root(models: Path | None, state: Path | None) -> Path:
 def _table(found: Prediction) -> Table:
     table = Table("seconds", "frames", "label", "", "next", title=found.video, title_justify="left")
     for window in found.windows:
-        table.add_row(
-            f"{window.start:.2f} to {window.end:.2f}",
-            f"{window.first_frame} to {window.last_frame}",
-            *_cells(window),
-        )
+        table.add_row(*_times(window), *_cells(window))
+    if found.whole is not None and len(found.windows) > 1:
+        table.add_section()
+        table.add_row(f"mean of {len(found.windows)}", _times(found.whole)[1], *_cells(found.whole))
     return table
+
+
+def _times(window: Window) -> tuple[str, str]:
+    return (
+        f"{window.start:.2f} to {window.end:.2f}",
+        f"{window.first_frame} to {window.last_frame}",
+    )
 
 
 def _cells(window: Window) -> tuple[str, str, str]:
@@ -248,7 +260,7 @@ def _write_csv(file: Path, classes: Sequence[str], done: Sequence[Prediction]) -
         table = csv.writer(stream, lineterminator="\n")
         table.writerow((*columns, *classes))
         for found in done:
-            for window in found.windows:
+            for window in found.windows if found.whole is None else [found.whole]:
                 shares = window.probabilities or {}
                 row = [getattr(window, column) for column in columns[1:-1]]
                 table.writerow(

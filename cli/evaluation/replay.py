@@ -15,7 +15,8 @@ from worker.training.pretrained import open_pretrained
 from worker.training.training_device import TrainingDevice
 
 REQUIRED_EQUAL = ("device", "torch", "cuda", "cudnn", "threads")
-"""Fields of the provenance that must be equal for bit-identical results. A replay takes the compute plan and
+"""Fields of the provenance that must be equal for bit-identical results, and on a CPU `processor` too, where
+both name it. A replay takes the compute plan and
 the memory format from the record."""
 
 
@@ -138,6 +139,10 @@ def _differences(
         for name in REQUIRED_EQUAL
         if getattr(recorded, name) != getattr(replayed, name)
     }
+    processors = recorded.processor, replayed.processor
+    on_cpu = recorded.device == replayed.device == "cpu"
+    if on_cpu and processors[0] and processors[1] and processors[0] != processors[1]:
+        differences["processor"] = processors[0], processors[1]
     if not plan_is_frozen and recorded.memory_format == "channels_last":
         differences["arithmetic"] = ("of a version before frozen plans", "of this version")
     return differences

@@ -247,10 +247,11 @@ def _draws(spec: StudySpec) -> bool:
 
 
 def count_copies(spec: StudySpec, shape: DatasetShape) -> dict[str, int]:
-    """For each clip id, how many clips it becomes in training: itself and its augmented copies."""
+    """For each clip id, how many samples it becomes in training: its windows and their augmented copies."""
     augmentation = spec.training.augmentation
     return {
-        clip.clip_id: 1 + copies_of(augmentation.counts_for(shape.classes[clip.label])) for clip in shape.clips
+        clip.clip_id: shape.windows * (1 + copies_of(augmentation.counts_for(shape.classes[clip.label])))
+        for clip in shape.clips
     }
 
 

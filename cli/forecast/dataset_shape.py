@@ -37,6 +37,9 @@ class DatasetShape:
     channels: int
     """1 for gray clips, 3 for colour."""
 
+    windows: int = 1
+    """Windows per clip."""
+
     @property
     def subjects(self) -> int:
         """Number of subjects; 0 if the dataset gives none."""
@@ -59,6 +62,7 @@ def shape_of_cache(spec: StudySpec, cache_root: Path) -> DatasetShape:
         classes=manifest.classes,
         clips=cache.clips(),
         channels=manifest.channels,
+        windows=manifest.windows,
     )
 
 

@@ -54,7 +54,8 @@ def save_contact_sheet(cache: ClipCache, path: Path, *, clips_per_class: int = 4
     pitch = _CELL + _GAP
     dropped = list(_dropped_lines(cache))
     height = _TITLE + len(chosen) * _HEADER + rows * pitch + len(dropped) * 18 + 12
-    width = max(_MIN_WIDTH, _LABEL_WIDTH + cache.manifest.frames * pitch + _GAP)
+    frames_of_clip = cache.manifest.windows * cache.manifest.frames
+    width = max(_MIN_WIDTH, _LABEL_WIDTH + frames_of_clip * pitch + _GAP)
     canvas = np.full((height, width, 3), 255, np.uint8)
     texts = [*_title(cache)]
     top = _TITLE
@@ -66,7 +67,7 @@ def save_contact_sheet(cache: ClipCache, path: Path, *, clips_per_class: int = 4
         texts.append(_Text(8, top + _HEADER // 2, header, 11, bold=True))
         top += _HEADER
         for index in indices:
-            _draw_row(canvas[top : top + _CELL], cache.records[index], frames[index])
+            _draw_row(canvas[top : top + _CELL], cache.records[index], frames[index], cache.manifest.frames)
             texts += _row_texts(cache.records[index], top)
             top += pitch
     for line in dropped:
@@ -99,13 +100,13 @@ def _title(cache: ClipCache) -> Iterator[_Text]:
     )
 
 
-def _draw_row(row: NDArray[np.uint8], record: CacheRecord, clip: Frames) -> None:
+def _draw_row(row: NDArray[np.uint8], record: CacheRecord, clip: Frames, frames_of_window: int) -> None:
     for number, frame in enumerate(clip):
         left = _LABEL_WIDTH + number * (_CELL + _GAP)
         cell = row[:, left : left + _CELL]
         picture = _resized(frame)
         cell[:] = picture if picture.ndim == 3 else picture[..., None]
-        repeated = number >= len(clip) - record.repeated
+        repeated = number % frames_of_window >= frames_of_window - record.repeated
         if record.boxes[number] is None:
             for edge in (cell[:3], cell[-3:], cell[:, :3], cell[:, -3:]):
                 edge[:] = _RED

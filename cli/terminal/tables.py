@@ -261,7 +261,10 @@ def replay_lines(record: FoldRecord, found: ReplayComparison) -> Iterator[str]:
         f"changed, and probabilities by up to {found.largest_difference:.2g}"
     )
     if found.environment:
-        yield "bits are identical only if device, torch, CUDA, cuDNN and the number of threads are the same"
+        yield (
+            "bits are identical only if device, processor (on a CPU), torch, CUDA, cuDNN and the number of "
+            "threads are the same"
+        )
 
 
 def repetition_lines(found: Repetition) -> Iterator[str]:

@@ -60,7 +60,8 @@ class TrainingSettings(TunableSettings):
     frame_size: int = Field(112, ge=16, le=512, description="pixels on a side; must equal the cache's")
     augmentation: Augmentation = Augmentation()
     batch_norm: Literal["before activation", "after activation"] = Field(
-        "before activation", description="position of batch normalisation after a convolution"
+        "before activation",
+        description="position of batch normalisation after a convolution, which has no bias in both positions",
     )
     pool_counts_padding: bool = Field(True, description="whether the last average pool counts padding as zeros")
     pretrained: ModelId | None = Field(

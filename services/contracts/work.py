@@ -146,7 +146,11 @@ _Word = Annotated[str, Field(max_length=128, pattern=PRINTABLE)]
 class Provenance(Contract):
     """Device, versions and inputs with which a fold was run, for running it again."""
 
-    device: _Word
+    device: _Word = Field(description="`cpu`, or the name of the GPU")
+    processor: _Word | None = Field(
+        None,
+        description="model of the machine's processor; null in older results, or if the system does not say",
+    )
     torch: _Word
     cuda: _Word | None
     cudnn: _Word | None
@@ -154,7 +158,9 @@ class Provenance(Contract):
     compute: ComputePlan
     memory_format: MemoryFormat = Field(description="memory format of the convolutions")
     revision: str | None = Field(
-        max_length=1000, pattern=PRINTABLE, description="git revision or image digest of the worker"
+        max_length=1000,
+        pattern=PRINTABLE,
+        description="git revision and image digest of the worker, or the version of its package",
     )
     fingerprint: str = Field(description="fingerprint of the clip cache")
     split_hash: str
@@ -170,6 +176,11 @@ class Provenance(Contract):
     host_memory: int | None = Field(
         None, ge=0, lt=2**63, description="peak memory of the worker process in bytes"
     )
+
+    @property
+    def device_in_words(self) -> str:
+        """The device, and the processor if that is what computed."""
+        return f"{self.device} ({self.processor})" if self.device == "cpu" and self.processor else self.device
 
 
 class TrainedModel(Contract):

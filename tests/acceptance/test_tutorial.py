@@ -47,3 +47,6 @@ def test_every_command_of_the_tutorial_for_one_machine(tmp_path: Path) -> None:
         labels = list(csv.DictReader(file))
     assert labels
     assert all(row["label"] in study["classes"] for row in labels)
+    # Its person is none of those that the model was trained on.
+    assert all(row["video"].startswith("newcomer/") for row in labels)
+    assert (made / "newcomer" / "Emotion" / "S001" / "001").is_dir()

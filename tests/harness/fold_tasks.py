@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from services.clip_cache import CacheRecord, ClipCache, cache_folder, open_cache
+from services.clip_cache import CacheRecord, ClipCache, Frames, cache_folder, open_cache
 from services.clip_cache_writer import CacheWriter
 from services.contracts import (
     ANY_CLASS,
@@ -49,6 +49,7 @@ def write_cache(
     colour: bool = False,
     dataset: str = "blobs",
     fingerprint: str = FINGERPRINT,
+    windows: int = 1,
 ) -> ClipCache:
     random = np.random.default_rng(0)
     writer = CacheWriter(root, dataset, fingerprint)
@@ -56,34 +57,38 @@ def write_cache(
     for subject in range(subjects):
         for label in CLASSES:
             for number in range(clips_of_class):
-                clip = random.integers(0, 40, (10, size, size))
-                for frame in range(10):
-                    place = (frame * size // 10 + subject) % size
-                    if label == "right":
-                        clip[frame, :, place : place + 3] += 180
-                    elif label == "down":
-                        clip[frame, place : place + 3, :] += 180
-                    else:
-                        clip[frame, size // 4 : size // 2, size // 4 : size // 2] += 20 * frame
-                frames = clip.astype(np.uint8)
-                if colour:
-                    frames = np.stack([frames, frames // 2, 255 - frames], axis=-1)
+                frames = np.concatenate([_window(label, subject, size, colour, random) for _ in range(windows)])
                 clip_ids.append(f"s{subject}/{label}/{number}")
                 record = CacheRecord(
                     clip_id=clip_ids[-1],
                     subject=f"s{subject}",
                     label=label,
                     source=clip_ids[-1],
-                    frames=tuple(f"{f}.png" for f in range(10)),
+                    frames=tuple(f"{f}.png" for f in range(10)) * windows,
                     detector="none",
-                    boxes=(None,) * 10,
-                    confidences=(None,) * 10,
+                    boxes=(None,) * 10 * windows,
+                    confidences=(None,) * 10 * windows,
                     repeated=0,
                     flags=(),
                 )
                 writer.add(record, frames, 255 - frames)
-    writer.finish(clip_ids=clip_ids, classes=CLASSES, skipped={}, settings={}, tools={}, warnings=())
+    settings = {"frame_sampling": "uniform", "windows": windows} if windows > 1 else {}
+    writer.finish(clip_ids=clip_ids, classes=CLASSES, skipped={}, settings=settings, tools={}, warnings=())
     return open_cache(cache_folder(root, dataset, fingerprint))
+
+
+def _window(label: str, subject: int, size: int, colour: bool, random: np.random.Generator) -> Frames:
+    clip = random.integers(0, 40, (10, size, size))
+    for frame in range(10):
+        place = (frame * size // 10 + subject) % size
+        if label == "right":
+            clip[frame, :, place : place + 3] += 180
+        elif label == "down":
+            clip[frame, place : place + 3, :] += 180
+        else:
+            clip[frame, size // 4 : size // 2, size // 4 : size // 2] += 20 * frame
+    frames = clip.astype(np.uint8)
+    return np.stack([frames, frames // 2, 255 - frames], axis=-1) if colour else frames
 
 
 def assign(

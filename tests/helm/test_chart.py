@@ -6,6 +6,7 @@ import re
 import subprocess
 from collections.abc import Iterator, Sequence
 from functools import cache
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 import typer
 import yaml
 
+from cli.commands.cache import preprocess
 from cli.main import app
 from helm import generate
 from helm.values_workloads import Dataset, DatasetSource
@@ -126,12 +128,19 @@ def test_a_dataset_s_defaults_are_those_of_the_schema() -> None:
     (job,) = [job for job in of_kind(made, "Job") if "foldwise/dataset" in job["metadata"]["labels"]]
     (container,) = job["spec"]["template"]["spec"]["containers"]
     fields = {name: field.default for name, field in Dataset.model_fields.items() if not field.is_required()}
-    assert fields.keys() == {"frames", "frameSize", "detector"}
+    assert fields.keys() == {"frames", "frameSampling", "windows", "frameSize", "detector"}
     assert {
         f"--frames={fields['frames']}",
         f"--frame-size={fields['frameSize']}",
         f"--detector={fields['detector']}",
     } <= set(container["args"])
+    # Without an argument the command's own default holds, so that earlier Jobs keep their names.
+    assert not [argument for argument in container["args"] if "sampling" in argument or "windows" in argument]
+    options = signature(preprocess).parameters
+    assert (options["frame_sampling"].default, options["windows"].default) == (
+        fields["frameSampling"],
+        fields["windows"],
+    )
     (data,) = [mount for mount in container["volumeMounts"] if mount["name"] == "data"]
     assert "subPath" not in data
     assert DatasetSource.model_fields["subPath"].default == ""
@@ -427,6 +436,20 @@ def test_extra_environment_decides_whether_a_gpu_is_required() -> None:
     (container,) = worker_job(manifests(settings=by))["spec"]["template"]["spec"]["containers"]
     told = [variable["value"] for variable in container["env"] if variable["name"] == "FOLDWISE_REQUIRE_GPU"]
     assert told == ["off"], "a name that is listed twice breaks later upgrades"
+
+
+def test_windows_of_long_videos_reach_the_preprocessing_job() -> None:
+    dataset = {
+        "name": "faces",
+        "dataset": "video-folder",
+        "source.existingClaim": "data",
+        "frameSampling": "middle",
+        "windows": "3",
+    }
+    made = manifests(settings=tuple((f"preprocessing.datasets[0].{key}", it) for key, it in dataset.items()))
+    (job,) = [job for job in of_kind(made, "Job") if "foldwise/dataset" in job["metadata"]["labels"]]
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    assert {"--frame-sampling=middle", "--windows=3"} <= set(container["args"])
 
 
 def test_other_settings_make_another_preprocessing_job() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from preprocessing.datasets.ckplus import read_ckplus
 from preprocessing.datasets.reader import FrameSequence
 from preprocessing.datasets.synthetic import write_ckplus_tree
 from preprocessing.faces import YuNet
+from preprocessing.frame_sampling import FrameSampling
 from services.errors import InvalidInput
 
 SETTINGS = ClipSettings(frame_size=32)
@@ -158,7 +160,14 @@ def test_clahe_of_a_colour_picture_changes_its_lightness_alone() -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("min_face_share", 1.5), ("min_face_share", float("nan")), ("frames", 0), ("frame_size", 8)],
+    [
+        ("min_face_share", 1.5),
+        ("min_face_share", float("nan")),
+        ("frames", 0),
+        ("frame_size", 8),
+        ("windows", 0),
+        ("windows", 2),  # of the last frames
+    ],
 )
 def test_settings_out_of_range_are_refused_by_the_name_of_their_option(field: str, value: float) -> None:
     with pytest.raises(InvalidInput, match=f"{field} is {value}") as refused:
@@ -171,3 +180,45 @@ def test_settings_are_read_from_a_manifest() -> None:
     stored = {**settings.as_dict(), "reader": {"name": "videos"}}
     assert ClipSettings.from_dict(stored) == settings
     assert ClipSettings.from_dict({"least_faces": 0.75}) == ClipSettings(min_face_share=0.75)
+    windows = ClipSettings(frame_sampling=FrameSampling.UNIFORM, windows=3)
+    assert ClipSettings.from_dict(json.loads(json.dumps(windows.as_dict()))) == windows
+
+
+def test_settings_that_older_caches_lack_are_stored_only_if_they_are_not_the_defaults() -> None:
+    assert not {"frame_sampling", "windows"} & ClipSettings().as_dict().keys()
+    assert ClipSettings(frame_sampling=FrameSampling.MIDDLE).as_dict()["frame_sampling"] == "middle"
+
+
+def test_one_face_is_followed_through_all_windows(
+    sequence: FrameSequence, blank: Path, root: Path, yunet: YuNet
+) -> None:
+    """A frame without a face gets the box of the nearest frame that was chosen, also of another window."""
+    settings = replace(SETTINGS, frames=2, frame_sampling=FrameSampling.UNIFORM, windows=2)
+    last = sequence.frames[-4:]
+    made = clip_of(replace(sequence, frames=(last[0], blank, last[2], blank)), root, yunet, settings)
+    assert [Path(name).name for name in made.record.frames] == [
+        last[0].name,
+        last[2].name,
+        blank.name,
+        blank.name,
+    ]
+    assert [box is None for box in made.record.boxes] == [False, False, True, True]
+    assert made.record.flags == ("no face in 2 of 4 frames",)
+    assert made.plain.shape == made.clahe.shape == (4, 32, 32)
+    assert (made.plain[2:] == 90).all()
+    few = make_clip(replace(sequence, frames=(last[0], blank, blank, blank)), settings=settings, detector=yunet)
+    assert isinstance(few, DroppedClip)
+    assert few.reason.startswith("a face in only 1 of its chosen 4 frames")
+
+
+@pytest.mark.parametrize("sampling", [FrameSampling.UNIFORM, FrameSampling.MIDDLE])
+def test_a_short_sequence_repeats_its_last_frame_in_every_window(
+    sequence: FrameSequence, root: Path, yunet: YuNet, sampling: FrameSampling
+) -> None:
+    settings = replace(SETTINGS, frames=4, frame_sampling=sampling, windows=2)
+    last = sequence.frames[-3:]
+    made = clip_of(replace(sequence, frames=last), root, yunet, settings)
+    assert made.record.frames == (*(path.name for path in last), last[-1].name) * 2
+    assert made.record.repeated == 1
+    assert made.record.flags == ("only 3 of 4 frames; the last one is repeated",)
+    assert (made.plain[:4] == made.plain[4:]).all()

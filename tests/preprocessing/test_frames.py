@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from preprocessing.datasets.reader import FrameSequence, Span
-from preprocessing.frames import LastFrames, read_last_frames
+from preprocessing.frames import ReadFrames, count_frames, read_chosen_frames, read_last_frames
 
 CONTAINERS = [("clip.mp4", "mp4v"), ("clip.avi", "MJPG"), ("clip.mov", "mp4v"), ("clip.mkv", "FFV1")]
 FRAMES = 30
@@ -28,14 +28,14 @@ def write_video(path: Path, codec: str, frames: int = FRAMES) -> Path:
     return plain.rename(path)
 
 
-def read(path: Path, span: Span | None = None, *, count: int = 10, colour: bool = False) -> LastFrames:
+def read(path: Path, span: Span | None = None, *, count: int = 10, colour: bool = False) -> ReadFrames:
     sequence = FrameSequence(
         clip_id="a", subject="a", label="a", source="a", video=path, span=span if span is not None else Span()
     )
     return read_last_frames(sequence, count, colour=colour)
 
 
-def numbers(read: LastFrames) -> list[int]:
+def numbers(read: ReadFrames) -> list[int]:
     return [int(frame.name.rsplit("#", 1)[1]) for frame in read.frames]
 
 
@@ -122,3 +122,76 @@ def test_colours_are_kept_where_they_are_asked_for(tmp_path: Path) -> None:
     (frame,) = read_last_frames(sequence, 10, colour=False).frames
     assert frame.image.shape == (8, 8)
     assert read(write_video(tmp_path / "clip.mp4", "mp4v"), colour=True).frames[0].image.shape == (48, 64, 3)
+
+
+# --- chosen frames ------------------------------------------------------------------------------------------
+
+
+def every_third(readable: int) -> range:
+    return range(0, readable, 3)
+
+
+@pytest.mark.parametrize(
+    ("span", "expected"),
+    [
+        (Span(), list(range(0, 30, 3))),
+        (Span(start=4, end=12), [4, 7, 10]),
+        (Span(start=0.2, end=0.48, seconds=True), [5, 8, 11]),
+    ],
+)
+@pytest.mark.parametrize(("name", "codec"), CONTAINERS)
+def test_chosen_frames_of_a_video(
+    tmp_path: Path, name: str, codec: str, span: Span, expected: list[int]
+) -> None:
+    path = write_video(tmp_path / name, codec)
+    sequence = FrameSequence(clip_id="a", subject="a", label="a", source="a", video=path, span=span)
+    found = read_chosen_frames(sequence, every_third, colour=False)
+    assert numbers(found) == expected
+    assert found.flags == ()
+    for frame, number in zip(found.frames, expected, strict=True):
+        assert abs(float(frame.image.mean()) - 8 * number) < 9
+    assert count_frames(path) == FRAMES
+    whole = read_chosen_frames(sequence, range, colour=False)
+    last = read_last_frames(sequence, FRAMES, colour=False)
+    assert [frame.name for frame in whole.frames] == [frame.name for frame in last.frames]
+    assert all((a.image == b.image).all() for a, b in zip(whole.frames, last.frames, strict=True))
+
+
+def test_chosen_frames_of_a_cut_or_unreadable_video_are_flagged(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "clip.mkv", "FFV1")
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    sequence = FrameSequence(clip_id="a", subject="a", label="a", source="a", video=path)
+    found = read_chosen_frames(sequence, every_third, colour=False)
+    assert found.flags == (f"clip.mkv breaks off after {count_frames(path)} frames",)
+    path.write_bytes(b"no video at all")
+    assert read_chosen_frames(sequence, every_third, colour=False).frames == ()
+
+
+def test_chosen_frames_of_images_count_pages_and_skip_what_cannot_be_read(tmp_path: Path) -> None:
+    paths = []
+    for number, name in enumerate(("0.png", "1.png", "2.tiff", "3.png", "4.png")):
+        paths.append(tmp_path / name)
+        page = np.full((8, 8), 20 * number, np.uint8)
+        if name.endswith("tiff"):
+            cv2.imwritemulti(str(paths[-1]), [page, page + 1, page + 2])
+        else:
+            cv2.imwrite(str(paths[-1]), page)
+    paths[1].write_bytes(b"broken")
+    sequence = FrameSequence(clip_id="a", subject="a", label="a", source="a", frames=tuple(paths))
+    counted: list[int] = []
+
+    def choose(readable: int) -> tuple[int, ...]:
+        counted.append(readable)
+        return (0, 2, 3, 5)
+
+    found = read_chosen_frames(sequence, choose, colour=False)
+    assert counted == [6]
+    assert [(frame.name, int(frame.image[0, 0])) for frame in found.frames] == [
+        ("0.png", 0),
+        ("2.tiff#1", 41),
+        ("2.tiff#2", 42),
+        ("4.png", 80),
+    ]
+    (flag,) = found.flags
+    assert flag.startswith("unreadable frame 1.png: ")

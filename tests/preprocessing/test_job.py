@@ -18,15 +18,21 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
+from cli.terminal.contact_sheet import save_contact_sheet
 from preprocessing.clips import BoxChoice, ClipSettings, FaceClip, FewFaces, make_clip
 from preprocessing.datasets.reader import FrameSequence
 from preprocessing.datasets.registry import read_dataset
 from preprocessing.datasets.synthetic import write_ckplus_tree
 from preprocessing.faces import make_detector
+from preprocessing.frame_sampling import FrameSampling
+from preprocessing.inspection import inspect_cache
 from preprocessing.job import Outcome, preprocess
 from services.clip_cache import ClipCache, Frames, list_caches, open_cache
+from services.clip_cache_writer import CacheWriter
 from services.errors import FoldwiseError, InvalidInput, NotFound
+from services.seeds import sha256_of
 
 SIZE = 32
 SETTINGS = ClipSettings(frame_size=SIZE)
@@ -371,6 +377,7 @@ def test_the_fingerprint_of_a_fixed_dataset_is_pinned(tmp_path: Path) -> None:
         clahe_clip_limit=3.0,
         clahe_tiles=2,
     )
+    assert (settings.frame_sampling, settings.windows) == (FrameSampling.LAST, 1)
     outcome = preprocess("video-folder", root, tmp_path / "caches", settings=settings, processes=1)
     assert outcome.manifest.fingerprint == PINNED_FINGERPRINT
     assert outcome.folder == tmp_path / "caches" / "video-folder" / PINNED_FINGERPRINT
@@ -386,6 +393,55 @@ def test_the_fingerprint_of_a_fixed_dataset_is_pinned(tmp_path: Path) -> None:
         "clahe_tiles": 2,
         "reader": {"manifest": "", "name": "video-folder", "colour": "yes"},
     }
+
+
+def test_windows_are_cached_one_after_another_and_give_other_fingerprints(tmp_path: Path) -> None:
+    root = tmp_path / "videos"
+    for subject in ("anna", "ben"):
+        folder = root / subject / "joy" / "clip"
+        folder.mkdir(parents=True)
+        for number in range(7):
+            (folder / f"{number}.pgm").write_bytes(b"P5 64 64 255\n" + bytes([10 * number] * 64 * 64))
+    plain = ClipSettings(frames=3, frame_size=16, few_faces=FewFaces.KEEP)
+    expected = {
+        plain: [4, 5, 6],
+        replace(plain, frame_sampling=FrameSampling.UNIFORM): [0, 3, 6],
+        replace(plain, frame_sampling=FrameSampling.MIDDLE): [2, 3, 4],
+        replace(plain, frame_sampling=FrameSampling.UNIFORM, windows=2): [0, 2, 5, 1, 4, 6],
+        replace(plain, frame_sampling=FrameSampling.MIDDLE, windows=2): [0, 1, 2, 3, 4, 5],
+    }
+    fingerprints = set()
+    for settings, numbers in expected.items():
+        dataset = read_dataset("video-folder", root, {"colour": "no"})
+        clips = [
+            make_clip(each, settings=settings, detector=make_detector("yunet")) for each in dataset.sequences
+        ]
+        writer = CacheWriter(tmp_path / "caches", "faces", sha256_of(settings.as_dict()))
+        for clip in clips:
+            assert isinstance(clip, FaceClip)
+            writer.add(clip.record, clip.plain, clip.clahe)
+        manifest = writer.finish(
+            clip_ids=[each.clip_id for each in dataset.sequences],
+            classes=dataset.classes,
+            settings=settings.as_dict(),
+            tools={},
+            skipped={},
+            warnings=(),
+        )
+        fingerprints.add(manifest.fingerprint)
+        cache = open_cache(tmp_path / "caches" / "faces" / manifest.fingerprint)
+        assert (manifest.clips, manifest.frames, manifest.windows) == (2, 3, settings.windows)
+        for record, frames in zip(cache.records, cache.frames(clahe=False), strict=True):
+            assert frames[:, 0, 0].tolist() == [10 * number for number in numbers]
+            assert [Path(name).stem for name in record.frames] == [str(number) for number in numbers]
+        assert cache.windows(clahe=False).shape == (2 * settings.windows, 3, 16, 16)
+        inspection = inspect_cache(cache)
+        assert (inspection.windows, inspection.frame_sampling) == (settings.windows, settings.frame_sampling)
+        assert [problem for check in inspection.checks if check.broken for problem in check.problems] == []
+        save_contact_sheet(cache, tmp_path / "sheet.png")
+        with Image.open(tmp_path / "sheet.png") as sheet:
+            assert sheet.width >= 300 + 76 * len(numbers)
+    assert len(fingerprints) == len(expected)
 
 
 # --- killed -------------------------------------------------------------------------------------------------

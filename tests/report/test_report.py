@@ -82,6 +82,7 @@ def report(harness: Harness, assignment: FoldAssignment, epochs: int) -> None:
             seconds=10.0 + assignment.trial + assignment.fold / 8,
             clip_passes=7 * (assignment.fold + 1),
             device="cpu" if assignment.fold else "NVIDIA H200",
+            processor="Chip 9",
         )
         epoch = made.epochs[0]
         result = made.model_copy(
@@ -138,6 +139,8 @@ def test_every_number_of_a_report_is_that_of_the_database(
     assert not re.search(r'(src|href)="(?!data:)', (tmp_path / "report.html").read_text()), (
         "nothing is beside it"
     )
+    provenance = {row["What"]: row["Value"] for row in read_csv(tmp_path, "provenance")}
+    assert provenance["device"] == "NVIDIA H200, cpu (Chip 9)"
     for figure in ("convergence", "searched-architecture", "architecture", "confusion-by-true-class"):
         assert (tmp_path / "figures" / f"{figure}.png").read_bytes().startswith(b"\x89PNG")
         assert "<svg" in (tmp_path / "figures" / f"{figure}.svg").read_text()

@@ -24,7 +24,8 @@ def write_annotated(video: Path, prediction: Prediction, target: Path) -> None:
     """Write a video as MP4 with boxes and labels drawn into it. The file appears only when it is complete.
 
     A frame gets the label of the last window that ends at or before it; the first frames get that of the first
-    window.
+    window. If the model labels the whole video, every frame gets its label, and those that the model saw get a
+    box.
 
     Raises:
         InvalidInput: the target cannot be written as a video, or is not named .mp4.
@@ -43,7 +44,8 @@ def write_annotated(video: Path, prediction: Prediction, target: Path) -> None:
                 if writer is None:
                     size = frame.image.shape[1], frame.image.shape[0]
                     writer = _open(partial, target, reader.rate, size)
-                window = prediction.windows[max(0, bisect_right(ends, frame.number) - 1)]
+                latest = prediction.windows[max(0, bisect_right(ends, frame.number) - 1)]
+                window = prediction.whole or latest
                 drawn = annotated(frame.image, prediction.boxes.get(frame.number), window)
                 # Images of a folder may differ in size, and the writer drops frames of another size.
                 writer.write(cv2.resize(drawn, size))

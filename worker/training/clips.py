@@ -39,7 +39,7 @@ originals memory-mapped and each copy computed when a batch needs it."""
 
 @dataclass(frozen=True, kw_only=True)
 class ClipSet:
-    """All clips of a cache and their augmented copies: the originals first, in cache order."""
+    """The windows of all clips of a cache, and their augmented copies: the originals first, in cache order."""
 
     clips: tuple[Clip, ...]
     frames: Tensor | ComputedClips
@@ -50,6 +50,9 @@ class ClipSet:
 
     labels: Tensor
     """int64, rows, on the device."""
+
+    windows: int = 1
+    """Windows of each clip; their originals are consecutive rows."""
 
     placement: Placement = "device"
     """Where `frames` are."""
@@ -64,7 +67,7 @@ class ClipSet:
 
         A fold trains on all clips that it neither tests nor chooses the epoch on, with their copies, except
         those of subjects in the outer fold. It tests the originals only, in the order of `test_clips` and
-        `validation_clips`.
+        `validation_clips`, all windows of each.
 
         Raises:
             InvalidInput: a clip is unknown, no clip remains to train on, or a subject has clips on two sides.
@@ -93,12 +96,21 @@ class ClipSet:
                 "fold must use all clips of a subject for one purpose",
                 field="validation_clips",
             )
-        return train, test, validation
+        return train, self.originals(test), self.originals(validation)
 
     def everything(self) -> tuple[Tensor, Tensor]:
         """All rows to train on, and the originals to test, ordered by clip id: int64, on the CPU."""
         order = sorted(range(len(self.clips)), key=lambda index: self.clips[index].clip_id)
-        return torch.arange(len(self.labels)), torch.tensor(order, dtype=torch.int64)
+        return torch.arange(len(self.labels)), self.originals(torch.tensor(order, dtype=torch.int64))
+
+    def originals(self, clips: Tensor) -> Tensor:
+        """The rows of all windows of these clips (indices into `clips`), in their order; int64, on the CPU."""
+        return (clips[:, None] * self.windows + torch.arange(self.windows)).flatten()
+
+    def clips_of(self, rows: Tensor) -> Tensor:
+        """The clips that these rows come from, each once: indices into `clips`, ascending, on the CPU."""
+        clips: Tensor = self.clip_of_row[rows].unique()  # type: ignore[no-untyped-call]
+        return clips
 
     def _rows_of(self, clip_ids: Sequence[str], *, field: str) -> Tensor:
         index_of = {clip.clip_id: index for index, clip in enumerate(self.clips)}
@@ -270,13 +282,14 @@ class ClipStore:
 def _build(
     cache: ClipCache, clahe: bool, study_seed: int, augmentation: Augmentation, device: torch.device
 ) -> ClipSet:
-    clips = cache.clips()
+    clips, windows = cache.clips(), cache.manifest.windows
     computed = ComputedClips(
-        cache.frames(clahe=clahe),
+        cache.windows(clahe=clahe),
         [clip.clip_id for clip in clips],
         [augmentation.counts_for(record.label) for record in cache.records],
         augmentation,
         study_seed=study_seed,
+        windows=windows,
     )
     placement = _place(computed.nbytes, device)
     frames: Tensor | ComputedClips = computed
@@ -288,6 +301,7 @@ def _build(
         frames=frames,
         clip_of_row=computed.clip_of_row,
         labels=labels.to(device),
+        windows=windows,
         placement=placement,
     )
 

@@ -1,4 +1,4 @@
-"""Clips and their augmented copies, read and computed whenever they are asked for."""
+"""Windows of clips and their augmented copies, read and computed whenever they are asked for."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ ROWS_PER_PART = 256
 class ComputedClips:
     """The rows of a clip set without their memory: the originals first, then the copies of each, in its order.
 
-    It holds the originals as they are given, which may be memory-mapped. A row is the same bits whenever and
-    by whichever thread it is computed.
+    An original is a window of a clip. Originals are held as they are given, which may be memory-mapped. A row
+    is the same bits whenever and by whichever thread it is computed.
     """
 
     def __init__(
@@ -36,15 +36,18 @@ class ComputedClips:
         augmentation: Augmentation,
         *,
         study_seed: int,
+        windows: int = 1,
     ) -> None:
         """Nothing is read or computed yet.
 
         Args:
-            originals: uint8, clips x frames x size x size (x 3).
+            originals: uint8, (clips * windows) x frames x size x size (x 3), the windows of a clip one after
+                another.
             clip_ids: the id of each clip.
-            counts: the copies of each clip.
+            counts: the copies of each window of each clip.
             augmentation: how copies are made.
-            study_seed: decides, with a clip's id, its copies.
+            study_seed: decides, with a clip's id and the number of the window, its copies.
+            windows: of each clip.
         """
         # A plain view of a memory map: each index of a `memmap` would make another one.
         self._originals = np.asarray(originals)
@@ -52,9 +55,10 @@ class ComputedClips:
         self._counts = counts
         self._augmentation = augmentation
         self._study_seed = study_seed
-        copies = np.array([copies_of(each) for each in counts], np.int64)
-        clips = np.arange(len(originals))
-        self._clip_of_row = np.concatenate([clips, clips.repeat(copies)])
+        self._windows = windows
+        copies = np.array([copies_of(each) for each in counts], np.int64).repeat(windows)
+        numbers = np.arange(len(originals))
+        self._original_of_row = np.concatenate([numbers, numbers.repeat(copies)])
         self._first_copy = len(originals) + np.cumsum(copies) - copies
         self._threads = ThreadPoolExecutor(
             min(COPY_THREADS, torch.get_num_threads()), thread_name_prefix="augmentation"
@@ -63,12 +67,12 @@ class ComputedClips:
     @property
     def clip_of_row(self) -> Tensor:
         """int64, rows: index of each row's clip."""
-        return torch.from_numpy(self._clip_of_row)
+        return torch.from_numpy(self._original_of_row // self._windows)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Rows x frames x size x size (x 3)."""
-        return (len(self._clip_of_row), *self._originals.shape[1:])
+        return (len(self._original_of_row), *self._originals.shape[1:])
 
     @property
     def nbytes(self) -> int:
@@ -102,14 +106,15 @@ class ComputedClips:
         return frames
 
     def _row(self, row: int) -> Frames:
-        clip = self._clip_of_row[row]
-        original: Frames = self._originals[clip]
+        number = int(self._original_of_row[row])
+        original: Frames = self._originals[number]
         if row < len(self._originals):
             return original
+        clip, window = divmod(number, self._windows)
         return make_copy(
             original,
-            row - int(self._first_copy[clip]),
+            row - int(self._first_copy[number]),
             self._counts[clip],
             self._augmentation,
-            augmentation_seed(study_seed=self._study_seed, clip_id=self._clip_ids[clip]),
+            augmentation_seed(study_seed=self._study_seed, clip_id=self._clip_ids[clip], window=window),
         )

@@ -30,6 +30,7 @@ from worker.training.evaluate import evaluate
 from worker.training.network import Network, NetworkSettings
 from worker.training.optim import build_optimizer, class_weights
 from worker.training.pretrained import PretrainedModel
+from worker.training.processor import processor_name
 from worker.training.steps import LOSS_INTERVAL_STEPS, Steps
 from worker.training.training_device import TrainingDevice
 
@@ -153,7 +154,10 @@ def _run(
             )
         tested_rows = torch.cat([test_rows, validation_rows])
         until_perfect = task.economies.stop_when_perfect and not task.trains_on_all
-        truth = tuple(clip_set.clips[row].label for row in test_rows.tolist())
+        windows = clip_set.windows
+        truth = tuple(
+            clip_set.clips[clip].label for clip in clip_set.clip_of_row[test_rows[::windows]].tolist()
+        )
         batches = Batches.of(task, clip_set)
         training = _Training(task, batches, train_rows, device, on_step, pretrained)
         epochs: list[EpochResult] = []
@@ -163,7 +167,9 @@ def _run(
             diverged = loss is None
             if diverged and epochs:
                 break
-            found = evaluate(training.network, batches.clips, tested_rows, task.training.batch_size)
+            found = evaluate(
+                training.network, batches.clips, tested_rows, task.training.batch_size, windows=windows
+            )
             tested = EpochResult(
                 loss=loss,
                 predicted=found.predicted[: len(truth)],
@@ -278,6 +284,7 @@ def _provenance(
     cuda = device.type == "cuda"
     return Provenance(
         device=device_name(device),
+        processor=processor_name(),
         torch=torch.__version__,
         cuda=torch.version.cuda if cuda else None,
         cudnn=str(torch.backends.cudnn.version()) if cuda else None,  # type: ignore[no-untyped-call]
@@ -319,8 +326,8 @@ def _check_settings(task: FoldTask, cache: ClipCache) -> None:
 
 
 def _loss_weights(clip_set: ClipSet, train_rows: Tensor, classes: int) -> Tensor:
-    originals = train_rows[train_rows < len(clip_set.clips)]
-    return class_weights(clip_set.labels[originals], classes=classes)
+    first_windows = clip_set.clips_of(train_rows) * clip_set.windows
+    return class_weights(clip_set.labels[first_windows.to(clip_set.device)], classes=classes)
 
 
 def _finite(value: Tensor) -> float | None:

@@ -101,7 +101,7 @@ class TemporalConv(nn.Conv3d):
         self.min_channels = 1
         """Input channels below which channels of zeros are added."""
 
-        # No bias: batch normalisation subtracts it again.
+        # No bias: batch normalisation before the activation subtracts it again.
         super().__init__(channels, filters, (temporal_size, 3, 3), padding=(self.reach, 1, 1), bias=False)
 
     def forward(self, input: Tensor) -> Tensor:

@@ -14,11 +14,15 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
+from cli.terminal.cache_summary import print_outcome
+from cli.terminal.consoles import PlainConsole
 from coordinator.app import create_app
 from coordinator.settings import CoordinatorSettings
 from preprocessing.datasets.ckplus import IMAGES, LABELS
 from preprocessing.datasets.synthetic import write_ckplus_tree
-from preprocessing.inspection import check_cache, inspect_cache
+from preprocessing.inspection import Check, check_cache, inspect_cache
+from preprocessing.job import Outcome
+from preprocessing.near_copies import NearCopies
 from services.clip_cache import CacheManifest, ClipCache, cache_folder, list_caches, open_cache
 from services.errors import CacheMismatch, FoldwiseError, InvalidInput
 from tests.harness.served_app import ADMIN_TOKEN, served
@@ -87,6 +91,38 @@ def test_progress_is_lines_and_the_summary_has_counts_reasons_and_leaks(tree: Pa
     assert "\x1b" not in said
 
 
+def test_thousands_of_near_copies_are_a_few_lines(cache: ClipCache, capsys: pytest.CaptureFixture[str]) -> None:
+    pairs = tuple(
+        NearCopies(one=f"a{number}", other=f"b{number}", subjects=("a", "b"), correlation=1.0)
+        for number in range(12345)
+    )
+    outcome = Outcome(manifest=cache.manifest, folder=cache.folder, made=0, flagged={}, near_copies=pairs)
+    print_outcome(outcome, PlainConsole())
+    said = capsys.readouterr().out.splitlines()
+    leaks = [line for line in said if line.startswith("leak: ")]
+    assert leaks[:2] == [f"leak: {pair}" for pair in pairs[:2]]
+    assert leaks[10:] == [f"leak: 12335 more pairs; `foldwise inspect {cache.folder} --json` lists all"]
+    assert "leaks between subjects: 12345" in said[-2]
+    check = Check(name="no clip appears under two subjects", problems=tuple(map(str, pairs)))
+    lines = list(check.lines())
+    assert lines[:2] == [f"look: {pair}" for pair in pairs[:2]]
+    assert lines[10:] == [
+        "look: 12335 more of the check 'no clip appears under two subjects'; --json lists all"
+    ]
+    assert len(list(Check(name="x", problems=("one",) * 10).lines())) == 10
+
+
+def test_the_state_folder_of_up_is_named_as_everywhere(tree: Path, caches: Path, tmp_path: Path) -> None:
+    shutil.copytree(caches, tmp_path / "caches")
+    given = {"dataset": "ckplus", "root": tree, "frame-size": SIZE, "processes": 1, "few-faces": "keep"}
+    words = [text for name, value in given.items() for text in (f"--{name}", str(value))]
+    for command in (["preprocess", *words], ["inspect", "ckplus"], ["verify", "ckplus"]):
+        done = foldwise(*command, "--state", str(tmp_path))
+        assert done.exception is None, done.output
+        assert str(tmp_path / "caches" / "ckplus") in done.stdout
+    assert "0 made now" in foldwise("preprocess", *words, "--state", str(tmp_path)).stdout
+
+
 def made(caches: Path) -> CacheManifest:
     (manifest,) = list_caches(caches)
     return manifest
@@ -96,14 +132,26 @@ def test_settings_come_from_the_command_line_then_the_environment_then_the_file_
     tree: Path, tmp_path: Path
 ) -> None:
     file = tmp_path / "settings.yaml"
-    file.write_text(f"root: {tree}\nframe-size: 24\nframes: 3\nfew_faces: keep\nbox: median\n")
-    environment = {"FOLDWISE_FRAMES": "2", "FOLDWISE_BOX": "frame", "FOLDWISE_CACHE_ROOT": str(tmp_path / "c")}
+    file.write_text(
+        f"root: {tree}\nframe-size: 24\nframes: 3\nfew_faces: keep\nbox: median\nframe_sampling: middle\n"
+    )
+    environment = {
+        "FOLDWISE_FRAMES": "1",
+        "FOLDWISE_WINDOWS": "2",
+        "FOLDWISE_BOX": "frame",
+        "FOLDWISE_CACHE_ROOT": str(tmp_path / "c"),
+    }
     done = foldwise("preprocess", "--settings", str(file), "--preset", "demo", "--box", "median", **environment)
     assert done.exception is None, done.output
-    settings = made(tmp_path / "c").settings
+    manifest = made(tmp_path / "c")
+    assert (manifest.frames, manifest.windows) == (1, 2)
+    inspected = foldwise("inspect", str(tmp_path / "c" / "ckplus" / manifest.fingerprint)).stdout
+    assert "2 windows of 1 frames (middle) of 24 x 24" in inspected
+    settings = manifest.settings
+    assert settings["frame_sampling"] == "middle"  # file over preset
     assert {name: settings[name] for name in ("frame_size", "frames", "few_faces", "box", "detector")} == {
         "frame_size": 24,  # file over preset
-        "frames": 2,  # environment over file
+        "frames": 1,  # environment over file
         "few_faces": "keep",  # file over default
         "box": "median",  # command line over environment
         "detector": "yunet",  # preset

@@ -116,6 +116,15 @@ def test_a_cache_is_planned_on_where_there_is_one(tmp_path: Path) -> None:
     plan = make_forecast(spec, shape_of(spec, preset=None, cache=None, cache_root=tmp_path))
     # Four folds of 24 clips and a copy of each, of which a fold leaves a quarter out; eight epochs.
     assert (plan.folds, plan.clip_passes_per_trial) == (4, 4 * 36 * 8)
+    write_cache(tmp_path, subjects=4, clips_of_class=2, size=16, windows=3, dataset="windows")
+    several = make_forecast(
+        spec,
+        shape_of(spec.model_copy(update={"cache": "windows"}), preset=None, cache=None, cache_root=tmp_path),
+    )
+    assert several.clips == plan.clips
+    assert several.augmented_clips == 3 * plan.augmented_clips
+    assert several.clip_passes_per_trial == 3 * plan.clip_passes_per_trial
+    assert several.clip_set_gib == pytest.approx(3 * plan.clip_set_gib, rel=1e-3)
     with pytest.raises(CacheMismatch, match=r"none.*use --preset to plan on a published set"):
         shape_of(spec.model_copy(update={"cache": "none"}), preset=None, cache=None, cache_root=tmp_path)
     other = spec.model_copy(update={"training": TINY.model_copy(update={"frames": 5})})

@@ -28,6 +28,7 @@ from coordinator.store.database import connect, with_driver
 from coordinator.store.preparation import wait_for_database, wait_for_schema
 from services.contracts import TokenScope
 from services.errors import Conflict, InvalidInput, Unavailable
+from services.revision import SOURCE, revision_of_source
 from services.secrets import read_database_url
 from tests.harness.coordinator_harness import Harness
 from tests.harness.served_app import ADMIN_TOKEN, bearer, make_token, served
@@ -313,4 +314,4 @@ def test_readyz_says_what_is_running(harness: Harness, monkeypatch: pytest.Monke
         monkeypatch.delenv("FOLDWISE_IMAGE_DIGEST")
         assert client.get("/readyz").json()["revision"] == "1f0c9d2"
         monkeypatch.delenv("FOLDWISE_REVISION")
-        assert client.get("/readyz").json()["revision"] is None
+        assert client.get("/readyz").json()["revision"] == revision_of_source(SOURCE)

@@ -15,17 +15,24 @@ import torch
 from typer.testing import CliRunner
 
 from cli.main import app
-from preprocessing.clips import FaceClip, make_clip
+from preprocessing.clips import ClipSettings, FaceClip, make_clip
 from preprocessing.datasets.reader import FrameSequence
 from preprocessing.faces import FaceBox, Image, YuNet
-from services.contracts import TrainingSettings
+from preprocessing.frame_sampling import FrameSampling
+from services.clip_cache import open_cache
+from services.clip_cache_writer import CacheWriter
+from services.contracts import Augmentation, FoldResult, FoldTask, TrainingSettings
 from services.errors import FoldwiseError, InvalidInput, NotFound
-from services.model_card import ModelCard
+from services.model_card import ModelCard, describe, input_text
+from services.model_catalogue import add_model
 from tests.cli.models.test_export_onnx import add_untrained
+from tests.harness.fold_tasks import assign
 from worker.inference.annotated_video import GREEN, annotated, write_annotated
 from worker.inference.predict import Predictor, Window, clip_settings
 from worker.training.clips import network_input
-from worker.training.pretrained import open_model
+from worker.training.fit import train_model
+from worker.training.pretrained import open_model, pack
+from worker.training.training_device import TrainingDevice
 
 FACE = FaceBox(x=177, y=66, width=92, height=123, confidence=1.0)
 """In the photograph below."""
@@ -119,6 +126,132 @@ def test_a_clip_is_made_as_for_training(
     [window] = predictor.predict(path, stride=5).windows
     assert window.probabilities is not None
     assert list(window.probabilities.values()) == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory, photograph: Image) -> dict[str, Path]:
+    """A video of 14 frames for each of two classes of three people: the face moves, or becomes brighter."""
+    root = tmp_path_factory.mktemp("people")
+
+    def picture(label: str, person: int) -> Callable[[int], Image]:
+        darker = (photograph * (1 - 0.2 * person)).astype(np.uint8)
+        if label == "moves":
+            return lambda number: np.roll(darker, 3 * number, axis=1)
+        return lambda number: cv2.convertScaleAbs(darker, alpha=1 + 0.02 * number).astype(np.uint8)
+
+    return {
+        f"p{person}/{label}": write_video(root / f"{label}{person}.mp4", 14, picture(label, person))
+        for person in range(3)
+        for label in ("brighter", "moves")
+    }
+
+
+@pytest.fixture(
+    scope="module",
+    params=[("uniform", 2), ("middle", 2), pytest.param(("middle", 1), marks=pytest.mark.long)],
+    ids=lambda it: f"{it[0]}-{it[1]}",
+)
+def of_windows(
+    request: pytest.FixtureRequest, videos: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Predictor, FoldResult, FoldTask, Path]:
+    """A model trained on windows of these videos, and the result of its training, which tests all of them."""
+    sampling, windows = request.param
+    settings = ClipSettings(frames=4, frame_size=16, frame_sampling=FrameSampling(sampling), windows=windows)
+    root = tmp_path_factory.mktemp("windows")
+    writer = CacheWriter(root, "people", "a" * 64)
+    for clip_id, path in videos.items():
+        person, label = clip_id.split("/")
+        sequence = FrameSequence(clip_id=clip_id, subject=person, label=label, source=path.name, video=path)
+        clip = make_clip(sequence, settings=settings, detector=YuNet())
+        assert isinstance(clip, FaceClip)
+        writer.add(clip.record, clip.plain, clip.clahe)
+    classes, stored = ("brighter", "moves"), settings.as_dict()
+    writer.finish(clip_ids=list(videos), classes=classes, settings=stored, tools={}, skipped={}, warnings=())
+    cache = open_cache(root / "people" / ("a" * 64))
+    # So many steps that the windows of a video get different probabilities.
+    training = TrainingSettings(
+        width=2,
+        frames=4,
+        frame_size=16,
+        epochs=20,
+        batch_size=4,
+        learning_rate=0.01,
+        bn_momentum=0.5,
+        augmentation=Augmentation(counts={}),
+    )
+    task = assign(cache, training, clahe=True, normalization=True).model_copy(
+        update={
+            "dataset": "people",
+            "fingerprint": "a" * 64,
+            "classes": classes,
+            "test_clips": tuple(sorted(videos)),
+            "trains_on_all": True,
+        }
+    )
+    result, state = train_model(task, cache, TrainingDevice(CPU), revision=None, on_step=lambda _: None)
+    labels = tuple(classes.index(clip_id.split("/")[1]) for clip_id in task.test_clips)
+    card = add_model(root / "models", "people", pack(state), describe(task, cache.manifest, labels, result))
+    return Predictor(*open_model(root / "models", card.id), CPU), result, task, root / "models"
+
+
+def test_a_video_is_predicted_as_its_study_tests_it(
+    of_windows: tuple[Predictor, FoldResult, FoldTask, Path], videos: dict[str, Path]
+) -> None:
+    predictor, result, task, _ = of_windows
+    settings = clip_settings(predictor.card)
+    last = result.epochs[-1]
+    spreads = []
+    for clip_id, predicted, tested in zip(
+        task.test_clips, last.predicted, last.probabilities or (), strict=True
+    ):
+        found = predictor.predict(videos[clip_id], stride=1)
+        assert found.whole is not None
+        assert found.whole.probabilities is not None
+        assert list(found.whole.probabilities.values()) == pytest.approx(tested, abs=1e-4)
+        assert found.whole.label == task.classes[predicted]
+        assert [(window.first_frame, window.last_frame) for window in found.windows] == [
+            (window[0], window[-1]) for window in settings.sample(14)
+        ]
+        assert (found.frames, found.whole.frames_with_face) == (14, len(found.boxes))
+        assert set(found.boxes) == {number for window in settings.sample(14) for number in window}
+        each = np.array([list((window.probabilities or {}).values()) for window in found.windows])
+        assert list(found.whole.probabilities.values()) == pytest.approx(each.mean(axis=0), abs=2e-4)
+        spreads.append(np.ptp(each, axis=0).max())
+    assert len(found.windows) == 1 or max(spreads) > 0.01
+
+
+def test_the_whole_video_is_written_as_a_row_and_into_every_frame(
+    of_windows: tuple[Predictor, FoldResult, FoldTask, Path], videos: dict[str, Path], tmp_path: Path
+) -> None:
+    predictor, _, _, models = of_windows
+    video = videos["p1/moves"]
+    arguments = ["predict", "people", str(video), "--models", str(models), "--device", "cpu"]
+    answer = CliRunner().invoke(app, [*arguments, "--csv", str(tmp_path / "out.csv"), "--json"])
+    assert answer.exit_code == 0, answer.output
+    (found,) = json.loads(answer.stdout)
+    with (tmp_path / "out.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert row["label"] == found["whole"]["label"]
+    assert float(row["moves"]) == found["whole"]["probabilities"]["moves"]
+    several = len(found["windows"]) > 1
+    assert ("mean of 2" in CliRunner().invoke(app, arguments).stdout) == several
+
+    prediction = predictor.predict(video)
+    write_annotated(video, prediction, tmp_path / "out.mp4")
+    assert len(read_pictures(tmp_path / "out.mp4")) == 14
+    assert ("the mean of theirs" in input_text(predictor.card)) == several
+    assert predictor.card.preprocessing["frame_sampling"] in input_text(predictor.card)
+
+
+def test_a_video_without_a_face_has_no_label_as_a_whole(
+    of_windows: tuple[Predictor, FoldResult, FoldTask, Path], tmp_path: Path
+) -> None:
+    blank = write_video(tmp_path / "blank.mp4", 14, lambda number: np.full((64, 64, 3), 90, np.uint8))
+    with pytest.raises(InvalidInput, match=r"no face was found in .*blank.mp4: in none of its \d windows of 4"):
+        of_windows[0].predict(blank)
+    (tmp_path / "text.mp4").write_text("no video")
+    with pytest.raises(InvalidInput, match="is not a readable video"):
+        of_windows[0].predict(tmp_path / "text.mp4")
 
 
 def test_a_short_video_repeats_its_last_frame_as_for_training(

@@ -27,6 +27,7 @@ from worker.training.evaluate import evaluate
 from worker.training.fit import OutOfMemory, Progress, shuffled_batches
 from worker.training.network import NetworkSettings
 from worker.training.optim import build_optimizer, class_weights
+from worker.training.processor import processor_name
 from worker.training.training_device import TrainingDevice
 
 
@@ -65,6 +66,8 @@ def test_a_fold_learns_and_its_result_is_whole(cache: ClipCache) -> None:
         assert tuple(np.argmax(epoch.probabilities, axis=1)) == epoch.predicted
     provenance = result.provenance
     assert (provenance.device, provenance.torch) == ("cpu", torch.__version__)
+    assert provenance.processor == processor_name()
+    assert (provenance.processor or "") in provenance.device_in_words
     assert (provenance.cuda, provenance.cudnn, provenance.revision) == (None, None, "abc")
     assert provenance.threads == torch.get_num_threads()
     assert provenance.clip_passes == 8 * 36 * 2  # 36 clips of three subjects, each with a copy

@@ -12,7 +12,7 @@ from cli.models.pretrain import pretrain, read_parameters
 from services.clip_cache import ClipCache
 from services.contracts import FoldTask, StudySpec
 from services.errors import CacheMismatch, InvalidInput, NotFound
-from services.model_card import ModelCard
+from services.model_card import ModelCard, card_text
 from services.model_catalogue import WEIGHTS, find_model, list_models, read_weights
 from services.model_config import ModelConfig
 from tests.harness.fold_tasks import CPU, TINY, assign, write_cache
@@ -20,6 +20,7 @@ from worker.training.fit import run_fold
 from worker.training.model import EmotionNet
 from worker.training.network import seeded_model
 from worker.training.pretrained import open_pretrained
+from worker.training.processor import processor_name
 from worker.training.training_device import TrainingDevice
 
 SHORT = TINY.model_copy(update={"epochs": 2})
@@ -61,6 +62,7 @@ def test_a_model_says_what_it_is_and_is_found_again(other: tuple[Path, ModelCard
     assert (card.dataset, card.clips, card.classes) == ("moving", 12, ("right", "down", "brighter"))
     assert card.hyperparameters.temporal_size == 3
     assert find_model(models, card.id) == card
+    assert f"cpu ({processor_name()}), torch" in card_text(card)
     assert [each.id for each in list_models(models)] == [card.id]
     with pytest.raises(NotFound, match=rf"no model 'none-{'0' * 12}' .*; there are: {card.id}"):
         find_model(models, f"none-{'0' * 12}")
