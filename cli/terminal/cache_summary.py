@@ -60,8 +60,8 @@ def print_inspection(found: Inspection, skipped: Mapping[str, str], output: Cons
     windows = "" if found.windows == 1 else f"{found.windows} windows of "
     sampling = "" if found.frame_sampling == "last" else f" ({found.frame_sampling})"
     say(
-        f"  {found.clips} clips of {subjects_words(found.subjects)}, {windows}{found.frames} frames{sampling} of "
-        f"{found.frame_size} x {found.frame_size}, {kind}, faces by {found.detector}"
+        f"  {found.clips} clips of {subjects_words(found.subjects)}, {windows}{found.frames} frames{sampling} "
+        f"of {found.frame_size} x {found.frame_size}, {kind}, faces by {found.detector}"
     )
     table = Table(
         "class", "clips", "subjects", "flagged", "frames with face", "confidence", box=None, pad_edge=False
