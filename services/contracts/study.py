@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -31,7 +32,7 @@ from services.errors import InvalidInput
 from services.folds import AllClips, HeldOut, LeaveOneSubjectOut, Protocol
 from services.grid import grid_axes, grid_size
 from services.pruning.median import MedianRule
-from services.search_space import ParameterValue, SearchSpace, paper_space
+from services.search_space import Hyperparameters, ParameterValue, SearchSpace, paper_space
 
 Objective = Literal["accuracy", "uar", "uf1"]
 """A score over all folds of a trial: pooled accuracy, mean recall (UAR) or mean F1 (UF1) of the classes."""
@@ -140,7 +141,9 @@ class StudySpec(Contract):
         3, ge=1, le=1000, description="expired leases of a fold after which it fails, and its trial with it"
     )
     enqueue: Annotated[tuple[dict[str, ParameterValue], ...], FailFast()] = Field(
-        (), description="configurations to run first, in this order, before the sampler suggests any"
+        (),
+        description="configurations to run first, in this order, before the sampler suggests any; a parameter "
+        "that one does not name has its default",
     )
     warm_start: WarmStart | None = None
     trial_seconds: FiniteFloat | None = Field(
@@ -215,12 +218,27 @@ class StudySpec(Contract):
     def _enqueued_fit(self) -> StudySpec:
         if len(self.enqueue) > self.trials:
             raise ValueError(f"enqueue has {len(self.enqueue)} configurations, the study {self.trials} trials")
+        completed = []
         for index, parameters in enumerate(self.enqueue):
             try:
-                self.space.canonicalize(parameters)
+                completed.append(self.complete(parameters))
+                self.space.canonicalize(completed[-1])
             except InvalidInput as error:
                 raise ValueError(f"enqueue.{index}: {error.message}") from error
+        # Everything that reads a spec finds whole configurations. The model is frozen for its users only.
+        self.__dict__["enqueue"] = tuple(completed)
         return self
+
+    def complete(self, parameters: Mapping[str, ParameterValue]) -> dict[str, ParameterValue]:
+        """A configuration with the default of each parameter of the space that it does not name.
+
+        Defaults are the paper's Table 2, and for other parameters the values in `training`. A parameter with one
+        option has that option.
+
+        Raises:
+            InvalidInput: the default of a parameter that is not named is outside the space.
+        """
+        return self.space.complete(parameters, {**Hyperparameters().model_dump(), **self.training.model_dump()})
 
     @field_validator("pruning")
     @classmethod
@@ -241,7 +259,10 @@ StoredSpec = Annotated[StudySpec, BeforeValidator(_without_delay)]
 
 
 class Enqueue(Contract):
-    """`POST /studies/{name}/enqueue`: configurations to run next, before the sampler suggests more."""
+    """`POST /studies/{name}/enqueue`: configurations to run next, before the sampler suggests more.
+
+    A parameter of the space that a configuration does not name has its default.
+    """
 
     configurations: Annotated[tuple[dict[str, ParameterValue], ...], FailFast()] = Field(
         min_length=1, max_length=1000

@@ -22,7 +22,7 @@ app = typer.Typer()
 
 
 @app.command(
-    epilog="Example: foldwise study enqueue first --parameter dropout=0.3 --parameter activation=ELU ..."
+    epilog="Example: foldwise study enqueue first --parameter dropout=0.3 --parameter activation=ELU"
 )
 def enqueue(
     name: Study,
@@ -30,7 +30,8 @@ def enqueue(
         list[str] | None,
         typer.Option(
             metavar="NAME=VALUE",
-            help="Hyper-parameter of one configuration; repeat for each one of the search space.",
+            help="Hyper-parameter of one configuration (default: the paper's best on CK+, or the study's "
+            "training settings); repeatable.",
         ),
     ] = None,
     file: Annotated[
@@ -43,7 +44,7 @@ def enqueue(
     """Enqueue configurations: they run before the sampler suggests new ones."""
     if (parameter is None) == (file is None):
         raise InvalidInput(
-            "no configuration is given; use --parameter NAME=VALUE for each parameter, or --file FILE"
+            "no configuration is given; use --parameter NAME=VALUE, or --file FILE"
         )
     wanted = _read_list(file) if file is not None else [_read_parameters(parameter or [])]
     try:
