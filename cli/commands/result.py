@@ -31,7 +31,7 @@ from cli.options import (
     console,
     state_folder,
 )
-from cli.reach import reach, reach_workers
+from cli.reach import find_clips, reach, reach_workers
 from cli.spec_files import build_spec
 from cli.terminal.watch import watch
 from client.study_client import StudyClient
@@ -90,7 +90,15 @@ def compare(
     from cli.evaluation import comparison
 
     candidates = [comparison.read_candidate(text) for text in configurations]
-    wanted = build_spec(preset=preset, spec=spec, space=None, name=name, cache=cache, settings=set_ or [])
+    wanted = build_spec(
+        preset=preset,
+        spec=spec,
+        space=None,
+        name=name,
+        cache=cache,
+        settings=set_ or [],
+        clips=find_clips(url, state),
+    )
     output = console(json)
     with reach(url, state) as client:
         result = comparison.compare(client, candidates, wanted, watch=_watcher(client, output))
@@ -137,7 +145,15 @@ def nested(
     """Evaluate a whole search by nested cross-validation: leave subjects out, search, test on them; repeat."""
     from cli.evaluation import nested as nesting
 
-    wanted = build_spec(preset=preset, spec=spec, space=space, name=name, cache=cache, settings=set_ or [])
+    wanted = build_spec(
+        preset=preset,
+        spec=spec,
+        space=space,
+        name=name,
+        cache=cache,
+        settings=set_ or [],
+        clips=find_clips(url, state),
+    )
     output = console(json)
     with reach(url, state) as client:
         found = nesting.nested(client, wanted, outer=outer, watch=_watcher(client, output))

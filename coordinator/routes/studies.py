@@ -16,6 +16,7 @@ from coordinator.store import trial_results, views
 from coordinator.store.studies import get_study
 from coordinator.store.troubles import study_troubles
 from coordinator.studies import life
+from coordinator.studies.clips import fit_to_cache, warnings_at_creation
 from services.contracts import (
     PRINTABLE,
     ConfusionView,
@@ -42,10 +43,14 @@ Number = Annotated[int, Path(ge=0, lt=2**31)]
 
 @router.post("", status_code=201, max_body_size=body_limits.SPEC_BYTES)
 def create(spec: StudySpec, session: Transaction, settings: Settings, wake_leader: WakeLeader) -> StudyView:
-    """Create a study; it starts at once unless `start` is false."""
+    """Create a study; it starts at once unless `start` is false.
+
+    A spec without `protocol` is fitted to its clip cache: protocol, frames, augmentation, trials and pruning.
+    """
+    spec = fit_to_cache(spec, settings.cache_root)
     study = life.create(session, spec, settings.cache_root, settings.models_root)
     wake_leader()
-    warnings = life.data_warnings(session, study)
+    warnings = warnings_at_creation(session, study, settings.cache_root)
     return views.study_view(session, study).model_copy(update={"warnings": warnings})
 
 

@@ -5,7 +5,6 @@ Each function runs inside its caller's transaction and commits nothing.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from coordinator.store.tables import EnqueuedRow, InheritedTrialRow, StudyFoldRo
 from services.clip_cache import CacheManifest, cache_folder, find_cache, open_cache
 from services.contracts import ANY_CLASS, Clone, EventKind, StudySpec, StudyState, TrialState
 from services.errors import CacheMismatch, Conflict, InvalidInput, NotFound
-from services.folds import AllClips, HeldOut, check_trainable, make_folds, split_hash
+from services.folds import check_trainable, make_folds, split_hash
 from services.model_catalogue import check_other_dataset, find_model
 from services.pruning.rule import running_accuracy
 from services.search_space import ParameterValue, first_problem
@@ -90,20 +89,6 @@ def create(session: Session, spec: StudySpec, cache_root: Path, models_root: Pat
     publish(session, study.id, EventKind.STUDY_MOVED, state=study.state, reason=None)
     log.info("study_created", study=spec.name, cache=spec.cache, folds=len(folds), trials=spec.trials)
     return study
-
-
-def data_warnings(session: Session, study: StudyRow) -> tuple[str, ...]:
-    """Sentences about what is wrong with a study's clips, though it can run on them."""
-    if isinstance(parsed_spec(study).protocol, AllClips | HeldOut):
-        return ()
-    labels = session.scalars(select(StudyFoldRow.labels).where(StudyFoldRow.study_id == study.id))
-    folds_of = Counter(label for of_fold in labels for label in set(of_fold))
-    return tuple(
-        f"the clips of class {study.classes[label]!r} are all in one fold: no network that is tested on them "
-        "was trained on this class, so they all count as wrong"
-        for label, folds in sorted(folds_of.items())
-        if folds == 1
-    )
 
 
 def start(session: Session, name: str) -> StudyRow:

@@ -91,7 +91,11 @@ class StudySpec(Contract):
         pattern=PRINTABLE,
         description="clip cache: the name of the dataset, or dataset/fingerprint (a prefix is enough)",
     )
-    protocol: Protocol = LeaveOneSubjectOut()
+    protocol: Protocol = Field(
+        LeaveOneSubjectOut(),
+        description="if `POST /studies` leaves it out: loso up to 20 subjects, otherwise kfold; other fields "
+        "that it leaves out then fit the clip cache",
+    )
     space: SearchSpace = Field(default_factory=paper_space)
     trials: int = Field(800, ge=1, le=TRIALS_ALLOWED, description="number of trials to run")
     seed: int = Field(0, ge=0, lt=2**31)
@@ -170,15 +174,12 @@ class StudySpec(Contract):
     )
     start: bool = True
 
-    @model_validator(mode="before")
-    @classmethod
-    def _has_a_feedback_delay(cls, given: Any) -> Any:
-        if not isinstance(given, dict) or "feedback_delay" in given:
-            return given
-        workers = given.get("workers")
-        # A wrong number of workers is reported by its own field.
-        known = workers if isinstance(workers, int) and 0 < workers <= WORKERS_ALLOWED else None
-        return {**given, "feedback_delay": 2 * known if known else DEFAULT_FEEDBACK_DELAY}
+    @model_validator(mode="after")
+    def _has_a_feedback_delay(self) -> StudySpec:
+        if self.workers and "feedback_delay" not in self.model_fields_set:
+            # Not among the fields that were set, so that others can still tell. Frozen for its users only.
+            self.__dict__["feedback_delay"] = 2 * self.workers
+        return self
 
     @model_validator(mode="after")
     def _grid_is_large_enough(self) -> StudySpec:
@@ -232,8 +233,8 @@ class StudySpec(Contract):
     def complete(self, parameters: Mapping[str, ParameterValue]) -> dict[str, ParameterValue]:
         """A configuration with the default of each parameter of the space that it does not name.
 
-        Defaults are the paper's Table 2, and for other parameters the values in `training`. A parameter with one
-        option has that option.
+        Defaults are the paper's Table 2, and for other parameters the values in `training`. A parameter with
+        one option has that option.
 
         Raises:
             InvalidInput: the default of a parameter that is not named is outside the space.

@@ -369,7 +369,12 @@ def test_a_space_within_a_study_survives_json_with_its_order() -> None:
 
 # --- configurations that name some parameters ---------------------------------------------------------------
 
-PARTLY = {"temporal_size": [1, 3], "activation": ["ELU"], "dropout": {"low": 0.0, "high": 1.0}, "width": [8, 16]}
+PARTLY = {
+    "temporal_size": [1, 3],
+    "activation": ["ELU"],
+    "dropout": {"low": 0.0, "high": 1.0},
+    "width": [8, 16],
+}
 
 
 def partly(*enqueue: dict[str, Any], **changes: Any) -> StudySpec:

@@ -21,9 +21,7 @@ from services.search_space import first_problem
 app = typer.Typer()
 
 
-@app.command(
-    epilog="Example: foldwise study enqueue first --parameter dropout=0.3 --parameter activation=ELU"
-)
+@app.command(epilog="Example: foldwise study enqueue first --parameter dropout=0.3 --parameter activation=ELU")
 def enqueue(
     name: Study,
     parameter: Annotated[
@@ -43,9 +41,7 @@ def enqueue(
 ) -> None:
     """Enqueue configurations: they run before the sampler suggests new ones."""
     if (parameter is None) == (file is None):
-        raise InvalidInput(
-            "no configuration is given; use --parameter NAME=VALUE, or --file FILE"
-        )
+        raise InvalidInput("no configuration is given; use --parameter NAME=VALUE, or --file FILE")
     wanted = _read_list(file) if file is not None else [_read_parameters(parameter or [])]
     try:
         configurations = Enqueue.model_validate({"configurations": wanted}).configurations

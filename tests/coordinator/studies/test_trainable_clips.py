@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from coordinator.studies import life
+from coordinator.studies.clips import warnings_at_creation
 from services.contracts import StudySpec
 from services.errors import InvalidInput
 from tests.harness.coordinator_harness import Harness
@@ -29,7 +30,9 @@ def create(harness: Harness, protocol: str) -> tuple[str, ...]:
         }
     )
     with harness.sessions.begin() as session:
-        return life.data_warnings(session, life.create(session, spec, harness.settings.cache_root))
+        return warnings_at_creation(
+            session, life.create(session, spec, harness.settings.cache_root), harness.settings.cache_root
+        )
 
 
 @pytest.fixture
