@@ -106,7 +106,7 @@ def forecast_devices(
         NotFound: a GPU is unknown.
     """
     named = find_gpus(gpus)
-    devices = [] if measured is None else [forecast_measured(spec, costs, share_of_folds, measured)]
+    devices = [] if measured is None else [_measured(spec, costs, share_of_folds, measured)]
     measured_gpu = None if measured is None else gpu_of_device(measured.device)
     architectures = torch.cuda.get_arch_list()
     useful_flops = costs.mean(lambda cost: cost.clip_passes_per_trial * cost.useful_flop_per_clip)
@@ -139,10 +139,9 @@ def forecast_devices(
     return devices
 
 
-def forecast_measured(
+def _measured(
     spec: StudySpec, costs: StudyCosts, share_of_folds: float | None, measured: MeasuredSpeed
 ) -> DeviceForecast:
-    """Forecast the hours of a study on the device that was measured; arguments as of `forecast_devices`."""
     gpu = gpu_of_device(measured.device)
     peak = None if gpu is None else gpu.peak(measured.precision)
     memory = float("inf") if measured.memory is None else measured.memory / 2**30

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 
 import torch
 
-from cli.forecast.calibration import glance_at_cpu
+from cli.forecast.calibration import GLANCE_SECONDS, glance_at_cpu
+from cli.forecast.costs import mean_seconds
 from cli.forecast.dataset_shape import DatasetShape
-from cli.forecast.devices import DeviceForecast, forecast_devices, forecast_measured
-from cli.forecast.forecast import make_forecast
+from cli.forecast.devices import forecast_devices
+from cli.forecast.forecast import make_forecast, share_of_folds
 from cli.forecast.gpus import gpu_of_this_machine
 from services.contracts import StudySpec
 from services.errors import InvalidInput
+from services.folds import make_folds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +24,9 @@ class HoursHere:
 
     device: str
     """Such as `this CPU` or `one H200`."""
+
+    how: str
+    """How exact the hours are, to be printed after them."""
 
     on_cpu: bool
     of: Callable[[StudySpec], float | None]
@@ -46,21 +51,19 @@ def hours_here(spec: StudySpec, shape: DatasetShape) -> HoursHere | None:
         def on_gpu(study: StudySpec) -> float | None:
             made = make_forecast(study, shape)
             try:
-                return _hours(
-                    forecast_devices(study, made.costs(), made.folds_share_pruned, [gpu.name], None)[0]
-                )
+                device = forecast_devices(study, made.costs(), made.folds_share_pruned, [gpu.name], None)[0]
             except InvalidInput:
                 return None
+            return device.hours if device.hours_pruned is None else device.hours_pruned
 
-        return HoursHere(device=f"one {gpu.name}", on_cpu=False, of=on_gpu)
+        return HoursHere(device=f"one {gpu.name}", how=" (by its data sheet)", on_cpu=False, of=on_gpu)
     measured = glance_at_cpu(spec, shape)
 
     def on_cpu(study: StudySpec) -> float | None:
-        made = make_forecast(study, shape)
-        return _hours(forecast_measured(study, made.costs(), made.folds_share_pruned, measured))
+        folds = make_folds(shape.clips, study.protocol)
+        seconds = mean_seconds(study, shape, folds, measured.seconds_per_clip)
+        share = share_of_folds(study, shape, folds)
+        return study.trials * seconds / 3600 * (1.0 if share is None else share)
 
-    return HoursHere(device="this CPU", on_cpu=True, of=on_cpu)
-
-
-def _hours(forecast: DeviceForecast) -> float | None:
-    return forecast.hours if forecast.hours_pruned is None else forecast.hours_pruned
+    how = f", measured for {GLANCE_SECONDS:g} seconds; other programs slow it down"
+    return HoursHere(device="this CPU", how=how, on_cpu=True, of=on_cpu)

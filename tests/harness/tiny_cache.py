@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +23,7 @@ def write_tiny_cache(
     classes: Sequence[str] = CLASSES,
     frames: int = 2,
     fingerprint: str = FINGERPRINT,
+    settings: Mapping[str, Any] | None = None,
 ) -> CacheManifest:
     """Write one clip of each class for each subject: `frames` x 16 x 16, uint8, named SUBJECT_CLASS."""
     subjects_and_labels = [(f"S{subject:03d}", label) for subject in range(subjects) for label in classes]
@@ -32,6 +34,7 @@ def write_tiny_cache(
         classes=classes,
         frames=frames,
         fingerprint=fingerprint,
+        settings=settings,
     )
 
 
@@ -43,6 +46,7 @@ def write_clips(
     classes: Sequence[str],
     frames: int = 2,
     fingerprint: str = FINGERPRINT,
+    settings: Mapping[str, Any] | None = None,
 ) -> CacheManifest:
     """Write a random clip for each (id, subject, label): `frames` x 16 x 16, uint8."""
     writer = CacheWriter(root, dataset, fingerprint)
@@ -66,7 +70,7 @@ def write_clips(
     return writer.finish(
         clip_ids=[clip_id for clip_id, _, _ in clips],
         classes=tuple(classes),
-        settings={},
+        settings=settings or {},
         tools={},
         skipped={},
         warnings=(),

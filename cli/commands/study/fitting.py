@@ -56,7 +56,7 @@ def agree_on_study(
     if here is None or hours is None:
         say("no forecast of its hours on this GPU; measure it with: foldwise plan --cache NAME --calibrate")
         return spec
-    say(f"forecast: {_duration(hours)} on {here.device}")
+    say(f"forecast: {_duration(hours)} on {here.device}{here.how}")
     if not here.on_cpu or hours <= MAX_CPU_HOURS:
         return spec
     smaller = make_smaller(build, named, dataset.subjects, here)
