@@ -27,8 +27,8 @@ CKPLUS_CLIPS = 327
 OULU_CLIPS = 480
 
 CLIPS_TOLERANCE = 0.022
-"""Share of the paper's clips (0 to 1) that a study may have more or fewer: 7 of CK+, 10 of Oulu-CASIA. Copies of a
-set differ, and clips without a face are dropped."""
+"""Share of the clips (0 to 1) that a study may have more or fewer: 7 of CK+, 10 of Oulu-CASIA. Copies of a set
+differ, and clips without a face are dropped."""
 
 COMPARISONS = (
     Comparison(

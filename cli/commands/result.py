@@ -72,8 +72,9 @@ def compare(
         list[str],
         typer.Argument(
             metavar="NAME=SOURCE...",
-            help="NAME=STUDY takes the best trial of a study, NAME=FILE.yaml a configuration; append @MODEL to "
-            "start its training from a model. The first is compared with each of the others.",
+            help="NAME=STUDY takes the best trial of a study, NAME=FILE.yaml a configuration; append @MODEL, "
+            "an id or its beginning, to start its training from a model. The first is compared with each of the "
+            "others.",
         ),
     ],
     name: Annotated[str, typer.Option(help="Name of the study that runs the configurations.")],
