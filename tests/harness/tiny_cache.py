@@ -70,7 +70,7 @@ def write_clips(
     return writer.finish(
         clip_ids=[clip_id for clip_id, _, _ in clips],
         classes=tuple(classes),
-        settings=settings or {},
+        settings=dict(settings or {}),
         tools={},
         skipped={},
         warnings=(),

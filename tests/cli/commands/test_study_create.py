@@ -20,7 +20,7 @@ from preprocessing.datasets.synthetic import write_synthetic_tree
 from preprocessing.job import preprocess
 from services.presets import CKPLUS_AUGMENTATION, get_preset
 from tests.acceptance.up import foldwise_here
-from tests.harness.served_app import live_coordinator
+from tests.harness.served_app import WORKER_TOKEN, live_coordinator
 from tests.harness.tiny_cache import write_tiny_cache
 
 
@@ -52,7 +52,7 @@ def state(coordinator: httpx.Client, settings: CoordinatorSettings, tmp_path: Pa
     service = Service(
         url=str(coordinator.base_url),
         admin_token=settings.admin_token,
-        worker_token=settings.worker_token,
+        worker_token=WORKER_TOKEN,
         database_url=settings.database_url,
         pid=os.getpid(),
     )
