@@ -73,8 +73,8 @@ def compare(
         typer.Argument(
             metavar="NAME=SOURCE...",
             help="NAME=STUDY takes the best trial of a study, NAME=FILE.yaml a configuration; append @MODEL, "
-            "an id or its beginning, to start its training from a model. The first is compared with each of the "
-            "others.",
+            "an id or its beginning, to start its training from a model. The first is compared with each "
+            "of the others.",
         ),
     ],
     name: Annotated[str, typer.Option(help="Name of the study that runs the configurations.")],
