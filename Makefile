@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN_IN_PARALLEL ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-long test-cluster chaos mutants check docs docs-serve chart rest control-plane images format bench clean
+.PHONY: help venv demo test test-long reproduce test-cluster chaos mutants check docs docs-serve chart rest control-plane images format bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -25,6 +25,9 @@ test: venv  ## run the default tests, under 8 minutes on 2 cores
 
 test-long: venv  ## run the slow tests
 	$(BIN)/pytest -m long tests
+
+reproduce: venv  ## type the commands of docs/reproduce.md on drawn faces, half an hour; tables and figures in build/reproduce
+	$(BIN)/python -m tests.reproduction.run $(ARGS)
 
 test-cluster: venv  ## test the chart, studies and faults on a real Kubernetes: that of KUBECONFIG, or one that it starts
 	tests/cluster/run

@@ -11,6 +11,7 @@ from rich.console import Console
 from cli.local.state import StateFolder
 from cli.terminal.consoles import PlainConsole
 from client.local_service import default_state
+from services.presets import PRESET_NAMES
 
 Study = Annotated[str, typer.Argument(metavar="STUDY", help="Name of the study.")]
 
@@ -25,7 +26,11 @@ State = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to standard output, for programs.")]
 
 Preset = Annotated[
-    str | None, typer.Option(help="Preset to start from: ckplus-loso, ckplus-10fold, oulu-10fold or demo.")
+    str | None,
+    typer.Option(
+        help=f"Preset to start from: {', '.join(PRESET_NAMES[:-1])} or {PRESET_NAMES[-1]} (the last two "
+        "fit any clip cache)."
+    ),
 ]
 Spec = Annotated[
     Path | None, typer.Option(help="Study in YAML or JSON; its fields replace those of the preset.")

@@ -13,6 +13,8 @@ from cli.local.state import StateFolder
 from client.connect import connect
 from client.local_service import default_state
 from client.study_client import StudyClient
+from services.contracts import DatasetView
+from services.errors import InvalidInput
 from services.presets import PRESETS
 
 
@@ -35,6 +37,27 @@ def reach(url: str | None, state: Path | None) -> Iterator[StudyClient]:
         return
     with reach_release(context) as (address, admin_token), connect(address, admin_token) as client:
         yield client
+
+
+def find_clips(url: str | None, state: Path | None) -> Callable[[str], DatasetView]:
+    """A function that finds a clip cache of the coordinator that `reach` opens, for a study that fits it.
+
+    It raises `CacheMismatch` if there is no such cache, and `InvalidInput` if the coordinator is too old to
+    describe it.
+    """
+
+    def find(cache: str) -> DatasetView:
+        with reach(url, state) as client:
+            found = client.find_dataset(cache)
+        if not found.class_counts:
+            raise InvalidInput(
+                "this coordinator is of an earlier version and cannot say how many clips each class has; name "
+                "the study's settings with --preset or --spec",
+                field="preset",
+            )
+        return found
+
+    return find
 
 
 @contextmanager

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from services.cache_presets import CachedClips, complete_spec
 from services.contracts import StudySpec
 from services.errors import InvalidInput, NotFound
-from services.presets import get_preset
+from services.presets import CACHE_PRESETS, get_preset
 from services.search_space import first_problem, load_space
 from services.yaml_text import parse_yaml
+
+FindClips = Callable[[str], CachedClips]
+"""Finds the clip cache that a study names, such as `lab` or `lab/3f9a21bc77d0`."""
 
 
 def build_spec(
@@ -22,26 +27,48 @@ def build_spec(
     name: str | None,
     cache: str | None,
     settings: list[str],
+    clips: FindClips,
 ) -> StudySpec:
     """Build a spec from a preset, then a file, then single settings; later ones win.
 
+    Without a preset, and without a file that names a protocol, the study is fitted to its clip cache.
+
     Raises:
         InvalidInput, NotFound: naming the field and its value.
+        CacheMismatch: the study is fitted to a cache that does not exist.
     """
-    if preset is None and spec is None:
-        raise InvalidInput("no study is given; use --preset NAME or --spec FILE", field="preset")
-    data: dict[str, Any] = get_preset(preset).model_dump(mode="json") if preset else {}
-    if spec is not None:
-        data.update(_read_mapping(spec))
+    if preset is None and spec is None and cache is None:
+        raise InvalidInput(
+            "no study is given; use --cache NAME for a study that fits a clip cache, or --preset NAME, or "
+            "--spec FILE",
+            field="preset",
+        )
+    data: dict[str, Any] = {}
+    if preset is not None and preset not in CACHE_PRESETS:
+        data = get_preset(preset).model_dump(mode="json")
+    from_file = {} if spec is None else _read_mapping(spec)
+    data.update(from_file)
     if space is not None:
         data["space"] = load_space(space).model_dump(mode="json")
     for setting in settings:
         apply_setting(data, setting)
     data.update({k: v for k, v in (("name", name), ("cache", cache)) if v is not None})
+    fitting = next((each for each in CACHE_PRESETS if each == preset), None)
+    if fitting is not None or (preset is None and "protocol" not in from_file):
+        data = complete_spec(data, clips(_cache_of(data)), fitting)
     try:
         return StudySpec.model_validate(data)
     except ValidationError as error:
         raise InvalidInput(first_problem(error)) from error
+
+
+def _cache_of(data: dict[str, Any]) -> str:
+    cache = data.get("cache")
+    if not isinstance(cache, str):
+        raise InvalidInput(
+            f"cache is {cache!r}; name the clip cache that the study is for with --cache NAME", field="cache"
+        )
+    return cache
 
 
 def read_file(path: Path, field: str) -> Any:

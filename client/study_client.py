@@ -7,6 +7,7 @@ from typing import IO, Any
 from urllib.parse import quote
 
 from client.connection import Connection, parse
+from services.clip_cache import match_cache
 from services.contracts import (
     Budget,
     Clone,
@@ -217,6 +218,14 @@ class StudyClient:
     def datasets(self) -> list[DatasetView]:
         """The clip caches that a study can name."""
         return [parse(DatasetView, item) for item in self._connection.call("GET", "/datasets")]
+
+    def find_dataset(self, wanted: str) -> DatasetView:
+        """The one clip cache that `wanted` names: a dataset, or `dataset/fingerprint` (a prefix is enough).
+
+        Raises:
+            CacheMismatch: none or several match; the message lists them.
+        """
+        return match_cache(self.datasets(), wanted)
 
     def workers(self) -> list[WorkerView]:
         """Workers that contacted the coordinator recently."""

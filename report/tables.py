@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from report.findings import Findings, Shown
-from report.literature import comparison_for
+from report.literature import clips_note, comparison_for
 from report.material import Material
 from report.outcome import trial_outcome
 from report.table import Cell, Hours, Percent, Table
@@ -190,13 +190,14 @@ def _literature(material: Material) -> Table | None:
     comparison, best = comparison_for(material.study), material.best
     if comparison is None or best is None:
         return None
+    note = clips_note(material.study, comparison)
     rows = sorted(
         [*comparison.approaches, (f"study {material.study.name}", 100 * (best.running_accuracy or 0.0))],
         key=lambda pair: pair[1],
     )
     return Table(
         name="literature",
-        caption=comparison.title,
+        caption=comparison.title if note is None else f"{comparison.title}; {note}",
         columns=("Approach", "Accuracy"),
         rows=[(name, Percent(percent / 100)) for name, percent in rows],
         marked=next(index for index, (name, _) in enumerate(rows) if name.startswith("study ")),

@@ -18,9 +18,9 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,21 @@ PLAIN, CLAHE, INDEX, MANIFEST = "clips.npy", "clips_clahe.npy", "index.csv", "ma
 
 Frames = NDArray[np.uint8]
 """Frames of one clip or of all: uint8, (clips x) frames x size x size (x 3: red, green, blue)."""
+
+
+class NamedCache(Protocol):
+    """What a clip cache is found by."""
+
+    @property
+    def dataset(self) -> str:
+        """Name of the dataset."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of its inputs and settings, in hex."""
+
+
+FoundCache = TypeVar("FoundCache", bound=NamedCache)
 
 
 class CacheRecord(BaseModel):
@@ -222,8 +237,16 @@ def find_cache(root: Path, wanted: str) -> CacheManifest:
         CacheMismatch: none or several match; the message lists them.
         CacheUnreadable: `root` exists, and this machine cannot read it.
     """
+    return match_cache(list_caches(root), wanted)
+
+
+def match_cache(known: Sequence[FoundCache], wanted: str) -> FoundCache:
+    """The one of these caches that `wanted` names, as for `find_cache`.
+
+    Raises:
+        CacheMismatch: none or several match; the message lists them.
+    """
     dataset, _, prefix = wanted.partition("/")
-    known = list_caches(root)
     matching = [m for m in known if m.dataset == dataset and m.fingerprint.startswith(prefix)]
     if len(matching) == 1:
         return matching[0]

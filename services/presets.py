@@ -1,21 +1,30 @@
-"""Presets: study specs by name, for the paper's searches and the demo."""
+"""Presets: study specs by name, for the paper's experiments, the demo, and any clip cache.
+
+The paper's presets are the paper's, except that trials run at the same time: the sampler learns with a delay,
+and keeps away from trials that have not ended.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from services.cache_presets import CachePreset
 from services.contracts import (
     ANY_CLASS,
     Augmentation,
     AugmentationCounts,
     BoundRule,
     ComputeSettings,
+    Economies,
     MedianRule,
     StudySpec,
     TpeSampler,
     TrainingSettings,
 )
-from services.errors import NotFound
+from services.errors import InvalidInput, NotFound
 from services.folds import KFold, LeaveOneSubjectOut
-from services.search_space import SearchSpace, paper_space
+from services.search_space import Hyperparameters, SearchSpace, paper_space
 
 PAPER_TRIALS = 800
 PAPER_THRESHOLD = 0.965
@@ -41,11 +50,31 @@ OULU_AUGMENTATION = Augmentation(counts={ANY_CLASS: AugmentationCounts(flip=1, r
 """Section 4.2 of the paper: 4,320 clips."""
 
 
+PAPER_SAMPLER = TpeSampler(multivariate=False)
+"""Section 3.3 of the paper: TPE fits a mixture for each parameter."""
+
+
 def _demo_space() -> SearchSpace:
     """The space of Table 1 without what takes most time: two temporal sizes and a second convolution."""
     space = paper_space().model_dump() | {"temporal_size": [1, 3, 5]}
     del space["second_conv_layer"]
     return SearchSpace.model_validate(space)
+
+
+def _table_2(name: str, protocol: LeaveOneSubjectOut | KFold) -> StudySpec:
+    """The paper's best configuration on CK+, alone, with every epoch of every fold."""
+    return StudySpec(
+        name=name,
+        cache="ckplus",
+        protocol=protocol,
+        trials=1,
+        enqueue=(Hyperparameters().model_dump(),),
+        sampler=PAPER_SAMPLER,
+        pruning=(),
+        # The report then has every reading of "the best epoch".
+        economies=Economies(stop_when_perfect=False),
+        training=TrainingSettings(augmentation=CKPLUS_AUGMENTATION),
+    )
 
 
 PRESETS: dict[str, StudySpec] = {
@@ -54,17 +83,22 @@ PRESETS: dict[str, StudySpec] = {
         cache="ckplus",
         protocol=LeaveOneSubjectOut(),
         trials=PAPER_TRIALS,
+        sampler=PAPER_SAMPLER,
         feedback_delay=8,
         pruning=(BoundRule(threshold=PAPER_THRESHOLD),),
         # A bound prunes correctly in any order of folds; in this order it ends hopeless trials earliest.
         fold_order="hardest_first",
         training=TrainingSettings(augmentation=CKPLUS_AUGMENTATION),
     ),
+    "ckplus-best": _table_2("ckplus-best", LeaveOneSubjectOut()),
+    "ckplus-best-10fold": _table_2("ckplus-best-10fold", KFold(k=10)),
+    # The paper searches on the folds of Leave-One-Subject-Out only.
     "ckplus-10fold": StudySpec(
         name="ckplus-10fold",
         cache="ckplus",
         protocol=KFold(k=10),
         trials=PAPER_TRIALS,
+        sampler=PAPER_SAMPLER,
         feedback_delay=8,
         pruning=(MedianRule(),),
         training=TrainingSettings(augmentation=CKPLUS_AUGMENTATION),
@@ -74,6 +108,7 @@ PRESETS: dict[str, StudySpec] = {
         cache="oulu-casia",
         protocol=KFold(k=10),
         trials=PAPER_TRIALS,
+        sampler=PAPER_SAMPLER,
         feedback_delay=8,
         pruning=(MedianRule(),),
         training=TrainingSettings(augmentation=OULU_AUGMENTATION),
@@ -107,11 +142,17 @@ PRESETS: dict[str, StudySpec] = {
 }
 
 
+CACHE_PRESETS: tuple[CachePreset, ...] = get_args(CachePreset)
+
+PRESET_NAMES = (*PRESETS, *CACHE_PRESETS)
+
+
 def clip_preset(name: str) -> dict[str, str | int]:
     """Options of `foldwise preprocess` for the clips that a preset needs; the paper's presets use its detector.
 
     Raises:
         NotFound: there is no such preset; the message lists the known ones.
+        InvalidInput: the preset fits any clips.
     """
     spec = get_preset(name)
     return {
@@ -121,7 +162,37 @@ def clip_preset(name: str) -> dict[str, str | int]:
         "detector": "yunet" if name == "demo" else "res10",
         "frame_sampling": "last",
         "windows": 1,
+        "box": "frame",
     }
+
+
+def clip_differences(spec: StudySpec, dataset: str, settings: Mapping[str, Any]) -> str | None:
+    """A sentence about what a paper's study finds in its clips that the paper's clips do not have, or None.
+
+    A study is the paper's if it has the dataset and the augmentation of one of the paper's presets.
+
+    Args:
+        spec: the study.
+        dataset: name of its clip cache.
+        settings: how the clips were made: `CacheManifest.settings`.
+    """
+    for name, preset in PRESETS.items():
+        if name == "demo" or preset.cache != dataset:
+            continue
+        if preset.training.augmentation != spec.training.augmentation:
+            continue
+        wanted = clip_preset(name)
+        different = [key for key in ("detector", "box") if settings.get(key, wanted[key]) != wanted[key]]
+        if not different:
+            return None
+        theirs, ours = (
+            " and ".join(f"{key} {values[key]}" for key in different) for values in (settings, wanted)
+        )
+        return (
+            f"the clips were made with {theirs}, the paper's with {ours}; "
+            f"to make such clips, run: foldwise preprocess --preset {name} --root FOLDER"
+        )
+    return None
 
 
 def get_preset(name: str) -> StudySpec:
@@ -129,10 +200,16 @@ def get_preset(name: str) -> StudySpec:
 
     Raises:
         NotFound: there is no such preset; the message lists the known ones.
+        InvalidInput: the preset is one of `CACHE_PRESETS`, which have no spec without a clip cache.
     """
+    if name in CACHE_PRESETS:
+        raise InvalidInput(
+            f"the preset {name} fits any clips, so it names none; name the clip cache or the dataset yourself",
+            field="preset",
+        )
     try:
         return PRESETS[name]
     except KeyError:
         raise NotFound(
-            f"there is no preset {name!r}; there are: {', '.join(PRESETS)}", field="preset"
+            f"there is no preset {name!r}; there are: {', '.join(PRESET_NAMES)}", field="preset"
         ) from None

@@ -145,6 +145,31 @@ class SearchSpace(RootModel[dict[str, tuple[Value, ...] | Range]]):
     def __len__(self) -> int:
         return len(self.root)
 
+    def complete(self, parameters: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+        """The parameters, with a value for each one of the space that they do not name.
+
+        That value is the space's only option if it has one, otherwise the default.
+
+        Args:
+            parameters: part of a configuration; values are not checked.
+            defaults: a value for each parameter of the space.
+
+        Raises:
+            InvalidInput: the default of a parameter that is not named is outside the space.
+        """
+        added = {}
+        for name, domain in self.items():
+            if name in parameters:
+                continue
+            value = domain[0] if not isinstance(domain, Range) and len(domain) == 1 else defaults[name]
+            if _fit(name, value, domain) is None:
+                raise InvalidInput(
+                    f"{name} is not named, and its default {value!r} is outside the study's space; name it",
+                    field=f"parameters.{name}",
+                )
+            added[name] = value
+        return {**parameters, **added}
+
     def canonicalize(self, parameters: Mapping[str, Any]) -> dict[str, ParameterValue]:
         """The parameters as they are stored and trained: in the space's order, rounded, whole numbers as int.
 
@@ -159,7 +184,7 @@ class SearchSpace(RootModel[dict[str, tuple[Value, ...] | Range]]):
             if name not in parameters:
                 raise InvalidInput(f"parameter {name!r} is missing", field=f"parameters.{name}")
             value = parameters[name]
-            fitting = _in_range(name, value, domain) if isinstance(domain, Range) else _option(value, domain)
+            fitting = _fit(name, value, domain)
             if fitting is None:
                 raise InvalidInput(
                     f"{name} = {value!r} is outside the study's space", field=f"parameters.{name}"
@@ -244,6 +269,11 @@ def _as_declared_type(name: str, value: Any) -> Any:
     if PARAMETERS[name].annotation is int:
         return int(value) if float(value).is_integer() else value
     return float(value)
+
+
+def _fit(name: str, value: Any, domain: tuple[Value, ...] | Range) -> ParameterValue | None:
+    """The canonical value; None if it is outside the domain."""
+    return _in_range(name, value, domain) if isinstance(domain, Range) else _option(value, domain)
 
 
 def _option(value: Any, options: tuple[Value, ...]) -> Value | None:

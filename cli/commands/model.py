@@ -29,6 +29,7 @@ from cli.options import (
 )
 from cli.reach import reach
 from cli.spec_files import build_spec
+from services.clip_cache import find_cache
 from services.errors import EXIT_USAGE, FoldwiseError, InvalidInput
 
 if TYPE_CHECKING:
@@ -119,13 +120,22 @@ def pretrain(
     from cli.terminal.progress import training_progress
 
     folder = state_folder(state)
-    wanted = build_spec(preset=preset, spec=spec, space=None, name=name, cache=cache, settings=set_ or [])
+    caches = cache_root or folder.caches
+    wanted = build_spec(
+        preset=preset,
+        spec=spec,
+        space=None,
+        name=name,
+        cache=cache,
+        settings=set_ or [],
+        clips=lambda wanted: find_cache(caches, wanted),
+    )
     with training_progress(console(json), wanted.training.epochs) as on_step:
         card = run(
             wanted,
             read_parameters(parameter or []),
             name,
-            cache_root=cache_root or folder.caches,
+            cache_root=caches,
             models_root=models or folder.models,
             device=device,
             on_step=on_step,

@@ -12,6 +12,7 @@ import typer
 from cli.options import CacheRoot, Json, Preset, Settings, State, Url, console, state_folder
 from cli.reach import reach
 from cli.spec_files import build_spec
+from services.clip_cache import find_cache
 
 app = typer.Typer()
 
@@ -55,9 +56,17 @@ def plan(
     from cli.forecast.forecast import make_forecast, with_devices
     from cli.forecast.tables import configurations_table, devices_table, forecast_lines
 
-    wanted = build_spec(preset=preset, spec=spec, space=None, name=None, cache=cache, settings=set_ or [])
-    folder = state_folder(state)
-    shape = shape_of(wanted, preset=preset, cache=cache, cache_root=cache_root or folder.caches)
+    caches = cache_root or state_folder(state).caches
+    wanted = build_spec(
+        preset=preset,
+        spec=spec,
+        space=None,
+        name=None,
+        cache=cache,
+        settings=set_ or [],
+        clips=lambda name: find_cache(caches, name),
+    )
+    shape = shape_of(wanted, preset=preset, cache=cache, cache_root=caches)
     forecast = make_forecast(wanted, shape)
     measured = None
     if calibrate_from is not None:

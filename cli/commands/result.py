@@ -31,7 +31,7 @@ from cli.options import (
     console,
     state_folder,
 )
-from cli.reach import reach, reach_workers
+from cli.reach import find_clips, reach, reach_workers
 from cli.spec_files import build_spec
 from cli.terminal.watch import watch
 from client.study_client import StudyClient
@@ -72,8 +72,9 @@ def compare(
         list[str],
         typer.Argument(
             metavar="NAME=SOURCE...",
-            help="NAME=STUDY takes the best trial of a study, NAME=FILE.yaml a configuration; append @MODEL to "
-            "start its training from a model. The first is compared with each of the others.",
+            help="NAME=STUDY takes the best trial of a study, NAME=FILE.yaml a configuration; append @MODEL, "
+            "an id or its beginning, to start its training from a model. The first is compared with each "
+            "of the others.",
         ),
     ],
     name: Annotated[str, typer.Option(help="Name of the study that runs the configurations.")],
@@ -90,7 +91,15 @@ def compare(
     from cli.evaluation import comparison
 
     candidates = [comparison.read_candidate(text) for text in configurations]
-    wanted = build_spec(preset=preset, spec=spec, space=None, name=name, cache=cache, settings=set_ or [])
+    wanted = build_spec(
+        preset=preset,
+        spec=spec,
+        space=None,
+        name=name,
+        cache=cache,
+        settings=set_ or [],
+        clips=find_clips(url, state),
+    )
     output = console(json)
     with reach(url, state) as client:
         result = comparison.compare(client, candidates, wanted, watch=_watcher(client, output))
@@ -145,7 +154,15 @@ def nested(
     """Evaluate a whole search by nested cross-validation: leave subjects out, search, test on them; repeat."""
     from cli.evaluation import nested as nesting
 
-    wanted = build_spec(preset=preset, spec=spec, space=space, name=name, cache=cache, settings=set_ or [])
+    wanted = build_spec(
+        preset=preset,
+        spec=spec,
+        space=space,
+        name=name,
+        cache=cache,
+        settings=set_ or [],
+        clips=find_clips(url, state),
+    )
     output = console(json)
     with reach(url, state) as client:
         found = nesting.nested(client, wanted, outer=outer, watch=_watcher(client, output))

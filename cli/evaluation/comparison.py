@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -40,7 +40,7 @@ class Candidate:
     """Name of a study, whose best trial is used, or a YAML or JSON file."""
 
     pretrained: str | None
-    """Id of the model that its training starts from, or None."""
+    """Id of the model that its training starts from, or a beginning of it that no other id has, or None."""
 
 
 class ComparedConfiguration(BaseModel):
@@ -122,7 +122,7 @@ def compare(
     Raises:
         InvalidInput: fewer than two configurations, a name given twice, an invalid configuration, or a protocol
             that is not a cross-validation.
-        NotFound: a study or file does not exist, or the study has no complete trial.
+        NotFound: a study, file or model does not exist, or the study has no complete trial.
         Conflict: the folds do not test the same clips, or a study of the same name exists and differs.
         FoldwiseError: a study or a trial has not completed.
     """
@@ -139,6 +139,7 @@ def compare(
     names = [candidate.name for candidate in candidates]
     if duplicates := [name for name in names if names.count(name) > 1]:
         raise InvalidInput(f"two configurations are called {duplicates[0]}; rename one", field="configurations")
+    candidates = [_with_whole_id(client, candidate) for candidate in candidates]
     configurations, selected_on = {}, {}
     for candidate in candidates:
         configurations[candidate.name], selected_on[candidate.name] = _configuration(client, candidate)
@@ -289,6 +290,22 @@ def comparison_warnings(result: ComparisonResult) -> list[str]:
         "independent."
     )
     return warnings
+
+
+def _with_whole_id(client: StudyClient, candidate: Candidate) -> Candidate:
+    """The candidate with the whole id of the model that it names."""
+    wanted = candidate.pretrained
+    if wanted is None:
+        return candidate
+    known = [card.id for card in client.models()]
+    matching = [wanted] if wanted in known else [name for name in known if name.startswith(wanted)]
+    if len(matching) != 1:
+        raise NotFound(
+            f"{candidate.name}: {len(matching)} models have the id {wanted!r} or begin with it; there are: "
+            f"{', '.join(known) or 'none'}",
+            field="configurations",
+        )
+    return replace(candidate, pretrained=matching[0])
 
 
 def _configuration(client: StudyClient, candidate: Candidate) -> tuple[dict[str, ParameterValue], str | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from statistics import median
 
 from cli.forecast.costs import COST_PARAMETERS, ConfigurationCost, useful_flops, usual_configuration
@@ -11,9 +12,18 @@ from cli.forecast.devices import MeasuredSpeed, clips_share
 from cli.forecast.forecast import Forecast
 from client.study_client import StudyClient
 from services.compute_plans import default_threads
-from services.contracts import FoldState, FoldTask, Precision, StudyPlan, StudySpec, configure
+from services.contracts import (
+    ComputeSettings,
+    FoldState,
+    FoldTask,
+    Precision,
+    StudyPlan,
+    StudySpec,
+    configure,
+)
 from services.errors import Conflict, InvalidInput
 from services.model_config import ModelConfig
+from services.search_space import ParameterValue
 from services.usable_cores import usable_cores
 from worker.training.device import (
     choose_device,
@@ -29,6 +39,11 @@ from worker.training.training_device import TrainingDevice
 
 CALIBRATION_SECONDS = 60.0
 """Seconds to measure, divided among the configurations."""
+
+GLANCE_SECONDS = 2.0
+GLANCE_WIDTHS = (64, 32, 16, 8, 4)
+GLANCE_FLOPS = 3e9
+"""Operations per clip that a CPU does in a fraction of a second."""
 
 MAX_FOLDS_READ = 20
 """Maximum number of finished folds of a study to read."""
@@ -65,7 +80,7 @@ def measure_device(
     usual = next(cost for cost in costs if forecast.configuration.items() <= vars(cost).items())
     measured = {}
     for cost in {id(cost): cost for cost in (costs[0], usual, costs[-1])}.values():
-        task = _task(spec, shape, cost, plan)
+        task = _task(spec, shape, {name: getattr(cost, name) for name in COST_PARAMETERS}, plan)
         try:
             speed = measure_speed(
                 task, training_device, channels=shape.channels, seconds=CALIBRATION_SECONDS / 3
@@ -78,6 +93,34 @@ def measure_device(
         measured[cost.useful_flop_per_clip] = speed.clips_per_second
     return MeasuredSpeed(
         device=device_name(chosen), precision=plan.precision, memory=memory, clips_per_second=measured
+    )
+
+
+def glance_at_cpu(spec: StudySpec, shape: DatasetShape) -> MeasuredSpeed:
+    """Train a network of the study for a few seconds on this machine's CPU.
+
+    The network is as wide as it can be with `GLANCE_FLOPS` operations per clip. The speed of others is taken to
+    be in proportion to their operations; wider ones are faster than that.
+
+    Args:
+        spec: the study.
+        shape: its dataset.
+    """
+    keep_freed_memory()
+    training_device = TrainingDevice(choose_device("cpu"), threads=default_threads(usable_cores()))
+    plan = training_device.choose_plan(ComputeSettings())
+    for width in GLANCE_WIDTHS:
+        training = spec.training.model_copy(update={"width": width})
+        task = _task(spec.model_copy(update={"training": training}), shape, {}, plan)
+        flops = useful_flops(ModelConfig.of_task(task), spec, shape.channels)
+        if flops <= GLANCE_FLOPS:
+            break
+    speed = measure_speed(task, training_device, channels=shape.channels, seconds=GLANCE_SECONDS)
+    return MeasuredSpeed(
+        device="cpu",
+        precision=plan.precision,
+        memory=available_memory(),
+        clips_per_second={flops: speed.clips_per_second},
     )
 
 
@@ -120,8 +163,9 @@ def speed_of_workers(client: StudyClient, study: str) -> MeasuredSpeed:
     )
 
 
-def _task(spec: StudySpec, shape: DatasetShape, cost: ConfigurationCost, plan: StudyPlan) -> FoldTask:
-    parameters = {name: getattr(cost, name) for name in COST_PARAMETERS}
+def _task(
+    spec: StudySpec, shape: DatasetShape, parameters: Mapping[str, ParameterValue], plan: StudyPlan
+) -> FoldTask:
     hyperparameters, training = configure({**usual_configuration(spec), **parameters}, spec.training)
     return FoldTask(
         study=spec.name,

@@ -157,6 +157,32 @@ def study_costs(
     return (usual if searched else enqueued[0]), costs
 
 
+def mean_seconds(
+    spec: StudySpec, shape: DatasetShape, folds: Sequence[Fold], seconds_per_clip: Callable[[float], float]
+) -> float:
+    """Seconds of a trial that runs all folds, as `StudyCosts.mean` counts, without computing the memory.
+
+    Args:
+        spec: the study.
+        shape: its dataset.
+        folds: the folds of that dataset.
+        seconds_per_clip: seconds for a clip that takes so many useful operations.
+    """
+    trained_on = _clips_trained_on(spec, shape, folds)
+
+    def seconds(parameters: Mapping[str, Any]) -> float:
+        hp, training = configure({**usual_configuration(spec), **parameters}, spec.training)
+        config = ModelConfig.of(hp, training, spec.economies, classes=len(shape.classes))
+        flops = useful_flops(config, spec, shape.channels)
+        return training.epochs * trained_on * seconds_per_clip(flops)
+
+    total = sum(map(seconds, spec.enqueue))
+    if _draws(spec):
+        drawn = fmean(map(seconds, _combinations(spec, COST_PARAMETERS)))
+        total += (spec.trials - len(spec.enqueue)) * drawn
+    return total / spec.trials
+
+
 def _cost(
     spec: StudySpec,
     shape: DatasetShape,

@@ -11,10 +11,10 @@ from pathlib import Path
 from coordinator.studies.life import check_cache
 from preprocessing.datasets import ckplus, oulu_casia
 from services.clip_cache import cache_folder, find_cache, open_cache
-from services.contracts import StudySpec
+from services.contracts import DatasetView, StudySpec
 from services.errors import CacheMismatch
 from services.folds import Clip
-from services.presets import DEMO_SUBJECTS, get_preset
+from services.presets import DEMO_SUBJECTS, PRESETS, get_preset
 
 CKPLUS_SUBJECTS = {1: 21, 2: 22, 3: 47, 4: 20, 5: 7, 6: 1}
 """Number of CK+ subjects, by their number of labelled sequences."""
@@ -66,6 +66,21 @@ def shape_of_cache(spec: StudySpec, cache_root: Path) -> DatasetShape:
     )
 
 
+def described_shape(dataset: DatasetView) -> DatasetShape:
+    """The shape of a clip cache of which only the numbers are known, as of one on another machine.
+
+    Each subject gets about as many clips as every other, and the classes in turn.
+    """
+    each, more = divmod(dataset.clips, dataset.subjects)
+    return _invent_shape(
+        dataset.dataset,
+        f"the clip cache {dataset.dataset}/{dataset.fingerprint[:12]}",
+        dataset.class_counts,
+        {each: dataset.subjects - more, each + 1: more},
+        dataset.channels,
+    )
+
+
 def published_shape(preset: str) -> DatasetShape:
     """The shape of the dataset that a preset is made for: as published, or as the demo draws it.
 
@@ -96,7 +111,7 @@ def shape_of(spec: StudySpec, *, preset: str | None, cache: str | None, cache_ro
     Raises:
         CacheMismatch, InvalidInput: as `shape_of_cache`.
     """
-    if preset is not None and cache is None and spec.cache == get_preset(preset).cache:
+    if preset is not None and preset in PRESETS and cache is None and spec.cache == get_preset(preset).cache:
         return published_shape(preset)
     try:
         return shape_of_cache(spec, cache_root)

@@ -122,7 +122,7 @@ def make_forecast(spec: StudySpec, shape: DatasetShape) -> Forecast:
         pflop_per_trial_mean=rounded(pflop),
         clip_passes=round(spec.trials * clip_passes),
         pflop=rounded(spec.trials * pflop),
-        folds_share_pruned=_share_of_folds(spec, shape, folds),
+        folds_share_pruned=share_of_folds(spec, shape, folds),
         clip_sets=costs.clip_sets,
         clip_set_gib=rounded(costs.clip_set_gib),
         enqueued=[*costs.enqueued],
@@ -148,8 +148,11 @@ def with_devices(
     return replace(forecast, devices=devices)
 
 
-def _share_of_folds(spec: StudySpec, shape: DatasetShape, folds: Sequence[Fold]) -> float | None:
-    """Share of folds that run with the study's rules, on simulated trials; None if a rule needs confusions."""
+def share_of_folds(spec: StudySpec, shape: DatasetShape, folds: Sequence[Fold]) -> float | None:
+    """Share of folds (0 to 1) that run with the study's rules, on simulated trials.
+
+    None if a rule needs to know which classes a model confuses.
+    """
     fold_of = {subject: fold.index for fold in folds for subject in fold.subjects}
     clips: dict[str, int] = dict.fromkeys(fold_of, 0)
     for clip in shape.clips:

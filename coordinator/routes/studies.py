@@ -17,6 +17,7 @@ from coordinator.store.studies import get_study
 from coordinator.store.troubles import study_troubles
 from coordinator.studies import life
 from coordinator.studies.data_warnings import data_warnings
+from coordinator.studies.fitting import fit_to_cache
 from services.contracts import (
     PRINTABLE,
     ConfusionView,
@@ -43,7 +44,11 @@ Number = Annotated[int, Path(ge=0, lt=2**31)]
 
 @router.post("", status_code=201, max_body_size=body_limits.SPEC_BYTES)
 def create(spec: StudySpec, session: Transaction, settings: Settings, wake_leader: WakeLeader) -> StudyView:
-    """Create a study; it starts at once unless `start` is false."""
+    """Create a study; it starts at once unless `start` is false.
+
+    A spec without `protocol` is fitted to its clip cache: protocol, frames, augmentation, trials and pruning.
+    """
+    spec = fit_to_cache(spec, settings.cache_root)
     study = life.create(session, spec, settings.cache_root, settings.models_root)
     wake_leader()
     warnings = data_warnings(session, study, settings.cache_root)

@@ -1,4 +1,4 @@
-"""What is wrong with a study's clips, though it can run on them."""
+"""What is wrong with a study's clips, or not as in the paper, though it can run on them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from coordinator.store.tables import StudyFoldRow, StudyRow
 from services.clip_cache import cache_folder, open_cache
 from services.contracts import StudySpec
 from services.folds import AllClips, Clip, HeldOut, Holdout
+from services.presets import clip_differences
 
 
 def data_warnings(session: Session, study: StudyRow, cache_root: Path) -> tuple[str, ...]:
@@ -22,11 +23,13 @@ def data_warnings(session: Session, study: StudyRow, cache_root: Path) -> tuple[
         CacheMismatch: its clip cache is not under `cache_root`.
     """
     spec = parsed_spec(study)
-    if isinstance(spec.protocol, AllClips | HeldOut):
-        return ()
     cache = open_cache(cache_folder(cache_root, study.dataset, study.fingerprint), verify=False)
-    split = study_split(session, study)
-    return (*_about_classes(study, spec, split, cache.clips()), *_about_given_split(spec, split, cache.clips()))
+    warnings: list[str] = []
+    if not isinstance(spec.protocol, AllClips | HeldOut):
+        split, clips = study_split(session, study), cache.clips()
+        warnings += (*_about_classes(study, spec, split, clips), *_about_given_split(spec, split, clips))
+    different = clip_differences(spec, study.dataset, cache.manifest.settings)
+    return (*warnings, *([] if different is None else [different]))
 
 
 def _about_classes(

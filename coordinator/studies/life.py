@@ -180,7 +180,7 @@ def enqueue(
         )
     for index, parameters in enumerate(configurations):
         try:
-            canonical = spec.space.canonicalize(parameters)
+            canonical = spec.space.canonicalize(spec.complete(parameters))
         except InvalidInput as error:
             field = f"configurations.{index}"
             raise InvalidInput(f"{field}: {error.message}", field=field) from error

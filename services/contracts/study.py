@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -33,7 +34,7 @@ from services.errors import InvalidInput
 from services.folds import AllClips, HeldOut, LeaveOneSubjectOut, Protocol
 from services.grid import grid_axes, grid_size
 from services.pruning.median import MedianRule
-from services.search_space import ParameterValue, SearchSpace, paper_space
+from services.search_space import Hyperparameters, ParameterValue, SearchSpace, paper_space
 
 DEFAULT_FEEDBACK_DELAY = 8
 """Feedback delay of a study that names no number of workers."""
@@ -88,7 +89,11 @@ class StudySpec(Contract):
         pattern=PRINTABLE,
         description="clip cache: the name of the dataset, or dataset/fingerprint (a prefix is enough)",
     )
-    protocol: Protocol = LeaveOneSubjectOut()
+    protocol: Protocol = Field(
+        LeaveOneSubjectOut(),
+        description="if `POST /studies` leaves it out: loso up to 20 subjects, otherwise kfold; other fields "
+        "that it leaves out then fit the clip cache",
+    )
     space: SearchSpace = Field(default_factory=paper_space)
     trials: int = Field(800, ge=1, le=TRIALS_ALLOWED, description="number of trials to run")
     seed: int = Field(0, ge=0, lt=2**31)
@@ -138,7 +143,9 @@ class StudySpec(Contract):
         3, ge=1, le=1000, description="expired leases of a fold after which it fails, and its trial with it"
     )
     enqueue: Annotated[tuple[dict[str, ParameterValue], ...], FailFast()] = Field(
-        (), description="configurations to run first, in this order, before the sampler suggests any"
+        (),
+        description="configurations to run first, in this order, before the sampler suggests any; a parameter "
+        "that one does not name has its default",
     )
     warm_start: WarmStart | None = None
     trial_seconds: FiniteFloat | None = Field(
@@ -170,15 +177,12 @@ class StudySpec(Contract):
         """`epoch_choice`, but always the last epoch for a test on held-out clips and for a model."""
         return "last" if isinstance(self.protocol, AllClips | HeldOut) else self.epoch_choice
 
-    @model_validator(mode="before")
-    @classmethod
-    def _has_a_feedback_delay(cls, given: Any) -> Any:
-        if not isinstance(given, dict) or "feedback_delay" in given:
-            return given
-        workers = given.get("workers")
-        # A wrong number of workers is reported by its own field.
-        known = workers if isinstance(workers, int) and 0 < workers <= WORKERS_ALLOWED else None
-        return {**given, "feedback_delay": 2 * known if known else DEFAULT_FEEDBACK_DELAY}
+    @model_validator(mode="after")
+    def _has_a_feedback_delay(self) -> StudySpec:
+        if self.workers and "feedback_delay" not in self.model_fields_set:
+            # Not among the fields that were set, so that others can still tell. Frozen for its users only.
+            self.__dict__["feedback_delay"] = 2 * self.workers
+        return self
 
     @model_validator(mode="after")
     def _grid_is_large_enough(self) -> StudySpec:
@@ -218,12 +222,27 @@ class StudySpec(Contract):
     def _enqueued_fit(self) -> StudySpec:
         if len(self.enqueue) > self.trials:
             raise ValueError(f"enqueue has {len(self.enqueue)} configurations, the study {self.trials} trials")
+        completed = []
         for index, parameters in enumerate(self.enqueue):
             try:
-                self.space.canonicalize(parameters)
+                completed.append(self.complete(parameters))
+                self.space.canonicalize(completed[-1])
             except InvalidInput as error:
                 raise ValueError(f"enqueue.{index}: {error.message}") from error
+        # Everything that reads a spec finds whole configurations. The model is frozen for its users only.
+        self.__dict__["enqueue"] = tuple(completed)
         return self
+
+    def complete(self, parameters: Mapping[str, ParameterValue]) -> dict[str, ParameterValue]:
+        """A configuration with the default of each parameter of the space that it does not name.
+
+        Defaults are the paper's Table 2, and for other parameters the values in `training`. A parameter with
+        one option has that option.
+
+        Raises:
+            InvalidInput: the default of a parameter that is not named is outside the space.
+        """
+        return self.space.complete(parameters, {**Hyperparameters().model_dump(), **self.training.model_dump()})
 
     @field_validator("pruning")
     @classmethod
@@ -244,7 +263,10 @@ StoredSpec = Annotated[StudySpec, BeforeValidator(_without_delay)]
 
 
 class Enqueue(Contract):
-    """`POST /studies/{name}/enqueue`: configurations to run next, before the sampler suggests more."""
+    """`POST /studies/{name}/enqueue`: configurations to run next, before the sampler suggests more.
+
+    A parameter of the space that a configuration does not name has its default.
+    """
 
     configurations: Annotated[tuple[dict[str, ParameterValue], ...], FailFast()] = Field(
         min_length=1, max_length=1000

@@ -245,6 +245,9 @@ class DatasetView(Contract):
     dataset: str
     fingerprint: str
     classes: tuple[str, ...]
+    class_counts: dict[str, int] = Field(
+        {}, description="clips of each class; empty from a coordinator of an earlier version"
+    )
     clips: int
     subjects: int
     frames: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +23,7 @@ def write_tiny_cache(
     classes: Sequence[str] = CLASSES,
     frames: int = 2,
     fingerprint: str = FINGERPRINT,
+    settings: Mapping[str, Any] | None = None,
 ) -> CacheManifest:
     """Write one clip of each class for each subject: `frames` x 16 x 16, uint8, named SUBJECT_CLASS."""
     subjects_and_labels = [(f"S{subject:03d}", label) for subject in range(subjects) for label in classes]
@@ -32,6 +34,7 @@ def write_tiny_cache(
         classes=classes,
         frames=frames,
         fingerprint=fingerprint,
+        settings=settings,
     )
 
 
@@ -44,6 +47,7 @@ def write_clips(
     frames: int = 2,
     fingerprint: str = FINGERPRINT,
     part_of: Mapping[str, str] | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> CacheManifest:
     """Write a random clip for each (id, subject, label): `frames` x 16 x 16, uint8.
 
@@ -71,7 +75,7 @@ def write_clips(
     return writer.finish(
         clip_ids=[clip_id for clip_id, _, _ in clips],
         classes=tuple(classes),
-        settings={},
+        settings=dict(settings or {}),
         tools={},
         skipped={},
         warnings=(),

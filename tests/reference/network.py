@@ -2,7 +2,7 @@
 
 Nothing here is shared with `worker/`, nothing is economical: full kernels, three channels, formulas term by
 term. Written from *3D-CNN for Facial Emotion Recognition in Videos* (ISVC 2020), sections 3.1 to 3.3, and
-docs/reproduction.md where the paper leaves something open.
+docs/reproduce.md where the paper leaves something open.
 """
 
 from __future__ import annotations

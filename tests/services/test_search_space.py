@@ -365,3 +365,36 @@ def test_a_space_within_a_study_survives_json_with_its_order() -> None:
     )
     after = StudySpec.model_validate_json(spec.model_dump_json())
     assert list(after.space.items()) == [("dropout", (0.5, 0.1)), ("clahe", (False, True))]
+
+
+# --- configurations that name some parameters ---------------------------------------------------------------
+
+PARTLY = {
+    "temporal_size": [1, 3],
+    "activation": ["ELU"],
+    "dropout": {"low": 0.0, "high": 1.0},
+    "width": [8, 16],
+}
+
+
+def partly(*enqueue: dict[str, Any], **changes: Any) -> StudySpec:
+    given = {"name": "s", "cache": "c", "space": PARTLY, "training": {"width": 16}, **changes}
+    return StudySpec.model_validate({**given, "enqueue": enqueue})
+
+
+def test_an_enqueued_configuration_has_the_defaults_of_what_it_does_not_name() -> None:
+    spec = partly({}, {"dropout": 0.5, "width": 8})
+    # Table 2, the study's own width, and the only option where there is one.
+    assert spec.enqueue[0] == {"temporal_size": 3, "activation": "ELU", "dropout": 0.2511, "width": 16}
+    assert spec.enqueue[1] == {"temporal_size": 3, "activation": "ELU", "dropout": 0.5, "width": 8}
+    assert StudySpec.model_validate_json(spec.model_dump_json()) == spec
+
+
+def test_a_default_outside_the_space_must_be_named() -> None:
+    words = r"enqueue\.1: temporal_size is not named, and its default 3 is outside the study's space; name it"
+    with pytest.raises(ValidationError, match=words):
+        partly({"temporal_size": 5}, {}, space={"temporal_size": [1, 5]})
+    with pytest.raises(ValidationError, match=r"width is not named, and its default 64 is outside"):
+        partly({}, training={})
+    with pytest.raises(ValidationError, match=r"enqueue\.0: unknown parameter 'clahe'"):
+        partly({"clahe": True})

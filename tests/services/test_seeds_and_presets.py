@@ -9,9 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.contracts import Augmentation, BoundRule, MedianRule, StudySpec, TpeSampler
-from services.errors import NotFound
+from services.errors import InvalidInput, NotFound
 from services.folds import KFold, LeaveOneSubjectOut
-from services.presets import CKPLUS_AUGMENTATION, OULU_AUGMENTATION, PRESETS, get_preset
+from services.presets import (
+    CACHE_PRESETS,
+    CKPLUS_AUGMENTATION,
+    OULU_AUGMENTATION,
+    PRESETS,
+    clip_preset,
+    get_preset,
+)
 from services.pruning.rule import warmup
 from services.search_space import Hyperparameters, Range, paper_space
 from services.seeds import augmentation_seed, canonical_json, derive_seed, fold_seed, sha256_of
@@ -143,6 +150,30 @@ def test_the_settings_of_the_paper(name: str) -> None:
     augmentation = training.augmentation
     assert augmentation.rotation_degrees == 30.0
     assert (augmentation.contrast_low, augmentation.contrast_high) == (0.22, 2.2)
+
+
+@pytest.mark.parametrize("name", sorted(set(PRESETS) - {"demo"}))
+def test_the_papers_tpe_fits_each_parameter_for_itself(name: str) -> None:
+    sampler = get_preset(name).sampler
+    assert isinstance(sampler, TpeSampler)
+    assert not sampler.multivariate
+
+
+@pytest.mark.parametrize(
+    ("name", "protocol"), [("ckplus-best", LeaveOneSubjectOut()), ("ckplus-best-10fold", KFold(k=10))]
+)
+def test_table_2_alone_runs_every_epoch_of_every_fold(name: str, protocol: LeaveOneSubjectOut | KFold) -> None:
+    preset = get_preset(name)
+    assert (preset.cache, preset.protocol, preset.trials, preset.pruning) == ("ckplus", protocol, 1, ())
+    assert preset.enqueue == (Hyperparameters().model_dump(),)
+    assert not preset.economies.stop_when_perfect
+    assert preset.training == get_preset("ckplus-loso").training
+
+
+@pytest.mark.parametrize("name", CACHE_PRESETS)
+def test_a_preset_for_any_clips_is_nothing_without_them(name: str) -> None:
+    with pytest.raises(InvalidInput, match=f"the preset {name} fits any clips"):
+        clip_preset(name)
 
 
 def test_protocols_and_caches_of_the_paper() -> None:

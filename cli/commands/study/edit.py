@@ -21,16 +21,15 @@ from services.search_space import first_problem
 app = typer.Typer()
 
 
-@app.command(
-    epilog="Example: foldwise study enqueue first --parameter dropout=0.3 --parameter activation=ELU ..."
-)
+@app.command(epilog="Example: foldwise study enqueue first --parameter dropout=0.3 --parameter activation=ELU")
 def enqueue(
     name: Study,
     parameter: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME=VALUE",
-            help="Hyper-parameter of one configuration; repeat for each one of the search space.",
+            help="Hyper-parameter of one configuration (default: the paper's best on CK+, or the study's "
+            "training settings); repeatable.",
         ),
     ] = None,
     file: Annotated[
@@ -42,9 +41,7 @@ def enqueue(
 ) -> None:
     """Enqueue configurations: they run before the sampler suggests new ones."""
     if (parameter is None) == (file is None):
-        raise InvalidInput(
-            "no configuration is given; use --parameter NAME=VALUE for each parameter, or --file FILE"
-        )
+        raise InvalidInput("no configuration is given; use --parameter NAME=VALUE, or --file FILE")
     wanted = _read_list(file) if file is not None else [_read_parameters(parameter or [])]
     try:
         configurations = Enqueue.model_validate({"configurations": wanted}).configurations

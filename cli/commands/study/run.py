@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json as json_library
 import sys
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from cli.cluster_access import chosen_context
+from cli.commands.study.fitting import agree_on_study
 from cli.options import Cache, Json, Preset, Settings, Space, Spec, State, Study, Url, console
-from cli.reach import reach
+from cli.reach import find_clips, reach
 from cli.spec_files import build_spec
 from cli.terminal.tables import (
     confusion_table,
@@ -24,41 +27,78 @@ from cli.terminal.tables import (
 )
 from cli.terminal.watch import watch as watch_study
 from client.study_client import StudyClient
-from services.contracts import StudyDigest
-from services.errors import NotFound
+from services.contracts import StudyDigest, StudySpec
+from services.errors import InvalidInput, NotFound
 
 app = typer.Typer(
     no_args_is_help=True, help="Create, watch, control and move studies.", rich_markup_mode="rich"
 )
 
 
-@app.command(epilog="Example: foldwise study create --preset ckplus-loso --name first --set trials=50")
+@app.command(
+    epilog="Examples: foldwise study create --cache lab; foldwise study create first --preset ckplus-loso"
+)
 def create(
+    study: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="Name of the study (default: the preset's).")
+    ] = None,
     preset: Preset = None,
     spec: Spec = None,
     space: Space = None,
-    name: Annotated[str | None, typer.Option(help="Name of the study (default: the preset's).")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the study, as NAME.")] = None,
     cache: Cache = None,
     set_: Settings = None,
     draft: Annotated[bool, typer.Option("--draft", help="Create the study without starting it.")] = False,
+    yes: Annotated[
+        bool,
+        typer.Option("--yes", "-y", help="Take the smaller settings that it would offer, without being asked."),
+    ] = False,
     url: Url = None,
     state: State = None,
     json: Json = False,
 ) -> None:
-    """Create a study and start it."""
-    wanted = build_spec(preset=preset, spec=spec, space=space, name=name, cache=cache, settings=set_ or [])
+    """Create a study and start it. Without --preset and --spec it fits the clip cache.
+
+    Such a study leaves out one subject at a time if there are at most 20, and has ten folds otherwise. The
+    command says what it will take, and offers smaller settings if that is more than a day on a CPU.
+    """
+    if study is not None and name not in {None, study}:
+        raise InvalidInput(f"the study has two names, {study} and {name}; give one", field="name")
+    find, given = lru_cache(find_clips(url, state)), set_ or []
+
+    def build(further: list[str]) -> StudySpec:
+        return build_spec(
+            preset=preset,
+            spec=spec,
+            space=space,
+            name=study or name,
+            cache=cache,
+            settings=[*further, *given],
+            clips=find,
+        )
+
+    wanted = build([])
+    if preset is None and spec is None:
+        wanted = agree_on_study(
+            build,
+            find(wanted.cache),
+            {setting.partition("=")[0] for setting in given},
+            is_local=url is None and chosen_context.get() is None,
+            yes=yes,
+            console=console(json),
+        )
     if draft:
         wanted = wanted.model_copy(update={"start": False})
     with reach(url, state) as client:
-        study = client.create(wanted)
+        created = client.create(wanted)
     if json:
-        print(study.model_dump_json())
+        print(created.model_dump_json())
         return
     output = console(json)
-    study_summary(output, study)
-    for warning in study.warnings:
-        output.print(f"warning: {warning}", style="yellow", highlight=False)
-    output.print(f"follow it with: foldwise study watch {study.name}")
+    study_summary(output, created)
+    for warning in created.warnings:
+        output.print(f"warning: {warning}", style="yellow", highlight=False, soft_wrap=True)
+    output.print(f"follow it with: foldwise study watch {created.name}")
 
 
 @app.command("list")
@@ -71,7 +111,7 @@ def list_(url: Url = None, state: State = None, json: Json = False) -> None:
     elif studies:
         console(json).print(studies_table(studies))
     else:
-        print("there is no study yet; create one with: foldwise study create --preset ckplus-loso")
+        print("there is no study yet; create one with: foldwise study create --cache NAME")
 
 
 @app.command(epilog="Example: foldwise study show first --trial 12 --confusion confusion.png")

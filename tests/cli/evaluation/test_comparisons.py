@@ -168,6 +168,7 @@ def test_what_cannot_be_compared_or_confirmed_is_said_in_a_line(
         (["c1=s", "c1=s"], InvalidInput, "two configurations are called c1"),
         (["c1=nothing", "c2=nothing"], NotFound, "no study 'nothing'"),
         (["c1=s", "c2=s"], NotFound, "study s has no complete trial"),
+        (["c1=s", "c2=s@gone"], NotFound, "c2: 0 models have the id 'gone' or begin with it; there are: none"),
         (["c1=final", "c2=s"], InvalidInput, "study final trains on all clips"),
         ([f"c1={bad}", "c2=s"], InvalidInput, "unknown option 'relu' of activation"),
     ]

@@ -132,6 +132,15 @@ def test_enqueued_configurations_fit_the_space_and_the_budget(harness: Harness) 
         enqueue(harness, A)
 
 
+def test_a_parameter_that_an_enqueued_configuration_does_not_name_has_its_default(harness: Harness) -> None:
+    create(harness, space={**SPACE, "dropout": {"low": 0.0, "high": 0.2}}, trials=3)
+    with pytest.raises(InvalidInput, match=r"configurations\.0: dropout is not named, and its default 0\.2511"):
+        enqueue(harness, {"clahe": False})
+    enqueue(harness, {"clahe": False, "dropout": 0.1})
+    run_all(harness)
+    assert harness.trial(2).parameters == {"temporal_size": 3, "clahe": False, "dropout": 0.1}
+
+
 # --- Budget -----------------------------------------------------------------------------------------------
 
 

@@ -78,7 +78,7 @@ def test_shapes_layer_by_layer(pooling: str, second_conv: bool, channels: int) -
     [(1, 59.6, 59.8), (3, 78.0, 78.6), (5, 96.5, 97.4), (7, 114.9, 116.2), (9, 133.3, 135.0)],
 )
 def test_parameter_counts_of_the_papers_network(temporal_size: int, one_conv: float, two_convs: float) -> None:
-    """The millions are the ones that docs/reproduction.md prints."""
+    """The millions are the ones that docs/reproduce.md prints."""
     for second, millions in ((False, one_conv), (True, two_convs)):
         for activation in ("ReLU", "pReLU"):
             hp = _hp(temporal_size=temporal_size, second_conv_layer=second, activation=activation)
