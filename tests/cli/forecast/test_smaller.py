@@ -79,7 +79,6 @@ def test_no_more_is_made_smaller_than_needed(hours: float, settings: tuple[str, 
     assert smaller.settings == settings
     assert smaller.hours is not None
     assert smaller.hours == machine(hours).of(smaller.spec)
-    assert smaller.hours is not None
     assert smaller.hours < 24 or hours == 1e9
     # What follows from the trials follows from the fewer ones.
     assert smaller.spec.feedback_delay == (2 if smaller.spec.trials == 20 else 8)

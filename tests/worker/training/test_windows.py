@@ -151,3 +151,16 @@ def test_a_final_model_is_tested_on_each_clip_once(cache: ClipCache) -> None:
     )
     result, _ = train_model(task, cache, TrainingDevice(CPU), revision=None, on_step=lambda _: None)
     assert len(result.epochs[0].predicted) == 18
+
+
+def test_validation_clips_are_predicted_by_the_mean_of_their_windows_too(
+    cache: ClipCache, clip_set: ClipSet
+) -> None:
+    validated = tuple(clip.clip_id for clip in cache.clips() if clip.subject == "s1")
+    task = assign(cache, TINY.model_copy(update={"epochs": 1}))
+    task = task.model_copy(update={"validation_clips": validated})
+    train, test, validation = clip_set.split(task.test_clips, None, validated)
+    assert (len(test), len(validation)) == (6 * WINDOWS, 6 * WINDOWS)
+    assert {clip_set.clips[clip].subject for clip in clip_set.clips_of(train).tolist()} == {"s2"}
+    (epoch,) = run(task, cache).epochs
+    assert (len(epoch.predicted), len(epoch.validation_predicted)) == (6, 6)
