@@ -19,6 +19,7 @@ from services.contracts import (
     FoldView,
     ImportanceView,
     NewToken,
+    ReadingsView,
     ReplayStudy,
     SplitView,
     StudyDigest,
@@ -181,6 +182,15 @@ class StudyClient:
             ConfusionView,
             self._connection.call("GET", f"/studies/{quote(name, safe='')}/trials/{number}/confusion"),
         )
+
+    def readings(self, name: str, number: int) -> ReadingsView:
+        """The scores of a trial under every choice of the epoch that counts.
+
+        Raises:
+            NotFound: there is no such study or trial.
+        """
+        path = f"/studies/{quote(name, safe='')}/trials/{number}/readings"
+        return parse(ReadingsView, self._connection.call("GET", path))
 
     def split(self, name: str) -> SplitView:
         """The clips that each fold of a study tests, with their subjects and true classes."""

@@ -166,6 +166,8 @@ def make_clip(
         confidences=tuple(round(box.confidence, 4) if box else None for box in recorded),
         repeated=repeated,
         flags=(*read.flags, *repeat_flags(len(frames), settings), *_flags(faces, with_face, settings)),
+        fold=sequence.fold,
+        split=sequence.split,
     )
     plain = np.stack(crops)
     return FaceClip(

@@ -8,9 +8,9 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from preprocessing.near_copies import find_near_copies
-from services.clip_cache import CacheRecord, ClipCache
+from services.clip_cache import CacheRecord, ClipCache, subjects_of
 from services.errors import InvalidInput
-from services.folds import MIN_CLASSES, Clip, KFold, LeaveOneSubjectOut, make_folds
+from services.folds import MIN_CLASSES, GivenFolds, Holdout, KFold, LeaveOneSubjectOut, make_folds
 
 
 class Confidence(BaseModel):
@@ -134,7 +134,7 @@ def _class_summary(label: str, records: Sequence[CacheRecord]) -> ClassSummary:
     return ClassSummary(
         label=label,
         clips=len(records),
-        subjects=len({record.subject for record in records}),
+        subjects=len(subjects_of(records)),
         flagged=sum(bool(record.flags) for record in records),
         confidence=_confidence(records),
     )
@@ -154,11 +154,11 @@ def _confidence(records: Iterable[CacheRecord]) -> Confidence:
 
 def _fold_summaries(records: Sequence[CacheRecord]) -> Iterator[FoldSummary]:
     # Folds do not depend on labels.
-    clips = [Clip(clip_id=record.clip_id, subject=record.subject, label=0) for record in records]
-    for protocol in (LeaveOneSubjectOut(), KFold(k=10)):
+    clips = [record.as_clip(0) for record in records]
+    for protocol in (LeaveOneSubjectOut(), KFold(k=10), GivenFolds(), Holdout()):
         try:
             folds = make_folds(clips, protocol)
-        except InvalidInput:  # fewer subjects than folds
+        except InvalidInput:  # fewer subjects than folds, or no such split
             continue
         sizes = [len(fold.test_clips) for fold in folds]
         yield FoldSummary(
@@ -174,7 +174,7 @@ def _index_problems(cache: ClipCache) -> Iterator[str]:
     manifest, records = cache.manifest, cache.records
     if len({record.clip_id for record in records}) != len(records):
         yield "two clips have the same id"
-    if (subjects := len({record.subject for record in records})) != manifest.subjects:
+    if (subjects := len(subjects_of(records))) != manifest.subjects:
         yield f"the index has {subjects} subjects, the manifest says {manifest.subjects}"
     if unknown := sorted({record.label for record in records} - set(manifest.classes)):
         yield f"the label {unknown[0]!r} is not among the classes"
@@ -205,7 +205,7 @@ def _class_problems(cache: ClipCache) -> Iterator[str]:
     for label, count in cache.manifest.class_counts.items():
         if count == 0:
             yield f"{label} has no clip"
-        elif len({record.subject for record in cache.records if record.label == label}) == 1:
+        elif len(subjects_of(record for record in cache.records if record.label == label)) == 1:
             yield (
                 f"{label} has clips of one subject only: it is never trained in the fold that tests it, so "
                 "they all count as wrong"

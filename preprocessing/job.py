@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import cv2
 import structlog
@@ -160,9 +161,14 @@ def _fingerprint(
                 files = [
                     [as_text(path.name), sha256] for path, sha256 in zip(sequence.files, hashes, strict=True)
                 ]
-                inputs.append(
-                    [sequence.clip_id, sequence.subject, sequence.label, files, asdict(sequence.span)]
-                )
+                entry: list[Any] = [
+                    sequence.clip_id,
+                    sequence.subject,
+                    sequence.label,
+                    files,
+                    asdict(sequence.span),
+                ]
+                inputs.append(entry + _given_split(sequence))
                 report("hash", done, len(found.sequences))
         except BaseException:
             pool.shutdown(cancel_futures=True)
@@ -178,6 +184,12 @@ def _fingerprint(
             inputs,
         ]
     )
+
+
+def _given_split(sequence: FrameSequence) -> list[dict[str, str]]:
+    """What the dataset's own split adds to the fingerprint: nothing where it has none."""
+    given = {"fold": sequence.fold, "split": sequence.split}
+    return [given] if any(given.values()) else []
 
 
 def _hash(path: Path) -> str:

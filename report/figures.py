@@ -20,6 +20,7 @@ from matplotlib.ticker import MaxNLocator
 from report.findings import Findings, Shown
 from report.material import Material
 from services.contracts import TrialState
+from services.score_names import OBJECTIVE_NAMES
 from services.search_space import title_of
 
 COLUMN = 3.35
@@ -69,14 +70,15 @@ def save(figure: Figure, folder: Path, name: str) -> None:
 
 
 def draw_convergence(material: Material) -> Figure:
-    """Accuracy by trial (the paper's Fig. 2): complete trials, pruned trials at their end, the best so far."""
+    """Score by trial (the paper's Fig. 2): complete trials, pruned trials at their end, the best so far."""
     figure, axes = plt.subplots(figsize=(COLUMN, 2.6), layout="constrained")
+    objective = material.study.spec.objective
     complete = [t for t in material.trials if t.state == TrialState.COMPLETE and t.value is not None]
     pruned = [t for t in material.trials if t.state == TrialState.PRUNED and t.running_accuracy is not None]
     if pruned:
         axes.plot(
             [t.number for t in pruned],
-            [100 * (t.running_accuracy or 0) for t in pruned],
+            [100 * (t.score(objective) or 0) for t in pruned],
             **_points("v", GRAY, len(material.trials)),
             label=f"pruned, over its finished folds ({len(pruned)})",
         )
@@ -97,7 +99,7 @@ def draw_convergence(material: Material) -> Figure:
             label="best complete trial so far",
         )
     for rule in material.study.spec.pruning:
-        if (threshold := rule.accuracy_threshold) is not None:
+        if (threshold := rule.drawn_threshold(objective)) is not None:
             axes.axhline(100 * threshold, color="black", linewidth=0.8, linestyle="--")
             axes.annotate(
                 f"pruning threshold {100 * threshold:g} %",
@@ -108,7 +110,7 @@ def draw_convergence(material: Material) -> Figure:
                 ha="right",
                 fontsize=6,
             )
-    axes.set(xlabel="trial", ylabel="accuracy (%)")
+    axes.set(xlabel="trial", ylabel=f"{OBJECTIVE_NAMES[objective]} (%)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.margins(y=0.08)
     if complete or pruned:

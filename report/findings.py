@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict
 
 from report.material import Material
 from services import intervals, scores
-from services.contracts import FoldRecord, SplitFold, TrialCost, TrialState, TrialView, configure
+from services.contracts import FoldRecord, Reading, SplitFold, TrialCost, TrialState, TrialView, configure
+from services.contracts.base import EpochChoice
 from services.folds import protocol_words
 from services.scores import Counts
 
@@ -74,19 +75,6 @@ class FoldScore(Finding):
     state: Literal["run", "reused", "not run"]
 
 
-class EpochReading(Finding):
-    """The accuracy under one reading of "the best epoch"."""
-
-    name: str
-    correct: int | None
-    accuracy: float | None
-    epoch: int | None
-    """Counted from 1; null if each fold has its own."""
-
-    not_recorded: str | None
-    """Reason why there is no number."""
-
-
 class Shown(Finding):
     """The trial that the report is about."""
 
@@ -102,7 +90,9 @@ class Shown(Finding):
 
     classes: tuple[ClassScore, ...]
     folds: tuple[FoldScore, ...]
-    readings: tuple[EpochReading, ...]
+    readings: tuple[Reading, ...]
+    counted_epoch: EpochChoice
+    """The reading that counts."""
 
 
 class RuleAccount(Finding):
@@ -195,7 +185,7 @@ def _shown(material: Material, trial: TrialView) -> Shown:
     done = [(material.split.folds[index], record) for index, record in sorted(material.folds.items())]
     total = np.zeros((size, size), dtype=np.int64)
     for fold, record in done:
-        total += _confusion(fold, record, size)
+        total += _confusion(material, fold, record)
     resampled, units = _units(material, done, size)
     complete = trial.state == TrialState.COMPLETE
     named: tuple[tuple[str, Callable[[Counts], float]], ...] = (
@@ -225,13 +215,22 @@ def _shown(material: Material, trial: TrialView) -> Shown:
         resampled=f"{len(units)} {resampled}" if drawn else None,
         classes=tuple(_class_scores(material.study.classes, total)),
         folds=tuple(_fold_scores(material)),
-        readings=tuple(_readings(material, done, complete=complete)),
+        readings=() if material.readings is None else material.readings.readings,
+        counted_epoch=material.study.spec.counted_epoch,
     )
 
 
-def _confusion(fold: SplitFold, record: FoldRecord, size: int) -> Counts:
+def _confusion(material: Material, fold: SplitFold, record: FoldRecord) -> Counts:
     labels = [clip.label for clip in fold.clips]
-    return scores.confusion(labels, record.result.epochs[record.best_epoch].predicted, size)
+    return scores.confusion(labels, _predicted(material, fold, record), len(material.study.classes))
+
+
+def _predicted(material: Material, fold: SplitFold, record: FoldRecord) -> Sequence[int]:
+    """The predictions of a fold at the epoch at which it counts."""
+    trained = record.result.epochs[0].loss is not None
+    if trained or material.study.spec.counted_epoch == "best_per_fold":
+        return record.result.epochs[record.best_epoch].predicted
+    return scores.wrong_labels([clip.label for clip in fold.clips], len(material.study.classes))
 
 
 def _units(
@@ -239,11 +238,10 @@ def _units(
 ) -> tuple[str, list[Counts]]:
     """Confusion counts of each subject, or of each fold if the subjects are unknown."""
     if any(clip.subject is None for fold, _ in done for clip in fold.clips):
-        return "folds", [_confusion(fold, record, size) for fold, record in done]
+        return "folds", [_confusion(material, fold, record) for fold, record in done]
     of_subject: dict[str | None, Counts] = {}
     for fold, record in done:
-        predicted = record.result.epochs[record.best_epoch].predicted
-        for clip, label in zip(fold.clips, predicted, strict=True):
+        for clip, label in zip(fold.clips, _predicted(material, fold, record), strict=True):
             of_subject.setdefault(clip.subject, np.zeros((size, size), dtype=np.int64))[clip.label, label] += 1
     return "subjects", list(of_subject.values())
 
@@ -277,42 +275,6 @@ def _fold_scores(material: Material) -> Iterator[FoldScore]:
             epochs=None if record is None else len(record.result.epochs),
             state="not run" if record is None else "run" if record.reused_from is None else "reused",
         )
-
-
-def _readings(
-    material: Material, done: Sequence[tuple[SplitFold, FoldRecord]], *, complete: bool
-) -> Iterator[EpochReading]:
-    """The paper reports "the results of the best epoch" (section 3.1), which can be read in three ways."""
-    clips = sum(len(fold.clips) for fold, _ in done)
-    correct = [
-        [
-            sum(clip.label == label for clip, label in zip(fold.clips, epoch.predicted, strict=True))
-            for epoch in record.result.epochs
-        ]
-        for fold, record in done
-    ]
-    best = sum(max(epochs) for epochs in correct)
-    per_fold = "best epoch of each fold (what counts here)"
-    yield EpochReading(name=per_fold, correct=best, accuracy=best / clips, epoch=None, not_recorded=None)
-    short = sum(
-        len(epochs) < record.task.training.epochs for epochs, (_, record) in zip(correct, done, strict=True)
-    )
-    why = None
-    if not complete:
-        why = "not recorded: the trial was ended early"
-    elif short:
-        why = f"not recorded: {short} of {len(done)} folds ended before their last epoch"
-    if why is not None:
-        for name in ("best epoch common to all folds", "last epoch"):
-            yield EpochReading(name=name, correct=None, accuracy=None, epoch=None, not_recorded=why)
-        return
-    common, right = scores.best_common_epoch(correct)
-    last = sum(epochs[-1] for epochs in correct)
-    for name, epoch, number in (
-        ("best epoch common to all folds", common + 1, right),
-        ("last epoch", len(correct[0]), last),
-    ):
-        yield EpochReading(name=name, correct=number, accuracy=number / clips, epoch=epoch, not_recorded=None)
 
 
 def _account(material: Material) -> Account:

@@ -12,6 +12,7 @@ from services.contracts import (
     FoldState,
     FoldView,
     ImportanceView,
+    ReadingsView,
     SplitView,
     StudyView,
     TrialCost,
@@ -40,6 +41,9 @@ class StudySource(Protocol):
     def importance(self, name: str) -> ImportanceView:
         """How much each parameter of a study mattered."""
 
+    def readings(self, name: str, number: int) -> ReadingsView:
+        """The scores of trial `number` under every choice of the epoch that counts."""
+
     def folds(self, name: str, number: int) -> Sequence[FoldView]:
         """The folds of trial `number`."""
 
@@ -63,6 +67,9 @@ class Material:
 
     folds: dict[int, FoldRecord]
     """The finished folds of the shown trial, by index."""
+
+    readings: ReadingsView | None
+    """Of the shown trial, if there is one."""
 
     @property
     def best(self) -> TrialView | None:
@@ -94,4 +101,5 @@ def gather(source: StudySource, name: str) -> Material:
         importance=source.importance(name),
         shown=study.best,
         folds=folds,
+        readings=None if study.best is None else source.readings(name, study.best.number),
     )

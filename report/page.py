@@ -15,9 +15,10 @@ from report.findings import Findings
 from report.material import Material
 from report.selection import selection_warning
 from report.table import Hours, Percent, Table
-from services.contracts import TrialState
+from services.contracts import TrialState, TrialView
 from services.intervals import RESAMPLES
 from services.revision import running_revision
+from services.score_names import OBJECTIVE_NAMES
 
 MAX_TRIALS_LISTED = 20
 """Trials in the table of the page; the CSV file has all."""
@@ -45,6 +46,7 @@ def write_page(
     environment.globals["figure"] = lambda name: _image(figures / f"{name}.svg")
     environment.filters["percent"] = lambda share: str(Percent(share))
     environment.filters["hours"] = lambda seconds: str(Hours(seconds))
+    objective = OBJECTIVE_NAMES[material.study.spec.objective]
     ended = findings.trials[TrialState.COMPLETE] + findings.trials[TrialState.PRUNED]
     text = environment.get_template("report.html.jinja").render(
         study=material.study,
@@ -52,8 +54,10 @@ def write_page(
         shown=findings.shown,
         tables=tables,
         drawn={file.stem for file in figures.glob("*.svg")},
-        listed=_listed(tables["trials"]),
-        warning=selection_warning(material.study.spec.protocol, ended),
+        listed=_listed(material, tables["trials"]),
+        warning=selection_warning(material.study.spec, ended),
+        objective=objective,
+        objective_title=objective[0].upper() + objective[1:],
         resamples=f"{RESAMPLES:,}",
         version=version("foldwise"),
         revision=running_revision(),
@@ -67,15 +71,16 @@ def _image(svg: Path) -> Markup:
     return Markup(f"data:image/svg+xml;base64,{base64.b64encode(svg.read_bytes()).decode()}")  # noqa: S704
 
 
-def _listed(trials: Table) -> Table:
-    """The trials that the page shows: the best complete ones, then those with the most finished folds."""
+def _listed(material: Material, trials: Table) -> Table:
+    """The trials that the page shows: the best complete ones, then those of highest accuracy so far."""
 
-    def rank(row: object) -> tuple[float, float]:
-        assert isinstance(row, tuple)  # noqa: S101 - of `_trials`
-        value = row[2].share
-        return (1, value) if value is not None else (0, row[4] / row[5] if row[5] else 0.0)
+    def rank(trial: TrialView) -> tuple[bool, float]:
+        complete = trial.value is not None
+        return complete, (trial.value if complete else trial.running_accuracy) or 0.0
 
-    best = sorted(trials.rows, key=rank, reverse=True)[:MAX_TRIALS_LISTED]
+    # A row of the table for each trial, in the same order.
+    places = sorted(range(len(material.trials)), key=lambda n: rank(material.trials[n]), reverse=True)
+    best = [trials.rows[place] for place in places[:MAX_TRIALS_LISTED]]
     return Table(
         name=trials.name,
         caption=trials.caption,

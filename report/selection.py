@@ -4,34 +4,44 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from services.contracts import StudyView
+from services.contracts import StudySpec, StudyView
 from services.errors import InvalidInput
-from services.folds import AllClips, HeldOut, KFold, LeaveOneSubjectOut, SplitProtocol
+from services.folds import AllClips, HeldOut
 
 
-def selection_warning(protocol: SplitProtocol, compared: int) -> str:
-    """One or two sentences about what an accuracy stands for.
+def selection_warning(spec: StudySpec, compared: int) -> str:
+    """One or two sentences about what the accuracy of a study's best trial stands for.
 
     Args:
-        protocol: by which the accuracy was measured.
+        spec: the study.
         compared: number of configurations of which this one was the best.
     """
-    match protocol:
-        case AllClips():
-            return "Trained on all clips: this accuracy is measured on the training clips."
-        case HeldOut():
-            return (
-                "Nothing was selected on these clips: configuration and epochs were fixed before, and the last "
-                "epoch counts."
-            )
-        case LeaveOneSubjectOut() | KFold():
-            best_of = f"it is the best of {compared} trials, and " if compared > 1 else ""
-            return (
-                f"This accuracy was selected on its own test clips: {best_of}each fold counts its best epoch. "
-                "Expect a lower accuracy on new people; `foldwise confirm` measures how much of it was luck."
-            )
+    if isinstance(spec.protocol, AllClips):
+        return "Trained on all clips: this accuracy is measured on the training clips."
+    if isinstance(spec.protocol, HeldOut):
+        return (
+            "Nothing was selected on these clips: configuration and epochs were fixed before, and the last "
+            "epoch counts."
+        )
+    selected = [f"it is the best of {compared} trials"] if compared > 1 else []
+    match spec.counted_epoch:
+        case "best_per_fold":
+            selected.append("each fold counts its best epoch")
+        case "best_common":
+            selected.append("all folds count the epoch that is best for them together")
+        case "last" | "validation":
+            # No test clip chooses the epoch.
+            pass
         case _:
-            assert_never(protocol)
+            assert_never(spec.counted_epoch)
+    if not selected:
+        return (
+            "Nothing was selected on these clips: there is one configuration, and no test clip chose its epoch."
+        )
+    return (
+        f"This accuracy was selected on its own test clips: {', and '.join(selected)}. Expect a lower accuracy "
+        "on new people; `foldwise confirm` measures how much of it was luck."
+    )
 
 
 def check_cross_validated(study: StudyView) -> None:

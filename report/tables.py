@@ -9,6 +9,8 @@ from report.literature import clips_note, comparison_for
 from report.material import Material
 from report.outcome import trial_outcome
 from report.table import Cell, Hours, Percent, Table
+from services.contracts import TrialView
+from services.score_names import READING_NAMES
 from services.search_space import PARAMETERS, Range, title_of
 
 
@@ -59,13 +61,14 @@ def _trials(material: Material) -> Table:
         name="trials",
         caption="All trials",
         columns=(
-            *("Trial", "State", "Accuracy", "Folds", "Correct", "Clips"),
+            *("Trial", "State", "Accuracy", "UAR", "UF1", "Folds", "Correct", "Clips"),
             *map(title_of, names),
             "What happened",
         ),
         rows=[
             (
-                *(trial.number, trial.state.value, Percent(trial.value)),
+                *(trial.number, trial.state.value),
+                *(Percent(score if trial.value is not None else None) for score in _scores_of(trial)),
                 *(trial.folds_done, trial.correct, trial.clips),
                 *(trial.parameters.get(name) for name in names),
                 trial_outcome(trial),
@@ -73,6 +76,10 @@ def _trials(material: Material) -> Table:
             for trial in material.trials
         ],
     )
+
+
+def _scores_of(trial: TrialView) -> tuple[float | None, ...]:
+    return trial.running_accuracy, trial.uar, trial.uf1
 
 
 def _parameters(material: Material, shown: Shown) -> Table:
@@ -160,14 +167,19 @@ def _folds(shown: Shown) -> Table:
 def _readings(shown: Shown) -> Table:
     return Table(
         name="best-epoch",
-        caption="Three readings of the best epoch",
-        columns=("Reading", "Epoch", "Correct", "Accuracy"),
+        caption=f"Readings of the best epoch, over {shown.clips} clips",
+        columns=("Reading", "Epoch", "Correct", "Accuracy", "UAR", "UF1"),
         rows=[
             (
-                reading.name,
+                READING_NAMES[reading.choice]
+                + (" (what counts here)" if reading.choice == shown.counted_epoch else ""),
                 reading.epoch,
                 reading.correct,
-                reading.not_recorded if reading.accuracy is None else Percent(reading.accuracy),
+                *(
+                    (f"not recorded: {reading.not_recorded}", None, None)
+                    if reading.accuracy is None
+                    else map(Percent, (reading.accuracy, reading.uar, reading.uf1))
+                ),
             )
             for reading in shown.readings
         ],
@@ -180,7 +192,7 @@ def _literature(material: Material) -> Table | None:
         return None
     note = clips_note(material.study, comparison)
     rows = sorted(
-        [*comparison.approaches, (f"study {material.study.name}", 100 * (best.value or 0.0))],
+        [*comparison.approaches, (f"study {material.study.name}", 100 * (best.running_accuracy or 0.0))],
         key=lambda pair: pair[1],
     )
     return Table(

@@ -18,9 +18,9 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from services.errors import CacheMismatch, CacheUnreadable
 from services.folds import Clip
+from services.official_splits import Part
 
 FORMAT_VERSION = 2
 """Version of new caches: it rises when the same inputs give other clips or flags, or when the files change."""
@@ -65,6 +66,7 @@ class CacheRecord(BaseModel):
 
     clip_id: str
     subject: str
+    """The person; empty if the dataset gives no subjects."""
     label: str
     source: str
     """Folder of the frames, or the video, relative to the dataset's folder."""
@@ -77,6 +79,21 @@ class CacheRecord(BaseModel):
     repeated: int
     """Number of frames at the end that repeat the last one."""
     flags: tuple[str, ...]
+    fold: str = ""
+    """Name of the clip's fold in the dataset's own split; empty if it has none."""
+    split: Part | Literal[""] = ""
+    """Part of the dataset's own split that the clip is in; empty if it has none."""
+
+    def as_clip(self, label: int) -> Clip:
+        """The clip as splits and scores see it, with this class number."""
+        return Clip(
+            clip_id=self.clip_id,
+            subject=self.subject or self.clip_id,
+            label=label,
+            has_subject=bool(self.subject),
+            fold=self.fold,
+            split=self.split,
+        )
 
 
 class CacheManifest(BaseModel):
@@ -91,6 +108,7 @@ class CacheManifest(BaseModel):
     class_counts: dict[str, int]
     clips: int
     subjects: int
+    """0 if the dataset gives no subjects."""
     frames: int
     frame_size: int
     channels: int
@@ -117,7 +135,7 @@ class ClipCache:
     def clips(self) -> tuple[Clip, ...]:
         """Clips in array order, labels as numbers in the order of `manifest.classes`."""
         number = {name: i for i, name in enumerate(self.manifest.classes)}
-        return tuple(Clip(clip_id=r.clip_id, subject=r.subject, label=number[r.label]) for r in self.records)
+        return tuple(record.as_clip(number[record.label]) for record in self.records)
 
     def frames(self, *, clahe: bool) -> Frames:
         """All clips, uint8, clips x frames x size x size (x 3), memory-mapped read-only."""
@@ -153,6 +171,16 @@ def open_cache(folder: Path, *, verify: bool = True) -> ClipCache:
             f"the clip cache {folder} cannot be read ({error}); delete it and preprocess again"
         ) from error
     return cache
+
+
+def subjects_of(records: Iterable[CacheRecord]) -> frozenset[str]:
+    """The subjects of these clips; empty if the dataset gives none."""
+    return frozenset(record.subject for record in records) - {""}
+
+
+def subjects_words(subjects: int) -> str:
+    """For people: the number of subjects of a cache, such as `5 subjects`; 0 means that it gives none."""
+    return f"{subjects} subjects" if subjects else "unknown subjects"
 
 
 def list_caches(root: Path) -> tuple[CacheManifest, ...]:

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,12 @@ from services.clip_cache import (
     Frames,
     cache_folder,
     sha256_of_file,
+    subjects_of,
 )
 from services.errors import FoldwiseError, Unavailable
+
+GIVEN_SPLIT = ("fold", "split")
+"""Columns of the index that only caches of a dataset with its own split have."""
 
 
 def remove_leftovers(root: Path, dataset: str, fingerprint: str) -> None:
@@ -161,7 +165,7 @@ class CacheWriter:
             classes=classes,
             class_counts={name: sum(r.label == name for r in records) for name in classes},
             clips=len(records),
-            subjects=len({r.subject for r in records}),
+            subjects=len(subjects_of(records)),
             frames=shape[1],
             frame_size=shape[2],
             channels=shape[4] if len(shape) == 5 else 1,
@@ -253,12 +257,14 @@ def _working_folder(target: Path) -> Path:
     return target.with_name(f".{target.name}.partial")
 
 
-def _index_text(records: Iterable[CacheRecord]) -> str:
+def _index_text(records: Sequence[CacheRecord]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
-    writer.writerow(CacheRecord.model_fields)
+    # Programs that know no given split can open every cache without one.
+    absent = {name for name in GIVEN_SPLIT if not any(getattr(record, name) for record in records)}
+    writer.writerow(name for name in CacheRecord.model_fields if name not in absent)
     for record in records:
-        row = record.model_dump(mode="json")
+        row = record.model_dump(mode="json", exclude=absent)
         writer.writerow(json.dumps(v) if isinstance(v, list) else v for v in row.values())
     return text.getvalue()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, assert_never
 
 from pydantic import Field, FiniteFloat
 
@@ -18,6 +18,7 @@ from services.contracts import (
     Provenance,
     TrainingSettings,
 )
+from services.final_epochs import final_epochs
 from services.folds import protocol_words
 from services.intervals import wilson
 from services.model_config import ModelConfig
@@ -77,7 +78,7 @@ def describe(
         "classes": manifest.classes,
         "clips": manifest.clips,
         "class_counts": manifest.class_counts,
-        "subjects": manifest.subjects,
+        "subjects": manifest.subjects or None,
         "channels": manifest.channels,
         "preprocessing": manifest.settings,
         "hyperparameters": task.hyperparameters,
@@ -212,7 +213,7 @@ def _scores(card: ModelCard) -> Iterator[str]:
             "trained without the people they were tested on, not of this one, which has seen them all."
         )
         yield ""
-        yield _epochs(card.training.epochs, before.epochs)
+        yield _epochs(card.training.epochs, before)
     if card.training_accuracy is not None:
         yield ""
         yield (
@@ -221,19 +222,33 @@ def _scores(card: ModelCard) -> Iterator[str]:
         )
 
 
-def _epochs(trained: int, of_folds: int | None) -> str:
-    if of_folds is None:
-        return f"It was trained for {trained} epochs, the median of the folds' best epochs."
-    if trained == of_folds:
-        return f"It was trained for {trained} epochs, as many as each fold."
-    return f"It was trained for {trained} epochs, as was asked for; each fold had {of_folds}."
+def _epochs(trained: int, before: CrossValidated) -> str:
+    this = f"It was trained for {trained} epochs"
+    if before.epochs is None:
+        return f"{this}, the median of the folds' best epochs."
+    if trained != final_epochs(before.epoch_choice, before.best_epochs, before.epochs):
+        return f"{this}, as was asked for; each fold had {before.epochs}."
+    match before.epoch_choice:
+        case "best_per_fold" | "last":
+            return f"{this}, as many as each fold."
+        case "best_common":
+            return f"{this}: after this epoch, of {before.epochs}, the folds together had their best score."
+        case "validation":
+            return (
+                f"{this}, the mean of the epochs that the folds chose on validation clips, of {before.epochs}."
+            )
+        case _:
+            assert_never(before.epoch_choice)
 
 
 def _limits(card: ModelCard) -> Iterator[str]:
     if card.cross_validated is not None:
+        chosen = {
+            "best_per_fold": "the configuration and each fold's epoch were",
+            "best_common": "the configuration and the epoch were",
+        }.get(card.cross_validated.epoch_choice, "the configuration was")
         yield (
-            "- The scores above are optimistic: the configuration and each fold's epoch were chosen on the "
-            "clips that the scores are measured on."
+            f"- The scores above are optimistic: {chosen} chosen on the clips that the scores are measured on."
         )
     yield f"- It knows the people, light and camera of {card.dataset}, and no others."
     yield "- It always names one of its classes, even if none fits what it is shown, such as a calm face."

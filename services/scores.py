@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from services.contracts.base import Objective
 
 Counts = NDArray[np.int64]
 """Confusion counts, classes x classes: row = true class, column = predicted class."""
@@ -22,22 +24,41 @@ def confusion(labels: Sequence[int], predicted: Sequence[int], classes: int) -> 
 
 def accuracy(counts: Counts) -> float:
     """Correct clips over all clips; 0.0 for none."""
-    total = int(counts.sum())
-    return int(np.trace(counts)) / total if total else 0.0
+    return float(score(counts, "accuracy"))
 
 
 def unweighted_average_recall(counts: Counts) -> float:
     """Mean recall over the classes that occur (UAR); 0.0 if none does."""
-    per_class = counts.sum(axis=1)
-    present = per_class > 0
-    return float(np.mean(np.diag(counts)[present] / per_class[present])) if present.any() else 0.0
+    return float(score(counts, "uar"))
 
 
 def unweighted_f1(counts: Counts) -> float:
     """Mean F1 over the classes that occur (UF1); 0.0 if none does."""
-    present = counts.sum(axis=1) > 0
-    both = counts.sum(axis=1) + counts.sum(axis=0)
-    return float(np.mean(2 * np.diag(counts)[present] / both[present])) if present.any() else 0.0
+    return float(score(counts, "uf1"))
+
+
+def score(counts: Counts, objective: Objective) -> NDArray[np.float64]:
+    """Accuracy, UAR or UF1 of many confusion matrices at once, each 0.0 where no clip is counted.
+
+    Args:
+        counts: ... x classes x classes.
+        objective: which score.
+
+    Returns:
+        One number (0 to 1) for each matrix.
+    """
+    correct, true = np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(axis=-1)
+    if objective == "accuracy":
+        return _share(correct.sum(axis=-1), true.sum(axis=-1))
+    of_class = _share(correct, true) if objective == "uar" else _share(2 * correct, true + counts.sum(axis=-2))
+    # A class that occurs only among the predictions has no recall; its F1 would be 0.
+    present = true > 0
+    return _share(np.where(present, of_class, 0.0).sum(axis=-1), present.sum(axis=-1))
+
+
+def wrong_labels(labels: Sequence[int], classes: int) -> tuple[int, ...]:
+    """A wrong label for each clip: the predictions of a network whose training failed from the start."""
+    return tuple((label + 1) % classes for label in labels)
 
 
 def best_epoch(labels: Sequence[int], epochs: Sequence[Sequence[int]]) -> tuple[int, int]:
@@ -81,8 +102,10 @@ def needed_correct(threshold: float, clips: int) -> int:
     return math.ceil(Fraction(repr(threshold)) * clips)
 
 
-def best_reachable(counts: Counts, remaining: Sequence[int], metric: Literal["uar", "uf1"]) -> Fraction:
-    """The highest UAR or UF1 that the remaining clips can lead to, exactly: the one with all of them correct.
+def best_reachable(counts: Counts, remaining: Sequence[int], metric: Objective) -> Fraction:
+    """The highest score that the remaining clips can lead to, exactly: the one with all of them correct.
+
+    For accuracy that is plain; for UAR and UF1 it has a reason.
 
     Take a class with n true clips in total. Among the counted clips, t are correct in it and p >= t are
     predicted as it; among the remaining clips, x are correct in it and q >= x are predicted as it. Its recall
@@ -93,8 +116,12 @@ def best_reachable(counts: Counts, remaining: Sequence[int], metric: Literal["ua
     Args:
         counts: confusion counts so far, int64, classes x classes.
         remaining: number of remaining clips of each class.
-        metric: which of the two scores.
+        metric: which score.
     """
+    if metric == "accuracy":
+        coming = sum(remaining)
+        clips = int(counts.sum()) + coming
+        return Fraction(int(np.trace(counts)) + coming, clips) if clips else Fraction(0)
     values = []
     for label, coming in enumerate(remaining):
         correct = int(counts[label, label]) + coming
@@ -105,3 +132,7 @@ def best_reachable(counts: Counts, remaining: Sequence[int], metric: Literal["ua
                 Fraction(correct, true) if metric == "uar" else Fraction(2 * correct, true + predicted)
             )
     return sum(values, start=Fraction(0)) / len(values) if values else Fraction(0)
+
+
+def _share(part: NDArray[Any], whole: Counts) -> NDArray[np.float64]:
+    return np.asarray(part / np.maximum(whole, 1), dtype=np.float64)

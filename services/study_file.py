@@ -20,6 +20,7 @@ from services.contracts import (
     StudyState,
     TrialState,
 )
+from services.contracts.base import is_empty
 from services.search_space import ParameterValue
 
 FORMAT: Literal["foldwise-study/1"] = "foldwise-study/1"
@@ -31,14 +32,17 @@ MAX_LINE_BYTES = 64 * 2**20
 Text = Annotated[str, Field(min_length=1, max_length=200, pattern=PRINTABLE)]
 Reason = Annotated[str, Field(max_length=2000, pattern=PRINTABLE)]
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Label = Annotated[int, Field(ge=0)]
 
 
 class FoldLine(Contract):
-    """The test clips of a fold, and their true labels."""
+    """The test clips of a fold and its validation clips, with their true labels."""
 
     name: Text
     clip_ids: tuple[Text, ...] = Field(min_length=1)
-    labels: tuple[Annotated[int, Field(ge=0)], ...]
+    labels: tuple[Label, ...]
+    validation_clip_ids: tuple[Text, ...] = Field((), exclude_if=is_empty)
+    validation_labels: tuple[Label, ...] = Field((), exclude_if=is_empty)
 
 
 class EnqueuedLine(Contract):

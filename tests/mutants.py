@@ -144,14 +144,14 @@ MUTANTS = (
     Mutant(
         "the feedback delay of the rules: they compare with every complete trial",
         "coordinator/pruning/fold_table.py",
-        "known_below(parsed_spec(study), trial.number)",
+        "known_below(spec, trial.number)",
         "None",
     ),
     Mutant(
         "the verdict on each length: only the longest prefix is judged",
         "coordinator/pruning/rules.py",
-        "for length in range(judged + 1, min(len(prefix), len(order) - 1) + 1):",
-        "for length in range(len(prefix), min(len(prefix), len(order) - 1) + 1):",
+        "for length in range(judged + 1, min(len(folds), len(order) - 1) + 1):",
+        "for length in range(len(folds), min(len(folds), len(order) - 1) + 1):",
     ),
     Mutant(
         "the order of failures: a fold that fails early ends its trial before the folds that come first",
@@ -164,6 +164,18 @@ MUTANTS = (
         "coordinator/scheduling/counting.py",
         "beyond.values(beyond_verdict=True)",
         "beyond.values(beyond_verdict=False)",
+    ),
+    Mutant(
+        "the exact bound: only the first epoch is asked what it can still reach",
+        "services/pruning/bound.py",
+        "max(best_reachable(counts, remaining, metric) for counts in at_epochs)",
+        "best_reachable(at_epochs[0], remaining, metric)",
+    ),
+    Mutant(
+        "one epoch for all folds: the counts of earlier folds stay at their old epoch",
+        f"{SCHEDULING}/judging.py",
+        "if judgement.common_epoch is not None:",
+        "if judgement.common_epoch is None:",
     ),
 )
 

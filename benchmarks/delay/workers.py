@@ -18,6 +18,7 @@ from coordinator.pruning.replay import CompleteTrials, Folds
 from coordinator.pruning.rules import first_decision, folds_judged
 from coordinator.settings import CoordinatorSettings
 from services.contracts import PruneDecision, StudySpec
+from services.running_scores import at_one_epoch
 
 ASK_AHEAD = CoordinatorSettings.ask_ahead
 HEARTBEAT_SECONDS = CoordinatorSettings.heartbeat_seconds
@@ -239,7 +240,7 @@ class _Study:
         decision = first_decision(
             self._spec,
             self._complete.order,
-            folds[:length],
+            at_one_epoch(folds[:length]),
             trial.clips,
             self._complete.table(known_below(self._spec, trial.number)),
             judged=trial.judged,
@@ -251,7 +252,7 @@ class _Study:
             self._thrown_away += sum(trial.run.seconds[fold] for fold in beyond)
             self._end(trial)
         elif length == len(folds):
-            self._complete.add(trial.number, folds)
+            self._complete.add(trial.number, at_one_epoch(folds))
             self._end(trial)
 
     def _end(self, trial: _Trial) -> None:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cli.options import CacheRoot, Json, console, state_folder
-from services.clip_cache import MANIFEST, cache_folder, find_cache
+from services.clip_cache import MANIFEST, cache_folder, find_cache, subjects_words
 from services.errors import CacheMismatch, FoldwiseError, InvalidInput
 from services.presets import clip_preset
 
@@ -266,7 +266,7 @@ def _say_outcome(outcome: Outcome, output: Console) -> None:
     for line in skipped_lines(manifest.skipped):
         say(line)
     counts = ", ".join(f"{name} {count}" for name, count in manifest.class_counts.items())
-    say(f"{manifest.clips} clips of {manifest.subjects} subjects ({counts})")
+    say(f"{manifest.clips} clips of {subjects_words(manifest.subjects)} ({counts})")
     say(
         f"{outcome.made} made now, {len(outcome.flagged)} flagged, {len(manifest.dropped)} dropped; "
         f"leaks between subjects: {len(outcome.near_copies)}"
@@ -314,7 +314,7 @@ def _say_inspection(found: Inspection, skipped: Mapping[str, str], output: Conso
     say(f"{found.dataset}/{found.fingerprint[:12]}  {found.folder}")
     kind = "gray" if found.channels == 1 else "colour"
     say(
-        f"  {found.clips} clips of {found.subjects} subjects, {found.frames} frames of "
+        f"  {found.clips} clips of {subjects_words(found.subjects)}, {found.frames} frames of "
         f"{found.frame_size} x {found.frame_size}, {kind}, faces by {found.detector}"
     )
     table = Table(

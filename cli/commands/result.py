@@ -103,8 +103,16 @@ def compare(
     output = console(json)
     with reach(url, state) as client:
         result = comparison.compare(client, candidates, wanted, watch=_watcher(client, output))
-    tables = (comparison.comparison_table(result), comparison.folds_table(result))
-    _finish(output, result, tables, comparison.comparison_warnings(result), out=out, json=json)
+    tables = (comparison.comparison_table(result), comparison.compared_readings_table(result))
+    _finish(
+        output,
+        result,
+        tables,
+        comparison.comparison_warnings(result),
+        out=out,
+        json=json,
+        for_programs=[comparison.folds_table(result)],
+    )
 
 
 @app.command(epilog="Example: foldwise confirm first --top 3 --seeds 5")
@@ -123,8 +131,8 @@ def confirm(
     output = console(json)
     with reach(url, state) as client:
         found = confirmation.confirm(client, name, top=top, seeds=seeds, watch=_watcher(client, output))
-    tables = (confirmation.confirmation_table(found),)
-    _finish(output, found, tables, [confirmation.confirmation_sentence(found)], out=out, json=json)
+    tables = (confirmation.confirmation_table(found), confirmation.confirmed_readings_table(found))
+    _finish(output, found, tables, confirmation.confirmation_sentences(found), out=out, json=json)
 
 
 @app.command(epilog="Example: foldwise nested --preset ckplus-10fold --cache ckplus --name honest --outer 5")
@@ -158,7 +166,14 @@ def nested(
     output = console(json)
     with reach(url, state) as client:
         found = nesting.nested(client, wanted, outer=outer, watch=_watcher(client, output))
-    _finish(output, found, (nesting.nested_table(found),), [nesting.nested_sentence(found)], out=out, json=json)
+    _finish(
+        output,
+        found,
+        (nesting.nested_table(found), nesting.nested_readings_table(found)),
+        [nesting.nested_sentence(found)],
+        out=out,
+        json=json,
+    )
 
 
 @app.command(epilog="Examples: foldwise replay demo; foldwise replay demo 7 0")
@@ -298,13 +313,15 @@ def _finish(
     *,
     out: Path | None,
     json: bool,
+    for_programs: Sequence[Table] = (),
 ) -> None:
-    """Write all tables to `out`; print the result as JSON, or the first table and the sentences."""
-    _write(out, *tables)
+    """Write all tables to `out`; print the result as JSON, or its tables and sentences."""
+    _write(out, *tables, *for_programs)
     if json:
         print(result.model_dump_json())
         return
-    _show(output, tables[0])
+    for table in tables:
+        _show(output, table)
     for sentence in sentences:
         output.print(sentence, highlight=False)
 

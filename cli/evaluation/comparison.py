@@ -11,14 +11,16 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from cli.evaluation.paired_tests import PairedTests, paired_tests
+from cli.evaluation.readings import ReadingOfRuns, given_away, number_of_clips, readings_of_runs, readings_table
 from cli.evaluation.runs import CompletedTrial, run_studies, spec_of_configurations
 from cli.spec_files import read_file
 from client.study_client import StudyClient
 from report.selection import check_cross_validated
 from report.table import Cell, Percent, Table
 from services.contracts import StudySpec, StudyView
+from services.contracts.base import EpochChoice
 from services.errors import Conflict, InvalidInput, NotFound
-from services.folds import AllClips, HeldOut
+from services.folds import AllClips, HeldOut, Holdout
 from services.model_catalogue import ID_DIGITS
 from services.search_space import (
     PARAMETERS,
@@ -60,6 +62,9 @@ class ComparedConfiguration(BaseModel):
     mean: float
     """Mean of the fold accuracies, as in the paper's tables; `correct` / `clips` is the pooled accuracy."""
 
+    readings: tuple[ReadingOfRuns, ...]
+    """Pooled accuracy under each reading of the best epoch."""
+
     tests: PairedTests | None
     """Tests of the first configuration against this one; null for the first."""
 
@@ -75,6 +80,8 @@ class ComparisonResult(BaseModel):
     dataset: str
     fingerprint: str
     split_hash: str
+    epoch_choice: EpochChoice
+    subjects: int | None
     sides: tuple[ComparedConfiguration, ...]
 
 
@@ -124,9 +131,9 @@ def compare(
             "a comparison needs more than one configuration; give two configurations or more",
             field="configurations",
         )
-    if isinstance(spec.protocol, AllClips | HeldOut):
+    if isinstance(spec.protocol, AllClips | HeldOut | Holdout):
         raise InvalidInput(
-            f"protocol is {spec.protocol.kind}, which has no folds to pair; use loso or kfold",
+            f"protocol is {spec.protocol.kind}, which has no folds to pair; use loso, kfold or given_folds",
             field="protocol",
         )
     names = [candidate.name for candidate in candidates]
@@ -152,6 +159,8 @@ def compare(
         dataset=first.study.dataset,
         fingerprint=first.study.fingerprint,
         split_hash=first.study.split_hash,
+        epoch_choice=first.study.spec.counted_epoch,
+        subjects=first.readings.subjects,
         sides=tuple(
             _compared(candidate, completed[candidate.name], selected_on[candidate.name], first)
             for candidate in candidates
@@ -234,6 +243,13 @@ def _p_values(tests: PairedTests) -> tuple[float | None, ...]:
     return tests.one_sided, tests.two_sided, tests.corrected, tests.wilcoxon
 
 
+def compared_readings_table(result: ComparisonResult) -> Table:
+    """A row for each reading of the best epoch of each configuration."""
+    return readings_table(
+        "readings", ["Pooled"], {side.name: side.readings for side in result.sides}, result.epoch_choice
+    )
+
+
 def folds_table(result: ComparisonResult) -> Table:
     """The accuracies with one row per fold, for programs."""
     return Table(
@@ -249,10 +265,20 @@ def folds_table(result: ComparisonResult) -> Table:
 
 def comparison_warnings(result: ComparisonResult) -> list[str]:
     """Sentences that a reader needs in order to interpret the numbers."""
-    warnings = [
-        "Each fold counts at its best epoch, which is selected on the fold's own test clips. This makes every "
-        "accuracy too high, for all configurations alike."
-    ]
+    warnings = [f"{number_of_clips(result.sides[0].clips, result.subjects)}, in the same folds for all."]
+    if result.epoch_choice == "best_per_fold":
+        warnings.append(
+            "Each fold counts at its best epoch, which is selected on the fold's own test clips. This makes "
+            "every accuracy too high, for all configurations alike."
+        )
+    elif result.epoch_choice == "best_common":
+        warnings.append(
+            "All folds count at the epoch that is best on their test clips together. This makes every accuracy "
+            "a little too high, for all configurations alike."
+        )
+    for side in result.sides:
+        if (gained := given_away(side.readings, result.epoch_choice)) is not None:
+            warnings.append(f"For {side.name}, {gained}")
     selected = [side.name for side in result.sides if side.selected_here]
     if selected:
         warnings.append(
@@ -344,6 +370,7 @@ def _compared(
         clips=completed.trial.clips,
         folds=tuple(completed.accuracies),
         mean=fmean(completed.accuracies),
+        readings=readings_of_runs([completed.readings]),
         tests=None if completed is first else paired_tests_of(first, completed),
         selected_here=selected_on == completed.study.dataset,
     )

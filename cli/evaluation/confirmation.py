@@ -7,12 +7,15 @@ from statistics import fmean, stdev
 
 from pydantic import BaseModel, ConfigDict
 
+from cli.evaluation.readings import ReadingOfRuns, given_away, number_of_clips, readings_of_runs, readings_table
 from cli.evaluation.runs import run_studies, spec_of_configurations
 from client.study_client import StudyClient
 from report.selection import check_cross_validated
 from report.table import Percent, Table
 from services.contracts import StudySpec, StudyView, TrialState, TrialView
+from services.contracts.base import EpochChoice, Objective
 from services.errors import NotFound
+from services.score_names import OBJECTIVE_NAMES
 from services.search_space import ParameterValue
 
 
@@ -24,19 +27,22 @@ class Confirmed(BaseModel):
     trial: int
     parameters: dict[str, ParameterValue]
     selected: float
-    """Accuracy in the search."""
+    """What the study maximises, in the search."""
 
     again: tuple[float, ...]
-    """Accuracy with each of the other seeds."""
+    """The same with each of the other seeds."""
 
     mean: float
-    """Mean of `again`; the accuracy in the search is not included."""
+    """Mean of `again`; the value in the search is not included."""
 
     deviation: float | None
     """Standard deviation over the seeds; null for a single seed."""
 
     optimism: float
-    """Accuracy in the search minus the mean."""
+    """Value in the search minus the mean."""
+
+    readings: tuple[ReadingOfRuns, ...]
+    """Accuracy under each reading of the best epoch, with each of the other seeds."""
 
 
 class Confirmation(BaseModel):
@@ -45,6 +51,12 @@ class Confirmation(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     study: str
+    objective: Objective
+    epoch_choice: EpochChoice
+    clips: int
+    subjects: int | None
+    """Null if the coordinator does not have the study's clip cache."""
+
     complete_trials: int
     """Number of complete trials from which the best were selected."""
 
@@ -98,10 +110,15 @@ def confirm(
                 mean=fmean(again),
                 deviation=stdev(again) if len(again) > 1 else None,
                 optimism=selected - fmean(again),
+                readings=readings_of_runs([trials[index].readings for trials in trials_by_seed]),
             )
         )
     return Confirmation(
         study=name,
+        objective=study.spec.objective,
+        epoch_choice=study.spec.counted_epoch,
+        clips=trials_by_seed[0][0].readings.clips,
+        subjects=trials_by_seed[0][0].readings.subjects,
         complete_trials=len(complete),
         seeds=tuple(new_seeds),
         studies=tuple(spec.name for spec in specs),
@@ -113,7 +130,8 @@ def confirmation_table(found: Confirmation) -> Table:
     """A row for each repeated trial, the best of the search first."""
     return Table(
         name="confirmation",
-        caption=f"The best trials of {found.study}, repeated with {len(found.seeds)} other seeds",
+        caption=f"The best trials of {found.study} by {OBJECTIVE_NAMES[found.objective]}, repeated with "
+        f"{len(found.seeds)} other seeds",
         columns=("Trial", "In the search", *(f"Seed {seed}" for seed in found.seeds), "Mean", "SD", "Optimism"),
         rows=[
             (
@@ -128,17 +146,33 @@ def confirmation_table(found: Confirmation) -> Table:
     )
 
 
-def confirmation_sentence(found: Confirmation) -> str:
-    """What to report instead of the best accuracy of the search."""
+def confirmed_readings_table(found: Confirmation) -> Table:
+    """A row for each reading of the best epoch of each repeated trial."""
+    return readings_table(
+        "readings",
+        [f"Seed {seed}" for seed in found.seeds],
+        {f"trial {one.trial}": one.readings for one in found.trials},
+        found.epoch_choice,
+    )
+
+
+def confirmation_sentences(found: Confirmation) -> list[str]:
+    """What to report instead of the best value of the search, and what n and the choice of the epoch are."""
     first, best = found.trials[0], max(found.trials, key=lambda one: one.mean)
     spread = "" if best.deviation is None else f" +- {100 * best.deviation:.2f}"
     luck = f"{100 * first.optimism:.2f} points above" if first.optimism > 0 else "not above"
-    return (
+    chosen = {
+        "best_per_fold": "each fold counts at its best epoch and ",
+        "best_common": "the epoch is the best for these clips and ",
+    }.get(found.epoch_choice, "")
+    gained = given_away(best.readings, found.epoch_choice)
+    return [
         f"The best trial of the search, trial {first.trial} of {found.complete_trials} complete ones, was "
         f"{luck} its mean with other seeds. By this mean, trial {best.trial} is the best: "
-        f"{100 * best.mean:.2f}{spread} %. The mean is still optimistic, because each fold counts at its best "
-        "epoch and the clips are those of the search; expect less on new people."
-    )
+        f"{100 * best.mean:.2f}{spread} % ({number_of_clips(found.clips, found.subjects)}). The mean is still "
+        f"optimistic, because {chosen}the clips are those of the search; expect less on new people.",
+        *([] if gained is None else [f"For trial {best.trial}, {gained}"]),
+    ]
 
 
 def _best_distinct(complete: list[TrialView], top: int) -> list[TrialView]:

@@ -11,14 +11,19 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cli.evaluation.comparison import one_model_spec
+from cli.evaluation.readings import number_of_clips
 from cli.evaluation.runs import CompletedTrial, create_or_continue, run_studies
 from client.study_client import StudyClient
 from report.table import Percent, Table
 from services import scores
-from services.contracts import StudySpec, StudyState, StudyView, TrialView, configure
+from services.contracts import Reading, StudySpec, StudyState, StudyView, TrialView, configure
+from services.contracts.base import Objective
 from services.errors import Conflict, FoldwiseError, InvalidInput
-from services.folds import HeldOut, KFold, LeaveOneSubjectOut, OuterFold
+from services.final_epochs import final_epochs
+from services.folds import GivenFolds, HeldOut, KFold, LeaveOneSubjectOut, OuterFold
 from services.intervals import Interval, wilson
+from services.readings import PredictedFold, readings
+from services.score_names import OBJECTIVE_NAMES, READING_NAMES
 from services.search_space import ParameterValue, first_problem
 
 
@@ -38,10 +43,13 @@ class OuterResult(BaseModel):
 
     parameters: dict[str, ParameterValue]
     epochs: int
-    """Epochs that the measured network was trained for: the median of the best epochs of the trial's folds."""
+    """Epochs that the measured network was trained for, see `services.final_epochs`."""
 
     selected: float
-    """Accuracy of the trial in the search."""
+    """What the study maximises, of the trial in the search."""
+
+    score: float
+    """The same on the held-out clips."""
 
     measurement: str
     """Name of the study that trained on all other subjects and tested on these."""
@@ -50,11 +58,6 @@ class OuterResult(BaseModel):
     clips: int
     confusion: tuple[tuple[int, ...], ...]
     """Counts; rows are true classes, columns predicted ones."""
-
-    @property
-    def measured(self) -> float:
-        """Accuracy on the held-out clips."""
-        return self.correct / self.clips
 
 
 class NestedResult(BaseModel):
@@ -65,6 +68,7 @@ class NestedResult(BaseModel):
     dataset: str
     fingerprint: str
     classes: tuple[str, ...]
+    objective: Objective
     folds: tuple[OuterResult, ...]
     correct: int
     clips: int
@@ -76,11 +80,20 @@ class NestedResult(BaseModel):
 
     uar: float
     uf1: float
+    score: float
+    """What the study maximises: one of the three."""
+
+    subjects: int | None
+    """People in these clips; null if the coordinator does not have the clip cache."""
+
+    readings: tuple[Reading, ...]
+    """The readings of the best epoch on the held-out clips; only the last epoch was chosen without them."""
+
     selected: float
-    """Mean accuracy of the searches' best trials."""
+    """Mean of what the searches' best trials had."""
 
     optimism: float
-    """`selected` minus `accuracy`."""
+    """`selected` minus `score`."""
 
 
 def nested(
@@ -90,7 +103,7 @@ def nested(
 
     The searches are the studies `NAME-search-1` and so on, with the spec's protocol on the remaining subjects.
     The measurements are the studies `NAME-measure-1` and so on, with the protocol `held_out`: one fold trains
-    on all other subjects for as many epochs as the folds of the selected trial. Its last epoch is the result.
+    on all other subjects for the epochs that `services.final_epochs` says. Its last epoch is the result.
 
     Args:
         client: a client with the scope write.
@@ -105,10 +118,11 @@ def nested(
         Conflict: a study of one of the new names exists and differs, or uses another clip cache.
         FoldwiseError: a search is incomplete or has no complete trial, or a measurement has not completed.
     """
-    if not isinstance(spec.protocol, LeaveOneSubjectOut | KFold) or spec.protocol.outer is not None:
+    crossed = LeaveOneSubjectOut | KFold | GivenFolds
+    if not isinstance(spec.protocol, crossed) or spec.protocol.outer is not None:
         raise InvalidInput(
-            f"protocol is {spec.protocol.model_dump(exclude_none=True)}; use loso or kfold without "
-            "outer: nested sets the outer fold itself",
+            f"protocol is {spec.protocol.model_dump(exclude_none=True)}; use loso, kfold or given_folds "
+            "without outer: nested sets the outer fold itself",
             field="protocol",
         )
     if spec.warm_start is not None:
@@ -139,18 +153,22 @@ def nested(
             "was rebuilt between them; choose another --name, or delete the searches",
             field="name",
         )
-    selected = [_select_best(watch(study)) for study in started]
+    selected = [_select_best(client, watch(study)) for study in started]
     measurements = [_measurement_spec(spec, fold, best) for fold, best in zip(folds, selected, strict=True)]
     measured = [trial for (trial,) in run_studies(client, measurements, watch=watch)]
     counts = [client.confusion(trial.study.name, trial.trial.number).counts for trial in measured]
     return NestedResult.model_validate(
         {
-            **_scores(np.sum(counts, axis=0, dtype=np.int64), [best.accuracy for best in selected]),
+            **_scores(
+                np.sum(counts, axis=0, dtype=np.int64), [best.value for best in selected], spec.objective
+            ),
+            **_readings(client, measured, spec.objective),
+            "objective": spec.objective,
             "dataset": measured[0].study.dataset,
             "fingerprint": measured[0].study.fingerprint,
             "classes": measured[0].study.classes,
             "folds": [
-                _outer_result(fold, best, trial, confusion)
+                _outer_result(fold, best, trial, confusion, spec.objective)
                 for fold, best, trial, confusion in zip(folds, selected, measured, counts, strict=True)
             ],
         }
@@ -166,10 +184,27 @@ def nested_table(found: NestedResult) -> Table:
         columns=("Outer fold", "Trial", "Epochs", "Clips", "In the search", "Held out", "Optimism"),
         rows=[
             *(
-                (str(one.fold + 1), one.trial, one.epochs, one.clips, *_percents(one.selected, one.measured))
+                (str(one.fold + 1), one.trial, one.epochs, one.clips, *_percents(one.selected, one.score))
                 for one in found.folds
             ),
-            ("all", None, None, found.clips, *_percents(found.selected, found.accuracy)),
+            ("all", None, None, found.clips, *_percents(found.selected, found.score)),
+        ],
+    )
+
+
+def nested_readings_table(found: NestedResult) -> Table:
+    """A row for each reading of the best epoch on the held-out clips."""
+    return Table(
+        name="readings",
+        caption="Readings of the best epoch on the held-out clips; only the last epoch was chosen without them",
+        columns=("Reading", "Epoch", "Accuracy", "UAR", "UF1"),
+        rows=[
+            (
+                READING_NAMES[one.choice] + (" (counts)" if one.choice == "last" else ""),
+                one.epoch,
+                *(None if value is None else Percent(value) for value in (one.accuracy, one.uar, one.uf1)),
+            )
+            for one in found.readings
         ],
     )
 
@@ -178,11 +213,14 @@ def nested_sentence(found: NestedResult) -> str:
     """What to report about a search."""
     low, high = found.interval
     difference = f"{100 * found.optimism:.2f} points more" if found.optimism > 0 else "not more"
+    name = OBJECTIVE_NAMES[found.objective]
+    reached = "" if found.objective == "accuracy" else f"and a {name} of {100 * found.score:.2f} % "
     return (
         f"On subjects that took no part in the selection, the search reaches {100 * found.accuracy:.2f} % "
-        f"(95 % interval {100 * low:.2f} to {100 * high:.2f}, {found.clips} clips). The best trials of its "
-        f"{len(found.folds)} runs had {100 * found.selected:.2f} % on average, {difference} than measured "
-        "here. A difference comes from selecting the configuration and each fold's best epoch, and from chance."
+        f"{reached}(95 % interval of the accuracy {100 * low:.2f} to {100 * high:.2f}, "
+        f"{number_of_clips(found.clips, found.subjects)}). The best trials of its {len(found.folds)} runs had "
+        f"{100 * found.selected:.2f} % {name} on average, {difference} than measured here. A difference comes "
+        "from selecting the configuration and the epochs, and from chance."
     )
 
 
@@ -196,9 +234,9 @@ class _Selected:
 
     study: StudyView
     trial: TrialView
-    accuracy: float
+    value: float
     epochs: int
-    """Median of the best epochs of its folds, counted from 1 and rounded up."""
+    """For how many epochs the measured network is trained."""
 
 
 def _search_spec(spec: StudySpec, outer: OuterFold) -> StudySpec:
@@ -213,7 +251,7 @@ def _renamed(spec: StudySpec, ending: str) -> StudySpec:
         raise InvalidInput(f"{first_problem(error)}; choose a shorter --name", field="name") from error
 
 
-def _select_best(search: StudyView) -> _Selected:
+def _select_best(client: StudyClient, search: StudyView) -> _Selected:
     best = search.best
     if search.state != StudyState.COMPLETE:
         raise FoldwiseError(
@@ -227,7 +265,9 @@ def _select_best(search: StudyView) -> _Selected:
             "and choose another --name"
         )
     _, training = configure(best.parameters, search.spec.training)
-    return _Selected(study=search, trial=best, accuracy=best.value, epochs=training.epochs)
+    counted = [(fold.best_epoch or 0) + 1 for fold in client.folds(search.name, best.number)]
+    epochs = final_epochs(search.spec.counted_epoch, counted, training.epochs)
+    return _Selected(study=search, trial=best, value=best.value, epochs=epochs)
 
 
 def _measurement_spec(spec: StudySpec, outer: OuterFold, best: _Selected) -> StudySpec:
@@ -246,7 +286,11 @@ def _measurement_spec(spec: StudySpec, outer: OuterFold, best: _Selected) -> Stu
 
 
 def _outer_result(
-    outer: OuterFold, best: _Selected, measured: CompletedTrial, confusion: tuple[tuple[int, ...], ...]
+    outer: OuterFold,
+    best: _Selected,
+    measured: CompletedTrial,
+    confusion: tuple[tuple[int, ...], ...],
+    objective: Objective,
 ) -> OuterResult:
     return OuterResult(
         fold=outer.fold,
@@ -254,7 +298,8 @@ def _outer_result(
         trial=best.trial.number,
         parameters=best.trial.parameters,
         epochs=best.epochs,
-        selected=best.accuracy,
+        selected=best.value,
+        score=float(scores.score(np.asarray(confusion), objective)),
         measurement=measured.study.name,
         correct=measured.trial.correct,
         clips=measured.trial.clips,
@@ -262,8 +307,31 @@ def _outer_result(
     )
 
 
-def _scores(counts: scores.Counts, selected: Sequence[float]) -> dict[str, Any]:
+def _readings(client: StudyClient, measured: Sequence[CompletedTrial], objective: Objective) -> dict[str, Any]:
+    folds = []
+    for trial in measured:
+        (split,) = client.split(trial.study.name).folds
+        result = client.fold(trial.study.name, trial.trial.number, 0).result
+        folds.append(
+            PredictedFold(
+                labels=[clip.label for clip in split.clips],
+                epochs=[epoch.predicted for epoch in result.epochs],
+                trained=result.epochs[0].loss is not None,
+                whole=True,
+                validation_epoch=None,
+            )
+        )
+    subjects = [trial.readings.subjects for trial in measured]
+    return {
+        "readings": readings(folds, len(measured[0].study.classes), objective, counts="last", complete=True),
+        # Each person is in one outer fold.
+        "subjects": None if None in subjects else sum(filter(None, subjects)),
+    }
+
+
+def _scores(counts: scores.Counts, selected: Sequence[float], objective: Objective) -> dict[str, Any]:
     correct, clips = int(np.trace(counts)), int(counts.sum())
+    score = float(scores.score(counts, objective))
     return {
         "correct": correct,
         "clips": clips,
@@ -271,6 +339,7 @@ def _scores(counts: scores.Counts, selected: Sequence[float]) -> dict[str, Any]:
         "interval": wilson(correct, clips),
         "uar": scores.unweighted_average_recall(counts),
         "uf1": scores.unweighted_f1(counts),
+        "score": score,
         "selected": fmean(selected),
-        "optimism": fmean(selected) - correct / clips,
+        "optimism": fmean(selected) - score,
     }

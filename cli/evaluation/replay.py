@@ -8,7 +8,7 @@ from pathlib import Path
 
 from client.study_client import StudyClient
 from services.clip_cache import cache_folder, open_cache
-from services.contracts import FoldRecord, FoldResult, Provenance
+from services.contracts import EpochResult, FoldRecord, FoldResult, Provenance
 from worker.training.device import choose_device, keep_freed_memory
 from worker.training.fit import Progress, run_fold
 from worker.training.pretrained import open_pretrained
@@ -111,7 +111,7 @@ def compare(recorded: FoldResult, replayed: FoldResult, *, plan_is_frozen: bool 
         equal=not different and recorded.diverged == replayed.diverged,
         epochs=len(recorded.epochs),
         first_difference=min(different, default=None),
-        labels_changed=sum(x != y for a, b in pairs for x, y in zip(a.predicted, b.predicted, strict=True)),
+        labels_changed=sum(x != y for a, b in pairs for x, y in zip(_labels(a), _labels(b), strict=True)),
         largest_difference=max(
             (
                 abs(p - q)
@@ -124,6 +124,10 @@ def compare(recorded: FoldResult, replayed: FoldResult, *, plan_is_frozen: bool 
         environment=_differences(recorded.provenance, replayed.provenance, plan_is_frozen=plan_is_frozen),
         seconds=replayed.provenance.seconds,
     )
+
+
+def _labels(epoch: EpochResult) -> tuple[int, ...]:
+    return (*epoch.predicted, *epoch.validation_predicted)
 
 
 def _differences(

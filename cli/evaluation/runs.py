@@ -13,6 +13,7 @@ from services.contracts import (
     FoldState,
     FoldView,
     RandomSampler,
+    ReadingsView,
     StudySpec,
     StudyState,
     StudyView,
@@ -43,6 +44,7 @@ class CompletedTrial:
     study: StudyView
     trial: TrialView
     folds: tuple[FoldView, ...]
+    readings: ReadingsView
 
     @property
     def accuracies(self) -> list[float]:
@@ -111,7 +113,9 @@ def create_or_continue(
 def spec_of_configurations(
     spec: StudySpec, configurations: Sequence[Mapping[str, ParameterValue]], **changes: Any
 ) -> StudySpec:
-    """Build a spec that runs all folds of these configurations, and nothing else.
+    """Build a spec that runs all folds of these configurations with all their epochs, and nothing else.
+
+    All epochs give all readings of the best epoch.
 
     Args:
         spec: the spec to start from.
@@ -128,6 +132,7 @@ def spec_of_configurations(
         "pruning": (),
         "fold_order": "fixed",
         "warm_start": None,
+        "economies": spec.economies.model_copy(update={"stop_when_perfect": False}),
     }
     try:
         return StudySpec.model_validate({**spec.model_dump(), **fixed, **changes})
@@ -152,7 +157,8 @@ def _completed_trials(client: StudyClient, study: StudyView) -> list[CompletedTr
             )
         folds = tuple(client.folds(study.name, trial.number))
         assert all(fold.state == FoldState.DONE for fold in folds)  # noqa: S101 - the trial is complete
-        completed.append(CompletedTrial(study=study, trial=trial, folds=folds))
+        readings = client.readings(study.name, trial.number)
+        completed.append(CompletedTrial(study=study, trial=trial, folds=folds, readings=readings))
     if len(trials) < study.spec.trials:
         raise FoldwiseError(
             f"study {study.name} is {study.state} with {len(trials)} of {study.spec.trials} trials; "

@@ -39,8 +39,8 @@ class DatasetShape:
 
     @property
     def subjects(self) -> int:
-        """Number of subjects."""
-        return len({clip.subject for clip in self.clips})
+        """Number of subjects; 0 if the dataset gives none."""
+        return len({clip.subject for clip in self.clips if clip.has_subject})
 
 
 def shape_of_cache(spec: StudySpec, cache_root: Path) -> DatasetShape:

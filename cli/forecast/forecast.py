@@ -21,8 +21,9 @@ from cli.forecast.devices import DeviceForecast, MeasuredSpeed, forecast_devices
 from coordinator.pruning.replay import replay, simulated_trials
 from services.contracts import StudySpec
 from services.errors import InvalidInput
-from services.folds import Fold, make_folds
+from services.folds import Fold
 from services.search_space import ParameterValue
+from services.validation import folds_of_study
 
 CONVENTION = (
     "each multiply-add of convolutions and dense layers counts as two operations; the backward pass counts as "
@@ -99,7 +100,7 @@ def make_forecast(spec: StudySpec, shape: DatasetShape) -> Forecast:
     Raises:
         InvalidInput: the dataset cannot be split into the study's folds.
     """
-    folds = make_folds(shape.clips, spec.protocol)
+    folds = folds_of_study(shape.clips, spec)
     usual, costs = study_costs(spec, shape, folds)
     clip_passes = costs.mean(lambda cost: cost.clip_passes_per_trial)
     pflop = costs.mean(lambda cost: cost.pflop_per_trial)

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from cli.forecast.costs import COST_PARAMETERS
 from cli.forecast.forecast import Forecast
+from services.clip_cache import subjects_words
 from services.contracts import StudySpec
 from services.search_space import title_of
 
@@ -18,14 +19,14 @@ def forecast_lines(forecast: Forecast, spec: StudySpec) -> Iterator[str]:
     """The study, its clip passes and operations, and what its rules save."""
     yield (
         f"study {forecast.study}: {forecast.trials} trials of {forecast.folds} folds on {forecast.dataset} "
-        f"({forecast.dataset_known_from}: {forecast.clips} clips of {forecast.subjects} subjects, "
+        f"({forecast.dataset_known_from}: {forecast.clips} clips of {subjects_words(forecast.subjects)}, "
         f"{forecast.augmented_clips} with augmented copies)"
     )
     yield (
         f"maximum number of clips passed forward and backward: {forecast.clip_passes_per_trial:,} per trial, "
         f"{forecast.clip_passes:,} in the study ({forecast.pflop:,.4g} PFLOP)"
     )
-    if spec.economies.stop_when_perfect:
+    if spec.economies.stop_when_perfect and spec.counted_epoch == "best_per_fold":
         yield "stop_when_perfect saves some of them: a fold ends at its first epoch without a wrong test clip"
     rules = ", ".join(rule.rule for rule in spec.pruning)
     if forecast.folds_share_pruned is None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from services.clip_cache import CacheRecord, ClipCache, Frames
+from services.clip_cache import CacheRecord, ClipCache, Frames, subjects_words
 from services.errors import InvalidInput
 
 _CELL, _GAP, _LABEL_WIDTH, _MIN_WIDTH, _HEADER, _TITLE = 72, 4, 300, 760, 30, 58
@@ -93,8 +93,8 @@ def _title(cache: ClipCache) -> Iterator[_Text]:
     yield _Text(
         8,
         42,
-        f"{manifest.clips} clips of {manifest.subjects} subjects, detector {detector}, {flagged} flagged, "
-        f"{len(manifest.dropped)} dropped. Red border: no face found, box of another frame.",
+        f"{manifest.clips} clips of {subjects_words(manifest.subjects)}, detector {detector}, "
+        f"{flagged} flagged, {len(manifest.dropped)} dropped. Red border: no face found, box of another frame.",
         8.5,
     )
 
@@ -125,9 +125,8 @@ def _row_texts(record: CacheRecord, top: int) -> Iterator[_Text]:
     yield _Text(8, top + 10, _cut(record.clip_id, 42), 8.5, bold=bool(record.flags))
     confident = [value for value in record.confidences if value is not None]
     confidence = f"{np.median(confident):.2f}" if confident else "none"
-    yield _Text(
-        8, top + 25, _cut(f"subject {record.subject}, confidence {confidence}", 50), 7.5, colour="#555555"
-    )
+    subject = record.subject or "unknown"
+    yield _Text(8, top + 25, _cut(f"subject {subject}, confidence {confidence}", 50), 7.5, colour="#555555")
     flags = [*record.flags[:2], *([f"and {len(record.flags) - 2} more"] if len(record.flags) > 2 else [])]
     for number, flag in enumerate(flags):
         yield _Text(8, top + 40 + 13 * number, _cut(flag, 52), 7.5, colour="#cc0000")

@@ -25,6 +25,7 @@ from services.contracts import (
     TrialView,
     WorkerView,
 )
+from services.score_names import OBJECTIVE_NAMES, epoch_choice_words
 from services.search_space import title_of
 
 if TYPE_CHECKING:
@@ -79,12 +80,13 @@ def studies_table(studies: Sequence[StudyView]) -> Table:
 
 
 def trials_table(trials: Sequence[TrialView]) -> Table:
-    """One row per trial: folds done, accuracy so far, and its worker or how it ended."""
-    table = Table("trial", "state", "folds", "accuracy", "details", box=None, pad_edge=False)
+    """One row per trial: folds done, scores so far, and its worker or how it ended."""
+    table = Table("trial", "state", "folds", "accuracy", "UAR", "UF1", "details", box=None, pad_edge=False)
     for trial in trials:
         state = Text(trial.state, style=_STYLES[trial.state])
         folds = f"{trial.folds_done}/{trial.folds}"
-        table.add_row(str(trial.number), state, folds, percent(trial.running_accuracy), trial_outcome(trial))
+        scores = (percent(score) for score in (trial.running_accuracy, trial.uar, trial.uf1))
+        table.add_row(str(trial.number), state, folds, *scores, trial_outcome(trial))
     return table
 
 
@@ -171,6 +173,9 @@ def study_summary(console: Console, study: StudyView) -> None:
         f"  {study.clips} clips of {study.dataset}/{study.fingerprint[:12]}, {study.folds} folds, "
         f"split {study.split_hash[:12]}"
     )
+    console.print(
+        f"  maximises {OBJECTIVE_NAMES[study.spec.objective]}, {epoch_choice_words(study.spec.counted_epoch)}"
+    )
     console.print(f"  {sum(study.trials.values())} of {study.spec.trials} trials: {counts or 'none yet'}")
     console.print(f"  {study.folds_done} folds done, computed in {_computed(study)}", highlight=False)
     if study.stalled is not None:
@@ -188,11 +193,12 @@ def study_summary(console: Console, study: StudyView) -> None:
         )
     else:
         console.print(
-            f"  best: trial {best.number}, accuracy {percent(best.value)} "
-            f"({best.correct}/{best.clips} clips correct; chance {percent(study.chance)})"
+            f"  best: trial {best.number}, accuracy {percent(best.running_accuracy)} "
+            f"({best.correct}/{best.clips} clips correct; chance {percent(study.chance)}), "
+            f"UAR {percent(best.uar)}, UF1 {percent(best.uf1)}"
         )
         ended = study.trials[TrialState.COMPLETE] + study.trials[TrialState.PRUNED]
-        console.print(Text(selection_warning(study.spec.protocol, ended), style="dim"))
+        console.print(Text(selection_warning(study.spec, ended), style="dim"))
     console.print(parameters_table(dict(best.parameters)))
 
 

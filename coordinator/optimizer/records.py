@@ -9,12 +9,10 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from coordinator.pruning.fold_order import order_of
+from coordinator.pruning.curves import curves_of
 from coordinator.store.fold_map import MappedTrial
-from coordinator.store.folds import finished_prefix, fold_counts
 from coordinator.store.tables import InheritedTrialRow, StudyRow, TrialRow
 from services.contracts import TrialState
-from services.pruning.rule import running_accuracy
 from services.search_space import ParameterValue
 
 
@@ -26,10 +24,10 @@ class TrialRecord:
     state: TrialState
     parameters: Mapping[str, ParameterValue]
     value: float | None
-    """Pooled accuracy (0 to 1) of a complete trial."""
+    """What the study maximises (0 to 1), of a complete trial."""
 
     curve: Sequence[float] = ()
-    """Running accuracy after 1, 2, ... folds of the finished prefix."""
+    """Running score of the finished prefix: of its first 1, 2, ... folds."""
 
     attributes: Mapping[str, Any] = field(default_factory=dict)
     """Shown with the trial in Optuna's dashboard."""
@@ -52,11 +50,11 @@ def trial_records(
             only. None shows all trials as they are.
     """
     shown = [trial for trial in trials if over is None or trial.number in over]
-    counts = fold_counts(session, [trial.id for trial in shown])
+    curves = curves_of(session, study, shown)
     records = {
         trial.number: trial_record(
             trial,
-            curve=running_accuracy(finished_prefix(counts[trial.id], order_of(session, study, trial))),
+            curve=curves[trial.id],
             attributes={"foldwise": trial.pruned or trial.end_reason} if trial.end_reason else {},
         )
         for trial in shown

@@ -17,6 +17,8 @@ from coordinator.pages import charts
 from coordinator.pages.formats import percent, title_of, value
 from coordinator.store.fold_map import MappedTrial
 from services.contracts import StudySpec, TrialState
+from services.contracts.base import Objective
+from services.score_names import OBJECTIVE_NAMES
 from services.search_space import ParameterValue, Range
 
 MIN_COMPLETE_TRIALS = 40
@@ -37,7 +39,7 @@ JITTER = 0.32
 
 @dataclass(frozen=True, kw_only=True)
 class Slice:
-    """The accuracy of trials by one parameter."""
+    """The score of trials by one parameter."""
 
     title: str
     chart: Markup
@@ -71,24 +73,26 @@ def _importance(study_id: int, spec: StudySpec, complete: Sequence[MappedTrial])
 
 def _slice(spec: StudySpec, name: str, complete: Sequence[MappedTrial], pruned: Sequence[MappedTrial]) -> Slice:
     domain = spec.space.root[name]
-    seen = [t.accuracy for t in (*complete, *pruned) if t.accuracy is not None]
+    shown = [(t, score) for t in (*complete, *pruned) if (score := t.score(spec.objective)) is not None]
+    seen = [score for _, score in shown]
     y = charts.nice_axis(max(0.0, min(seen) - 0.02), min(1.0, max(seen) + 0.02), steps=3)
     if isinstance(domain, Range):
-        return _along_range(name, domain, y, complete, pruned)
-    return _by_option(name, domain, y, complete, pruned)
+        return _along_range(name, domain, y, shown, spec.objective)
+    return _by_option(name, domain, y, shown, spec.objective)
 
 
 def _along_range(
-    name: str, domain: Range, y: charts.Axis, complete: Sequence[MappedTrial], pruned: Sequence[MappedTrial]
+    name: str, domain: Range, y: charts.Axis, shown: Sequence[_Scored], objective: Objective
 ) -> Slice:
     position = _Log(domain) if domain.log else _Linear(domain)
     x = charts.Axis(low=0.0, high=1.0, ticks=())
     parts = [charts.axes(x, y, x_title="", y_percent=True)]
-    for kind, group in (("pruned", pruned), ("complete", complete)):
-        points = [(position.share(t.parameters[name]), t.accuracy) for t in group if t.accuracy is not None]
+    for kind in (TrialState.PRUNED, TrialState.COMPLETE):
+        points = [(position.share(t.parameters[name]), score) for t, score in shown if t.state == kind]
         parts.append(charts.dots(points, x, y, kind=f"dots {kind}"))
     parts += [charts.label_at(2, f"{domain.low:g}"), charts.label_at(97, f"{domain.high:g}")]
-    label = f"Accuracy of trials by {title_of(name)}, from {domain.low:g} to {domain.high:g}"
+    words = _capital(OBJECTIVE_NAMES[objective])
+    label = f"{words} of trials by {title_of(name)}, from {domain.low:g} to {domain.high:g}"
     return Slice(title=title_of(name), chart=charts.plot(*parts, label=label, size="small"))
 
 
@@ -96,25 +100,27 @@ def _by_option(
     name: str,
     options: Sequence[ParameterValue],
     y: charts.Axis,
-    complete: Sequence[MappedTrial],
-    pruned: Sequence[MappedTrial],
+    shown: Sequence[_Scored],
+    objective: Objective,
 ) -> Slice:
     width = 1 / len(options)
     index_of = {_typed(option): index for index, option in enumerate(options)}
     x = charts.Axis(low=0.0, high=1.0, ticks=())
     parts = [charts.axes(x, y, x_title="", y_percent=True)]
-    for kind, group in (("pruned", pruned), ("complete", complete)):
+    for kind in (TrialState.PRUNED, TrialState.COMPLETE):
         points = [
-            (_jittered(index_of[_typed(t.parameters[name])], t.number) * width, t.accuracy)
-            for t in group
-            if t.accuracy is not None
+            (_jittered(index_of[_typed(t.parameters[name])], t.number) * width, score)
+            for t, score in shown
+            if t.state == kind
         ]
         parts.append(charts.dots(points, x, y, kind=f"dots {kind}"))
     crowded = sum(len(value(option)) for option in options) > MAX_LABEL_CHARACTERS
     means = []
     for index, option in enumerate(options):
         values = [
-            t.value for t in complete if t.value is not None and _typed(t.parameters[name]) == _typed(option)
+            score
+            for t, score in shown
+            if t.state == TrialState.COMPLETE and _typed(t.parameters[name]) == _typed(option)
         ]
         # Labels that would overlap on one line alternate between two lines.
         line = index % 2 if crowded else 0
@@ -125,11 +131,17 @@ def _by_option(
             parts.append(charts.line(ends, x, y, kind="mean"))
             means.append((value(option), len(values), mean))
     described = ", ".join(f"{text} {percent(mean)} in {count} trials" for text, count, mean in means)
-    label = f"Mean accuracy of complete trials by {title_of(name)}: {described or 'none yet'}"
+    label = (
+        f"Mean {OBJECTIVE_NAMES[objective]} of complete trials by {title_of(name)}: {described or 'none yet'}"
+    )
     return Slice(
         title=title_of(name),
         chart=charts.plot(*parts, label=label, size="small"),
     )
+
+
+def _capital(words: str) -> str:
+    return words[0].upper() + words[1:]
 
 
 def _jittered(column: int, number: int) -> float:
@@ -140,6 +152,10 @@ def _jittered(column: int, number: int) -> float:
 def _typed(option: ParameterValue) -> tuple[type, ParameterValue]:
     # The type is part of the key because True == 1 in Python.
     return type(option), option
+
+
+_Scored = tuple[MappedTrial, float]
+"""A trial with its score."""
 
 
 class _Linear:

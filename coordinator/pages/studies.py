@@ -25,6 +25,7 @@ from coordinator.store.tables import StudyRow
 from coordinator.store.troubles import study_troubles
 from services.contracts import PodView, StudyName, StudyState, TokenScope, TrialState
 from services.folds import protocol_words
+from services.score_names import OBJECTIVE_NAMES, epoch_choice_words
 from services.search_space import Range
 
 router = APIRouter(include_in_schema=False, dependencies=[Depends(require(TokenScope.READ))])
@@ -113,8 +114,10 @@ def cells(name: Name, session: Transaction) -> JSONResponse:
 def parameters(name: Name, request: Request, session: Transaction) -> Response:
     """Importance of each parameter, and accuracy by its values."""
     row = get_study(session, name)
-    values = parameter_panels(row.id, parsed_spec(row), fold_map(session, row))
-    return render_page(request, "parameters.html", study=row, **values)
+    spec = parsed_spec(row)
+    values = parameter_panels(row.id, spec, fold_map(session, row))
+    objective = OBJECTIVE_NAMES[spec.objective]
+    return render_page(request, "parameters.html", study=row, objective=objective, **values)
 
 
 @router.get("/studies/{name}/trials")
@@ -134,6 +137,7 @@ def trials(
         request,
         "trials.html",
         study=row,
+        objective=OBJECTIVE_NAMES[parsed_spec(row).objective],
         order=order,
         first=first,
         size=TRIALS_PER_PAGE,
@@ -160,6 +164,8 @@ def _panels(runtime: Runtime, session: Session, row: StudyRow) -> dict[str, Any]
         "protocol": protocol_words(spec.protocol, row.fold_count),
         "rules": [rule.describe() for rule in spec.pruning],
         "sampler": spec.sampler.kind,
+        "objective": OBJECTIVE_NAMES[spec.objective],
+        "epochs": epoch_choice_words(spec.counted_epoch),
         "chance": 1 / len(row.classes),
         "summary": summary,
         "progress": study_view.progress_bar(summary),

@@ -15,6 +15,7 @@ from coordinator.pages.forecast import TimeLeft, time_left
 from coordinator.pages.formats import percent
 from coordinator.store.fold_map import MappedTrial
 from services.contracts import StudySpec, StudyState, TrialState
+from services.score_names import OBJECTIVE_NAMES
 
 RECENT_TRIALS = 100
 """Ended trials, the latest ones, from which the forecast takes the folds per trial."""
@@ -114,12 +115,13 @@ def progress_bar(summary: Summary) -> Markup:
 
 def convergence(spec: StudySpec, trials: Sequence[MappedTrial], chance: float) -> Markup | None:
     """The paper's Fig. 2: a cross for every trial, a line for the best so far; None until a fold is done."""
-    shown = [(trial, trial.accuracy) for trial in trials if trial.accuracy is not None]
+    objective = spec.objective
+    shown = [(trial, score) for trial in trials if (score := trial.score(objective)) is not None]
     if not shown:
         return None
-    thresholds = (rule.accuracy_threshold for rule in spec.pruning)
+    thresholds = (rule.drawn_threshold(objective) for rule in spec.pruning)
     threshold = next((threshold for threshold in thresholds if threshold is not None), None)
-    seen = [accuracy for _, accuracy in shown] + ([threshold] if threshold is not None else [])
+    seen = [score for _, score in shown] + ([threshold] if threshold is not None else [])
     y = charts.nice_axis(max(0.0, min(seen) - 0.02), min(1.0, max(seen) + 0.02))
     created = trials[-1].number + 1
     x = charts.nice_axis(0, max(1, min(spec.trials, max(10, created * 5 // 4)) - 1), steps=6, whole=True)
@@ -139,10 +141,11 @@ def convergence(spec: StudySpec, trials: Sequence[MappedTrial], chance: float) -
         ("complete", "cross", {TrialState.COMPLETE}),
         ("running", "ring", {TrialState.RUNNING, TrialState.READY}),
     ):
-        of_kind = ((t.number, t.number, accuracy) for t, accuracy in shown if t.state in states)
+        of_kind = ((t.number, t.number, score) for t, score in shown if t.state in states)
         parts.append(charts.marks(of_kind, x, y, kind=kind, symbol=symbol))
     parts.append(charts.steps([*best, *((created - 1, b) for _, b in best[-1:])], x, y, kind="best"))
-    label = f"Accuracy of {len(shown)} trials by number"
+    name = OBJECTIVE_NAMES[objective]
+    label = f"{name[0].upper()}{name[1:]} of {len(shown)} trials by number"
     if best:
         label += f"; best complete trial so far: {percent(best[-1][1])}"
     return charts.plot(*parts, label=label, size="tall")

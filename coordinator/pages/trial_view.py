@@ -50,7 +50,7 @@ class FoldLine:
 
 @dataclass(frozen=True, kw_only=True)
 class HardClip:
-    """A clip, and its prediction at the best epoch of its fold."""
+    """A clip, and its prediction at the epoch at which its fold counts."""
 
     clip_id: str
     fold: str
@@ -59,16 +59,6 @@ class HardClip:
     correct: bool
     probability_of_true: float
     probability_of_predicted: float
-
-
-def confusion(classes: Sequence[str], outcomes: Sequence[FoldOutcome]) -> scores.Counts:
-    """Confusion counts, shape (classes, classes), over the folds that count, each at its best epoch."""
-    counts = np.zeros((len(classes), len(classes)), dtype=np.int64)
-    for outcome in outcomes:
-        if outcome.result is not None and outcome.best_epoch is not None and not outcome.beyond_verdict:
-            predicted = outcome.result["epochs"][outcome.best_epoch]["predicted"]
-            counts += scores.confusion(outcome.labels, predicted, len(classes))
-    return counts
 
 
 def matrices(counts: scores.Counts) -> tuple[Matrix, ...]:
@@ -141,7 +131,8 @@ def _curves(outcome: FoldOutcome) -> Markup | None:
     share = charts.Axis(low=0, high=1, ticks=())
     best = outcome.best_epoch
     parts = [charts.line(list(enumerate(accuracy)), x, share, kind="accuracy")]
-    label = f"{outcome.name}: accuracy {percent(accuracy[best])} at the best epoch, {best + 1} of {len(epochs)}"
+    at = f"at the epoch that counts, {best + 1} of {len(epochs)}"
+    label = f"{outcome.name}: accuracy {percent(accuracy[best])} {at}"
     if losses:
         highest = max(loss for _, loss in losses) or 1.0
         parts.insert(0, charts.line([(n, loss / highest) for n, loss in losses], x, share, kind="loss"))

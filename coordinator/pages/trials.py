@@ -15,13 +15,14 @@ from coordinator.pages.rendering import render_page
 from coordinator.pages.studies import Name
 from coordinator.routes.transactions import Settings, Transaction
 from coordinator.store import views
+from coordinator.store.folds import confusion_counts
 from coordinator.store.studies import get_study
 from coordinator.store.tables import StudyRow
-from coordinator.store.trial_results import fold_outcomes
-from services import scores
+from coordinator.store.trial_results import fold_outcomes, readings_view
 from services.clip_cache import ClipCache
 from services.contracts import TokenScope
 from services.errors import CacheMismatch, NotFound
+from services.score_names import READING_NAMES
 
 router = APIRouter(
     prefix="/studies/{name}", include_in_schema=False, dependencies=[Depends(require(TokenScope.READ))]
@@ -47,17 +48,18 @@ def trial(
     row = views.get_trial(session, study, number)
     view = views.trial_views(session, study, [row])[0]
     outcomes = fold_outcomes(session, study, row)
-    counts = trial_view.confusion(study.classes, outcomes)
+    counts = confusion_counts(session, study, row)
     cache = _cache(settings.cache_root, study)
-    subject_of = {} if cache is None else {record.clip_id: record.subject for record in cache.records}
+    records = () if cache is None else cache.records
+    subject_of = {record.clip_id: record.subject for record in records if record.subject}
     return render_page(
         request,
         "trial.html",
         study=study,
         trial=view,
         matrices=trial_view.matrices(counts) if view.clips else (),
-        uar=scores.unweighted_average_recall(counts),
-        uf1=scores.unweighted_f1(counts),
+        readings=readings_view(study, row, outcomes, subject_of),
+        reading_names=READING_NAMES,
         lines=trial_view.fold_lines(outcomes, subject_of),
         hardest=trial_view.hardest_clips(study.classes, outcomes, HARDEST_CLIPS),
         clip_indices={} if cache is None else clips.clip_indices(cache),

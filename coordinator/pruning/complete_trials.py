@@ -11,17 +11,20 @@ from contextlib import contextmanager
 from copy import deepcopy
 
 from sqlalchemy import Boolean, bindparam, func, literal_column, not_, select
-from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.orm import Session
 
 from coordinator.pruning.fold_order import order_of
 from coordinator.pruning.trials_of_order import TrialsOfOrder
+from coordinator.store.fold_epochs import fold_epochs
 from coordinator.store.memory import StudyMemory
-from coordinator.store.tables import ResultRow, StudyRow, TrialRow
+from coordinator.store.studies import parsed_spec
+from coordinator.store.tables import StudyRow, TrialRow
+from services.contracts.base import Objective
 from services.pruning.rule import ComparedTrial
 
 STUDIES_KEPT = 32
-"""Studies per database kept in memory; a thousand complete trials of 118 folds take about 2 MB."""
+"""Studies per database kept in memory; a thousand complete trials of 118 folds take about 2 MB, or 10 MB where
+one epoch is chosen for all folds."""
 
 PAGE = 500
 """Trials read at once."""
@@ -32,14 +35,8 @@ _own = literal_column("trials.xmin = pg_current_xact_id()::xid", Boolean)
 _NEWEST = select(TrialRow.completed, _own).where(*_complete).order_by(TrialRow.completed.desc()).limit(1)
 _NEWEST_OF_OTHERS = select(func.max(TrialRow.completed)).where(*_complete, not_(_own))
 _PAGE = (
-    select(
-        TrialRow,
-        func.array_agg(aggregate_order_by(ResultRow.correct, ResultRow.fold)),
-        func.array_agg(aggregate_order_by(ResultRow.clips, ResultRow.fold)),
-    )
-    .join(ResultRow, ResultRow.trial_id == TrialRow.id)
+    select(TrialRow)
     .where(*_complete, TrialRow.completed > bindparam("after"), TrialRow.completed <= bindparam("last"))
-    .group_by(TrialRow.id)
     .order_by(TrialRow.completed)
 )
 
@@ -60,7 +57,7 @@ class ComparedTrials:
         self._learnt_order, self._known_below = trial.learnt_order, known_below
 
     def at_step(self, step: int) -> Sequence[float]:
-        """Running accuracies after `step` folds, by number of the trial."""
+        """See `FoldTable.complete_at_step`, by number of the trial."""
         with _as_seen_by(self._session, self._study) as kept:
             return kept.of_order[self._learnt_order].at_step(step, self._known_below)
 
@@ -96,7 +93,7 @@ def _as_seen_by(session: Session, study: StudyRow) -> Iterator[_CompleteTrials]:
         kept = studies.pop(study.id, None)
         if kept is None or kept.newest > newest:
             # More than the database has: it was restored to an earlier day.
-            kept = _CompleteTrials()
+            kept = _CompleteTrials(parsed_spec(study).objective)
         _read_up_to(committed, session, study, kept)
         studies[study.id] = kept
         if own:
@@ -106,18 +103,19 @@ def _as_seen_by(session: Session, study: StudyRow) -> Iterator[_CompleteTrials]:
 
 
 class _CompleteTrials:
-    def __init__(self) -> None:
+    def __init__(self, objective: Objective) -> None:
         self.newest = 0
-        self.of_order = {False: TrialsOfOrder(), True: TrialsOfOrder()}
+        self.of_order = {False: TrialsOfOrder(objective), True: TrialsOfOrder(objective)}
 
 
 def _read_up_to(newest: int, session: Session, study: StudyRow, kept: _CompleteTrials) -> None:
+    needs_confusions = parsed_spec(study).objective != "accuracy"
     while kept.newest < newest:
         last = min(kept.newest + PAGE, newest)
-        page = session.execute(_PAGE, {"study_id": study.id, "after": kept.newest, "last": last})
-        for trial, correct, clips in page:
-            order = order_of(session, study, trial)
-            kept.of_order[trial.learnt_order].add(
-                trial.number, [(correct[fold], clips[fold]) for fold in order]
-            )
+        page = session.scalars(_PAGE, {"study_id": study.id, "after": kept.newest, "last": last}).all()
+        folds_of = fold_epochs(session, study, [trial.id for trial in page], confusions=needs_confusions)
+        for trial in page:
+            folds = folds_of[trial.id]
+            along = [folds[fold] for fold in order_of(session, study, trial)]
+            kept.of_order[trial.learnt_order].add(trial.number, along)
         kept.newest = last

@@ -15,6 +15,7 @@ from coordinator.pruning.trials_of_order import TrialsOfOrder
 from services.contracts import PruneDecision, StudySpec
 from services.errors import InvalidInput
 from services.pruning.rule import FoldTable
+from services.running_scores import at_one_epoch
 
 Folds = Sequence[tuple[int, int]]
 """(correct, clips) of every fold of a trial, by index."""
@@ -76,15 +77,17 @@ def simulated_trials(
 def replay(spec: StudySpec, trials: Sequence[Folds]) -> Replay:
     """Run trials one after the other and apply the rules after each fold, as with one worker.
 
-    With a feedback delay, any number of workers gives the same.
+    With a feedback delay, any number of workers gives the same. The score is the accuracy, whatever the study
+    maximises, because UAR and UF1 do not follow from correct clips.
 
     Args:
         spec: gives the rules, the protocol and the fold order.
         trials: in the order in which they run.
 
     Raises:
-        InvalidInput: a rule needs UAR or UF1, which do not follow from correct clips.
+        InvalidInput: a rule asks for UAR or UF1 itself.
     """
+    spec = spec.model_copy(update={"objective": "accuracy"})
     complete = {False: CompleteTrials(range(len(trials[0])))}
     ran_by_index: dict[int, Folds] = {}
     clips_total = sum(clips for _, clips in trials[0])
@@ -101,12 +104,14 @@ def replay(spec: StudySpec, trials: Sequence[Folds]) -> Replay:
         along = [folds[index] for index in compared.order]
         decision = None
         if spec.fold_order == "fixed" or not spared:
-            decision = first_decision(spec, compared.order, along, clips_total, compared.table(below))
+            decision = first_decision(
+                spec, compared.order, at_one_epoch(along), clips_total, compared.table(below)
+            )
         done = len(along) if decision is None else len(folds_judged(compared.order, decision))
         ran.append(done)
         errors.append(sum(clips - correct for correct, clips in along[:done]))
         if decision is None:
-            compared.add(number, along)
+            compared.add(number, at_one_epoch(along))
             if not learnt:
                 ran_by_index[number] = folds
         else:
@@ -115,10 +120,10 @@ def replay(spec: StudySpec, trials: Sequence[Folds]) -> Replay:
 
 
 class CompleteTrials(TrialsOfOrder):
-    """The complete trials of one order of folds, and what rules know of them."""
+    """The complete trials of one order of folds, and what rules know of them; their score is the accuracy."""
 
     def __init__(self, order: Sequence[int]) -> None:
-        super().__init__()
+        super().__init__("accuracy")
         self.order = order
         """Indices of the folds as the trials run them."""
 
@@ -128,7 +133,7 @@ class CompleteTrials(TrialsOfOrder):
             complete_at_step=lambda step: self.at_step(step, known_below),
             median_trial=lambda: self.median_trial(known_below),
             best_trial=lambda: self.best_trial(known_below),
-            confusion=_no_confusion,
+            confusions=_no_confusions,
         )
 
 
@@ -144,7 +149,7 @@ def _named(trials: Sequence[Folds], pruned: dict[int, PruneDecision], errors: Se
     return min(range(len(trials)), key=lambda number: (errors[number], number))
 
 
-def _no_confusion(_length: int) -> Any:
+def _no_confusions(_length: int) -> Any:
     raise InvalidInput(
         "a bound on uar or uf1 needs confusion counts, and only correct clips are known", field="pruning"
     )

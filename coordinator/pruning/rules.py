@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 from services.contracts import PruneDecision, StudySpec
 from services.pruning.rule import FoldTable, TrialProgress
+from services.running_scores import FoldEpochs, counts_at, running_scores
 
 
 def first_decision(
     spec: StudySpec,
     order: Sequence[int],
-    prefix: Sequence[tuple[int, int]],
+    folds: Sequence[FoldEpochs],
     clips_total: int,
     table: FoldTable,
     *,
@@ -25,13 +26,21 @@ def first_decision(
     Args:
         spec: the study.
         order: indices of the folds as the trial runs them.
-        prefix: (correct, clips) of the folds that are finished without a gap from the first of `order`.
+        folds: those that are finished without a gap from the first of `order`, in its order.
         clips_total: test clips of all folds.
         table: the folds of the study.
         judged: length up to which earlier calls found no decision.
     """
-    for length in range(judged + 1, min(len(prefix), len(order) - 1) + 1):
-        progress = TrialProgress(order=order, prefix=prefix[:length], clips_total=clips_total)
+    running = running_scores(folds, spec.objective)
+    curve = [step.value for step in running]
+    for length in range(judged + 1, min(len(folds), len(order) - 1) + 1):
+        progress = TrialProgress(
+            order=order,
+            prefix=counts_at(folds[:length], running[length - 1].epoch),
+            clips_total=clips_total,
+            curve=curve[:length],
+            objective=spec.objective,
+        )
         decision = decide(spec, progress, table)
         if decision is not None:
             return decision

@@ -87,11 +87,19 @@ async def claim(
             idempotency_key,
             runtime.settings,
             threads=foldwise_threads,
+            protocol=foldwise_protocol,
             pod_uid=caller.pod_uid,
         )
 
     deadline = time.monotonic() + wanted.wait_seconds
-    kind = (wanted.study, wanted.caches, wanted.plans, wanted.keeps_models, foldwise_threads)
+    kind = (
+        wanted.study,
+        wanted.caches,
+        wanted.plans,
+        wanted.keeps_models,
+        foldwise_threads,
+        foldwise_protocol,
+    )
     assignment = await in_transaction(runtime, attempt)
     waits = runtime.waiting_claims.joined(caller.name, kind) if assignment is None else nullcontext()
     with waits:

@@ -16,7 +16,8 @@ from coordinator.store import trial_results, views
 from coordinator.store.studies import get_study
 from coordinator.store.troubles import study_troubles
 from coordinator.studies import life
-from coordinator.studies.clips import fit_to_cache, warnings_at_creation
+from coordinator.studies.data_warnings import data_warnings
+from coordinator.studies.fitting import fit_to_cache
 from services.contracts import (
     PRINTABLE,
     ConfusionView,
@@ -50,7 +51,7 @@ def create(spec: StudySpec, session: Transaction, settings: Settings, wake_leade
     spec = fit_to_cache(spec, settings.cache_root)
     study = life.create(session, spec, settings.cache_root, settings.models_root)
     wake_leader()
-    warnings = warnings_at_creation(session, study, settings.cache_root)
+    warnings = data_warnings(session, study, settings.cache_root)
     return views.study_view(session, study).model_copy(update={"warnings": warnings})
 
 

@@ -13,10 +13,12 @@ from coordinator.optimizer import importances, trial_record
 from coordinator.routes.transactions import Settings, Transaction
 from coordinator.store import views
 from coordinator.store.digests import study_digest
+from coordinator.store.split_view import split_view
 from coordinator.store.studies import get_study, parsed_spec
 from coordinator.store.tables import StudyRow
+from coordinator.store.trial_results import fold_outcomes, readings_view
 from services.clip_cache import cache_folder, open_cache
-from services.contracts import ImportanceView, SplitView, StudyDigest, StudyName, TrialCost
+from services.contracts import ImportanceView, ReadingsView, SplitView, StudyDigest, StudyName, TrialCost
 from services.errors import CacheMismatch
 
 router = APIRouter(
@@ -31,9 +33,20 @@ Name = Annotated[StudyName, Path()]
 
 @router.get("/{name}/split")
 def split(name: Name, session: Transaction, settings: Settings) -> SplitView:
-    """List the test clips of each fold, with their true classes and their subjects."""
+    """List the test and validation clips of each fold, with their true classes and their subjects."""
     study = get_study(session, name)
-    return views.split_view(session, study, _subjects(study, settings.cache_root))
+    return split_view(session, study, _subjects(study, settings.cache_root))
+
+
+@router.get("/{name}/trials/{number}/readings")
+def trial_readings(
+    name: Name, number: Annotated[int, Path(ge=0, lt=2**31)], session: Transaction, settings: Settings
+) -> ReadingsView:
+    """Get the scores of a trial under every choice of the epoch that counts, from its finished folds."""
+    study = get_study(session, name)
+    trial = views.get_trial(session, study, number)
+    outcomes = fold_outcomes(session, study, trial)
+    return readings_view(study, trial, outcomes, _subjects(study, settings.cache_root))
 
 
 @router.get("/{name}/costs")
@@ -72,4 +85,4 @@ def _subjects(study: StudyRow, cache_root: FilePath) -> dict[str, str]:
     except CacheMismatch:
         # An imported study can be read without its clip cache.
         return {}
-    return {clip.clip_id: clip.subject for clip in cache.clips()}
+    return {clip.clip_id: clip.subject for clip in cache.clips() if clip.has_subject}

@@ -22,7 +22,7 @@ from coordinator.store.database import LONG_SECONDS
 from coordinator.store.deadlines import allow, allow_pauses
 from coordinator.store.studies import get_study
 from coordinator.studies import life
-from coordinator.studies.clips import warnings_at_creation
+from coordinator.studies.data_warnings import data_warnings
 from coordinator.studies.deletion import delete_study
 from coordinator.studies.export_file import export_lines
 from coordinator.studies.final_training import final_spec
@@ -68,7 +68,7 @@ def clone(
     spec = life.cloned_spec(session, name, wanted)
     study = life.create(session, spec, settings.cache_root, settings.models_root)
     wake_leader()
-    warnings = warnings_at_creation(session, study, settings.cache_root)
+    warnings = data_warnings(session, study, settings.cache_root)
     return views.study_view(session, study).model_copy(update={"warnings": warnings})
 
 

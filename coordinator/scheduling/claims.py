@@ -26,7 +26,13 @@ from sqlalchemy.orm import Session, aliased
 
 from coordinator.scheduling.counting import NextFold, next_to_run
 from coordinator.scheduling.leases import PENDING, end_leases, lock_trial
-from coordinator.scheduling.plans import Abilities, agree_on_plan, can_serve, check_plan
+from coordinator.scheduling.plans import (
+    Abilities,
+    agree_on_plan,
+    can_serve,
+    check_plan,
+    needs_validation_protocol,
+)
 from coordinator.scheduling.workers import see_worker
 from coordinator.settings import CoordinatorSettings
 from coordinator.store.conditions import is_open, seconds
@@ -51,12 +57,14 @@ from services.contracts import (
     TrialState,
     WorkerInfo,
 )
+from services.contracts.protocol import PROTOCOL, VALIDATION_CLIPS
 from services.errors import (
     CacheMismatch,
     LeaseSuperseded,
     NotFound,
     StudyOver,
     WorkerDrained,
+    WorkerTooOld,
 )
 from services.folds import AllClips
 
@@ -73,6 +81,7 @@ def claim(
     settings: CoordinatorSettings,
     *,
     threads: int | None = None,
+    protocol: int = PROTOCOL,
     pod_uid: str | None = None,
 ) -> FoldAssignment | None:
     """Lease a pending fold to a worker, or None when there is nothing to do now.
@@ -89,6 +98,7 @@ def claim(
         key: idempotency key of the claim.
         settings: the coordinator's settings.
         threads: CPU threads with which the worker would train; see `Abilities`.
+        protocol: version of the protocol that the worker speaks.
         pod_uid: uid of the worker's Kubernetes pod, recorded with the worker's first claim.
 
     Raises:
@@ -97,6 +107,7 @@ def claim(
         NotFound: the named study does not exist.
         CacheMismatch: the worker cannot read the cache of the named study.
         PlanNotSound: the worker cannot compute as the named study needs it.
+        WorkerTooOld: the worker does not know the validation clips or the split of the named study.
         WorkerDrained: the worker was drained.
     """
     see_worker(session, request.worker, pod_uid)
@@ -105,7 +116,7 @@ def claim(
         return _replay_claim(session, answered, settings)
     if session.scalar(select(WorkerRow.drain).where(WorkerRow.id == request.worker.id)) is not None:
         raise WorkerDrained(f"worker {request.worker.name} was drained and gets no more folds")
-    able = Abilities(plans=request.plans, device=request.worker.device, threads=threads)
+    able = Abilities(plans=request.plans, device=request.worker.device, threads=threads, protocol=protocol)
     if request.study is not None:
         _check_named_study(session, request.study, request, able)
     end_leases(session, LeaseRow.worker_id == request.worker.id, "superseded")
@@ -290,6 +301,14 @@ def _check_named_study(session: Session, name: str, request: ClaimRequest, able:
             f"study {name} trains a model to keep, and this worker has no model catalogue that it can write "
             "to; give it --models",
             field="keeps_models",
+        )
+    needs = select(needs_validation_protocol()).select_from(StudyRow).where(StudyRow.id == study.id)
+    if able.protocol < VALIDATION_CLIPS and session.scalar(needs):
+        raise WorkerTooOld(
+            f"study {name} has validation clips or a dataset's own split, which workers know from version "
+            f"{VALIDATION_CLIPS} of the protocol on, and this worker speaks version {able.protocol}; run "
+            "workers of the coordinator's version",
+            field="study",
         )
     check_plan(session, study, spec, able)
 

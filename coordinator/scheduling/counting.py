@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -20,14 +19,14 @@ from sqlalchemy.orm import Session
 
 from coordinator.pruning import fold_order
 from coordinator.pruning.complete_trials import next_completed
-from coordinator.pruning.fold_table import fold_table
-from coordinator.pruning.rules import first_decision, folds_judged
+from coordinator.pruning.rules import folds_judged
 from coordinator.scheduling.failed_folds import fail_if_next
+from coordinator.scheduling.judging import Judgement, judge, move_counts
 from coordinator.scheduling.leases import PENDING, HeldLease
 from coordinator.scheduling.results import reused_result
 from coordinator.scheduling.trials import end_trial
 from coordinator.store.fold_writes import NewLease, count_fold
-from coordinator.store.folds import FoldCount, finished_prefix, fold_counts
+from coordinator.store.folds import fold_counts, keep_scores
 from coordinator.store.studies import lock_study, parsed_spec
 from coordinator.store.tables import (
     FoldRow,
@@ -102,8 +101,9 @@ def next_to_run(
             return following, verdict
         done = fold_counts(session, [trial.id])[trial.id]
         row = reused_result(trial, following.equal)
-        verdict = judge(session, study, spec, trial, row, done)
-        record_result(session, study, trial, row, verdict)
+        judgement = judge(session, study, spec, trial, row, done)
+        record_result(session, study, trial, row, judgement)
+        verdict = judgement.verdict
         if verdict.decision != "continue" or fail_if_next(session, study, trial):
             break
     return None, verdict
@@ -120,56 +120,16 @@ def known_next_fold(
     return NextFold(fold=fold, last_term=held.pending[fold])
 
 
-def judge(
-    session: Session,
-    study: StudyRow,
-    spec: StudySpec,
-    trial: TrialRow,
-    row: ResultRow,
-    before: Sequence[FoldCount],
-) -> Verdict:
-    """Decide on a trial after a fold whose result, `row`, is not stored yet.
-
-    Args:
-        session: the caller's open transaction, which holds the lock of the trial.
-        study: the trial's study.
-        spec: the study's spec.
-        trial: the trial that is judged.
-        row: the new result.
-        before: the trial's other finished folds.
-    """
-    done = [*before, FoldCount(fold=row.fold, correct=row.correct, clips=row.clips)]
-    order = fold_order.order_of(session, study, trial)
-    prefix = finished_prefix(done, order)
-    pruned = None
-    if not fold_order.is_spared(study, spec, trial):
-        pruned = first_decision(
-            spec,
-            order,
-            prefix,
-            study.clips,
-            fold_table(session, study, trial, row),
-            judged=len(finished_prefix(before, order)),
-        )
-    judged = order if pruned is None else folds_judged(order, pruned)
-    counted = [count for count in done if count.fold in judged]
-    complete = pruned is None and len(prefix) == len(order)
-    return Verdict(
-        decision="complete" if complete else "pruned" if pruned else "continue",
-        trial_accuracy=sum(count.correct for count in counted) / sum(count.clips for count in counted),
-        pruned=pruned,
-    )
-
-
 def record_result(
     session: Session,
     study: StudyRow,
     trial: TrialRow,
     row: ResultRow,
-    verdict: Verdict,
+    judgement: Judgement,
     lease_of_next: NewLease | None = None,
 ) -> None:
     """Store the result of a fold with the verdict, which may end the trial, and the lease of the next fold."""
+    verdict = judgement.verdict
     row.verdict = verdict.model_dump(mode="json")
     event = {
         "trial": trial.number,
@@ -180,9 +140,11 @@ def record_result(
         "reused": row.reused_from is not None,
     }
     count_fold(session, study.id, row, event, lease_of_next)
+    move_counts(session, trial.id, judgement)
     if verdict.decision == "complete":
         lock_study(session, study.id)
-        trial.value, trial.completed = verdict.trial_accuracy, next_completed(session, study.id)
+        trial.value, trial.completed = judgement.score, next_completed(session, study.id)
+        keep_scores(session, study, trial)
         end_trial(session, trial, TrialState.COMPLETE, None)
         spec = parsed_spec(study)
         if spec.fold_order == "hardest_first" and spec.feedback_delay is None:
@@ -192,6 +154,7 @@ def record_result(
         judged = folds_judged(fold_order.order_of(session, study, trial), verdict.pruned)
         beyond = update(ResultRow).where(ResultRow.trial_id == trial.id, ResultRow.fold.not_in(judged))
         session.execute(beyond.values(beyond_verdict=True))
+        keep_scores(session, study, trial)
         reason = f"rule {verdict.pruned.rule} after fold {verdict.pruned.fold}"
         end_trial(session, trial, TrialState.PRUNED, reason)
     log.info(

@@ -10,15 +10,17 @@ from typing import Any
 
 import structlog
 from cachetools import LRUCache
-from sqlalchemy import JSON, ColumnElement, Select, and_, false, or_, select, true, type_coerce
+from sqlalchemy import JSON, ColumnElement, Select, and_, false, func, or_, select, true, type_coerce
 from sqlalchemy.orm import Session
 
 from coordinator.store.folds import plan_of
 from coordinator.store.studies import lock_study
-from coordinator.store.tables import LeaseRow, ResultRow, StudyRow, TrialRow
+from coordinator.store.tables import LeaseRow, ResultRow, StudyFoldRow, StudyRow, TrialRow
 from services.compute_plans import choose_plan
 from services.contracts import ComputePlan, ComputeSettings, StudyPlan, StudySpec
+from services.contracts.protocol import PROTOCOL, VALIDATION_CLIPS
 from services.errors import PlanNotSound
+from services.folds import GivenFolds, Holdout
 
 log = structlog.get_logger()
 
@@ -44,13 +46,19 @@ class Abilities:
     """CPU threads with which it would train, 0 on a GPU; None for an older worker, which chooses threads
     and memory format itself and ignores those of its task."""
 
+    protocol: int = PROTOCOL
+    """Version of the protocol that it speaks."""
+
     def can_follow(self, plan: StudyPlan) -> bool:
         """Whether the worker computes as this plan says."""
         return plan.compute in self.plans and (self.threads is not None or plan.memory_format is None)
 
 
 def can_serve(worker: Abilities) -> ColumnElement[bool]:
-    """Condition on `StudyRow`: the worker can follow its plan, or one that its settings allow may be frozen."""
+    """Condition on `StudyRow`: the worker can follow its plan, or one that its settings allow may be frozen.
+
+    A worker of an older protocol serves only studies that it understands.
+    """
     plan, settings = type_coerce(StudyRow.plan, JSON), type_coerce(StudyRow.spec, JSON)["compute"]
     is_frozen = StudyRow.plan.is_not(None)
     followed = and_(is_frozen, _offers(worker, plan))
@@ -59,7 +67,20 @@ def can_serve(worker: Abilities) -> ColumnElement[bool]:
         followed = and_(followed, plan["memory_format"].as_string().is_(None))
         fixed = (settings[name].as_string() for name in ("memory_format", "threads"))
         allowed = and_(allowed, *(value.is_(None) for value in fixed))
-    return or_(followed, and_(allowed, or_(~is_frozen, ~_binds())))
+    served = or_(followed, and_(allowed, or_(~is_frozen, ~_binds())))
+    return served if worker.protocol >= VALIDATION_CLIPS else and_(served, ~needs_validation_protocol())
+
+
+def needs_validation_protocol() -> ColumnElement[bool]:
+    """Whether the study in the surrounding query needs workers of the version `VALIDATION_CLIPS`.
+
+    It does if a fold has validation clips, or if its model was cross-validated on the dataset's own split.
+    """
+    cross_validated = type_coerce(StudyRow.spec, JSON)["cross_validated", "protocol", "kind"].as_string()
+    length = func.json_array_length(StudyFoldRow.validation_clip_ids)
+    of_study = select(StudyFoldRow.fold).where(StudyFoldRow.study_id == StudyRow.id).correlate(StudyRow)
+    is_new = cross_validated.in_((GivenFolds().kind, Holdout().kind))
+    return or_(func.coalesce(is_new, false()), of_study.where(length > 0).exists())
 
 
 def agree_on_plan(session: Session, study: StudyRow, spec: StudySpec, worker: Abilities) -> bool:

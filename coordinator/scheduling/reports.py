@@ -17,8 +17,9 @@ from coordinator.scheduling.claims import (
     log_granted,
     new_lease,
 )
-from coordinator.scheduling.counting import judge, known_next_fold, next_to_run, record_result
+from coordinator.scheduling.counting import known_next_fold, next_to_run, record_result
 from coordinator.scheduling.failed_folds import fail_if_next, next_in_order
+from coordinator.scheduling.judging import judge
 from coordinator.scheduling.leases import LeaseKey, authorise, check_current
 from coordinator.scheduling.results import check_result, score_result
 from coordinator.settings import CoordinatorSettings
@@ -84,7 +85,8 @@ def report(
 
     row = score_result(study, spec, trial, split, result)
     row.lease_id, row.payload, row.sha256 = lease.id, payload, sha256
-    verdict = judge(session, study, spec, trial, row, held.done)
+    judgement = judge(session, study, spec, trial, row, held.done)
+    verdict = judgement.verdict
     fails = False
     if held.failed:
         done = [*held.done, FoldCount(fold=row.fold, correct=row.correct, clips=row.clips)]
@@ -94,7 +96,7 @@ def report(
     following = known_next_fold(session, study, spec, trial, held) if wants_more and continues else None
     # Mostly there is one; then the fold is counted and the next is leased in one statement.
     lease_of_next = None if following is None else new_lease(trial, following, held.worker.id, settings)
-    record_result(session, study, trial, row, verdict, lease_of_next)
+    record_result(session, study, trial, row, judgement, lease_of_next)
     if fails and verdict.decision == "continue":
         fail_if_next(session, study, trial)
     if not wants_more:

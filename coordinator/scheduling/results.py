@@ -21,7 +21,6 @@ from services.contracts import (
 from services.errors import (
     InvalidInput,
 )
-from services.folds import AllClips, HeldOut, KFold, LeaveOneSubjectOut, SplitProtocol
 from services.search_space import first_problem
 from services.seeds import sha256_of
 
@@ -68,18 +67,23 @@ def reused_result(trial: TrialRow, ran: ResultRow) -> ResultRow:
 def score_result(
     study: StudyRow, spec: StudySpec, trial: TrialRow, split: StudyFoldRow, result: FoldResult
 ) -> ResultRow:
-    """Build an unsaved row with best epoch, counts and confusion matrix; the caller sets its origin."""
-    epochs = [epoch.predicted for epoch in result.epochs]
-    first = _first_eligible_epoch(spec.protocol, len(epochs))
-    best, correct = scores.best_epoch(split.labels, epochs[first:])
-    best += first
+    """Build an unsaved row with the epoch that counts and its counts; the caller sets its origin.
+
+    Where one epoch is chosen for all folds, it is the last one until `judge` sets it.
+    """
+    best = _chosen_epoch(spec, split, result)
+    predicted = result.epochs[best].predicted
+    if result.epochs[0].loss is None and spec.counted_epoch != "best_per_fold":
+        # No epoch was trained: this is the network with weights that are not finite.
+        predicted = scores.wrong_labels(split.labels, len(study.classes))
+    counts = scores.confusion(split.labels, predicted, len(study.classes))
     return ResultRow(
         trial_id=trial.id,
         fold=split.fold,
         best_epoch=best,
-        correct=correct,
+        correct=int(counts.trace()),
         clips=len(split.labels),
-        confusion=scores.confusion(split.labels, epochs[best], len(study.classes)).tolist(),
+        confusion=counts.tolist(),
     )
 
 
@@ -106,23 +110,32 @@ def check_result(result: FoldResult, split: StudyFoldRow, task: FoldTask) -> Non
         if reported != leased:
             where = f"provenance.{field}"
             raise InvalidInput(f"{where} is {reported!r}, the fold was leased with {leased!r}", field=where)
-    clips, classes = len(split.labels), len(task.classes)
+    clips, validated, classes = len(split.labels), len(split.validation_labels), len(task.classes)
     for number, epoch in enumerate(result.epochs):
         where = f"epochs.{number}"
         if len(epoch.predicted) != clips or len(epoch.probabilities) != clips:
             raise InvalidInput(f"{where} must have one prediction for each of {clips} test clips", field=where)
-        if any(not 0 <= label < classes for label in epoch.predicted):
+        if any(not 0 <= label < classes for label in (*epoch.predicted, *epoch.validation_predicted)):
             raise InvalidInput(f"{where} predicts a label outside 0..{classes - 1}", field=where)
         if any(len(row) != classes for row in epoch.probabilities):
             raise InvalidInput(f"{where} must have one probability for each of {classes} classes", field=where)
+        if len(epoch.validation_predicted) != validated:
+            raise InvalidInput(
+                f"{where} has {len(epoch.validation_predicted)} validation predictions, the fold has "
+                f"{validated} validation clips",
+                field=where,
+            )
 
 
-def _first_eligible_epoch(protocol: SplitProtocol, epochs: int) -> int:
-    match protocol:
-        case AllClips() | HeldOut():
-            # A model is the network after its last epoch, and held-out clips must not choose one.
-            return epochs - 1
-        case LeaveOneSubjectOut() | KFold():
-            return 0
+def _chosen_epoch(spec: StudySpec, split: StudyFoldRow, result: FoldResult) -> int:
+    last = len(result.epochs) - 1
+    match spec.counted_epoch:
+        case "best_per_fold":
+            return scores.best_epoch(split.labels, [epoch.predicted for epoch in result.epochs])[0]
+        case "validation":
+            predicted = [epoch.validation_predicted for epoch in result.epochs]
+            return scores.best_epoch(split.validation_labels, predicted)[0]
+        case "last" | "best_common":
+            return last
         case _:
-            assert_never(protocol)
+            assert_never(spec.counted_epoch)

@@ -16,6 +16,7 @@ from coordinator.store.conditions import among
 from coordinator.store.memory import StudyMemory
 from coordinator.store.tables import FoldRow, LeaseRow, ResultRow, StudyRow, TrialRow
 from services.contracts import FoldState, PruneDecision, TrialState
+from services.contracts.base import Objective
 from services.search_space import ParameterValue
 
 STUDIES_KEPT = 8
@@ -36,6 +37,12 @@ class MappedTrial:
     state: TrialState
     parameters: dict[str, ParameterValue]
     value: float | None
+    uar: float | None
+    """Mean recall of the classes over these folds; None until the trial is complete or pruned."""
+
+    uf1: float | None
+    """Mean F1, as `uar`."""
+
     pruned: PruneDecision | None
     end_reason: str | None
     seconds: float | None
@@ -59,6 +66,10 @@ class MappedTrial:
         """Accuracy (0 to 1) pooled over the finished folds; None without any."""
         return self.correct / self.clips if self.clips else None
 
+    def score(self, objective: Objective) -> float | None:
+        """What the study maximises, over the finished folds; None where it is not known."""
+        return {"accuracy": self.accuracy, "uar": self.uar, "uf1": self.uf1}[objective]
+
 
 def fold_map(session: Session, study: StudyRow) -> list[MappedTrial]:
     """The trials of a study in order of their numbers."""
@@ -69,6 +80,8 @@ def fold_map(session: Session, study: StudyRow) -> list[MappedTrial]:
             TrialRow.state,
             TrialRow.parameters,
             TrialRow.value,
+            TrialRow.uar,
+            TrialRow.uf1,
             TrialRow.pruned,
             TrialRow.end_reason,
             TrialRow.created_at,
@@ -154,6 +167,8 @@ def _read(session: Session, study: StudyRow, trials: Sequence[Row[Any]]) -> dict
             state=TrialState(row.state),
             parameters=row.parameters,
             value=row.value,
+            uar=row.uar,
+            uf1=row.uf1,
             pruned=PruneDecision.model_validate(row.pruned) if row.pruned else None,
             end_reason=row.end_reason,
             seconds=(row.ended_at - row.created_at).total_seconds() if row.ended_at else None,

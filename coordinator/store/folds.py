@@ -25,7 +25,7 @@ from services.contracts import (
     StudySpec,
     configure,
 )
-from services.folds import AllClips, HeldOut
+from services.folds import AllClips
 from services.seeds import fold_seed
 
 
@@ -58,6 +58,7 @@ def fold_task(study: StudyRow, spec: StudySpec, trial: TrialRow, split: StudyFol
         fingerprint=study.fingerprint,
         classes=tuple(study.classes),
         test_clips=tuple(split.clip_ids),
+        validation_clips=tuple(split.validation_clip_ids),
         split_hash=study.split_hash,
         outer=None if isinstance(spec.protocol, AllClips) else spec.protocol.outer,
         seed=_seed(spec.seed, study, trial, split),
@@ -88,6 +89,7 @@ def next_task(task: FoldTask, study: StudyRow, trial: TrialRow, split: StudyFold
             "fold": split.fold,
             "fold_name": split.name,
             "test_clips": tuple(split.clip_ids),
+            "validation_clips": tuple(split.validation_clip_ids),
             "seed": _seed(task.study_seed, study, trial, split),
         }
     )
@@ -96,18 +98,25 @@ def next_task(task: FoldTask, study: StudyRow, trial: TrialRow, split: StudyFold
 def confusion_counts(session: Session, study: StudyRow, trial: TrialRow) -> scores.Counts:
     """Confusion counts over the finished folds of a trial that count."""
     size = len(study.classes)
-    counts = np.zeros((size, size), dtype=np.int64)
-    for matrix in confusions_of(session, trial).values():
-        counts += np.asarray(matrix, dtype=np.int64)
-    return counts
+    return pooled_confusions(session, [trial.id]).get(trial.id, np.zeros((size, size), dtype=np.int64))
 
 
-def confusions_of(session: Session, trial: TrialRow) -> dict[int, list[list[int]]]:
-    """Confusion counts of the finished folds of a trial that count, by fold."""
-    rows = select(ResultRow.fold, ResultRow.confusion).where(
-        ResultRow.trial_id == trial.id, ~ResultRow.beyond_verdict
+def pooled_confusions(session: Session, trial_ids: Sequence[int]) -> dict[int, scores.Counts]:
+    """Confusion counts over the finished folds that count of each trial that has one, by its id."""
+    rows = select(ResultRow.trial_id, ResultRow.confusion).where(
+        among(ResultRow.trial_id, trial_ids), ~ResultRow.beyond_verdict
     )
-    return {row.fold: row.confusion for row in session.execute(rows)}
+    pooled: dict[int, scores.Counts] = {}
+    for trial_id, matrix in session.execute(rows) if trial_ids else ():
+        counts = np.asarray(matrix, dtype=np.int64)
+        pooled[trial_id] = pooled[trial_id] + counts if trial_id in pooled else counts
+    return pooled
+
+
+def keep_scores(session: Session, study: StudyRow, trial: TrialRow) -> None:
+    """Keep UAR and UF1 of a trial that ends with its row, so that tables need not read its folds."""
+    counts = confusion_counts(session, study, trial)
+    trial.uar, trial.uf1 = scores.unweighted_average_recall(counts), scores.unweighted_f1(counts)
 
 
 def fold_counts(session: Session, trial_ids: Sequence[int]) -> dict[int, list[FoldCount]]:
@@ -129,8 +138,8 @@ def finished_prefix(counts: Sequence[FoldCount], order: Sequence[int]) -> list[t
 
 
 def _economies(spec: StudySpec) -> Economies:
-    """The study's economies, but held-out clips must not decide when training ends."""
-    if isinstance(spec.protocol, HeldOut):
+    """The study's economies, but a fold may end at a perfect epoch only where that epoch counts anyway."""
+    if spec.counted_epoch != "best_per_fold":
         return spec.economies.model_copy(update={"stop_when_perfect": False})
     return spec.economies
 

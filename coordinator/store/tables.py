@@ -81,7 +81,7 @@ class StudyRow(Base):
 
 
 class StudyFoldRow(Base):
-    """The split of a study: which clips each fold tests, and their true labels."""
+    """The split of a study: which clips each fold tests, which choose its epoch, and their true labels."""
 
     __tablename__ = "study_folds"
     study_id: Mapped[int] = mapped_column(ForeignKey(StudyRow.id), primary_key=True)
@@ -89,6 +89,8 @@ class StudyFoldRow(Base):
     name: Mapped[str]
     clip_ids: Mapped[list[Any]]
     labels: Mapped[list[Any]]
+    validation_clip_ids: Mapped[list[Any]] = mapped_column(server_default=text("'[]'"))
+    validation_labels: Mapped[list[Any]] = mapped_column(server_default=text("'[]'"))
 
 
 class EnqueuedRow(Base):
@@ -113,7 +115,9 @@ class InheritedTrialRow(Base):
 
 
 class TrialRow(Base):
-    """A trial. `value` is set when it is complete; `pruned` when a rule ended it.
+    """A trial. `value`, what its study maximises, is set when it is complete; `pruned` when a rule ended it.
+
+    `uar` and `uf1` over the folds that count are set when it is complete or pruned; null in older trials.
 
     `completed` is the number of complete trials of its study, this one included. It is set under the study's
     lock, so that a lower one never becomes visible after a higher one.
@@ -147,6 +151,8 @@ class TrialRow(Base):
     state: Mapped[str]
     learnt_order: Mapped[bool] = mapped_column(server_default=false())
     value: Mapped[float | None] = mapped_column(Float(53))
+    uar: Mapped[float | None] = mapped_column(Float(53))
+    uf1: Mapped[float | None] = mapped_column(Float(53))
     completed: Mapped[int | None]
     pruned: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     end_reason: Mapped[str | None]
@@ -219,6 +225,9 @@ class ClaimRow(Base):
 
 class ResultRow(Base):
     """An accepted result, one per fold, which never changes.
+
+    `best_epoch` is the epoch at which the fold counts, from 0; `correct` and `confusion` are its counts there.
+    Where a study chooses one epoch for all folds, these three follow its choice until the trial ends.
 
     `beyond_verdict` is set when a rule prunes the trial on fewer folds than were finished: this fold comes
     after them in the trial's order and enters no figure of the trial. `predictions_sha256` is the hash of its

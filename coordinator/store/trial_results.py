@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session, aliased
 
+from coordinator.store.studies import parsed_spec
 from coordinator.store.tables import FoldRow, LeaseRow, ResultRow, StudyFoldRow, StudyRow, TrialRow, WorkerRow
-from services.contracts import FoldState, FoldView
+from services import scores
+from services.contracts import FoldState, FoldView, Reading, ReadingsView, TrialState, configure
+from services.readings import PredictedFold, readings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +44,9 @@ class FoldOutcome:
 
     beyond_verdict: bool
     """Whether it enters no figure of the trial."""
+
+    validation_labels: tuple[int, ...]
+    """True labels of its validation clips."""
 
 
 def fold_views(session: Session, study: StudyRow, trial: TrialRow) -> list[FoldView]:
@@ -74,6 +81,7 @@ def fold_outcomes(session: Session, study: StudyRow, trial: TrialRow) -> list[Fo
             FoldRow.term,
             StudyFoldRow.clip_ids,
             StudyFoldRow.labels,
+            StudyFoldRow.validation_labels,
             WorkerRow.name.label("worker"),
             origin.number.label("reused_from"),
             ResultRow.payload,
@@ -109,6 +117,56 @@ def fold_outcomes(session: Session, study: StudyRow, trial: TrialRow) -> list[Fo
             best_epoch=row.best_epoch,
             correct=row.correct,
             beyond_verdict=bool(row.beyond_verdict),
+            validation_labels=tuple(row.validation_labels),
         )
         for row in rows
     ]
+
+
+def readings_view(
+    study: StudyRow, trial: TrialRow, outcomes: Sequence[FoldOutcome], subject_of: Mapping[str, str]
+) -> ReadingsView:
+    """All readings of the best epoch of a trial.
+
+    Args:
+        study: of the trial.
+        trial: the trial.
+        outcomes: its folds.
+        subject_of: subject by clip id; empty where they are unknown.
+    """
+    spec = parsed_spec(study)
+    epochs = configure(trial.parameters, spec.training)[1].epochs
+    counted = [outcome for outcome in outcomes if outcome.result is not None and not outcome.beyond_verdict]
+    clips = [clip for outcome in counted for clip in outcome.clip_ids]
+    folds = [_predicted(outcome, outcome.result or {}, epochs) for outcome in counted]
+    found: tuple[Reading, ...] = ()
+    if folds:
+        found = readings(
+            folds,
+            len(study.classes),
+            spec.objective,
+            counts=spec.counted_epoch,
+            complete=trial.state == TrialState.COMPLETE,
+        )
+    return ReadingsView(
+        trial=trial.number,
+        clips=len(clips),
+        subjects=len({subject_of[clip] for clip in clips}) if subject_of else None,
+        counts=spec.counted_epoch,
+        readings=found,
+    )
+
+
+def _predicted(outcome: FoldOutcome, result: Mapping[str, Any], epochs: int) -> PredictedFold:
+    made = result["epochs"]
+    validation = None
+    if outcome.validation_labels:
+        predicted = [epoch["validation_predicted"] for epoch in made]
+        validation = scores.best_epoch(outcome.validation_labels, predicted)[0]
+    return PredictedFold(
+        labels=outcome.labels,
+        epochs=[epoch["predicted"] for epoch in made],
+        trained=made[0]["loss"] is not None,
+        whole=len(made) == epochs or result["diverged"],
+        validation_epoch=validation,
+    )

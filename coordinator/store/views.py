@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Select, and_, exists, extract, func, or_, 
 from sqlalchemy.orm import Session
 
 from coordinator.store.conditions import among
-from coordinator.store.folds import confusion_counts, fold_task
+from coordinator.store.folds import confusion_counts, fold_task, pooled_confusions
 from coordinator.store.studies import get_study, parsed_spec, study_split
 from coordinator.store.tables import (
     EnqueuedRow,
@@ -26,9 +26,6 @@ from services.contracts import (
     FoldRecord,
     FoldResult,
     PruneDecision,
-    SplitClip,
-    SplitFold,
-    SplitView,
     StudyPlan,
     StudyState,
     StudyView,
@@ -235,24 +232,6 @@ def confusion_view(session: Session, study: StudyRow, trial: TrialRow) -> Confus
     )
 
 
-def split_view(session: Session, study: StudyRow, subjects: Mapping[str, str]) -> SplitView:
-    """The split of a study; `subjects` has the subject of each clip, and is empty where they are unknown."""
-    return SplitView(
-        split_hash=study.split_hash,
-        classes=tuple(study.classes),
-        folds=tuple(
-            SplitFold(
-                name=fold.name,
-                clips=tuple(
-                    SplitClip(clip_id=clip_id, label=label, subject=subjects.get(clip_id))
-                    for clip_id, label in zip(fold.clip_ids, fold.labels, strict=True)
-                ),
-            )
-            for fold in study_split(session, study)
-        ),
-    )
-
-
 def trial_costs(session: Session, study: StudyRow, *, after: int, limit: int) -> list[TrialCost]:
     """Costs of the finished folds of the trials after trial `after`, by number."""
     wanted = (
@@ -364,9 +343,16 @@ def _trial_views(session: Session, trials: Sequence[TrialRow], folds_of: Mapping
         .where(among(LeaseRow.trial_id, ids), LeaseRow.outcome.is_(None))
     ).all()
     holders = {row.trial_id: row.name for row in held}
+    # Trials that run, and those that ended before these scores were kept or without being complete or pruned.
+    unscored = [trial.id for trial in trials if trial.uar is None and trial.id in sums]
+    class_scores = {
+        trial_id: (scores.unweighted_average_recall(counts), scores.unweighted_f1(counts))
+        for trial_id, counts in pooled_confusions(session, unscored).items()
+    }
     views = []
     for trial in trials:
         folds, all_folds, correct, clips = sums.get(trial.id, (0, 0, 0, 0))
+        uar, uf1 = class_scores.get(trial.id, (trial.uar, trial.uf1))
         views.append(
             TrialView(
                 number=trial.number,
@@ -379,6 +365,8 @@ def _trial_views(session: Session, trials: Sequence[TrialRow], folds_of: Mapping
                 correct=correct,
                 clips=clips,
                 running_accuracy=correct / clips if clips else None,
+                uar=uar,
+                uf1=uf1,
                 pruned=PruneDecision.model_validate(trial.pruned) if trial.pruned else None,
                 learnt_order=trial.learnt_order,
                 end_reason=trial.end_reason,

@@ -66,7 +66,13 @@ def _study_line(session: Session, study: StudyRow) -> StudyLine:
             "fold_order": study.fold_order,
             "plan": study.plan,
             "folds": [
-                FoldLine(name=fold.name, clip_ids=tuple(fold.clip_ids), labels=tuple(fold.labels))
+                FoldLine(
+                    name=fold.name,
+                    clip_ids=tuple(fold.clip_ids),
+                    labels=tuple(fold.labels),
+                    validation_clip_ids=tuple(fold.validation_clip_ids),
+                    validation_labels=tuple(fold.validation_labels),
+                )
                 for fold in study_split(session, study)
             ],
             "enqueued": [

@@ -10,6 +10,7 @@ from coordinator.store.tables import ResultRow, StudyRow, TrialRow
 from coordinator.store.views import best_trial, confusion_view, get_trial
 from services.contracts import CrossValidated, RandomSampler, StudySpec, TrainFinal, TrialState, configure
 from services.errors import Conflict
+from services.final_epochs import final_epochs
 from services.folds import AllClips, HeldOut
 from services.search_space import SearchSpace
 
@@ -17,8 +18,8 @@ from services.search_space import SearchSpace
 def final_spec(session: Session, name: str, wanted: TrainFinal) -> StudySpec:
     """The spec of a study with one trial of one fold, all clips, and the parameters of a complete trial.
 
-    It trains for as many epochs as the trial's folds, unless a number is wanted: a fold of few clips is perfect
-    by luck after a few epochs, so its best epoch says little. Everything else is as in the study.
+    It trains for the epochs that `services.final_epochs` says, unless a number is wanted. Everything else is as
+    in the study.
 
     Raises:
         NotFound: no such study or trial.
@@ -35,7 +36,8 @@ def final_spec(session: Session, name: str, wanted: TrainFinal) -> StudySpec:
         )
     trial = _trial(session, study, wanted.trial)
     before = _cross_validated(session, study, spec, trial)
-    epochs = wanted.epochs or before.epochs
+    trained = configure(trial.parameters, spec.training)[1].epochs
+    epochs = wanted.epochs or final_epochs(spec.counted_epoch, before.best_epochs, trained)
     parameters = {**trial.parameters, **({"epochs": epochs} if "epochs" in trial.parameters else {})}
     return spec.model_copy(
         update={
@@ -96,6 +98,8 @@ def _cross_validated(session: Session, study: StudyRow, spec: StudySpec, trial: 
         accuracy=scores.accuracy,
         uar=scores.uar,
         uf1=scores.uf1,
+        objective=spec.objective,
+        epoch_choice=spec.counted_epoch,
         best_epochs=tuple(epoch + 1 for epoch in best_epochs),
         epochs=configure(trial.parameters, spec.training)[1].epochs,
     )

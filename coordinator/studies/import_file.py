@@ -15,14 +15,16 @@ from typing import IO, NamedTuple, TypeVar
 
 import structlog
 from pydantic import BaseModel, ValidationError
-from sqlalchemy import bindparam, func, select, text, update
+from sqlalchemy import bindparam, select, text, update
 from sqlalchemy.orm import Session
 
 from coordinator.events import publish
+from coordinator.pruning.curves import curves_of
+from coordinator.scheduling.judging import count_again
 from coordinator.scheduling.results import imported_result
 from coordinator.store.appends import outbox_row
 from coordinator.store.copy_rows import copy_rows
-from coordinator.store.folds import fold_task, next_task
+from coordinator.store.folds import fold_task, next_task, pooled_confusions
 from coordinator.store.tables import (
     EnqueuedRow,
     FoldRow,
@@ -33,6 +35,7 @@ from coordinator.store.tables import (
     TrialRow,
 )
 from coordinator.studies.study_lines import check_study_line, check_trial_line, must
+from services import scores
 from services.clip_cache import find_cache
 from services.contracts import EventKind, StudySpec, StudyState, TrialState
 from services.errors import CacheMismatch, Conflict, InvalidInput
@@ -97,6 +100,10 @@ class _Reused(NamedTuple):
     received_at: datetime
 
 
+TRIALS_AT_ONCE = 200
+"""Trials whose results are in memory together."""
+
+
 def import_study(
     session: Session, lines: Iterable[bytes], cache_root: Path, name: str | None = None
 ) -> StudyRow:
@@ -141,7 +148,7 @@ def import_study(
         )
     _store_reused(session, study, reused)
     _mark_beyond_verdict(session, beyond)
-    _check_values(session, study)
+    _score_trials(session, study)
     if last is not None:
         # One is enough: the leader projects every trial that Optuna does not have.
         session.execute(outbox_row(last))
@@ -201,6 +208,8 @@ def _store_study(session: Session, line: StudyLine, spec: StudySpec) -> tuple[St
             name=fold.name,
             clip_ids=list(fold.clip_ids),
             labels=list(fold.labels),
+            validation_clip_ids=list(fold.validation_clip_ids),
+            validation_labels=list(fold.validation_labels),
         )
         for index, fold in enumerate(line.folds)
     ]
@@ -271,7 +280,9 @@ def _results(
             row = imported_result(study, spec, trial, split, task, fold.result.payload)
         except InvalidInput as error:
             raise InvalidInput(f"{where}: {error.message}", field=where) from error
-        for name in ("sha256", "best_epoch", "correct", "confusion"):
+        # Where one epoch is chosen for all folds, a fold alone does not say at which it counts.
+        scored = () if spec.counted_epoch == "best_common" else ("best_epoch", "correct", "confusion")
+        for name in ("sha256", *scored):
             stated = getattr(fold.result, name)
             stated = [list(counts) for counts in stated] if name == "confusion" else stated
             must(stated == getattr(row, name), f"{where}.{name}", "is not that of its payload")
@@ -307,18 +318,23 @@ def _mark_beyond_verdict(session: Session, folds: list[tuple[int, int]]) -> None
         )
 
 
-def _check_values(session: Session, study: StudyRow) -> None:
-    correct = func.sum(ResultRow.correct)
-    values = session.execute(
-        select(TrialRow.number, TrialRow.value, correct)
-        .join(ResultRow, ResultRow.trial_id == TrialRow.id)
-        .where(TrialRow.study_id == study.id, TrialRow.state == TrialState.COMPLETE)
-        .group_by(TrialRow.id)
-        .order_by(TrialRow.number)
-    )
-    for number, value, n_correct in values:
-        with _at(number + 2):
-            must(value == int(n_correct) / study.clips, "value", "is not the accuracy of its folds")
+def _score_trials(session: Session, study: StudyRow) -> None:
+    """Keep the scores of ended trials, and check the value of each complete one."""
+    wanted = select(TrialRow).where(TrialRow.study_id == study.id).order_by(TrialRow.number)
+    for trials in session.scalars(wanted).partitions(TRIALS_AT_ONCE):
+        count_again(session, study, trials)
+        curves = curves_of(session, study, trials)
+        pooled = pooled_confusions(session, [trial.id for trial in trials])
+        for trial in trials:
+            if trial.state == TrialState.COMPLETE:
+                with _at(trial.number + 2):
+                    must(trial.value == curves[trial.id][-1], "value", "is not the score of its folds")
+            if trial.state in {TrialState.COMPLETE, TrialState.PRUNED} and trial.id in pooled:
+                trial.uar = scores.unweighted_average_recall(pooled[trial.id])
+                trial.uf1 = scores.unweighted_f1(pooled[trial.id])
+        session.flush()
+        for trial in trials:
+            session.expunge(trial)
 
 
 @contextmanager

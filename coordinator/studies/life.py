@@ -15,18 +15,18 @@ from sqlalchemy import JSON, func, select, type_coerce, update
 from sqlalchemy.orm import Session
 
 from coordinator.events import publish
-from coordinator.pruning.fold_order import order_of
+from coordinator.pruning.curves import curves_of
 from coordinator.store.conditions import seconds
-from coordinator.store.folds import finished_prefix, fold_counts
 from coordinator.store.studies import get_study, parsed_spec, read_stored_spec
 from coordinator.store.tables import EnqueuedRow, InheritedTrialRow, StudyFoldRow, StudyRow, TrialRow
 from services.clip_cache import CacheManifest, cache_folder, find_cache, open_cache
 from services.contracts import ANY_CLASS, Clone, EventKind, StudySpec, StudyState, TrialState
 from services.errors import CacheMismatch, Conflict, InvalidInput, NotFound
-from services.folds import check_trainable, make_folds, split_hash
+from services.folds import split_hash
 from services.model_catalogue import check_other_dataset, find_model
-from services.pruning.rule import running_accuracy
 from services.search_space import ParameterValue, first_problem
+from services.trainable import check_trainable
+from services.validation import folds_of_study
 
 log = structlog.get_logger()
 
@@ -44,7 +44,8 @@ def create(session: Session, spec: StudySpec, cache_root: Path, models_root: Pat
         Conflict: the name is taken.
         CacheMismatch: no such cache, or its clips do not have the size that the training settings name.
         InvalidInput: the spec does not fit the cache: too few subjects, classes or clips, unknown classes, or a
-            pretrained model that was trained on it; or no trial of the warm start fits the space.
+            pretrained model that was trained on it; or the warm start maximises something else, or none of its
+            trials fits the space.
         NotFound: no such pretrained model, or no such study for the warm start.
     """
     if session.scalar(select(StudyRow.id).where(StudyRow.name == spec.name)) is not None:
@@ -55,7 +56,7 @@ def create(session: Session, spec: StudySpec, cache_root: Path, models_root: Pat
     # Only the index is read here; the worker hashes the arrays that it trains on.
     cache = open_cache(cache_folder(cache_root, manifest.dataset, manifest.fingerprint), verify=False)
     clips = cache.clips()
-    folds = make_folds(clips, spec.protocol)
+    folds = folds_of_study(clips, spec)
     check_trainable(clips, folds, spec.protocol, manifest.classes)
     label_of = {clip.clip_id: clip.label for clip in clips}
     study = StudyRow(
@@ -81,6 +82,8 @@ def create(session: Session, spec: StudySpec, cache_root: Path, models_root: Pat
             name=fold.name,
             clip_ids=list(fold.test_clips),
             labels=[label_of[clip_id] for clip_id in fold.test_clips],
+            validation_clip_ids=list(fold.validation_clips),
+            validation_labels=[label_of[clip_id] for clip_id in fold.validation_clips],
         )
         for fold in folds
     )
@@ -260,6 +263,7 @@ def _inherit(session: Session, study: StudyRow, spec: StudySpec) -> None:
         source = get_study(session, warm.study)
     except NotFound as error:
         raise NotFound(f"warm_start.study: {error.message}", field="warm_start.study") from error
+    _check_same_score(parsed_spec(source), spec)
     states = [TrialState.COMPLETE] + ([TrialState.PRUNED] if warm.trials == "all" else [])
     of_states = select(TrialRow).where(TrialRow.study_id == source.id, TrialRow.state.in_(states))
     if warm.best is None:
@@ -275,7 +279,7 @@ def _inherit(session: Session, study: StudyRow, spec: StudySpec) -> None:
             field="warm_start",
         )
     fitting = fitting[: warm.best]
-    counts = fold_counts(session, [trial.id for trial, _ in fitting])
+    curves = curves_of(session, source, [trial for trial, _ in fitting])
     session.add_all(
         InheritedTrialRow(
             study_id=study.id,
@@ -283,11 +287,20 @@ def _inherit(session: Session, study: StudyRow, spec: StudySpec) -> None:
             parameters=canonical,
             state=trial.state,
             value=trial.value,
-            curve=running_accuracy(finished_prefix(counts[trial.id], order_of(session, source, trial))),
+            curve=curves[trial.id],
         )
         for place, (trial, canonical) in enumerate(fitting)
     )
     log.info("study_inherited", study=study.name, source=warm.study, trials=len(fitting))
+
+
+def _check_same_score(source: StudySpec, spec: StudySpec) -> None:
+    if source.objective != spec.objective:
+        raise InvalidInput(
+            f"warm_start.study: {source.name} maximises {source.objective}, this study {spec.objective}; their "
+            "values cannot be compared: leave out warm_start, or take the same objective",
+            field="warm_start.study",
+        )
 
 
 def _fitting(spec: StudySpec, parameters: Mapping[str, Any]) -> dict[str, ParameterValue] | None:

@@ -8,9 +8,10 @@ from coordinator.pruning.rules import folds_judged
 from coordinator.store.tables import StudyRow
 from services.contracts import FoldState, StudySpec, StudyState, TrialState
 from services.errors import InvalidInput
-from services.folds import Fold, KFold, split_hash
+from services.folds import AllClips, Fold, HeldOut, Holdout, KFold, split_hash
 from services.search_space import ParameterValue, SearchSpace
-from services.study_file import StudyLine, TrialLine
+from services.study_file import FoldLine, StudyLine, TrialLine
+from services.validation import needs_validation
 
 
 def check_study_line(line: StudyLine, spec: StudySpec) -> None:
@@ -24,10 +25,11 @@ def check_study_line(line: StudyLine, spec: StudySpec) -> None:
     for index, fold in enumerate(line.folds):
         fits = len(fold.labels) == len(fold.clip_ids) and max(fold.labels) < len(line.classes)
         must(fits, f"folds.{index}.labels", "there must be one for each clip, below the number of classes")
+        _check_validation_clips(index, fold, line, spec)
     folds = [Fold(index=i, name=f.name, subjects=(), test_clips=f.clip_ids) for i, f in enumerate(line.folds)]
     must(split_hash(folds) == line.split_hash, "split_hash", "is not that of these folds")
-    whole = not isinstance(spec.protocol, KFold) or spec.protocol.k == len(line.folds)
-    must(whole, "folds", "must be as many as the protocol says")
+    wanted = _folds_wanted(spec)
+    must(wanted in {None, len(line.folds)}, "folds", "must be as many as the protocol says")
     ordered = line.fold_order is None or sorted(line.fold_order) == list(range(len(line.folds)))
     must(ordered, "fold_order", "must name each fold once")
     must(line.trials <= spec.trials, "trials", f"are more than the budget of {spec.trials}")
@@ -89,6 +91,30 @@ def must(true: bool, field: str, problem: str) -> None:
     """
     if not true:
         raise InvalidInput(f"{field}: {problem}", field=field)
+
+
+def _folds_wanted(spec: StudySpec) -> int | None:
+    match spec.protocol:
+        case KFold(k=k):
+            return k
+        case Holdout() | HeldOut() | AllClips():
+            return 1
+        case _:
+            return None
+
+
+def _check_validation_clips(index: int, fold: FoldLine, line: StudyLine, spec: StudySpec) -> None:
+    where, validated = f"folds.{index}.validation_clip_ids", fold.validation_clip_ids
+    used = (*validated, *fold.clip_ids)
+    must(len(set(used)) == len(used), where, "a clip is used twice")
+    fits = len(fold.validation_labels) == len(validated)
+    fits = fits and max(fold.validation_labels, default=0) < len(line.classes)
+    must(
+        fits,
+        f"folds.{index}.validation_labels",
+        "there must be one for each validation clip, below the number of classes",
+    )
+    must(bool(validated) or not needs_validation(spec), where, "must choose the epoch, but there are none")
 
 
 def _is_canonical(space: SearchSpace, parameters: Mapping[str, ParameterValue]) -> bool:

@@ -8,6 +8,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
+
+from services.official_splits import Part, find_leak
 
 SYNTHETIC_MARKER = "synthetic.json"
 """File at the top of a set that `foldwise synth` wrote; readers do not ask whether such a set is complete."""
@@ -39,6 +42,8 @@ class FrameSequence:
     """Unique in its dataset and stable over machines, such as `S005_001`."""
 
     subject: str
+    """The person; empty if the dataset gives no subjects."""
+
     label: str
     """The class name in lower case."""
 
@@ -53,6 +58,12 @@ class FrameSequence:
 
     span: Span = WHOLE_VIDEO
     """The part of `video` that belongs to the sequence."""
+
+    fold: str = ""
+    """Name of its fold in the dataset's own split; empty if the dataset has none."""
+
+    split: Part | Literal[""] = ""
+    """Its part of the dataset's own split; empty if the dataset has none."""
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -140,6 +151,25 @@ def completeness_warnings(
         f"{count} {what} instead of {complete}" for what, count, complete in pairs if count != complete
     ]
     return (f"This is not the complete {name} set: {', '.join(differing)}.",) if differing else ()
+
+
+def split_warnings(sequences: Iterable[FrameSequence]) -> tuple[str, ...]:
+    """Warnings about a dataset's own split: a subject on two sides, or no subjects to find one by."""
+    sequences = list(sequences)
+    if not all(sequence.subject for sequence in sequences):
+        return (
+            "No subjects are given, so nobody can check whether the split trains and tests on the same person; "
+            "of the protocols, only given_folds, holdout and all can use this cache.",
+        )
+    sides: dict[str, list[tuple[str, str, str]]] = {
+        "given_folds": [(s.clip_id, s.subject, f"fold {s.fold}") for s in sequences if s.fold],
+        "holdout": [(s.clip_id, s.subject, s.split) for s in sequences if s.split],
+    }
+    return tuple(
+        f"The protocol {protocol} will be refused: {leak}."
+        for protocol, clips in sides.items()
+        if (leak := find_leak(clips))
+    )
 
 
 def first_few(clip_ids: list[str]) -> str:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 from preprocessing.datasets import ckplus, crema_d, oulu_casia, ravdess, video_folder
-from preprocessing.datasets.reader import Dataset
+from preprocessing.datasets.reader import Dataset, FrameSequence, split_warnings
 from services.errors import FoldwiseError, InvalidInput
+from services.official_splits import MAX_FOLD_NAME_CHARACTERS
 
 ENTRY_POINT_GROUP = "foldwise.datasets"
 """The entry point group in which a package registers its readers."""
@@ -56,6 +59,8 @@ def read_dataset(name: str, root: Path, settings: Mapping[str, str] | None = Non
             raise InvalidInput(f"setting {key!r} is not known to the reader of {name}; {advice}.", field=key)
     found = reader(root, **wanted)
     _check_dataset(found, name)
+    if any(not sequence.subject or sequence.fold or sequence.split for sequence in found.sequences):
+        return replace(found, warnings=(*found.warnings, *split_warnings(found.sequences)))
     return found
 
 
@@ -136,9 +141,27 @@ def _problem(found: Dataset) -> str | None:
         return f"the clip id {next(clip_id for clip_id in ids if ids.count(clip_id) > 1)!r} twice"
     if ids != sorted(ids):
         return "sequences that are not ordered by clip id"
-    for sequence in found.sequences:
-        if sequence.label not in found.classes:
-            return f"{sequence.clip_id!r} with the label {sequence.label!r}, which is not among its classes"
-        if bool(sequence.frames) == (sequence.video is not None):
-            return f"{sequence.clip_id!r} with both or neither of frames and a video"
+    return next(filter(None, map(partial(_problem_of, found.classes), found.sequences)), _uneven(found))
+
+
+def _problem_of(classes: Sequence[str], sequence: FrameSequence) -> str | None:
+    if sequence.label not in classes:
+        return f"{sequence.clip_id!r} with the label {sequence.label!r}, which is not among its classes"
+    if bool(sequence.frames) == (sequence.video is not None):
+        return f"{sequence.clip_id!r} with both or neither of frames and a video"
+    if sequence.split not in {"", "train", "validation", "test"}:
+        return f"{sequence.clip_id!r} with the split {sequence.split!r}, not train, validation or test"
+    if len(sequence.fold) > MAX_FOLD_NAME_CHARACTERS:
+        return (
+            f"{sequence.clip_id!r} with a fold of {len(sequence.fold)} characters, more than "
+            f"{MAX_FOLD_NAME_CHARACTERS}"
+        )
+    return None
+
+
+def _uneven(found: Dataset) -> str | None:
+    """What some sequences have and others lack, though all or none must have it."""
+    for name in ("subject", "fold", "split"):
+        if len({bool(getattr(sequence, name)) for sequence in found.sequences}) > 1:
+            return f"sequences with a {name} and others without"
     return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 from preprocessing.datasets.image_files import images_of_clip
 from preprocessing.datasets.reader import WHOLE_VIDEO, Dataset, FrameSequence, Span, as_text
@@ -13,6 +14,7 @@ from preprocessing.datasets.tree import Tree, is_file, is_folder
 from preprocessing.datasets.video_list import REQUIRED, NotAClip, Row, find_listed, read_video_list
 from preprocessing.media_kind import MediaKind, media_kind
 from services.errors import InvalidInput
+from services.official_splits import Part, read_part
 
 NAME = "video-folder"
 
@@ -30,15 +32,16 @@ def read_video_folder(root: Path, *, manifest: str = "", name: str = NAME, colou
     Args:
         root: the folder of the videos.
         manifest: a CSV file, relative to `root`, with the columns path (relative to `root`), subject, label and
-            optionally start and end: frames counted from 0 or seconds like `2.5s`, both ends included. Empty:
-            the folders give subject and label.
+            optionally start and end: frames counted from 0 or seconds like `2.5s`, both ends included. A list
+            with its own split has the column fold, or split with train, validation and test; it may then lack
+            subjects. Empty: the folders give subject and label.
         name: name of the folder of its caches.
         colour: `yes`, or `no` for gray clips.
 
     Raises:
         NotFound: `root` or `manifest` does not exist.
-        InvalidInput: `root` is no folder, `manifest` cannot be read or lacks a column, or another setting has
-            an invalid value.
+        InvalidInput: `root` is no folder, `manifest` cannot be read, lacks a column or has an unknown part of a
+            split, or another setting has an invalid value.
         OSError: the disk failed.
     """
     if not _NAME.fullmatch(name):
@@ -51,7 +54,7 @@ def read_video_folder(root: Path, *, manifest: str = "", name: str = NAME, colou
     else:
         _read_folders(clips)
     sequences = tuple(clips.by_id[clip_id] for clip_id in sorted(clips.by_id))
-    clips.warnings += _similar_names({sequence.subject for sequence in sequences})
+    clips.warnings += _similar_names({sequence.subject for sequence in sequences} - {""})
     return Dataset(
         name=name,
         classes=tuple(sorted({sequence.label for sequence in sequences})),
@@ -80,16 +83,20 @@ class _Clips:
         span: Span = WHOLE_VIDEO,
         ends: str = "",
         images: Sequence[Path] | None = None,
+        fold: str = "",
+        split: Part | Literal[""] = "",
     ) -> None:
         """Add the clip of a video, an image file or a folder of images.
 
         Args:
             path: the video, image file or folder.
-            subject: the person.
+            subject: the person; empty if the list gives no subjects.
             label: the class name.
             span: the part that belongs to the clip.
             ends: `span` as the list writes it.
             images: the images of the folder; None: all images in it.
+            fold: name of its fold in the list's own split.
+            split: its part of the list's own split.
 
         Raises:
             NotAClip: it is no clip, or a duplicate.
@@ -116,6 +123,8 @@ class _Clips:
             frames=frames,
             video=None if frames else path,
             span=WHOLE_VIDEO if frames else span,
+            fold=fold,
+            split=split,
         )
 
     def _part_of(self, images: Sequence[Path], span: Span) -> tuple[Path, ...]:
@@ -161,7 +170,7 @@ def _read_folders(clips: _Clips) -> None:
         raise InvalidInput(
             f"root is {tree.root}, whose folder {sorted(splits)[0]!r} is named like a part of a split, but the "
             "folders in root must be people, because no person may be in training and test; write a list with "
-            f"the columns {', '.join(REQUIRED)}, and give it by --set manifest=FILE.",
+            f"the columns {', '.join(REQUIRED)} and split, and give it by --set manifest=FILE.",
             field="root",
         )
 
@@ -174,17 +183,25 @@ def _read_list(clips: _Clips, manifest: Path) -> None:
         clips.warnings.append(f"Columns of {as_text(manifest.name)} that were not read: {named}.")
     for row in found.rows:
         try:
+            row.check(found.required)
             _add_row(clips, row)
         except NotAClip as error:
             clips.tree.skip(manifest, str(error), part=f"line {row.line}")
 
 
 def _add_row(clips: _Clips, row: Row) -> None:
-    row.check()
     path = find_listed(clips.tree.root, row.path)
     ends = f"{row.start}-{row.end}" if row.start or row.end else ""
     try:
-        clips.add(path, subject=as_text(row.subject), label=_label(row.label), span=row.span(), ends=ends)
+        clips.add(
+            path,
+            subject=as_text(row.subject),
+            label=_label(row.label),
+            span=row.span(),
+            ends=ends,
+            fold=row.fold,
+            split=read_part(row.split) or "",
+        )
     except NotAClip as error:
         raise NotAClip(f"{as_text(row.path)}: {error}") from None
 

@@ -7,16 +7,20 @@ import io
 import os
 import re
 import unicodedata
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from preprocessing.datasets.reader import Span, as_text
 from preprocessing.datasets.text_files import decode_text
 from services.errors import InvalidInput, NotFound
+from services.official_splits import MAX_FOLD_NAME_CHARACTERS, read_fold_name, read_part
 
-COLUMNS = ("path", "subject", "label", "start", "end")
+COLUMNS = ("path", "subject", "label", "start", "end", "fold", "split")
 REQUIRED = COLUMNS[:3]
+
+OFFICIAL = COLUMNS[5:]
+"""Columns of a dataset's own split. A list with one of them needs no subjects."""
 
 _DELIMITERS = (",", ";", "\t", "|")
 _SEPARATOR_LINE = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
@@ -47,10 +51,12 @@ class Row:
     label: str
     start: str
     end: str
+    fold: str
+    split: str
 
-    def check(self) -> None:
-        """Raise `NotAClip` if a value that every clip has is missing, or cannot be text."""
-        for column in REQUIRED:
+    def check(self, required: Sequence[str]) -> None:
+        """Raise `NotAClip` if a required value is missing, or cannot be text."""
+        for column in required:
             if not getattr(self, column):
                 raise NotAClip(f"no {column}")
         for column in ("subject", "label"):
@@ -72,6 +78,9 @@ class VideoList:
     """The content of a list."""
 
     rows: tuple[Row, ...]
+    required: tuple[str, ...]
+    """Columns that have a value in every row of a clip."""
+
     unread_columns: tuple[str, ...]
     """Names of other columns; one without a name is empty."""
 
@@ -79,9 +88,12 @@ class VideoList:
 def read_video_list(manifest: Path) -> VideoList:
     """Read a list with commas, semicolons, tabs or bars between columns, in UTF-8 or UTF-16.
 
+    Folds and parts of a split have their stored names in the rows.
+
     Raises:
         NotFound: the file does not exist.
-        InvalidInput: the file cannot be read, is no CSV, or lacks a column.
+        InvalidInput: the file cannot be read, is no CSV, lacks a column, or has a row without its fold or its
+            part of the split.
     """
     lines = _read_text(manifest).splitlines(keepends=True)
     above = next((index for index, line in enumerate(lines) if line.strip()), 0)
@@ -95,7 +107,7 @@ def read_video_list(manifest: Path) -> VideoList:
         first = as_text(lines[above].strip()) if len(lines) > above else ""
         raise InvalidInput(
             f"manifest is {manifest}, whose first line lacks {', '.join(lacking[delimiter])}; name the columns "
-            f"{', '.join(COLUMNS)} there. The line is: {first[:80] or '(empty)'}",
+            f"{', '.join(COLUMNS[:5])} there. The line is: {first[:80] or '(empty)'}",
             field="manifest",
         )
     return _parse(manifest, lines[above:], delimiter, above)
@@ -178,7 +190,12 @@ def _lacking(first_line: list[str], delimiter: str) -> list[str]:
         header = _names(next(csv.reader(first_line, delimiter=delimiter), []))
     except csv.Error:
         header = []
-    return [name for name in REQUIRED if name not in header]
+    return [name for name in _required(header) if name not in header]
+
+
+def _required(header: Sequence[str]) -> tuple[str, ...]:
+    has_subjects = "subject" in header or not any(name in header for name in OFFICIAL)
+    return REQUIRED if has_subjects else tuple(name for name in REQUIRED if name != "subject")
 
 
 def _parse(manifest: Path, lines: list[str], delimiter: str, above: int) -> VideoList:
@@ -202,7 +219,29 @@ def _parse(manifest: Path, lines: list[str], delimiter: str, above: int) -> Vide
             f"manifest is {manifest}, whose line {reader.line_num + above} is no CSV: {error}.",
             field="manifest",
         ) from error
-    return VideoList(rows=tuple(rows), unread_columns=tuple(name for name in header if name not in COLUMNS))
+    return VideoList(
+        rows=tuple(_with_official_split(manifest, row, index_of) for row in rows),
+        required=_required(header),
+        unread_columns=tuple(name for name in header if name not in COLUMNS),
+    )
+
+
+def _with_official_split(manifest: Path, row: Row, columns: Container[str]) -> Row:
+    """The row with the stored names of its fold and its part, where the list has these columns."""
+    fold, part = read_fold_name(row.fold), read_part(row.split)
+    if "split" in columns and part is None:
+        raise InvalidInput(
+            f"manifest is {manifest}, whose line {row.line} has the split {as_text(row.split)!r}; write train, "
+            "validation or test, or rename the column if it is no split.",
+            field="manifest",
+        )
+    if "fold" in columns and not (0 < len(fold) <= MAX_FOLD_NAME_CHARACTERS and _is_text(fold)):
+        raise InvalidInput(
+            f"manifest is {manifest}, whose line {row.line} has the fold {as_text(row.fold)!r}; write 1 to "
+            f"{MAX_FOLD_NAME_CHARACTERS} characters in UTF-8, or rename the column if it is no fold.",
+            field="manifest",
+        )
+    return replace(row, fold=as_text(fold), split=part or "")
 
 
 def _names(header: list[str]) -> list[str]:

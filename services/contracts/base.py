@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, NewType
+from collections.abc import Sized
+from typing import Annotated, Literal, NewType
 
 from pydantic import (
     BaseModel,
@@ -49,7 +50,20 @@ Loss = Annotated[FiniteFloat, Field(ge=-3.5e38, le=3.5e38)]
 """A loss in single precision."""
 
 
+def is_empty(value: Sized) -> bool:
+    """Whether a field has nothing to write."""
+    return not value
+
+
 class Contract(BaseModel):
     """Base of all wire types: frozen, and unknown fields are rejected, except where a client reads a reply."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Objective = Literal["accuracy", "uar", "uf1"]
+"""A score over all folds of a trial: pooled accuracy, mean recall (UAR) or mean F1 (UF1) of the classes."""
+
+
+EpochChoice = Literal["best_per_fold", "best_common", "last", "validation"]
+"""How the epoch is chosen at which a fold counts."""

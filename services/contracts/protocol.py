@@ -9,8 +9,15 @@ from __future__ import annotations
 
 from services.errors import WorkerTooNew, WorkerTooOld
 
-PROTOCOL = 1
-"""The version that this program speaks, as worker and as coordinator."""
+PROTOCOL = 2
+"""The version that this program speaks, as worker and as coordinator.
+
+Version 2 has validation clips and the protocols of a dataset's own split.
+"""
+
+VALIDATION_CLIPS = 2
+"""The oldest version of a worker that knows validation clips, which older ones would train on, and a dataset's
+own split, which older ones cannot read in a task."""
 
 BEFORE_VERSIONS = 0
 """The version of workers that send none."""

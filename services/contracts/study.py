@@ -22,6 +22,8 @@ from services.contracts.base import (
     WORKERS_ALLOWED,
     Contract,
     Count,
+    EpochChoice,
+    Objective,
     Share,
     StudyName,
 )
@@ -33,12 +35,6 @@ from services.folds import AllClips, HeldOut, LeaveOneSubjectOut, Protocol
 from services.grid import grid_axes, grid_size
 from services.pruning.median import MedianRule
 from services.search_space import Hyperparameters, ParameterValue, SearchSpace, paper_space
-
-Objective = Literal["accuracy", "uar", "uf1"]
-"""A score over all folds of a trial: pooled accuracy, mean recall (UAR) or mean F1 (UF1) of the classes."""
-
-EpochChoice = Literal["best_per_fold", "best_common", "last", "validation"]
-"""How the epoch is chosen at which a fold counts."""
 
 DEFAULT_FEEDBACK_DELAY = 8
 """Feedback delay of a study that names no number of workers."""
@@ -55,11 +51,13 @@ class CrossValidated(Contract):
     split_hash: str
     seed: Count
     clips: Count
-    correct: Count = Field(description="correct clips, each fold at its best epoch")
+    correct: Count = Field(description="correct clips, at the epochs that count")
     accuracy: Share
     uar: Share
     uf1: Share
-    best_epochs: tuple[Count, ...] = Field(description="best epoch of each fold, from 1")
+    objective: Objective = "accuracy"
+    epoch_choice: EpochChoice = "best_per_fold"
+    best_epochs: tuple[Count, ...] = Field(description="epoch at which each fold counts, from 1")
     epochs: Count | None = Field(
         None, description="number of epochs of the folds; null for a model of an earlier version"
     )
@@ -173,6 +171,11 @@ class StudySpec(Contract):
         description="number of worker pods in Kubernetes; null: the chart's number",
     )
     start: bool = True
+
+    @property
+    def counted_epoch(self) -> EpochChoice:
+        """`epoch_choice`, but always the last epoch for a test on held-out clips and for a model."""
+        return "last" if isinstance(self.protocol, AllClips | HeldOut) else self.epoch_choice
 
     @model_validator(mode="after")
     def _has_a_feedback_delay(self) -> StudySpec:

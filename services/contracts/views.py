@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, FiniteFloat, ValidationInfo
 
-from services.contracts.base import Contract
+from services.contracts.base import Contract, EpochChoice, Objective, Share
 from services.contracts.states import FoldState, StudyState, TrialState
 from services.contracts.study import StoredSpec
 from services.contracts.training import StudyPlan
@@ -31,7 +31,9 @@ class TrialView(Contract):
     number: int
     state: TrialState
     parameters: dict[str, ParameterValue]
-    value: FiniteFloat | None = Field(description="pooled accuracy (0 to 1); null until all folds are done")
+    value: FiniteFloat | None = Field(
+        description="what the study maximises, over all folds (0 to 1); null until all are done"
+    )
     folds_done: int = Field(description="finished folds that count")
     folds_beyond_verdict: int = Field(
         0, description="other finished folds: a rule ended the trial on fewer folds than were finished"
@@ -40,10 +42,16 @@ class TrialView(Contract):
     correct: int = Field(description="correct clips of the finished folds")
     clips: int = Field(description="test clips of the finished folds")
     running_accuracy: FiniteFloat | None
+    uar: Share | None = Field(None, description="mean recall of the classes over these folds; null for none")
+    uf1: Share | None = Field(None, description="mean F1 of the classes over these folds; null for none")
     pruned: PruneDecision | None
     learnt_order: bool = Field(description="whether it runs its folds in the order that the study learnt")
     end_reason: str | None
     worker: str | None = Field(description="name of a worker that holds a fold of it now")
+
+    def score(self, objective: Objective) -> float | None:
+        """Accuracy, UAR or UF1 over the finished folds that count; None without any."""
+        return {"accuracy": self.running_accuracy, "uar": self.uar, "uf1": self.uf1}[objective]
 
 
 class StudyView(Contract):
@@ -148,6 +156,28 @@ class FoldRecord(Contract):
     reused_from: int | None = Field(description="number of the trial with equal parameters that ran it")
 
 
+class Reading(Contract):
+    """The scores of a trial if the epoch at which its folds count is chosen in this way."""
+
+    choice: EpochChoice
+    epoch: int | None = Field(description="from 1; null if each fold has its own")
+    correct: int | None
+    accuracy: Share | None
+    uar: Share | None
+    uf1: Share | None
+    not_recorded: str | None = Field(description="why there are no numbers")
+
+
+class ReadingsView(Contract):
+    """All readings of a trial's best epoch, over its finished folds that count."""
+
+    trial: int
+    clips: int = Field(description="test clips of these folds")
+    subjects: int | None = Field(description="null if the coordinator does not have the study's clip cache")
+    counts: EpochChoice = Field(description="the reading that counts in the study")
+    readings: tuple[Reading, ...] = Field(description="without `validation` where there are no such clips")
+
+
 class ConfusionView(Contract):
     """Confusion counts of a trial's finished folds: row = true class, column = predicted class."""
 
@@ -159,7 +189,7 @@ class ConfusionView(Contract):
 
 
 class SplitClip(Contract):
-    """A clip that a fold tests."""
+    """A clip that a fold tests, or chooses its epoch on."""
 
     clip_id: str
     label: int = Field(description="true class, as an index into the study's classes")
@@ -171,10 +201,14 @@ class SplitFold(Contract):
 
     name: str
     clips: tuple[SplitClip, ...]
+    validation: tuple[SplitClip, ...] = Field((), description="clips that choose the epoch, not trained on")
 
 
 class SplitView(Contract):
-    """The clips that each fold of a study tests; a fold trains on the clips of all other subjects."""
+    """The clips that each fold of a study tests, and those that choose its epoch.
+
+    A fold trains on the clips of all other subjects, except those of an outer fold.
+    """
 
     split_hash: str
     classes: tuple[str, ...]

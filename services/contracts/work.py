@@ -12,7 +12,17 @@ from pydantic import (
     FiniteFloat,
 )
 
-from services.contracts.base import PRINTABLE, Contract, Count, LeaseId, Loss, ModelId, Share, StudyName
+from services.contracts.base import (
+    PRINTABLE,
+    Contract,
+    Count,
+    LeaseId,
+    Loss,
+    ModelId,
+    Share,
+    StudyName,
+    is_empty,
+)
 from services.contracts.study import CrossValidated
 from services.contracts.training import ComputePlan, Economies, MemoryFormat, TrainingSettings
 from services.folds import OuterFold
@@ -93,6 +103,9 @@ class FoldTask(Contract):
     fingerprint: str
     classes: tuple[str, ...]
     test_clips: tuple[str, ...]
+    validation_clips: tuple[str, ...] = Field(
+        (), description="clips that are not trained on and are tested too, to choose the epoch"
+    )
     split_hash: str
     outer: OuterFold | None = Field(None, description="outer fold whose subjects are not trained on")
     seed: int
@@ -112,12 +125,18 @@ class FoldAssignment(FoldTask):
 
 
 class EpochResult(Contract):
-    """Predictions of one training epoch for the fold's test clips, in the order of `test_clips`."""
+    """Predictions of one training epoch for the fold's test clips, in the order of `test_clips`.
+
+    Validation predictions are not written if there are none, as in older results and in their hashes.
+    """
 
     loss: Loss | None = Field(description="mean training loss; null if it was not finite")
     predicted: Annotated[tuple[Count, ...], FailFast()]
     probabilities: Annotated[tuple[Annotated[tuple[Share, ...], MinLen(2), FailFast()], ...], FailFast()] = (
         Field(description="clips x classes, 6 decimals")
+    )
+    validation_predicted: Annotated[tuple[Count, ...], FailFast()] = Field(
+        (), exclude_if=is_empty, description="predictions for `validation_clips`, in their order"
     )
 
 

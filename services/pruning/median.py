@@ -14,13 +14,12 @@ from services.pruning.rule import (
     StartupTrials,
     TrialProgress,
     WarmupFolds,
-    running_accuracy,
     warmup,
 )
 
 
 class MedianRule(Rule):
-    """Prune a trial whose best running accuracy so far is below the median of complete trials at this fold."""
+    """Prune a trial whose best running score so far is below the median of complete trials at this fold."""
 
     mark: ClassVar[MarkColour] = "amber"
 
@@ -39,13 +38,17 @@ class MedianRule(Rule):
         others = table.complete_at_step(step)
         if len(others) < self.startup_trials:
             return None
-        best, middle = max(running_accuracy(progress.prefix)), _median(others)
+        best, middle = max(progress.curve), _median(others)
         if best >= middle:
             return None
         return PruneDecision(
             rule=self.rule,
             fold=progress.order[step - 1],
-            numbers={"best_running_accuracy": best, "median": middle, "complete_trials": len(others)},
+            numbers={
+                f"best_running_{progress.objective}": best,
+                "median": middle,
+                "complete_trials": len(others),
+            },
         )
 
     def describe(self) -> str:

@@ -57,7 +57,7 @@ class PairedRule(Rule):
         unit = math.lcm(*(clips for _, clips in progress.prefix))
         differences = [
             (ours - theirs) * (unit // clips)
-            for (ours, clips), (theirs, _) in zip(progress.prefix, other.folds[:step], strict=True)
+            for (ours, clips), (theirs, _) in zip(progress.prefix, other.first_folds(step), strict=True)
         ]
         total = sum(differences)
         spread = step * sum(difference**2 for difference in differences) - total**2

@@ -1,7 +1,8 @@
 """What every pruning rule is: its inputs and its decision.
 
-A trial's curve is its running pooled accuracy: correct clips over clips after 1, 2, ... finished folds of the
-trial's fold order. Step n of a curve is the accuracy after n folds.
+A trial's curve is its running score: what the study maximises, pooled over the first 1, 2, ... finished folds
+of the trial's fold order. Step n of a curve is the score of n folds. Where one epoch is chosen for all folds,
+step n is at the best epoch of these n folds.
 """
 
 from __future__ import annotations
@@ -16,8 +17,16 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, assert_never
 
 from pydantic import Field, FiniteFloat
 
-from services.contracts.base import TRIALS_ALLOWED, Contract
-from services.folds import AllClips, HeldOut, KFold, LeaveOneSubjectOut, SplitProtocol
+from services.contracts.base import TRIALS_ALLOWED, Contract, Objective
+from services.folds import (
+    AllClips,
+    GivenFolds,
+    HeldOut,
+    Holdout,
+    KFold,
+    LeaveOneSubjectOut,
+    SplitProtocol,
+)
 
 if TYPE_CHECKING:
     # Brings numpy, which every command would load with the contracts.
@@ -60,10 +69,16 @@ class TrialProgress:
     """Indices of the folds as the trial runs them."""
 
     prefix: Sequence[tuple[int, int]]
-    """(correct, clips) of each of the first folds of the order; at least one."""
+    """(correct, clips) of each of the first folds of the order, at the epoch chosen for them; at least one."""
 
     clips_total: int
     """Test clips of all folds of the trial."""
+
+    curve: Sequence[float]
+    """The running score of these folds."""
+
+    objective: Objective = "accuracy"
+    """What the study maximises."""
 
     @property
     def fold(self) -> int:
@@ -89,8 +104,11 @@ class ComparedTrial:
     complete_trials: int
     """Number of complete trials from which it was chosen."""
 
+    first_folds: Callable[[int], Sequence[tuple[int, int]]]
+    """(correct, clips) of this number of its first folds, in its order, at the epoch chosen for them."""
+
     folds: Sequence[tuple[int, int]]
-    """(correct, clips) of its folds in its order."""
+    """(correct, clips) of all its folds, in its order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,19 +121,20 @@ class FoldTable:
     """
 
     complete_at_step: Callable[[int], Sequence[float]]
-    """Running accuracies of the complete trials after this number of folds."""
+    """Step of this number of the curves of the complete trials."""
 
     median_trial: Callable[[], ComparedTrial | None]
-    """The median of the complete trials by accuracy; None without any.
+    """The median of the complete trials by score; None without any.
 
     With an even number of trials it is the lower of the two in the middle; ties go to the earlier trial.
     """
 
     best_trial: Callable[[], ComparedTrial | None]
-    """The complete trial of highest accuracy, the earliest on ties; None without any."""
+    """The complete trial of highest score, the earliest on ties; None without any."""
 
-    confusion: Callable[[int], tuple[Counts, Sequence[int]]]
-    """Confusion counts over this number of the trial's first folds; and the other test clips of each class."""
+    confusions: Callable[[int], tuple[Sequence[Counts], Sequence[int]]]
+    """Confusion counts over this number of the trial's first folds, at each epoch that can still be chosen; and
+    the other test clips of each class."""
 
 
 class Rule(Contract, ABC):
@@ -144,9 +163,8 @@ class Rule(Contract, ABC):
     def describe(self) -> str:
         """The rule and its settings in a few words, for the study page."""
 
-    @property
-    def accuracy_threshold(self) -> float | None:
-        """Pooled accuracy (0 to 1) that a trial must be able to reach, drawn as a line; None for no line."""
+    def drawn_threshold(self, objective: Objective) -> float | None:
+        """Score (0 to 1) that a trial must be able to reach, drawn as a line; None for no line."""
         return None
 
     @property
@@ -169,7 +187,7 @@ def warmup(folds: int | None, protocol: SplitProtocol) -> int:
     match protocol:
         case LeaveOneSubjectOut():
             return 10
-        case KFold() | HeldOut() | AllClips():
+        case KFold() | GivenFolds() | Holdout() | HeldOut() | AllClips():
             return 3
         case _:
             assert_never(protocol)

@@ -47,8 +47,9 @@ class WilcoxonRule(Rule):
         from services.signed_ranks import one_sided_p_value
 
         ours, theirs = _accuracies(progress.prefix), _accuracies(best.folds)
+        same_folds = _accuracies(best.first_folds(step))
         # Rounded as Optuna rounds them: which differences tie depends on the last bit.
-        p_value = one_sided_p_value([a - b for a, b in zip(ours, theirs[:step], strict=True)])
+        p_value = one_sided_p_value([a - b for a, b in zip(ours, same_folds, strict=True)])
         if p_value >= self.p_threshold or _mean(theirs) <= _mean(ours):
             return None
         return PruneDecision(

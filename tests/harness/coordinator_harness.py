@@ -34,6 +34,7 @@ from services.contracts import (
     Verdict,
     WorkerInfo,
 )
+from services.contracts.protocol import PROTOCOL
 from services.errors import StudyOver
 from tests.harness.simulated_results import make_result
 from tests.harness.tiny_cache import FINGERPRINT
@@ -95,12 +96,14 @@ class Harness:
         caches: Sequence[str] = (FINGERPRINT,),
         device: str = "cpu",
         threads: int | None = 1,
+        protocol: int = PROTOCOL,
         **given: Any,
     ) -> FoldAssignment | None:
         info = WorkerInfo(id=f"worker-{worker}", name=worker, device=device)
         request = ClaimRequest(worker=info, caches=tuple(caches), **given)
         with self.sessions.begin() as session:
-            return claims.claim(session, request, key or str(uuid.uuid4()), self.settings, threads=threads)
+            key = key or str(uuid.uuid4())
+            return claims.claim(session, request, key, self.settings, threads=threads, protocol=protocol)
 
     def must_claim(self, worker: str = "w1", **given: Any) -> FoldAssignment:
         assignment = self.claim(worker, **given)

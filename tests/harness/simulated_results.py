@@ -18,7 +18,12 @@ def make_result(task: FoldTask, predicted: Sequence[int], **provenance: Any) -> 
 
 
 def result_of(task: FoldTask, epochs: Iterable[EpochResult], **provenance: Any) -> FoldResult:
-    """These epochs with the provenance that `task` asks for; `provenance` replaces single fields of it."""
+    """These epochs with the provenance that `task` asks for; `provenance` replaces single fields of it.
+
+    Where the task has validation clips, an epoch without predictions for them gets the first class.
+    """
+    first_class = {"validation_predicted": (0,) * len(task.validation_clips)}
+    epochs = [e if e.validation_predicted else e.model_copy(update=first_class) for e in epochs]
     given = {
         "device": "cpu",
         "torch": "2",

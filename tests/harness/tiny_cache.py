@@ -47,8 +47,12 @@ def write_clips(
     frames: int = 2,
     fingerprint: str = FINGERPRINT,
     settings: Mapping[str, Any] | None = None,
+    part_of: Mapping[str, str] | None = None,
 ) -> CacheManifest:
-    """Write a random clip for each (id, subject, label): `frames` x 16 x 16, uint8."""
+    """Write a random clip for each (id, subject, label): `frames` x 16 x 16, uint8.
+
+    `part_of` gives the part of a split that each subject is in.
+    """
     writer = CacheWriter(root, dataset, fingerprint)
     rng = np.random.default_rng(0)
     for clip_id, subject, label in clips:
@@ -65,6 +69,7 @@ def write_clips(
             confidences=(0.9, *unknown),
             repeated=0,
             flags=(),
+            **({} if part_of is None else {"split": part_of[subject]}),
         )
         writer.add(record, clip, clip)
     return writer.finish(

@@ -20,8 +20,9 @@ from coordinator.studies import life
 from coordinator.studies.final_training import final_spec
 from services.clip_cache import cache_folder, open_cache
 from services.contracts import ComputePlan, FoldAssignment, FoldResult, StudyState, TrainFinal, WorkerInfo
-from services.errors import CacheMismatch, Conflict, InvalidInput, LeaseSuperseded, TokenRefused
-from services.model_card import accuracy_text
+from services.errors import CacheMismatch, Conflict, InvalidInput, LeaseSuperseded, TokenRefused, WorkerTooOld
+from services.folds import GivenFolds
+from services.model_card import accuracy_text, card_text
 from services.model_catalogue import (
     CARD,
     TEXT,
@@ -98,6 +99,20 @@ def test_the_number_of_epochs_can_be_chosen(searched: Harness) -> None:
     assert (spec.training.epochs, dict(spec.space.items())["epochs"]) == (3, (3,))
     assert spec.cross_validated is not None
     assert spec.cross_validated.epochs != 3
+
+
+def test_a_worker_that_cannot_read_by_which_folds_it_was_measured_does_not_get_it(searched: Harness) -> None:
+    with searched.sessions.begin() as session:
+        spec = final_spec(session, "s", TrainFinal())
+        assert spec.cross_validated is not None
+        measured = spec.cross_validated.model_copy(update={"protocol": GivenFolds()})
+        spec = spec.model_copy(update={"cross_validated": measured})
+        life.create(session, spec, searched.settings.cache_root)
+    searched.leader.round()
+    assert searched.claim(keeps_models=True, protocol=1) is None
+    with pytest.raises(WorkerTooOld, match="or a dataset's own split, which workers know from version 2"):
+        searched.claim(keeps_models=True, protocol=1, study="s-final")
+    assert searched.must_claim(keeps_models=True).study == "s-final"
 
 
 def test_only_a_worker_that_keeps_models_gets_it(searched: Harness) -> None:
@@ -193,6 +208,18 @@ def test_a_model_is_published_with_its_result(
     assert "In cross-validation (2-fold, by subject) it got 9 of 10 clips correct" in text
     assert "The scores above are optimistic" in text
     assert f"It was trained for {epochs} epochs, as many as each fold." in text
+    assert card.cross_validated is not None
+    assert card.cross_validated.best_epochs == (1, 2)
+    for choice, trained, words in (
+        ("best_common", 2, f"after this epoch, of {epochs}, the folds together had their best score"),
+        ("validation", 2, f"the mean of the epochs that the folds chose on validation clips, of {epochs}"),
+        ("last", 3, f"as was asked for; each fold had {epochs}"),
+    ):
+        before = card.cross_validated.model_copy(update={"epoch_choice": choice})
+        training = card.training.model_copy(update={"epochs": trained})
+        other = card_text(card.model_copy(update={"cross_validated": before, "training": training}))
+        assert f"It was trained for {trained} epochs" in other
+        assert words in other
     # 9 of 10 clips of two classes: the lower end of Wilson's interval is 59.6 %.
     assert accuracy_text(card) == (
         f"{card.id}: 90.00% in cross-validation on tiny (95 % interval 59.58% to 98.21%; guessing: 50.00%)"

@@ -30,7 +30,10 @@ from worker import coordinator_client
 
 pytestmark = pytest.mark.usefixtures("workers_in_this_process")
 
-TASK_OF_PROTOCOL = {1: "bca43afcc245c9fcb585f0bc0410ec83eff1208e9341286d26147dc4f467fcc1"}
+TASK_OF_PROTOCOL = {
+    1: "7d2f402f52b496a8f7eb0dcb0f65f7e66ff82c71c1fe3784afe0a6efe4d6bd46",
+    2: "86daa5977e53ebb6562bc39dc96deb67bd2c1a190f2bbc93b488e56df6dc5491",
+}
 """Hash of the names in a task, by version of the protocol."""
 
 
@@ -113,7 +116,7 @@ def test_a_worker_that_is_too_old_ends_for_good_without_a_lease(
     with structlog.testing.capture_logs() as logs:
         assert make_worker(coordinator.url, cache_root, study="s").run() == EXIT_PERMANENT
     (refused,) = [line for line in logs if line["event"] == "worker_version_refused"]
-    assert "speaks version 1 of the protocol, this coordinator 2 to 2; run workers of" in refused["reason"]
+    assert "speaks version 2 of the protocol, this coordinator 3 to 3; run workers of" in refused["reason"]
     assert coordinator.outcomes() == []
 
 
@@ -140,25 +143,29 @@ def test_a_worker_that_is_too_new_waits_for_the_upgrade(
     waited = [line for line in logs if line["event"] == "coordinator_too_old"]
     assert len(waited) > 1
     assert (
-        "speaks version 2 of the protocol, this coordinator 0 to 1; upgrade the coordinator"
+        "speaks version 3 of the protocol, this coordinator 0 to 2; upgrade the coordinator"
         in waited[0]["reason"]
     )
 
     coordinator.interception.pattern = "POST /api/v1/claims"
-    coordinator.interception.before = lambda number: number and monkeypatch.setattr(protocol, "PROTOCOL", 2)
+    coordinator.interception.before = lambda number: number and monkeypatch.setattr(protocol, "PROTOCOL", 3)
     assert make_worker(coordinator.url, cache_root, study="s").run() == EXIT_DONE
     assert coordinator.outcomes() == ["done", "done"]
 
 
-def names_in(schema: Any) -> Any:
+def names_in(schema: Any, *, are_fields: bool = False) -> Any:
     """Names of the fields and of their choices in a JSON schema, by the object that has them."""
     if isinstance(schema, list):
         return [names_in(item) for item in schema]
     if not isinstance(schema, dict):
         return None
-    kept = {key: schema[key] for key in ("enum", "const") if key in schema}
-    inside = {key: names_in(value) for key, value in schema.items() if isinstance(value, dict | list)}
-    return kept | {key: value for key, value in inside.items() if value and key not in {"required", "examples"}}
+    choices = {key: schema[key] for key in ("enum", "const") if key in schema}
+    inside = {
+        key: names_in(value, are_fields=key == "properties" and not are_fields)
+        for key, value in schema.items()
+        if are_fields or key not in {"enum", "const", "required", "examples", "default"}
+    }
+    return choices | {key: value for key, value in inside.items() if value or are_fields}
 
 
 def test_a_changed_task_raises_the_version() -> None:

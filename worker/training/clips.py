@@ -54,27 +54,32 @@ class ClipSet:
     placement: Placement = "device"
     """Where `frames` are."""
 
-    def split(self, test_clips: Sequence[str], outer: OuterFold | None = None) -> tuple[Tensor, Tensor]:
-        """Rows to train on and rows to test, int64, on the CPU.
+    def split(
+        self,
+        test_clips: Sequence[str],
+        outer: OuterFold | None = None,
+        validation_clips: Sequence[str] = (),
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows to train on, to test, and to choose the epoch on, int64, on the CPU.
 
-        A fold trains on all clips that it does not test, with their copies, except those of subjects in the
-        outer fold. It tests the originals only, in the order of `test_clips`.
+        A fold trains on all clips that it neither tests nor chooses the epoch on, with their copies, except
+        those of subjects in the outer fold. It tests the originals only, in the order of `test_clips` and
+        `validation_clips`.
 
         Raises:
-            InvalidInput: a test clip is unknown, no clip remains to train on, or a tested subject has another
-                clip that the fold would train on.
+            InvalidInput: a clip is unknown, no clip remains to train on, or a subject has clips on two sides.
         """
-        index_of = {clip.clip_id: index for index, clip in enumerate(self.clips)}
-        if unknown := [clip_id for clip_id in test_clips if clip_id not in index_of]:
-            raise InvalidInput(f"test clip {unknown[0]!r} is not in the clip cache", field="test_clips")
-        test = torch.tensor([index_of[clip_id] for clip_id in test_clips], dtype=torch.int64)
+        test = self._rows_of(test_clips, field="test_clips")
+        validation = self._rows_of(validation_clips, field="validation_clips")
         held_out = outer_subjects(self.clips, outer)
         outer_clips = [index for index, clip in enumerate(self.clips) if clip.subject in held_out]
-        excluded = torch.cat([test, torch.tensor(outer_clips, dtype=torch.int64)])
+        excluded = torch.cat([test, validation, torch.tensor(outer_clips, dtype=torch.int64)])
         train = torch.nonzero(~torch.isin(self.clip_of_row, excluded)).flatten()
 
-        tested = {self.clips[i].subject for i in test.tolist()}
-        trained = {self.clips[i].subject for i in self.clip_of_row[train].tolist()}
+        tested, validated, trained = (
+            {self.clips[i].subject for i in rows.tolist()}
+            for rows in (test, validation, self.clip_of_row[train])
+        )
         if leaked := tested & trained:
             raise InvalidInput(
                 f"subject {min(leaked)} is tested and trained on; a fold must test all clips of its subjects",
@@ -82,12 +87,24 @@ class ClipSet:
             )
         if not tested or not trained:
             raise InvalidInput("a fold needs clips to train on and clips to test", field="test_clips")
-        return train, test
+        if leaked := validated & (tested | trained | held_out):
+            raise InvalidInput(
+                f"subject {min(leaked)} chooses the epoch and is tested, trained on or in the outer fold; a "
+                "fold must use all clips of a subject for one purpose",
+                field="validation_clips",
+            )
+        return train, test, validation
 
     def everything(self) -> tuple[Tensor, Tensor]:
         """All rows to train on, and the originals to test, ordered by clip id: int64, on the CPU."""
         order = sorted(range(len(self.clips)), key=lambda index: self.clips[index].clip_id)
         return torch.arange(len(self.labels)), torch.tensor(order, dtype=torch.int64)
+
+    def _rows_of(self, clip_ids: Sequence[str], *, field: str) -> Tensor:
+        index_of = {clip.clip_id: index for index, clip in enumerate(self.clips)}
+        if unknown := [clip_id for clip_id in clip_ids if clip_id not in index_of]:
+            raise InvalidInput(f"{field}: clip {unknown[0]!r} is not in the clip cache", field=field)
+        return torch.tensor([index_of[clip_id] for clip_id in clip_ids], dtype=torch.int64)
 
     @property
     def device(self) -> torch.device:

@@ -144,9 +144,14 @@ def _run(
     started = time.monotonic()
     with _training_guards(task, cache, device):
         clip_set = device.clip_set(task, cache)
-        train_rows, test_rows = (
-            clip_set.everything() if task.trains_on_all else clip_set.split(task.test_clips, task.outer)
-        )
+        if task.trains_on_all:
+            train_rows, test_rows = clip_set.everything()
+            validation_rows = test_rows[:0]
+        else:
+            train_rows, test_rows, validation_rows = clip_set.split(
+                task.test_clips, task.outer, task.validation_clips
+            )
+        tested_rows = torch.cat([test_rows, validation_rows])
         until_perfect = task.economies.stop_when_perfect and not task.trains_on_all
         truth = tuple(clip_set.clips[row].label for row in test_rows.tolist())
         batches = Batches.of(task, clip_set)
@@ -158,10 +163,14 @@ def _run(
             diverged = loss is None
             if diverged and epochs:
                 break
-            tested = evaluate(training.network, batches.clips, test_rows, task.training.batch_size)
-            epochs.append(
-                EpochResult(loss=loss, predicted=tested.predicted, probabilities=tested.probabilities)
+            found = evaluate(training.network, batches.clips, tested_rows, task.training.batch_size)
+            tested = EpochResult(
+                loss=loss,
+                predicted=found.predicted[: len(truth)],
+                probabilities=found.probabilities[: len(truth)],
+                validation_predicted=found.predicted[len(truth) :],
             )
+            epochs.append(tested)
             if diverged or (until_perfect and tested.predicted == truth):
                 break
     result = FoldResult(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -23,7 +23,12 @@ from cli.evaluation.comparison import (
     paired_tests_of,
     read_candidate,
 )
-from cli.evaluation.confirmation import confirm, confirmation_sentence, confirmation_table
+from cli.evaluation.confirmation import (
+    confirm,
+    confirmation_sentences,
+    confirmation_table,
+    confirmed_readings_table,
+)
 from cli.evaluation.nested import nested, nested_sentence, nested_table
 from cli.evaluation.runs import run_studies, spec_of_configurations
 from client.study_client import StudyClient
@@ -33,7 +38,7 @@ from coordinator.store.tables import StudyFoldRow
 from report.material import gather
 from services.contracts import FoldAssignment, StudySpec, StudyView
 from services.errors import Conflict, FoldwiseError, InvalidInput, NotFound
-from services.folds import HeldOut, KFold, LeaveOneSubjectOut, OuterFold
+from services.folds import HeldOut, Holdout, KFold, LeaveOneSubjectOut, OuterFold
 from services.search_space import SearchSpace
 from tests.harness.coordinator_harness import Harness, key_of, work_until_over
 from tests.harness.served_app import ADMIN_TOKEN, study_client
@@ -202,7 +207,7 @@ def test_the_best_trials_are_run_again_with_other_seeds(
         assert study.split_hash == client.get("s").split_hash
         assert [trial.parameters for trial in client.trials(name)] == [one.parameters for one in found.trials]
     assert confirmation_table(found).columns[2:4] == ("Seed 1", "Seed 2")
-    assert f"trial {by_value[0].number} of 4 complete ones" in confirmation_sentence(found)
+    assert f"trial {by_value[0].number} of 4 complete ones" in confirmation_sentences(found)[0]
 
 
 def test_a_search_is_measured_on_people_who_had_no_part_in_it(
@@ -249,6 +254,11 @@ def test_a_search_is_measured_on_people_who_had_no_part_in_it(
     on_held_out = spec.model_copy(update={"protocol": HeldOut(outer=OuterFold(k=2, fold=0))})
     with pytest.raises(InvalidInput, match="protocol is held_out"):
         compare(client, [read_candidate("c1=s"), read_candidate("c2=s")], on_held_out, watch=watch)
+    on_split = spec.model_copy(update={"protocol": Holdout()})
+    with pytest.raises(InvalidInput, match="protocol is holdout, which has no folds to pair"):
+        compare(client, [read_candidate("c1=s"), read_candidate("c2=s")], on_split, watch=watch)
+    with pytest.raises(InvalidInput, match="use loso, kfold or given_folds without outer"):
+        nested(client, on_split, outer=2, watch=watch)
 
 
 def test_the_measured_network_trains_for_as_many_epochs_as_the_folds(
@@ -272,6 +282,72 @@ def test_the_measured_network_trains_for_as_many_epochs_as_the_folds(
     assert [client.fold(one.measurement, 0, 0).task.training.epochs for one in found.folds] == [epochs, epochs]
     # The last epoch of three has a wrong clip, and is the one that counts.
     assert [one.correct for one in found.folds] == [5, 3]
+
+
+def test_all_readings_of_the_best_epoch_stand_beside_each_other(harness: Harness, client: StudyClient) -> None:
+    epochs = 3
+
+    def wrong(assignment: FoldAssignment) -> list[int]:
+        """Wrong clips of a fold, of two, after each epoch."""
+        drawn = np.random.default_rng([assignment.study_seed, assignment.trial, assignment.fold])
+        return [int(n) for n in drawn.integers(0, 3, epochs)]
+
+    def report(assignment: FoldAssignment) -> None:
+        with harness.sessions.begin() as session:
+            made = tuple(harness.result(session, assignment, wrong=n).epochs[0] for n in wrong(assignment))
+            result = harness.result(session, assignment, wrong=0).model_copy(update={"epochs": made})
+            reports.report(session, key_of(assignment.lease), result, harness.settings)
+
+    watch = work_until_over(harness, client, report)
+    training = SPEC.training.model_copy(update={"epochs": epochs})
+    configurations = [{"dropout": 0.1}, {"dropout": 0.2}]
+    space = SearchSpace.model_validate({"dropout": [0.1, 0.2]})
+    spec = spec_of_configurations(
+        SPEC, configurations, space=space, name="s", protocol=LeaveOneSubjectOut(), training=training
+    )
+    run_studies(client, [spec], watch=watch)
+    found = confirm(client, "s", top=2, seeds=2, watch=watch)
+    for place, one in enumerate(found.trials):
+        for seed, name in enumerate(found.studies):
+            folds = [client.fold(name, place, index).task for index in range(TINY_CLIPS // 2)]
+            assert not any(task.economies.stop_when_perfect for task in folds)
+            right = 2 - np.array([wrong(cast("FoldAssignment", task)) for task in folds])
+            by_epoch = right.sum(axis=0)
+            expected = {
+                "best_per_fold": (right.max(axis=1).sum(), None),
+                "best_common": (by_epoch.max(), int(by_epoch.argmax()) + 1),
+                "last": (by_epoch[-1], epochs),
+            }
+            assert {
+                reading.choice: (round(reading.accuracies[seed] * TINY_CLIPS), reading.epochs[seed])
+                for reading in one.readings
+            } == expected
+            assert {
+                reading.choice: (reading.correct, reading.epoch)
+                for reading in client.readings(name, place).readings
+            } == expected
+    assert (found.clips, found.subjects) == (TINY_CLIPS, TINY_CLIPS // 2)
+    first, *others = confirmation_sentences(found)
+    assert f"(n = {TINY_CLIPS} clips of {TINY_CLIPS // 2} people)" in first
+    best = max(found.trials, key=lambda one: one.mean)
+    per_fold, _, last = (reading.mean for reading in best.readings)
+    assert [f"{100 * (per_fold - last):+.2f} points" in sentence for sentence in others] == [True]
+    assert [row[0] for row in confirmed_readings_table(found).rows] == ["trial 0"] * 3 + ["trial 1"] * 3
+
+    honest = nested(client, spec.model_copy(update={"name": "n"}), outer=2, watch=watch)
+    tasks = [client.fold(one.measurement, 0, 0) for one in honest.folds]
+    clips = [len(one.task.test_clips) for one in tasks]
+    right = np.array(
+        [n - np.array(wrong(cast("FoldAssignment", one.task))) for n, one in zip(clips, tasks, strict=True)]
+    )
+    by_epoch = right.sum(axis=0)
+    assert [reading.correct for reading in honest.readings] == [
+        right.max(axis=1).sum(),
+        by_epoch.max(),
+        by_epoch[-1],
+    ]
+    assert honest.correct == by_epoch[-1]
+    assert honest.subjects == TINY_CLIPS // 2
 
 
 @pytest.mark.parametrize(

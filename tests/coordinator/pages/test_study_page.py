@@ -67,6 +67,8 @@ def trial(
             "dropout": number / 100,
         },
         value=correct / (10 * folds_done) if complete else None,
+        uar=None,
+        uf1=None,
         pruned=pruned,
         end_reason=None,
         seconds=None,
@@ -192,6 +194,7 @@ def outcome(index: int, labels: tuple[int, ...], epochs: list[tuple[int, ...]]) 
         best_epoch=best,
         correct=correct,
         beyond_verdict=False,
+        validation_labels=(),
     )
 
 
@@ -199,8 +202,7 @@ def test_a_trial_s_matrix_folds_and_hardest_clips_come_from_its_best_epochs() ->
     outcomes = [outcome(0, (0, 1, 2), [(0, 0, 0), (0, 1, 1)]), outcome(1, (0, 0), [(0, 0), (1, 1)])]
     # A fold that a helper ran after the ones on which a rule ended the trial.
     outcomes.append(replace(outcome(2, (2,), [(0,)]), beyond_verdict=True))
-    counts = trial_view.confusion(("a", "b", "c"), outcomes)
-    assert counts.tolist() == [[3, 0, 0], [0, 1, 0], [0, 1, 0]]
+    counts = np.array([[3, 0, 0], [0, 1, 0], [0, 1, 0]])
     by_count, by_true, by_predicted = trial_view.matrices(counts)
     assert [[cell.text for cell in row] for row in by_count.rows] == [
         ["3", "0", "0"],

@@ -319,6 +319,22 @@ def test_a_result_that_does_not_fit_the_fold_is_refused_and_nothing_is_stored(
     assert harness.report(assignment).decision == "continue"
 
 
+@pytest.mark.parametrize("predicted", [(0,), (0, 1, 0), (0, 2), ()], ids=["few", "many", "no class", "none"])
+def test_validation_predictions_that_do_not_fit_the_fold_are_refused(
+    harness: Harness, predicted: tuple[int, ...]
+) -> None:
+    harness.create(epoch_choice="validation", protocol={"kind": "kfold", "k": 2})
+    assignment = harness.must_claim()
+    assert len(assignment.validation_clips) == 2
+    result = make_result(assignment, (0,) * len(assignment.test_clips))
+    epoch = result.epochs[0].model_copy(update={"validation_predicted": predicted})
+    other = result.model_copy(update={"epochs": (epoch,)})
+    with pytest.raises(InvalidInput, match=r"epochs\.0"), harness.sessions.begin() as session:
+        reports.report(session, key_of(assignment.lease), other, harness.settings)
+    assert harness.study().folds_done == 0
+    assert harness.report(assignment).decision == "continue"
+
+
 @pytest.mark.parametrize(
     ("field", "other"),
     [

@@ -150,6 +150,7 @@ def test_a_study_of_the_first_revision_is_read_and_goes_on(at_0001: Engine, cach
     assert told.seed == fold_seed(study_seed=7, parameters=PARAMETERS, fold=0, fingerprint=FINGERPRINT)
     assert (told.fingerprint, told.split_hash, told.compute) == (FINGERPRINT, "split", ComputePlan())
     assert (told.seconds, record.correct) == (0.5, 2)
+    assert record.task.validation_clips == ()
 
     assert (harness.must_claim("w1").trial, harness.must_claim("w2").fold) == (0, 1)
     assert [fold.reused_from for fold in harness.folds(1)] == [0, None]

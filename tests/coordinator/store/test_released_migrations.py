@@ -25,6 +25,8 @@ a198a044bf357f74834c806608dcf44c478fc905f3eaacafcfabd4dbebe4c523 0012_claims_wit
 153c46b573f8f486515f9389a187cc5973a96c43c7e362e76ce5fc26eff3cc39 0013_leader.py
 27facc080358e86bc2113b915ed4cfe3908bc00ab9c71ffcf0deb2aea79ec989 0014_frozen_plans.py
 0dc734f78b40d2acb25ff53b8b191d11d330544fc9e003f6af94d98f77f88036 0015_beyond_verdict.py
+7c1daf2d90d9ba8929938c3be280e57f700692eac482cc9fa1693ed7495afe73 0016_validation_clips.py
+53b5ac90fd3d2b41217d7f95e3d66d55c8981ce585b866cce2f26d04c0651813 0017_uar_uf1.py
 """
 """SHA-256 and file name of each migration, in their order; a new migration adds a line, and no line changes."""
 

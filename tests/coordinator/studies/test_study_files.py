@@ -182,12 +182,13 @@ CHANGED: list[tuple[Change, str]] = [
     (put(1, "split_hash", "0" * 64), "line 1: split_hash: is not that of these folds"),
     (put(1, "folds.0.labels", [0]), "line 1: folds.0.labels"),
     (put(1, "folds.0.labels", [0, 2]), "line 1: folds.0.labels"),
+    (put(1, "spec.protocol", {"kind": "holdout"}), "line 1: folds: must be as many as the protocol says"),
     (put(1, "trials", 3), "the study is complete"),
     (put(1, "spec.trials", 3), "line 1: spec: enqueue has 4 configurations"),
     (put(1, "spec.colour", 1), "line 1: spec.colour"),
     (put(2, "number", 1), "line 2: number: is 1; 0 comes next"),
     (put(2, "parameters.temporal_size", 9), "line 2: parameters: do not fit the space"),
-    (put(2, "value", 0.9), "line 2: value: is not the accuracy of its folds"),
+    (put(2, "value", 0.9), "line 2: value: is not the score of its folds"),
     (put(2, "value", None), "line 2: value"),
     (put(2, "state", "running"), "line 2: state"),
     (put(2, "folds.0.result", None), "line 2: folds.0.result"),
@@ -205,7 +206,7 @@ CHANGED: list[tuple[Change, str]] = [
     (put(3, "folds.0.result.reused_from", 9), "line 3: folds.0.result.reused_from"),
     (put(4, "pruned", None), "line 4: pruned"),
     (forge, "line 2: folds.0.result.correct"),
-    (rescore, "line 2: value: is not the accuracy of its folds"),
+    (rescore, "line 2: value: is not the score of its folds"),
     (lambda lines: lines.pop(), "line 5: the file ends after 3 of 4 trials"),
     (lambda lines: lines.append(lines[-1]), "the file has more lines after 4 trials"),
     (lambda lines: lines.insert(0, {}), "line 1: "),
@@ -228,6 +229,38 @@ def test_a_file_that_was_changed_is_refused_whole_and_the_line_is_named(ended: H
         assert words in refused.value.message
         with ended.engine.connect() as connection:
             assert connection.scalar(text("SELECT count(*) FROM foldwise.studies")) == 1
+
+
+def test_validation_clips_are_in_the_file_and_older_files_have_none(harness: Harness) -> None:
+    harness.create(trials=1, epoch_choice="validation", protocol={"kind": "kfold", "k": 2})
+    held: FoldAssignment | None = harness.must_claim()
+    while held is not None:
+        held = harness.report(held).next
+    lines = exported(harness)
+    imported(harness, lines, "t")
+    assert exported(harness, "t")[0] == lines[0].replace(b'"name":"s"', b'"name":"t"', 1)
+    fold = json.loads(lines[0])["folds"][0]
+    assert len(fold["validation_clip_ids"]) == len(fold["validation_labels"]) == 2
+    for value, problem in (
+        (fold["validation_clip_ids"][:1], "folds.0.validation_labels: there must be one for each"),
+        (fold["clip_ids"][:2], "folds.0.validation_clip_ids: a clip is used twice"),
+        ([], "folds.0.validation_labels"),
+    ):
+        changed = [json.loads(line) for line in lines]
+        changed[0]["folds"][0]["validation_clip_ids"] = value
+        with pytest.raises(InvalidInput, match=problem):
+            imported(harness, [json.dumps(line).encode() for line in changed], "u")
+    without = json.loads(lines[0])
+    del without["folds"][0]["validation_clip_ids"], without["folds"][0]["validation_labels"]
+    with pytest.raises(InvalidInput, match="validation_clip_ids: must choose the epoch"):
+        imported(harness, [json.dumps(without).encode(), *lines[1:]], "u")
+    without["spec"]["epoch_choice"] = "last"
+    without["folds"][1] = {key: without["folds"][1][key] for key in ("name", "clip_ids", "labels")}
+    with pytest.raises(InvalidInput, match="has 2 validation predictions, the fold has 0"):
+        imported(harness, [json.dumps(without).encode(), *lines[1:]], "u")
+
+    harness.create(name="older")
+    assert set(json.loads(exported(harness, "older")[0])["folds"][0]) == {"name", "clip_ids", "labels"}
 
 
 def test_files_over_rest_and_by_commands(

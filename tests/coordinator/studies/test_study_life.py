@@ -279,6 +279,9 @@ def test_a_warm_start_from_nothing_is_refused(harness: Harness) -> None:
     create(harness, name="first")
     with pytest.raises(InvalidInput, match="no ended trial that fits"):
         create(harness, warm_start={"study": "first"})
+    with pytest.raises(InvalidInput, match="first maximises accuracy, this study uar") as refused_score:
+        create(harness, warm_start={"study": "first"}, objective="uar")
+    assert refused_score.value.field == "warm_start.study"
 
 
 # --- Time limits ------------------------------------------------------------------------------------------

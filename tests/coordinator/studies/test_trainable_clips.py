@@ -5,17 +5,22 @@ from __future__ import annotations
 import pytest
 
 from coordinator.studies import life
-from coordinator.studies.clips import warnings_at_creation
+from coordinator.studies.data_warnings import data_warnings
 from services.contracts import StudySpec
 from services.errors import InvalidInput
 from tests.harness.coordinator_harness import Harness
 from tests.harness.tiny_cache import write_clips
 
 
-def write(harness: Harness, clips: list[tuple[str, str]], classes: tuple[str, ...]) -> None:
-    """Write a cache `other` with a clip of each (subject, class)."""
+def write(
+    harness: Harness,
+    clips: list[tuple[str, str]],
+    classes: tuple[str, ...],
+    part_of: dict[str, str] | None = None,
+) -> None:
+    """Write a cache `other` with a clip of each (subject, class), and with a split if there is one."""
     named = [(f"{subject}_{label}_{index}", subject, label) for index, (subject, label) in enumerate(clips)]
-    write_clips(harness.settings.cache_root, named, dataset="other", classes=classes)
+    write_clips(harness.settings.cache_root, named, dataset="other", classes=classes, part_of=part_of)
 
 
 def create(harness: Harness, protocol: str) -> tuple[str, ...]:
@@ -30,9 +35,8 @@ def create(harness: Harness, protocol: str) -> tuple[str, ...]:
         }
     )
     with harness.sessions.begin() as session:
-        return warnings_at_creation(
-            session, life.create(session, spec, harness.settings.cache_root), harness.settings.cache_root
-        )
+        study = life.create(session, spec, harness.settings.cache_root)
+        return data_warnings(session, study, harness.settings.cache_root)
 
 
 @pytest.fixture
@@ -66,3 +70,13 @@ def test_a_class_of_one_subject_is_warned_of(harness: Harness, protocol: str) ->
     write(harness, [*clips, ("a", "fear"), ("a", "fear")], ("fear", "happy", "sad"))
     (warning,) = create(harness, protocol)
     assert "the clips of class 'fear' are all in one fold" in warning
+
+
+def test_a_class_that_a_given_split_tests_and_does_not_train_is_warned_of(harness: Harness) -> None:
+    clips = [(subject, label) for subject in "abc" for label in ("happy", "sad")]
+    parts = {"a": "train", "b": "train", "c": "test"}
+    write(harness, [*clips, ("c", "fear")], ("fear", "happy", "sad"), parts)
+    (warning,) = create(harness, "holdout")
+    assert warning == (
+        "no clip of class 'fear' is in the part train, so those in the part test all count as wrong"
+    )

@@ -147,6 +147,22 @@ def read(root):
         ("Dataset(name='x', classes=('joy',), sequences=(one, one))", "the clip id 'a' twice"),
         ("Dataset(name='x', classes=('fear',), sequences=(one,))", "with the label 'joy', which is not among"),
         ("Dataset(name='x', classes=('joy',), sequences=(replace(one, frames=()),))", "both or neither"),
+        (
+            "Dataset(name='x', classes=('joy',), sequences=(replace(one, split='dev'),))",
+            "'a' with the split 'dev', not train, validation or test",
+        ),
+        (
+            "Dataset(name='x', classes=('joy',), sequences=(replace(one, fold='1' * 101),))",
+            "'a' with a fold of 101 characters, more than 100",
+        ),
+        (
+            "Dataset(name='x', classes=('joy',), sequences=(one, replace(one, clip_id='b', fold='1')))",
+            "sequences with a fold and others without",
+        ),
+        (
+            "Dataset(name='x', classes=('joy',), sequences=(one, replace(one, clip_id='b', subject='')))",
+            "sequences with a subject and others without",
+        ),
     ],
 )
 def test_what_a_reader_may_not_give(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from preprocessing.datasets.reader import Dataset, FrameSequence, Span
+from preprocessing.datasets.registry import read_dataset
 from preprocessing.datasets.video_folder import read_video_folder
 from services.errors import InvalidInput, NotFound
 
@@ -229,3 +230,65 @@ def test_name_and_colour_are_settings(tmp_path: Path) -> None:
         read_video_folder(tmp_path, name="../x")
     with pytest.raises(InvalidInput, match="colour is 'maybe'; use yes or no"):
         read_video_folder(tmp_path, colour="maybe")
+
+
+# --- official splits --------------------------------------------------------------------------------------
+
+
+def test_folds_and_parts_of_a_split_are_read(tmp_path: Path) -> None:
+    put(tmp_path, "1.mp4", "2.mp4", "3.mp4")
+    dataset = listed(
+        tmp_path,
+        "path,subject,label,Fold,SPLIT\n1.mp4,anna,sad,1.0,Train\n2.mp4,bert,sad,02,val\n3.mp4,carl,sad,x,test\n",
+    )
+    assert [(one.fold, one.split) for one in dataset.sequences] == [
+        ("1", "train"),
+        ("2", "validation"),
+        ("x", "test"),
+    ]
+    assert dataset.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("split", "tst", "line 3 has the split 'tst'; write train, validation or test"),
+        ("split", "", "line 3 has the split ''; write train"),
+        ("fold", "", "line 3 has the fold ''; write 1 to 100 characters"),
+        ("fold", "x" * 101, "line 3 has the fold 'xxx"),
+    ],
+)
+def test_a_row_without_its_part_is_refused_with_its_line(
+    tmp_path: Path, column: str, value: str, message: str
+) -> None:
+    put(tmp_path, "1.mp4", "2.mp4")
+    with pytest.raises(InvalidInput, match=message) as refused:
+        listed(tmp_path, f"path,subject,label,{column}\n1.mp4,anna,sad,test\n2.mp4,bert,sad,{value}\n")
+    assert refused.value.field == "manifest"
+
+
+def test_a_list_with_its_own_split_may_lack_subjects(tmp_path: Path) -> None:
+    put(tmp_path, "1.mp4", "2.mp4")
+    dataset = listed(tmp_path, "path,label,fold\n1.mp4,sad,1\n2.mp4,happy,2\n")
+    assert [(one.subject, one.fold) for one in dataset.sequences] == [("", "1"), ("", "2")]
+    some = listed(tmp_path, "path,label,fold,subject\n1.mp4,sad,1,anna\n2.mp4,happy,2,\n")
+    assert [one.subject for one in some.sequences] == ["anna"]
+    assert some.reasons(tmp_path)["clips.csv line 3"] == "no subject"
+    with pytest.raises(InvalidInput, match="lacks subject"):
+        listed(tmp_path, "path,label\n1.mp4,sad\n")
+
+
+def test_what_is_wrong_with_a_split_is_said_while_clips_are_made(tmp_path: Path) -> None:
+    put(tmp_path, "1.mp4", "2.mp4")
+
+    def warnings(text: str) -> tuple[str, ...]:
+        (tmp_path / "clips.csv").write_text(text)
+        return read_dataset("video-folder", tmp_path, {"manifest": "clips.csv"}).warnings
+
+    assert warnings("path,subject,label,split\n1.mp4,anna,sad,train\n2.mp4,bert,sad,test\n") == ()
+    (leak,) = warnings("path,subject,label,split\n1.mp4,anna,sad,train\n2.mp4,anna,sad,test\n")
+    assert leak == (
+        "The protocol holdout will be refused: subject anna is in train (clip 1.mp4) and in test (clip 2.mp4)."
+    )
+    (unknown,) = warnings("path,label,split\n1.mp4,sad,train\n2.mp4,sad,test\n")
+    assert unknown.startswith("No subjects are given, so nobody can check whether the split trains and tests")

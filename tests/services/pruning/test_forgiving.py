@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -10,15 +11,15 @@ from hypothesis import strategies as st
 
 from coordinator.pruning.rules import decide
 from services.contracts import PruneDecision
-from services.pruning.rule import ComparedTrial, FoldTable, TrialProgress
-from tests.harness.judged_trials import Folds, progress, study, table
+from services.pruning.rule import FoldTable
+from tests.harness.judged_trials import Folds, compared, progress, study, table
 
 FORGIVING = {"rule": "forgiving"}
 
 
 def with_best(folds: Folds, *, complete: int = 1) -> FoldTable:
     """A fold table whose best trial has these folds."""
-    return table(best_trial=lambda: ComparedTrial(number=3, complete_trials=complete, folds=folds))
+    return table(best_trial=lambda: compared(number=3, complete_trials=complete, folds=folds))
 
 
 @st.composite
@@ -83,7 +84,7 @@ def test_without_a_complete_trial_nothing_is_pruned() -> None:
 
 
 def test_it_names_the_last_fold_of_the_trials_own_order() -> None:
-    so_far = TrialProgress(order=[4, 2, 0, 1, 3], prefix=[(0, 2), (0, 2)], clips_total=10)
+    so_far = replace(progress([(0, 2), (0, 2)], 10), order=[4, 2, 0, 1, 3])
     decision = decide(study(FORGIVING), so_far, with_best([(2, 2)] * 5))
     assert decision is not None
     assert decision.fold == 2

@@ -7,6 +7,7 @@ import itertools
 import math
 import pkgutil
 import random
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -20,9 +21,9 @@ import services.pruning
 from coordinator.pages.heat_map import rule_marks
 from coordinator.pruning.rules import decide
 from services.contracts import PRUNING_RULES, PruneDecision, StudySpec
-from services.pruning.rule import ComparedTrial, FoldTable, Rule, TrialProgress
+from services.pruning.rule import FoldTable, Rule
 from services.scores import Counts, confusion
-from tests.harness.judged_trials import Folds, never_asked, progress, study, table
+from tests.harness.judged_trials import Folds, compared, never_asked, progress, study, table
 
 CKPLUS_SEQUENCES = {1: 21, 2: 22, 3: 47, 4: 20, 5: 7, 6: 1}
 """CK+: how many of its 118 subjects have so many labelled sequences."""
@@ -145,14 +146,14 @@ def test_bound_prunes_exactly_where_no_outcome_of_the_clips_to_come_reaches_the_
     outcomes = itertools.product(range(3), repeat=len(to_come))
     best = max(score_of([*done, *zip(to_come, predicted, strict=True)], metric) for predicted in outcomes)
 
-    def confusion_so_far(_length: int) -> tuple[Counts, list[int]]:
+    def confusions_so_far(_length: int) -> tuple[list[Counts], list[int]]:
         counts = confusion([true for true, _ in done], [predicted for _, predicted in done], 3)
-        return counts, [to_come.count(label) for label in range(3)]
+        return [counts], [to_come.count(label) for label in range(3)]
 
     spec = study({"rule": "bound", "threshold": thousandths / 1000, "metric": metric})
     right = sum(true == predicted for true, predicted in done)
     so_far = progress([(right, len(done))], len(done) + len(to_come))
-    decision = decide(spec, so_far, table(confusion=confusion_so_far))
+    decision = decide(spec, so_far, table(confusions=confusions_so_far))
     assert (decision is not None) == (best < Fraction(thousandths, 1000))
     if decision is not None:
         assert decision.numbers == {
@@ -325,7 +326,7 @@ PAIRED = {"rule": "paired", "startup_trials": 1, "warmup_folds": 0}
 
 def paired_with(folds: Folds, *, complete: int = 5) -> FoldTable:
     """A fold table whose median trial has these folds."""
-    return table(median_trial=lambda: ComparedTrial(number=3, complete_trials=complete, folds=folds))
+    return table(median_trial=lambda: compared(number=3, complete_trials=complete, folds=folds))
 
 
 @st.composite
@@ -381,7 +382,7 @@ def test_paired_waits_for_start_up_trials_and_in_the_warm_up() -> None:
 
 
 def test_a_decision_names_the_last_fold_of_the_trials_own_order() -> None:
-    so_far = TrialProgress(order=[4, 2, 0, 1, 3], prefix=[(0, 2), (0, 2)], clips_total=10)
+    so_far = replace(progress([(0, 2), (0, 2)], 10), order=[4, 2, 0, 1, 3])
     median = decide(
         study({"rule": "median", "startup_trials": 1, "warmup_folds": 0}), so_far, table(lambda _step: [1.0])
     )
@@ -431,7 +432,7 @@ def test_a_set_of_rules_decides_as_the_first_of_them_that_fires_alone(
 ) -> None:
     others = table(
         lambda _step: [0.75],
-        median_trial=lambda: ComparedTrial(number=0, complete_trials=1, folds=[(5, 5), (5, 5)]),
+        median_trial=lambda: compared(number=0, complete_trials=1, folds=[(5, 5), (5, 5)]),
     )
     alone = [decide(study(rule), progress(done, 20), others) for rule in rules]
     assert decide(study(*rules), progress(done, 20), others) == next(filter(None, alone), None)
@@ -454,7 +455,7 @@ def test_no_two_rules_share_a_name_or_a_mark() -> None:
 @pytest.mark.parametrize(
     ("rule", "words", "threshold", "compares"),
     [
-        ({"rule": "bound", "threshold": 0.965}, "bound: accuracy 96.50 % out of reach", 0.965, False),
+        ({"rule": "bound", "threshold": 0.965}, "bound: 96.50 % out of reach", 0.965, False),
         (
             {"rule": "bound", "threshold": 0.9, "metric": "uar"},
             "bound: uar 90.00 % out of reach",
@@ -471,7 +472,7 @@ def test_a_rule_says_what_the_page_and_the_report_show_of_it(
     rule: dict[str, Any], words: str, threshold: float | None, compares: bool
 ) -> None:
     (parsed,) = study(rule).pruning
-    assert (parsed.describe(), parsed.accuracy_threshold, parsed.compares_with_median) == (
+    assert (parsed.describe(), parsed.drawn_threshold("accuracy"), parsed.compares_with_median) == (
         words,
         threshold,
         compares,

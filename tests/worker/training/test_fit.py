@@ -195,7 +195,8 @@ def test_a_fold_of_the_papers_size(tmp_path: Path) -> None:
 def test_no_tested_subject_is_trained_on(cache: ClipCache) -> None:
     clip_set = _clip_set(cache, ClipStore())
     for fold in make_folds(cache.clips(), LeaveOneSubjectOut()):
-        train, test = clip_set.split(fold.test_clips)
+        train, test, validation = clip_set.split(fold.test_clips)
+        assert len(validation) == 0
         trained = [clip_set.clips[i] for i in clip_set.clip_of_row[train].tolist()]
         assert {clip.subject for clip in trained}.isdisjoint(fold.subjects)
         assert len(trained) == 72
@@ -206,7 +207,7 @@ def test_subjects_of_the_outer_fold_take_no_part(cache: ClipCache) -> None:
     clip_set = _clip_set(cache, ClipStore())
     outer = OuterFold(k=2, fold=1)
     fold = make_folds(cache.clips(), LeaveOneSubjectOut(outer=outer))[0]
-    train, _ = clip_set.split(fold.test_clips, outer)
+    train, _, _ = clip_set.split(fold.test_clips, outer)
     assert {clip_set.clips[i].subject for i in clip_set.clip_of_row[train].tolist()} == {"s2"}
 
 
@@ -214,7 +215,7 @@ def test_a_fold_that_splits_a_subject_is_refused(cache: ClipCache) -> None:
     clip_set = _clip_set(cache, ClipStore())
     with pytest.raises(InvalidInput, match="subject s0 is tested and trained on"):
         clip_set.split(("s0/right/0",))
-    with pytest.raises(InvalidInput, match="'nobody' is not in the clip cache"):
+    with pytest.raises(InvalidInput, match="clip 'nobody' is not in the clip cache"):
         clip_set.split(("nobody",))
     with pytest.raises(InvalidInput, match="clips to train on"):
         clip_set.split([clip.clip_id for clip in cache.clips()])
@@ -334,3 +335,42 @@ def test_adam_alone_is_torchs() -> None:
 
 def _clip_set(cache: ClipCache, store: ClipStore, *, clahe: bool = False, study_seed: int = 0) -> Any:
     return store.get(cache, clahe=clahe, study_seed=study_seed, augmentation=TINY.augmentation, device=CPU)
+
+
+# --- Validation clips -------------------------------------------------------------------------------------
+
+
+def test_validation_clips_are_tested_and_change_nothing_else(tmp_path: Path) -> None:
+    # The same first three subjects; the fourth is all that the validation clips are.
+    four, three = (
+        write_cache(tmp_path / str(subjects), subjects=subjects, clips_of_class=2, size=16)
+        for subjects in (4, 3)
+    )
+    given: dict[str, Any] = {"loss_weights": True, "dropout": 0.1}
+    with_validation = assign(four, **given).model_copy(
+        update={"validation_clips": tuple(c.clip_id for c in four.clips() if c.subject == "s3")}
+    )
+    found, expected = run(with_validation, four), run(assign(three, **given), three)
+    assert found.provenance.clip_passes == expected.provenance.clip_passes == 8 * 2 * 12
+    assert [epoch.loss for epoch in found.epochs] == [epoch.loss for epoch in expected.epochs]
+    for epoch, other in zip(found.epochs, expected.epochs, strict=True):
+        assert epoch.predicted == other.predicted
+        np.testing.assert_allclose(epoch.probabilities, other.probabilities, atol=2e-6)
+        assert (len(epoch.validation_predicted), other.validation_predicted) == (6, ())
+    # They are predicted in their order, by the same network as the test clips.
+    backwards = with_validation.model_copy(update={"validation_clips": with_validation.validation_clips[::-1]})
+    for epoch, other in zip(found.epochs, run(backwards, four).epochs, strict=True):
+        assert epoch.validation_predicted == other.validation_predicted[::-1]
+    assert len(set(found.epochs[-1].validation_predicted)) > 1
+
+
+def test_a_fold_that_chooses_the_epoch_on_a_subject_it_trains_on_or_tests_is_refused(cache: ClipCache) -> None:
+    clip_set = _clip_set(cache, ClipStore())
+    tested = [clip.clip_id for clip in cache.clips() if clip.subject == "s0"]
+    for validated in (["s1/right/0"], tested[:1]):
+        with pytest.raises(
+            InvalidInput, match=f"subject {validated[0][:2]} chooses the epoch and is tested, tr"
+        ):
+            clip_set.split(tested, None, validated)
+    with pytest.raises(InvalidInput, match="validation_clips: clip 'nobody' is not in the clip cache"):
+        clip_set.split(tested, None, ["nobody"])
