@@ -80,7 +80,16 @@ def fit_preset(
         clips: the cache, whose name is not among the fields.
         trials: number of trials; None means as many as fit the cache.
         folds: number of folds of `kfold`; None means as many as fit the cache.
+
+    Raises:
+        InvalidInput: the clips have no subjects.
     """
+    if not clips.subjects:
+        raise InvalidInput(
+            f"the clips of {clips.dataset} have no subjects, so {preset} cannot split them; name another "
+            "protocol",
+            field="protocol",
+        )
     if preset == "loso":
         folds = clips.subjects
     elif folds is None:
@@ -88,18 +97,14 @@ def fit_preset(
     if trials is None:
         trials = min(MAX_TRIALS, max(MIN_TRIALS, clips.clips))
     return {
-        "name": f"{clips.dataset[:50].strip('-')}-{preset}",
+        "name": _study_name(clips, preset),
         "protocol": {"kind": "loso"} if preset == "loso" else {"kind": "kfold", "k": folds},
         "trials": trials,
         "sampler": {"kind": "tpe", "startup_trials": min(10, max(1, trials // 4))},
         # A third of the folds, because 10 of Leave-One-Subject-Out would be most folds of a small set.
         "pruning": [{"rule": "median", "warmup_folds": min(10, max(2, folds // 3))}],
         "feedback_delay": min(MAX_FEEDBACK_DELAY, max(2, trials // 10)),
-        "training": {
-            "frames": clips.frames,
-            "frame_size": clips.frame_size,
-            "augmentation": balance(clips.class_counts).model_dump(mode="json"),
-        },
+        "training": _fit_training(clips),
     }
 
 
@@ -112,26 +117,48 @@ def complete_spec(
         given: fields of a `StudySpec` as in JSON; those of `training` and of the preset's own protocol are
             completed one by one.
         clips: the cache of the study.
-        preset: None means that of the study's protocol, or the one that `choose_preset` chooses.
+        preset: None means that of the study's protocol, or the one that `choose_preset` chooses. With another
+            protocol, only `training` fits the cache.
+
+    Raises:
+        InvalidInput: the clips have no subjects, and the protocol needs them.
     """
     protocol, training = given.get("protocol", {}), given.get("training", {})
     trials, kind, k = given.get("trials"), None, None
     if isinstance(protocol, Mapping):
         kind, k = protocol.get("kind"), protocol.get("k")
+    if preset is None and kind in {None, "loso", "kfold"}:
+        preset = choose_preset(clips)[0] if kind is None else kind
     if preset is None:
-        preset = kind if kind in {"loso", "kfold"} else choose_preset(clips)[0]
-    fitted = fit_preset(
-        preset,
-        clips,
-        trials=trials if isinstance(trials, int) else None,
-        folds=k if isinstance(k, int) else None,
-    )
+        fitted: dict[str, Any] = {
+            "name": f"{clips.dataset[:50].strip('-')}-study",
+            "training": _fit_training(clips),
+        }
+    else:
+        fitted = fit_preset(
+            preset,
+            clips,
+            trials=trials if isinstance(trials, int) else None,
+            folds=k if isinstance(k, int) else None,
+        )
     if given.get("workers") is not None:
         # The delay follows from the number of workers.
-        del fitted["feedback_delay"]
+        fitted.pop("feedback_delay", None)
     completed = {**fitted, **given}
     if isinstance(training, Mapping):
         completed["training"] = {**fitted["training"], **training}
-    if isinstance(protocol, Mapping) and kind == preset:
+    if preset is not None and isinstance(protocol, Mapping) and kind == preset:
         completed["protocol"] = {**fitted["protocol"], **protocol}
     return completed
+
+
+def _fit_training(clips: CachedClips) -> dict[str, Any]:
+    return {
+        "frames": clips.frames,
+        "frame_size": clips.frame_size,
+        "augmentation": balance(clips.class_counts).model_dump(mode="json"),
+    }
+
+
+def _study_name(clips: CachedClips, ending: str) -> str:
+    return f"{clips.dataset[:50].strip('-')}-{ending}"

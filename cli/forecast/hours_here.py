@@ -15,7 +15,7 @@ from cli.forecast.forecast import make_forecast, share_of_folds
 from cli.forecast.gpus import gpu_of_this_machine
 from services.contracts import StudySpec
 from services.errors import InvalidInput
-from services.folds import make_folds
+from services.validation import folds_of_study
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ def hours_here(spec: StudySpec, shape: DatasetShape) -> HoursHere | None:
     measured = glance_at_cpu(spec, shape)
 
     def on_cpu(study: StudySpec) -> float | None:
-        folds = make_folds(shape.clips, study.protocol)
+        folds = folds_of_study(shape.clips, study)
         seconds = mean_seconds(study, shape, folds, measured.seconds_per_clip)
         share = share_of_folds(study, shape, folds)
         return study.trials * seconds / 3600 * (1.0 if share is None else share)

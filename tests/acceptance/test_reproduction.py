@@ -24,8 +24,8 @@ def test_every_size_is_added_to_a_command_of_the_page() -> None:
     typed = "".join(shell_blocks(PAGE)).replace("\\\n", " ").splitlines()
     assert all(any(line.startswith(f"foldwise {start}") for line in typed) for start in SIZES)
     search = sized(shlex.split("study create --preset ckplus-loso"))
-    assert {"--set=trials=6", "--set=training.width=4"} <= set(search)
-    assert sized(["study", "create", "--preset", "ckplus-loso-x"])[-1] != "--set=trials=6"
+    assert {"--set=trials=8", "--set=training.width=4"} <= set(search)
+    assert sized(["study", "create", "--preset", "ckplus-loso-x"])[-1] != "--set=trials=8"
     assert sized(["plan", "--preset", "ckplus-loso"]) == ["plan", "--preset", "ckplus-loso"]
 
 
@@ -41,3 +41,4 @@ def test_every_command_of_the_page_runs_on_drawn_faces(tmp_path: Path) -> None:
             rows = list(csv.reader(file))
         assert [row[0] for row in rows[1:]] == names
         assert rows[0][1:11] == [str(fold) for fold in range(1, 11)]
+        assert rows[1][1:11] != rows[2][1:11], "the two searches found the same configuration"

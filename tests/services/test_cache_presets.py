@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from services.balanced_augmentation import balance
 from services.cache_presets import choose_preset, complete_spec, fit_preset
 from services.contracts import StudySpec
-from services.folds import KFold, LeaveOneSubjectOut
+from services.errors import InvalidInput
+from services.folds import AllClips, KFold, LeaveOneSubjectOut
 from services.presets import CKPLUS_AUGMENTATION, clip_differences, get_preset
 from tests.services.test_seeds_and_presets import CKPLUS_COUNTS, augmented
 
@@ -117,6 +118,14 @@ def test_what_a_study_names_stays() -> None:
     assert not own.training.augmentation.counts
     assert own.feedback_delay is None
     assert fitted({"workers": 3}, Clips()).feedback_delay == 6
+
+
+def test_clips_without_subjects_need_another_protocol_which_keeps_its_own_settings() -> None:
+    nobody = Clips(subjects=0)
+    with pytest.raises(InvalidInput, match="the clips of lab have no subjects"):
+        fitted({}, nobody)
+    spec = fitted({"protocol": {"kind": "all"}, "trials": 1, "pruning": []}, nobody)
+    assert (spec.protocol, spec.training.frame_size) == (AllClips(), 48)
 
 
 def test_a_long_or_odd_dataset_name_still_names_a_study() -> None:

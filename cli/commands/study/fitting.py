@@ -11,7 +11,7 @@ from rich.console import Console
 from services.cache_presets import choose_preset
 from services.contracts import DatasetView, StudySpec
 from services.errors import InvalidInput
-from services.folds import KFold, protocol_words
+from services.folds import KFold, LeaveOneSubjectOut, protocol_words
 
 
 def agree_on_study(
@@ -43,7 +43,7 @@ def agree_on_study(
 
     for line in _description(spec, dataset, is_chosen="protocol" not in {key.split(".")[0] for key in named}):
         say(line)
-    if not is_local:
+    if not is_local or not isinstance(spec.protocol, LeaveOneSubjectOut | KFold):
         say("for a forecast of its hours, run where its workers run: foldwise plan --cache NAME --calibrate")
         return spec
     # torch takes seconds to load.
@@ -90,9 +90,13 @@ def _description(spec: StudySpec, dataset: DatasetView, *, is_chosen: bool) -> I
         f"{len(dataset.class_counts)} classes ({counts}) by {dataset.subjects} subjects; {augmented} with "
         "augmented copies"
     )
-    folds = spec.protocol.k if isinstance(spec.protocol, KFold) else dataset.subjects
+    if isinstance(spec.protocol, LeaveOneSubjectOut | KFold):
+        folds = spec.protocol.k if isinstance(spec.protocol, KFold) else dataset.subjects
+        words = protocol_words(spec.protocol, folds)
+    else:
+        words = f"protocol {spec.protocol.kind}"
     why = f" ({choose_preset(dataset)[1]})" if is_chosen else ""
-    yield f"study {spec.name}: {spec.trials} trials; {protocol_words(spec.protocol, folds)}{why}"
+    yield f"study {spec.name}: {spec.trials} trials; {words}{why}"
 
 
 def _agree(question: str, *, yes: bool, otherwise: str) -> None:
