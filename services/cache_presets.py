@@ -51,17 +51,7 @@ class CachedClips(Protocol):
 
 
 def choose_preset(clips: CachedClips) -> tuple[CachePreset, str]:
-    """The preset for a study that names none, and the reason in one clause.
-
-    Raises:
-        InvalidInput: the cache gives no subjects.
-    """
-    if not clips.subjects:
-        raise InvalidInput(
-            f"the cache {clips.dataset} gives no subjects, so its clips cannot be split by subject; set "
-            "protocol to given_folds or holdout to use its own split",
-            field="protocol",
-        )
+    """The preset for a study that names none, and the reason in one clause."""
     if clips.subjects <= MAX_LOSO_SUBJECTS:
         return "loso", f"because {clips.subjects} subjects are not more than {MAX_LOSO_SUBJECTS}"
     return "kfold", (
@@ -86,8 +76,8 @@ def fit_preset(
     """
     if not clips.subjects:
         raise InvalidInput(
-            f"the clips of {clips.dataset} have no subjects, so {preset} cannot split them; name another "
-            "protocol",
+            f"the clips of {clips.dataset} have no subjects, so {preset} cannot split them; set protocol to "
+            "given_folds or holdout to use the dataset's own split",
             field="protocol",
         )
     if preset == "loso":
@@ -95,7 +85,7 @@ def fit_preset(
     elif folds is None:
         folds = min(FOLDS, max(2, clips.subjects))
     if trials is None:
-        trials = min(MAX_TRIALS, max(MIN_TRIALS, clips.clips))
+        trials = fitted_trials(clips)
     return {
         "name": _study_name(clips, preset),
         "protocol": {"kind": "loso"} if preset == "loso" else {"kind": "kfold", "k": folds},
@@ -106,6 +96,11 @@ def fit_preset(
         "feedback_delay": min(MAX_FEEDBACK_DELAY, max(2, trials // 10)),
         "training": _fit_training(clips),
     }
+
+
+def fitted_trials(clips: CachedClips) -> int:
+    """Number of trials that fits a cache."""
+    return min(MAX_TRIALS, max(MIN_TRIALS, clips.clips))
 
 
 def complete_spec(
@@ -125,13 +120,16 @@ def complete_spec(
     """
     protocol, training = given.get("protocol", {}), given.get("training", {})
     trials, kind, k = given.get("trials"), None, None
+    enqueue = given.get("enqueue")
+    if trials is None and isinstance(enqueue, list | tuple) and len(enqueue) > fitted_trials(clips):
+        trials = len(enqueue)
     if isinstance(protocol, Mapping):
         kind, k = protocol.get("kind"), protocol.get("k")
     if preset is None and kind in {None, "loso", "kfold"}:
         preset = choose_preset(clips)[0] if kind is None else kind
     if preset is None:
         fitted: dict[str, Any] = {
-            "name": f"{clips.dataset[:50].strip('-')}-study",
+            "name": _study_name(clips, "study"),
             "training": _fit_training(clips),
         }
     else:

@@ -43,6 +43,7 @@ def readings(
     objective: Objective,
     *,
     counts: EpochChoice,
+    common_epoch: int | None,
     complete: bool,
 ) -> tuple[Reading, ...]:
     """The scores of a trial under each choice of the epoch, pooled over its folds.
@@ -52,6 +53,7 @@ def readings(
         classes: number of classes.
         objective: chooses the best epoch for all folds.
         counts: the choice of the trial's study.
+        common_epoch: the best epoch for all folds, from 0, if the study chose it; None: the best over `folds`.
         complete: whether these are all folds of the trial. If not, best common and last epoch are given only if
             they count.
     """
@@ -60,7 +62,7 @@ def readings(
     best = [int(np.argmax(fold.correct)) for fold in per_fold]
     found = [_reading("best_per_fold", per_fold, best, None)]
     short = sum(not fold.whole for fold in folds)
-    common = running_scores(counted, objective)[-1].epoch
+    common = running_scores(counted, objective)[-1].epoch if common_epoch is None else common_epoch
     ends = [len(fold.correct) - 1 for fold in counted]
     of_all_folds: tuple[tuple[EpochChoice, int], ...] = (("best_common", common), ("last", max(ends)))
     for choice, epoch in of_all_folds:

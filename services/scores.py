@@ -22,6 +22,14 @@ def confusion(labels: Sequence[int], predicted: Sequence[int], classes: int) -> 
     return np.bincount(cells, minlength=classes * classes).astype(np.int64).reshape(classes, classes)
 
 
+def confusions(labels: Sequence[int], epochs: Sequence[Sequence[int]], classes: int) -> Counts:
+    """Confusion counts of each epoch; int64, epochs x `classes` x `classes`. See `confusion`."""
+    cells = np.asarray(labels, dtype=np.intp) * classes + np.asarray(epochs, dtype=np.intp)
+    cells += np.arange(len(epochs), dtype=np.intp)[:, None] * classes * classes
+    counts = np.bincount(cells.ravel(), minlength=len(epochs) * classes * classes)
+    return counts.astype(np.int64).reshape(len(epochs), classes, classes)
+
+
 def accuracy(counts: Counts) -> float:
     """Correct clips over all clips; 0.0 for none."""
     return float(score(counts, "accuracy"))

@@ -323,7 +323,9 @@ def _readings(client: StudyClient, measured: Sequence[CompletedTrial], objective
         )
     subjects = [trial.readings.subjects for trial in measured]
     return {
-        "readings": readings(folds, len(measured[0].study.classes), objective, counts="last", complete=True),
+        "readings": readings(
+            folds, len(measured[0].study.classes), objective, counts="last", common_epoch=None, complete=True
+        ),
         # Each person is in one outer fold.
         "subjects": None if None in subjects else sum(filter(None, subjects)),
     }

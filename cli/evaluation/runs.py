@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from client.study_client import StudyClient
 from services.contracts import (
+    BoundRule,
     FoldState,
     FoldView,
     RandomSampler,
@@ -99,7 +100,7 @@ def create_or_continue(
         return client.create(spec) if create is None else create()
     # A delay changes nothing where nothing is suggested or pruned.
     neutral = {*NEUTRAL_FIELDS, *also_neutral, *(["feedback_delay"] if _is_fixed(spec) else [])}
-    wanted, existing = (one.model_dump(exclude=neutral) for one in (spec, study.spec))
+    wanted, existing = (_comparable(one).model_dump(exclude=neutral) for one in (spec, study.spec))
     if wanted != existing or fingerprint not in {None, study.fingerprint}:
         differs = next((name for name, value in wanted.items() if value != existing[name]), "cache")
         raise Conflict(
@@ -138,6 +139,19 @@ def spec_of_configurations(
         return StudySpec.model_validate({**spec.model_dump(), **fixed, **changes})
     except ValidationError as error:
         raise InvalidInput(first_problem(error)) from error
+
+
+def _comparable(spec: StudySpec) -> StudySpec:
+    """A spec without what makes no difference, or did not when an earlier version stored it."""
+    pruning = [
+        rule.model_copy(update={"metric": rule.metric or spec.objective})
+        if isinstance(rule, BoundRule)
+        else rule
+        for rule in spec.pruning
+    ]
+    # Only the readings of the best epoch that are not counted need all epochs.
+    economies = spec.economies.model_copy(update={"stop_when_perfect": True})
+    return spec.model_copy(update={"pruning": tuple(pruning), "economies": economies})
 
 
 def _is_fixed(spec: StudySpec) -> bool:

@@ -96,10 +96,12 @@ def fold_lines(outcomes: Sequence[FoldOutcome], subject_of: Mapping[str, str]) -
 
 
 def hardest_clips(classes: Sequence[str], outcomes: Sequence[FoldOutcome], most: int) -> list[HardClip]:
-    """The clips whose true class got the lowest probability, lowest first."""
+    """The clips whose true class got the lowest probability, lowest first, of folds that learnt something."""
     clips = []
     for outcome in outcomes:
         if outcome.result is None or outcome.best_epoch is None or outcome.beyond_verdict:
+            continue
+        if outcome.result["epochs"][0]["loss"] is None:
             continue
         epoch = outcome.result["epochs"][outcome.best_epoch]
         for clip_id, label, predicted, probabilities in zip(
@@ -132,12 +134,13 @@ def _curves(outcome: FoldOutcome) -> Markup | None:
     best = outcome.best_epoch
     parts = [charts.line(list(enumerate(accuracy)), x, share, kind="accuracy")]
     at = f"at the epoch that counts, {best + 1} of {len(epochs)}"
-    label = f"{outcome.name}: accuracy {percent(accuracy[best])} {at}"
+    counted = (outcome.correct or 0) / len(labels)
+    label = f"{outcome.name}: accuracy {percent(counted)} {at}"
     if losses:
         highest = max(loss for _, loss in losses) or 1.0
         parts.insert(0, charts.line([(n, loss / highest) for n, loss in losses], x, share, kind="loss"))
         label += f"; loss {losses[0][1]:.3g} in the first epoch, {losses[-1][1]:.3g} in the last"
-    parts.append(charts.marks([(best, best, accuracy[best])], x, share, kind="best-epoch", symbol="ring"))
+    parts.append(charts.marks([(best, best, counted)], x, share, kind="best-epoch", symbol="ring"))
     return charts.plot(*parts, label=label, size="spark")
 
 

@@ -26,7 +26,7 @@ STUDIES_KEPT = 32
 """Studies per database kept in memory; a thousand complete trials of 118 folds take about 2 MB, or 10 MB where
 one epoch is chosen for all folds."""
 
-PAGE = 500
+PAGE = 100
 """Trials read at once."""
 
 _memory: StudyMemory[_CompleteTrials] = StudyMemory(studies=STUDIES_KEPT)
@@ -89,13 +89,11 @@ def _as_seen_by(session: Session, study: StudyRow) -> Iterator[_CompleteTrials]:
     committed = (session.scalar(_NEWEST_OF_OTHERS, {"study_id": study.id}) or 0) if own else newest
     with _memory.lock:
         studies = _memory.of(session)
-        # Taken out while it grows: what a failed query leaves half read is not kept.
-        kept = studies.pop(study.id, None)
+        kept = studies.get(study.id)
         if kept is None or kept.newest > newest:
             # More than the database has: it was restored to an earlier day.
-            kept = _CompleteTrials(parsed_spec(study).objective)
+            kept = studies[study.id] = _CompleteTrials(parsed_spec(study).objective)
         _read_up_to(committed, session, study, kept)
-        studies[study.id] = kept
         if own:
             kept = deepcopy(kept)
             _read_up_to(newest, session, study, kept)
@@ -114,8 +112,9 @@ def _read_up_to(newest: int, session: Session, study: StudyRow, kept: _CompleteT
         last = min(kept.newest + PAGE, newest)
         page = session.scalars(_PAGE, {"study_id": study.id, "after": kept.newest, "last": last}).all()
         folds_of = fold_epochs(session, study, [trial.id for trial in page], confusions=needs_confusions)
-        for trial in page:
+        orders = [order_of(session, study, trial) for trial in page]
+        # No query from here on: a page is kept whole or not at all.
+        for trial, order in zip(page, orders, strict=True):
             folds = folds_of[trial.id]
-            along = [folds[fold] for fold in order_of(session, study, trial)]
-            kept.of_order[trial.learnt_order].add(trial.number, along)
+            kept.of_order[trial.learnt_order].add(trial.number, [folds[fold] for fold in order])
         kept.newest = last

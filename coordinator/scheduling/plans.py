@@ -74,13 +74,16 @@ def can_serve(worker: Abilities) -> ColumnElement[bool]:
 def needs_validation_protocol() -> ColumnElement[bool]:
     """Whether the study in the surrounding query needs workers of the version `VALIDATION_CLIPS`.
 
-    It does if a fold has validation clips, or if its model was cross-validated on the dataset's own split.
+    It does if a fold has validation clips, or if the dataset's own split is used, by it or by the study that
+    cross-validated its model: older workers cannot read such a cache.
     """
-    cross_validated = type_coerce(StudyRow.spec, JSON)["cross_validated", "protocol", "kind"].as_string()
+    spec = type_coerce(StudyRow.spec, JSON)
+    own, cross_validated = spec["protocol", "kind"], spec["cross_validated", "protocol", "kind"]
     length = func.json_array_length(StudyFoldRow.validation_clip_ids)
     of_study = select(StudyFoldRow.fold).where(StudyFoldRow.study_id == StudyRow.id).correlate(StudyRow)
-    is_new = cross_validated.in_((GivenFolds().kind, Holdout().kind))
-    return or_(func.coalesce(is_new, false()), of_study.where(length > 0).exists())
+    given = (GivenFolds().kind, Holdout().kind)
+    of_given = (func.coalesce(kind.as_string().in_(given), false()) for kind in (own, cross_validated))
+    return or_(*of_given, of_study.where(length > 0).exists())
 
 
 def agree_on_plan(session: Session, study: StudyRow, spec: StudySpec, worker: Abilities) -> bool:

@@ -15,8 +15,11 @@ from coordinator.store.folds import fold_counts
 from coordinator.store.studies import parsed_spec, study_split
 from coordinator.store.tables import ResultRow, StudyFoldRow, StudyRow
 from services.contracts import StudySpec
-from services.running_scores import FoldEpochs, at_every_epoch
+from services.running_scores import FoldEpochs, at_every_epoch, correct_at_every_epoch
 from services.scores import wrong_labels
+
+TRIALS_AT_ONCE = 50
+"""Trials whose predictions are read together."""
 
 _EPOCHS = ResultRow.payload["epochs"]
 _PREDICTED = func.jsonb_path_query_array(cast(_EPOCHS, JSONB), cast("$[*].predicted", JSONPATH))
@@ -36,7 +39,7 @@ def fold_epochs(
         beyond: whether finished folds beyond a verdict are there too, where one epoch is chosen for all folds.
     """
     if parsed_spec(study).counted_epoch == "best_common":
-        return _of_all_epochs(session, study, trial_ids, beyond)
+        return _of_all_epochs(session, study, trial_ids, confusions=confusions, beyond=beyond)
     if not confusions:
         return {
             trial_id: {count.fold: FoldEpochs(clips=count.clips, correct=(count.correct,)) for count in counts}
@@ -80,19 +83,27 @@ def counted_predictions(
 
 
 def _of_all_epochs(
-    session: Session, study: StudyRow, trial_ids: Collection[int], beyond: bool
+    session: Session, study: StudyRow, trial_ids: Collection[int], *, confusions: bool, beyond: bool
 ) -> dict[int, dict[int, FoldEpochs]]:
     found: dict[int, dict[int, FoldEpochs]] = {trial_id: {} for trial_id in trial_ids}
     splits, classes = study_split(session, study), len(study.classes)
-    rows = session.execute(
-        select(ResultRow.trial_id, ResultRow.fold, type_coerce(_PREDICTED, JSON), _FIRST_LOSS).where(
-            among(ResultRow.trial_id, trial_ids), or_(literal(beyond), ~ResultRow.beyond_verdict)
+    ids = list(trial_ids)
+    # A few at a time: the database ends a transaction that computes for long between two statements.
+    for first in range(0, len(ids), TRIALS_AT_ONCE):
+        rows = session.execute(
+            select(ResultRow.trial_id, ResultRow.fold, type_coerce(_PREDICTED, JSON), _FIRST_LOSS).where(
+                among(ResultRow.trial_id, ids[first : first + TRIALS_AT_ONCE]),
+                or_(literal(beyond), ~ResultRow.beyond_verdict),
+            )
         )
-    )
-    for trial_id, fold, epochs, first_loss in rows:
-        split = splits[fold]
-        predicted = _or_wrong(study, split, epochs, trained=first_loss is not None)
-        found[trial_id][fold] = at_every_epoch(split.labels, predicted, classes)
+        for trial_id, fold, epochs, first_loss in rows:
+            split = splits[fold]
+            predicted = _or_wrong(study, split, epochs, trained=first_loss is not None)
+            found[trial_id][fold] = (
+                at_every_epoch(split.labels, predicted, classes)
+                if confusions
+                else correct_at_every_epoch(split.labels, predicted)
+            )
     return found
 
 

@@ -146,6 +146,10 @@ def readings_view(
             len(study.classes),
             spec.objective,
             counts=spec.counted_epoch,
+            # While a trial has gaps, it is chosen over the folds before the first one.
+            common_epoch=max(outcome.best_epoch or 0 for outcome in counted)
+            if spec.counted_epoch == "best_common"
+            else None,
             complete=trial.state == TrialState.COMPLETE,
         )
     return ReadingsView(

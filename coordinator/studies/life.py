@@ -295,10 +295,12 @@ def _inherit(session: Session, study: StudyRow, spec: StudySpec) -> None:
 
 
 def _check_same_score(source: StudySpec, spec: StudySpec) -> None:
-    if source.objective != spec.objective:
+    theirs, ours = ((one.objective, one.counted_epoch) for one in (source, spec))
+    if theirs != ours:
         raise InvalidInput(
-            f"warm_start.study: {source.name} maximises {source.objective}, this study {spec.objective}; their "
-            "values cannot be compared: leave out warm_start, or take the same objective",
+            f"warm_start.study: {source.name} maximises {' with epoch_choice '.join(theirs)}, this study "
+            f"{' with epoch_choice '.join(ours)}; their values cannot be compared: leave out warm_start, or "
+            "take the same objective and epoch_choice",
             field="warm_start.study",
         )
 

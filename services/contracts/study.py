@@ -91,8 +91,8 @@ class StudySpec(Contract):
     )
     protocol: Protocol = Field(
         LeaveOneSubjectOut(),
-        description="if `POST /studies` leaves it out: loso up to 20 subjects, otherwise kfold; other fields "
-        "that it leaves out then fit the clip cache",
+        description="without it, `POST /studies` takes loso for up to 20 subjects and kfold for more, and fits "
+        "the other missing fields to the clip cache",
     )
     space: SearchSpace = Field(default_factory=paper_space)
     trials: int = Field(800, ge=1, le=TRIALS_ALLOWED, description="number of trials to run")
@@ -293,7 +293,10 @@ class TrainFinal(Contract):
         None, ge=0, lt=2**31, description="number of a complete trial; null: the best one"
     )
     epochs: int | None = Field(
-        None, ge=1, le=1000, description="epochs to train for; null: as many as the trial's folds"
+        None,
+        ge=1,
+        le=1000,
+        description="epochs to train for; null: what the study's epoch_choice gives",
     )
 
 

@@ -133,6 +133,12 @@ def test_a_long_or_odd_dataset_name_still_names_a_study() -> None:
         assert fitted({}, Clips(dataset=dataset)).name.startswith("xxx")
 
 
+def test_there_are_as_many_trials_as_enqueued_configurations_at_least() -> None:
+    enqueue = [{"dropout": number / 100} for number in range(40)]
+    assert fitted({"name": "s", "enqueue": enqueue}, Clips()).trials == 40
+    assert fitted({"name": "s", "enqueue": enqueue[:3]}, Clips()).trials == 20
+
+
 def test_a_field_that_is_wrong_is_left_to_the_spec() -> None:
     with pytest.raises(ValidationError, match="training"):
         fitted({"training": 5}, Clips())

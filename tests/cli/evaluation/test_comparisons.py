@@ -30,13 +30,13 @@ from cli.evaluation.confirmation import (
     confirmed_readings_table,
 )
 from cli.evaluation.nested import nested, nested_sentence, nested_table
-from cli.evaluation.runs import run_studies, spec_of_configurations
+from cli.evaluation.runs import create_or_continue, run_studies, spec_of_configurations
 from client.study_client import StudyClient
 from coordinator.scheduling import reports
 from coordinator.settings import CoordinatorSettings
 from coordinator.store.tables import StudyFoldRow
 from report.material import gather
-from services.contracts import FoldAssignment, StudySpec, StudyView
+from services.contracts import BoundRule, FoldAssignment, StudySpec, StudyView
 from services.errors import Conflict, FoldwiseError, InvalidInput, NotFound
 from services.folds import HeldOut, Holdout, KFold, LeaveOneSubjectOut, OuterFold
 from services.search_space import SearchSpace
@@ -208,6 +208,26 @@ def test_the_best_trials_are_run_again_with_other_seeds(
         assert [trial.parameters for trial in client.trials(name)] == [one.parameters for one in found.trials]
     assert confirmation_table(found).columns[2:4] == ("Seed 1", "Seed 2")
     assert f"trial {by_value[0].number} of 4 complete ones" in confirmation_sentences(found)[0]
+
+
+def test_what_an_earlier_version_began_is_continued(
+    harness: Harness, client: StudyClient, watch: Watch
+) -> None:
+    """It ended folds at a perfect epoch, and wrote the metric of `bound` in full."""
+    spec = SPEC.model_copy(update={"name": "old", "trials": 1, "pruning": (BoundRule(threshold=0.1),)})
+    earlier = spec.model_copy(
+        update={
+            "pruning": (BoundRule(threshold=0.1, metric="accuracy"),),
+            "economies": spec.economies.model_copy(update={"stop_when_perfect": True}),
+        }
+    )
+    client.create(earlier)
+    later = spec.model_copy(
+        update={"economies": spec.economies.model_copy(update={"stop_when_perfect": False})}
+    )
+    assert create_or_continue(client, later).name == "old"
+    with pytest.raises(Conflict, match="differs in pruning"):
+        create_or_continue(client, later.model_copy(update={"pruning": (BoundRule(threshold=0.2),)}))
 
 
 def test_a_search_is_measured_on_people_who_had_no_part_in_it(

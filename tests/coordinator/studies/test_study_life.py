@@ -279,9 +279,11 @@ def test_a_warm_start_from_nothing_is_refused(harness: Harness) -> None:
     create(harness, name="first")
     with pytest.raises(InvalidInput, match="no ended trial that fits"):
         create(harness, warm_start={"study": "first"})
-    with pytest.raises(InvalidInput, match="first maximises accuracy, this study uar") as refused_score:
+    with pytest.raises(InvalidInput, match=r"first maximises accuracy .*, this study uar ") as refused_score:
         create(harness, warm_start={"study": "first"}, objective="uar")
     assert refused_score.value.field == "warm_start.study"
+    with pytest.raises(InvalidInput, match="this study accuracy with epoch_choice last"):
+        create(harness, warm_start={"study": "first"}, epoch_choice="last")
 
 
 # --- Time limits ------------------------------------------------------------------------------------------
