@@ -120,7 +120,7 @@ def main() -> None:
     )
     with (
         tempfile.TemporaryDirectory() as folder,
-        ProcessPoolExecutor(arguments.processes, get_context("spawn"), _start_process) as pool,
+        ProcessPoolExecutor(arguments.processes, get_context("spawn"), start_process) as pool,
     ):
         cache = small_folds_cache(Path(folder), arguments.subjects, arguments.frame_size, arguments.difficulty)
         found = [
@@ -268,7 +268,8 @@ _DEVICES: list[TrainingDevice] = []
 _CACHES: dict[Path, ClipCache] = {}
 
 
-def _start_process() -> None:
+def start_process() -> None:
+    """Prepare a process of the pool."""
     torch.set_num_threads(1)
     _DEVICES.append(TrainingDevice(choose_device("cpu")))
 
