@@ -85,7 +85,6 @@ LONG = [pytest.mark.long, pytest.mark.timeout(1800)]
 @pytest.mark.parametrize(
     ("choice", "objective", "storms"),
     [
-        ("best_common", "accuracy", 1),
         ("best_common", "uar", 1),
         ("validation", "uf1", 1),
         *(pytest.param(*which, 12, marks=LONG) for which in product(CHOICES, OBJECTIVES)),
