@@ -115,5 +115,6 @@ def _agree(question: str, *, yes: bool, otherwise: str) -> None:
 def _duration(hours: float) -> str:
     """Such as `about 3 minutes`, `about 7.5 hours` or `about 84 hours (3.5 days)`."""
     if hours < 1:
-        return f"about {max(1, round(60 * hours))} minutes"
+        minutes = max(1, round(60 * hours))
+        return f"about {minutes} minute{'' if minutes == 1 else 's'}"
     return f"about {hours:.3g} hours" + (f" ({hours / 24:.2g} days)" if hours >= 48 else "")
