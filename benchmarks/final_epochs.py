@@ -21,7 +21,8 @@ The last line is JSON:
         nested_selected     mean accuracy of the selected configurations, each fold at its own best epoch
         nested_at_median    accuracy on the outer folds after the median of the best epochs
         nested_at_last      accuracy on the outer folds after the last epoch
-    clips, emotions, subjects, outer, epochs, learning_rate, difficulty, width, frame_size, processes     the options
+    clips, emotions, subjects, outer, epochs, learning_rate, difficulty, width, frame_size, processes
+                            the options
     seconds                 duration
 """
 
@@ -71,7 +72,7 @@ CONFIGURATIONS = (
 """Those from which the searches select."""
 
 EMOTIONS: dict[int, Sequence[str]] = {3: ("anger", "happy", "surprise"), len(CLASSES): CLASSES}
-"""Emotions that are drawn, by their number. A small network learns three, and is far from learning all seven."""
+"""Drawn emotions by their number. A small network learns three, and is far from learning all seven."""
 
 
 @dataclass(frozen=True, kw_only=True)
