@@ -117,7 +117,7 @@ class ClipSettings:
         return cls(**values)
 
     def sample(self, available: int) -> tuple[tuple[int, ...], ...]:
-        """The frames of each window of a sequence with so many readable frames; see `sample_windows`."""
+        """The frames of each window of a sequence, from its number of readable frames; see `sample_windows`."""
         return sample_windows(available, frames=self.frames, windows=self.windows, sampling=self.frame_sampling)
 
 

@@ -228,9 +228,13 @@ def _confusion(material: Material, fold: SplitFold, record: FoldRecord) -> Count
 def _predicted(material: Material, fold: SplitFold, record: FoldRecord) -> Sequence[int]:
     """The predictions of a fold at the epoch at which it counts."""
     trained = record.result.epochs[0].loss is not None
-    if trained or material.study.spec.counted_epoch == "best_per_fold":
-        return record.result.epochs[record.best_epoch].predicted
-    return scores.wrong_labels([clip.label for clip in fold.clips], len(material.study.classes))
+    (predicted,) = scores.epochs_that_count(
+        [clip.label for clip in fold.clips],
+        [record.result.epochs[record.best_epoch].predicted],
+        len(material.study.classes),
+        trained=trained or material.study.spec.counted_epoch == "best_per_fold",
+    )
+    return predicted
 
 
 def _units(

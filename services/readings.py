@@ -58,13 +58,22 @@ def readings(
             they count.
     """
     per_fold = [at_every_epoch(fold.labels, fold.epochs, classes) for fold in folds]
-    counted = [at_every_epoch(fold.labels, counted_epochs(fold, classes), classes) for fold in folds]
+    counted = [
+        whole
+        if fold.trained
+        else at_every_epoch(
+            fold.labels,
+            scores.epochs_that_count(fold.labels, fold.epochs, classes, trained=False),
+            classes,
+        )
+        for fold, whole in zip(folds, per_fold, strict=True)
+    ]
     best = [int(np.argmax(fold.correct)) for fold in per_fold]
     found = [_reading("best_per_fold", per_fold, best, None)]
     short = sum(not fold.whole for fold in folds)
     common = running_scores(counted, objective)[-1].epoch if common_epoch is None else common_epoch
-    ends = [len(fold.correct) - 1 for fold in counted]
-    of_all_folds: tuple[tuple[EpochChoice, int], ...] = (("best_common", common), ("last", max(ends)))
+    last = max(len(fold.correct) for fold in counted) - 1
+    of_all_folds: tuple[tuple[EpochChoice, int], ...] = (("best_common", common), ("last", last))
     for choice, epoch in of_all_folds:
         if short:
             why = f"{short} of {len(folds)} folds ended before their last epoch"
@@ -72,17 +81,12 @@ def readings(
         elif not complete and choice != counts:
             found.append(_not_recorded(choice, "the trial was ended early"))
         else:
-            found.append(_reading(choice, counted, [min(epoch, end) for end in ends], epoch + 1))
+            found.append(_reading(choice, counted, [fold.own_epoch(epoch) for fold in counted], epoch + 1))
     validated = [fold.validation_epoch for fold in folds if fold.validation_epoch is not None]
     if len(validated) == len(folds):
-        chosen = [min(epoch, len(fold.correct) - 1) for epoch, fold in zip(validated, counted, strict=True)]
+        chosen = [fold.own_epoch(epoch) for epoch, fold in zip(validated, counted, strict=True)]
         found.append(_reading("validation", counted, chosen, None))
     return tuple(found)
-
-
-def counted_epochs(fold: PredictedFold, classes: int) -> Sequence[Sequence[int]]:
-    """The predictions of each epoch as every other choice counts them: wrong if nothing was learnt."""
-    return fold.epochs if fold.trained else [scores.wrong_labels(fold.labels, classes)]
 
 
 def _reading(

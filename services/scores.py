@@ -64,9 +64,21 @@ def score(counts: Counts, objective: Objective) -> NDArray[np.float64]:
     return _share(np.where(present, of_class, 0.0).sum(axis=-1), present.sum(axis=-1))
 
 
-def wrong_labels(labels: Sequence[int], classes: int) -> tuple[int, ...]:
-    """A wrong label for each clip: the predictions of a network whose training failed from the start."""
-    return tuple((label + 1) % classes for label in labels)
+def epochs_that_count(
+    labels: Sequence[int], epochs: Sequence[Sequence[int]], classes: int, *, trained: bool
+) -> Sequence[Sequence[int]]:
+    """The predictions of a fold after each epoch; if nothing was learnt, one epoch with all clips wrong.
+
+    A loss that is not finite in the first epoch leaves a network that predicts the same for everything. Only
+    `best_per_fold` counts its predictions.
+
+    Args:
+        labels: true label of each test clip.
+        epochs: for each epoch the predicted label of each test clip, in the same order.
+        classes: their number.
+        trained: whether the first epoch had a finite loss.
+    """
+    return epochs if trained else [tuple((label + 1) % classes for label in labels)]
 
 
 def best_epoch(labels: Sequence[int], epochs: Sequence[Sequence[int]]) -> tuple[int, int]:

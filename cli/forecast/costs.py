@@ -166,7 +166,7 @@ def mean_seconds(
         spec: the study.
         shape: its dataset.
         folds: the folds of that dataset.
-        seconds_per_clip: seconds for a clip that takes so many useful operations.
+        seconds_per_clip: gives the seconds for a clip from its number of useful operations.
     """
     trained_on = _clips_trained_on(spec, shape, folds)
 

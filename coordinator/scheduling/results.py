@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, assert_never
 
 from pydantic import ValidationError
@@ -72,10 +73,9 @@ def score_result(
     Where one epoch is chosen for all folds, it is the last one until `judge` sets it.
     """
     best = _chosen_epoch(spec, split, result)
-    predicted = result.epochs[best].predicted
+    predicted: Sequence[int] = result.epochs[best].predicted
     if result.epochs[0].loss is None and spec.counted_epoch != "best_per_fold":
-        # No epoch was trained: this is the network with weights that are not finite.
-        predicted = scores.wrong_labels(split.labels, len(study.classes))
+        (predicted,) = scores.epochs_that_count(split.labels, [predicted], len(study.classes), trained=False)
     counts = scores.confusion(split.labels, predicted, len(study.classes))
     return ResultRow(
         trial_id=trial.id,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection
 
 import numpy as np
 from sqlalchemy import JSON, cast, func, literal, or_, select, type_coerce
@@ -16,7 +15,7 @@ from coordinator.store.studies import parsed_spec, study_split
 from coordinator.store.tables import ResultRow, StudyFoldRow, StudyRow
 from services.contracts import StudySpec
 from services.running_scores import FoldEpochs, at_every_epoch, correct_at_every_epoch
-from services.scores import wrong_labels
+from services.scores import epochs_that_count
 
 TRIALS_AT_ONCE = 50
 """Trials whose predictions are read together."""
@@ -61,25 +60,16 @@ def fold_epochs(
 def epochs_of_result(study: StudyRow, spec: StudySpec, split: StudyFoldRow, row: ResultRow) -> FoldEpochs:
     """The counts of a result that is not stored yet."""
     if spec.counted_epoch == "best_common":
-        return at_every_epoch(split.labels, counted_predictions(study, split, row.payload), len(study.classes))
+        epochs, classes = row.payload["epochs"], len(study.classes)
+        predicted = epochs_that_count(
+            split.labels,
+            [epoch["predicted"] for epoch in epochs],
+            classes,
+            trained=epochs[0]["loss"] is not None,
+        )
+        return at_every_epoch(split.labels, predicted, classes)
     counts = np.asarray(row.confusion, dtype=np.int64)
     return FoldEpochs(clips=row.clips, correct=(row.correct,), confusions=(counts,))
-
-
-def counted_predictions(
-    study: StudyRow, split: StudyFoldRow, result: Mapping[str, Any]
-) -> Sequence[Sequence[int]]:
-    """For each epoch of a result the predicted label of each test clip; wrong ones if no epoch was trained.
-
-    Args:
-        study: gives the number of classes.
-        split: the fold.
-        result: a `FoldResult` as JSON.
-    """
-    epochs = result["epochs"]
-    return _or_wrong(
-        study, split, [epoch["predicted"] for epoch in epochs], trained=epochs[0]["loss"] is not None
-    )
 
 
 def _of_all_epochs(
@@ -98,17 +88,10 @@ def _of_all_epochs(
         )
         for trial_id, fold, epochs, first_loss in rows:
             split = splits[fold]
-            predicted = _or_wrong(study, split, epochs, trained=first_loss is not None)
+            predicted = epochs_that_count(split.labels, epochs, classes, trained=first_loss is not None)
             found[trial_id][fold] = (
                 at_every_epoch(split.labels, predicted, classes)
                 if confusions
                 else correct_at_every_epoch(split.labels, predicted)
             )
     return found
-
-
-def _or_wrong(
-    study: StudyRow, split: StudyFoldRow, epochs: Sequence[Sequence[int]], *, trained: bool
-) -> Sequence[Sequence[int]]:
-    # A loss that is not finite in the first epoch leaves a network that predicts the same for everything.
-    return epochs if trained else [wrong_labels(split.labels, len(study.classes))]

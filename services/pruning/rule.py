@@ -11,8 +11,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
-from operator import truediv
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, assert_never
 
 from pydantic import Field, FiniteFloat
@@ -171,13 +169,6 @@ class Rule(Contract, ABC):
     def compares_with_median(self) -> bool:
         """Whether the rule compares a trial with the median of the complete ones, so that figures show it."""
         return False
-
-
-def running_accuracy(prefix: Sequence[tuple[int, int]]) -> list[float]:
-    """The curve of a trial: pooled accuracy after each fold of its prefix of (correct, clips)."""
-    correct = accumulate(correct for correct, _ in prefix)
-    clips = accumulate(clips for _, clips in prefix)
-    return list(map(truediv, correct, clips))
 
 
 def warmup(folds: int | None, protocol: SplitProtocol) -> int:

@@ -25,7 +25,7 @@ from services.validation import folds_of_study
 
 
 def clips_of(*clips_of_subject: int) -> list[Clip]:
-    """So many clips of the subjects S000, S001, ..., of two classes in turn."""
+    """This number of clips of the subjects S000, S001, ..., of two classes in turn."""
     return [
         Clip(clip_id=f"S{subject:03d}_{number}", subject=f"S{subject:03d}", label=number % 2)
         for subject, clips in enumerate(clips_of_subject)

@@ -84,7 +84,7 @@ def test_a_cache_of_own_videos_needs_no_more_than_its_name(state: Path, coordina
 
 
 def test_nobody_starts_weeks_of_work_unasked(state: Path, coordinator: httpx.Client) -> None:
-    # Of so many trials no machine is done within a day, whatever the network.
+    # No machine runs this many trials in a day, whatever the network.
     much = ("much", "--cache", "lab", "--set", "trials=100000", "--set", "training.learning_rate=0.001")
     run = create(state, *much)
     assert run.returncode == 2

@@ -168,7 +168,7 @@ def of_windows(
     classes, stored = ("brighter", "moves"), settings.as_dict()
     writer.finish(clip_ids=list(videos), classes=classes, settings=stored, tools={}, skipped={}, warnings=())
     cache = open_cache(root / "people" / ("a" * 64))
-    # So many steps that the windows of a video get different probabilities.
+    # Enough steps for the windows of a video to get different probabilities.
     training = TrainingSettings(
         width=2,
         frames=4,
